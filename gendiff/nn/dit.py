@@ -1,0 +1,160 @@
+"""Diffusion transformer (Peebles & Xie 2023, arXiv:2212.09748) on pictures and on sequences.
+
+A block is steered by the condition c (time and labels) through six vectors, all zero at the start ("adaLN-zero"), so that the block
+begins as the identity:
+
+    x <- x + g1 * Attention((1 + s1) * LN(x) + b1)
+    x <- x + g2 * MLP((1 + s2) * LN(x) + b2)                  (b1, s1, g1, b2, s2, g2) = W silu(c)
+
+Pictures are cut into patches of p x p pixels, sequences into p frames; positions are rotary (relative), so a trained network accepts other
+sizes. Without positions a DiT commutes with every permutation of its patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gendiff.errors import RequestError
+from gendiff.nn.attention import Attention, Rotary, grid_positions
+from gendiff.nn.embeddings import Conditioning
+
+
+class AdaptiveBlock(nn.Module):
+    """A transformer block steered by a condition (adaLN-zero).
+
+    Args:
+        width: of a token.
+        heads: of the attention.
+        condition: width of the condition.
+        expand: width of the MLP over the width of a token.
+    """
+
+    def __init__(self, width: int, heads: int, *, condition: int, expand: int = 4, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.width = width
+        self.attention = Attention(width, heads)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, expand * width),
+            nn.GELU(approximate="tanh"),
+            nn.Dropout(dropout),
+            nn.Linear(expand * width, width),
+        )
+        self.steer = nn.Linear(condition, 6 * width)
+        nn.init.zeros_(self.steer.weight)
+        nn.init.zeros_(self.steer.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor,
+        *,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        angles: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens x [B, N, width] and condition c [B, condition] to [B, N, width]; the rest as in `Attention`."""
+        b1, s1, g1, b2, s2, g2 = self.steer(F.silu(c))[:, None].chunk(6, dim=-1)
+        h = F.layer_norm(x, (self.width,), eps=1e-6) * (1 + s1) + b1
+        x = x + g1 * self.attention(h, mask=mask, bias=bias, angles=angles)
+        h = F.layer_norm(x, (self.width,), eps=1e-6) * (1 + s2) + b2
+        return x + g2 * self.mlp(h)
+
+
+class DiT(nn.Module):
+    """Diffusion transformer, f(x, t, mask=None, **labels) with the sites of x in the last axes.
+
+    Args:
+        dims: 1 for sequences [B, C, L], 2 for pictures [B, C, H, W].
+        in_channels: of x.
+        out_channels: of the result.
+        patch: pixels or frames per token along each axis.
+        width: of a token.
+        depth: number of blocks.
+        heads: of each attention.
+        labels: name of each label and its number of classes.
+        positions: `Rotary()`, or None for a network that does not know where a patch lies.
+        dropout: inside the MLPs.
+        time_scale: multiplies the time before it is embedded.
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        *,
+        in_channels: int,
+        out_channels: int,
+        patch: int = 2,
+        width: int = 256,
+        depth: int = 8,
+        heads: int = 4,
+        labels: Mapping[str, int] | None = None,
+        positions: Rotary | None = Rotary(),
+        dropout: float = 0.0,
+        time_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if dims not in (1, 2):
+            raise RequestError(f"DiT(dims={dims})", "1 (sequences) or 2 (pictures)")
+        self.dims, self.patch, self.positions, self.out_channels = dims, patch, positions, out_channels
+        self.head_width = width // heads
+        pixels = patch**dims
+        self.conditioning = Conditioning(width, labels=labels, time_scale=time_scale)
+        self.into = nn.Linear(in_channels * pixels, width)
+        self.blocks = nn.ModuleList(AdaptiveBlock(width, heads, condition=width, dropout=dropout) for _ in range(depth))
+        self.width = width
+        self.steer = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, out_channels * pixels)
+        for layer in (self.steer, self.out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor | None = None, **labels: Tensor | None) -> Tensor:
+        """x [B, C, *sites], t [B], mask bool [B, *sites], labels [B] int64, to [B, out_channels, *sites]."""
+        c = self.conditioning(t, labels)
+        sites, p = x.shape[2:], self.patch
+        short = [-n % p for n in sites]
+        if mask is None and any(short):
+            mask = torch.ones_like(x[:, 0], dtype=torch.bool)
+        tokens = None
+        if mask is not None:
+            x = x * mask[:, None]
+            tokens = _cut(_extend(mask[:, None], short), p).any(-1)
+        x = _extend(x, short)
+        grid = [n // p for n in x.shape[2:]]
+        h = self.into(_cut(x, p))
+        angles = None
+        if self.positions is not None:
+            angles = self.positions.angles(grid_positions(*grid, like=x), self.head_width)
+        for block in self.blocks:
+            h = block(h, c, mask=tokens, angles=angles)
+        b, s = self.steer(F.silu(c))[:, None].chunk(2, dim=-1)
+        y = self.out(F.layer_norm(h, (self.width,), eps=1e-6) * (1 + s) + b)
+        y = _paste(y, grid, p)
+        for axis, n in enumerate(sites, start=2):
+            y = y.narrow(axis, 0, n)
+        y = y if mask is None else y * mask[:, None]
+        return y.to(x.dtype)
+
+
+def _extend(x: Tensor, short: list[int]) -> Tensor:
+    """Zeros appended to the site axes, `short` per axis."""
+    return F.pad(x, [n for s in reversed(short) for n in (0, s)]) if any(short) else x
+
+
+def _cut(x: Tensor, p: int) -> Tensor:
+    """[B, C, *sites] to patches [B, N, C * p ** dims]."""
+    if x.ndim == 3:
+        return x.unflatten(2, (-1, p)).permute(0, 2, 1, 3).flatten(2)
+    return x.unflatten(3, (-1, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def _paste(y: Tensor, grid: list[int], p: int) -> Tensor:
+    """Patches [B, N, C * p ** dims] to [B, C, *sites]: the inverse of `_cut`."""
+    if len(grid) == 1:
+        return y.unflatten(2, (-1, p)).permute(0, 2, 1, 3).flatten(2)
+    y = y.unflatten(1, (grid[0], grid[1])).unflatten(3, (-1, p, p))
+    return y.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)

@@ -1,0 +1,259 @@
+"""U-Net for pictures [B, C, H, W] and for sequences [B, C, L], with masks.
+
+A residual block, steered by the condition c (time and labels),
+
+    h = conv(silu(norm(x))),    x <- skip(x) + conv0(silu((1 + s) * norm(h) + b)),    (s, b) = W silu(c),
+
+keeps the resolution (Dhariwal & Nichol 2021; conv0 starts at zero). Each level holds some of them on the way down and as many on the way up, which also see
+the activations of the way down. A sequence is treated as a picture of height one, so both share all code and the channels-last
+kernels. With a mask, padded sites are zeroed before every convolution and left out of the norms: padding changes no real site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gendiff.errors import RequestError
+from gendiff.nn.attention import Attention
+from gendiff.nn.embeddings import Conditioning
+
+
+def _groups(channels: int) -> int:
+    """The most groups of at least eight channels."""
+    return next(g for g in range(max(1, channels // 8), 0, -1) if channels % g == 0)
+
+
+class MaskedGroupNorm(nn.Module):
+    """Group norm whose statistics see real sites only, with an optional scale and shift per sample."""
+
+    def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.groups, self.eps = _groups(channels), eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, steer: Tensor | None = None) -> Tensor:
+        """x [B, C, H, W], mask [B, 1, H, W] in x's dtype, steer [B, 2 C] (scale, then shift), to [B, C, H, W]."""
+        scale = shift = None
+        if steer is not None:
+            scale, shift = steer[:, :, None, None].chunk(2, dim=1)
+        if mask is None:
+            y = F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+            return y if scale is None or shift is None else torch.addcmul(shift, y, 1 + scale).to(x.dtype)
+        high = x.to(torch.promote_types(x.dtype, torch.float32))
+        m = mask.to(high.dtype)[:, None]
+        h = high.unflatten(1, (self.groups, -1))
+        count = (m.sum((2, 3, 4), keepdim=True) * h.shape[2]).clamp_min(1)
+        mean = (h * m).sum((2, 3, 4), keepdim=True) / count
+        variance = ((h - mean) * m).square().sum((2, 3, 4), keepdim=True) / count
+        rate = torch.rsqrt(variance + self.eps)
+        a = rate.expand(-1, -1, h.shape[2], -1, -1).flatten(1, 2) * self.weight[:, None, None]
+        b = self.bias[:, None, None] - mean.expand(-1, -1, h.shape[2], -1, -1).flatten(1, 2) * a
+        if scale is not None and shift is not None:
+            a, b = a * (1 + scale), b * (1 + scale) + shift
+        return torch.addcmul(b, high, a).to(x.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions steered by the condition; the second starts at zero.
+
+    Args:
+        inputs: channels of x.
+        outputs: channels of the result.
+        condition: width of the condition.
+        kernel: (3, 3) for pictures, (1, 3) for sequences.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, condition: int, kernel: tuple[int, int], dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        self.norm1 = MaskedGroupNorm(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, kernel, padding=padding)
+        self.steer = nn.Linear(condition, 2 * outputs)
+        self.norm2 = MaskedGroupNorm(outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(outputs, outputs, kernel, padding=padding)
+        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        _zero(self.conv2)
+
+    def forward(self, x: Tensor, c: Tensor, mask: Tensor | None) -> Tensor:
+        """x [B, inputs, H, W], c [B, condition] after its silu, mask [B, 1, H, W], to [B, outputs, H, W]."""
+        h = self.conv1(_hide(F.silu(self.norm1(x, mask)), mask))
+        h = F.silu(self.norm2(h, mask, self.steer(c)))
+        return self.skip(x) + self.conv2(_hide(self.dropout(h), mask))
+
+
+class GridAttention(nn.Module):
+    """Residual self-attention between the sites of a picture or a sequence."""
+
+    def __init__(self, channels: int, *, head_width: int = 32) -> None:
+        super().__init__()
+        self.norm = MaskedGroupNorm(channels)
+        self.attention = Attention(channels, max(1, channels // head_width), zero=True)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x [B, C, H, W], mask [B, 1, H, W], to [B, C, H, W]."""
+        h = self.norm(x, mask).flatten(2).transpose(1, 2)
+        real = None if mask is None else mask.flatten(1) > 0
+        y = self.attention(h, mask=real).transpose(1, 2).unflatten(2, x.shape[2:])
+        return x + y.contiguous(memory_format=torch.channels_last)
+
+
+class Stage(nn.Module):
+    """A residual block and, where asked for, attention."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, condition: int, kernel: tuple[int, int], dropout: float, attend: bool
+    ) -> None:
+        super().__init__()
+        self.block = ResidualBlock(inputs, outputs, condition=condition, kernel=kernel, dropout=dropout)
+        self.attention = GridAttention(outputs) if attend else None
+
+    def forward(self, x: Tensor, c: Tensor, mask: Tensor | None) -> Tensor:
+        """As `ResidualBlock`."""
+        x = self.block(x, c, mask)
+        return x if self.attention is None else self.attention(x, mask)
+
+
+class UNet(nn.Module):
+    """U-Net, f(x, t, mask=None, **labels) with the sites of x in the last axes. The output starts at zero.
+
+    Any size is accepted: sites missing to a multiple of `stride` are padded, masked, and cut off again.
+
+    Args:
+        dims: 1 for sequences [B, C, L], 2 for pictures [B, C, H, W].
+        in_channels: of x.
+        out_channels: of the result.
+        channels: of each level; every level halves the resolution of the one before.
+        blocks: residual blocks of each level, on each way.
+        attention: per level, whether its blocks attend over all sites.
+        labels: name of each label and its number of classes.
+        patch: pixels or frames folded into channels at the door, along each axis. 2 makes training about 3 times faster.
+        dropout: inside the residual blocks.
+        time_scale: multiplies the time before it is embedded.
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        *,
+        in_channels: int,
+        out_channels: int,
+        channels: Sequence[int] = (64, 128, 128),
+        blocks: int = 2,
+        attention: Sequence[bool] = (False, False, True),
+        labels: Mapping[str, int] | None = None,
+        patch: int = 1,
+        dropout: float = 0.0,
+        time_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if dims not in (1, 2):
+            raise RequestError(f"UNet(dims={dims})", "1 (sequences) or 2 (pictures)")
+        if len(attention) != len(channels) or not channels or blocks < 1:
+            raise RequestError(
+                f"UNet(channels={tuple(channels)}, attention={tuple(attention)}, blocks={blocks})",
+                "one entry of attention per level, at least one level and one block",
+                f"attention={tuple(i == len(channels) - 1 for i in range(len(channels)))}",
+            )
+        self.dims = dims
+        self.patch = (patch if dims == 2 else 1, patch)
+        self.halve = (2 if dims == 2 else 1, 2)
+        kernel = (3 if dims == 2 else 1, 3)
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        pixels = self.patch[0] * self.patch[1]
+        width = 4 * channels[0]
+        self.stride = patch * 2 ** (len(channels) - 1)
+        self.conditioning = Conditioning(width, labels=labels, time_scale=time_scale)
+        self.into = nn.Conv2d(in_channels * pixels, channels[0], kernel, padding=padding)
+
+        def stage(inputs: int, outputs: int, attend: bool) -> Stage:
+            return Stage(inputs, outputs, condition=width, kernel=kernel, dropout=dropout, attend=attend)
+
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
+        now = channels[0]
+        for level, (count, attend) in enumerate(zip(channels, attention, strict=True)):
+            if level:
+                self.shrink.append(nn.Conv2d(now, count, kernel, stride=self.halve, padding=padding))
+                self.grow.append(nn.Conv2d(count, now, 1))
+            self.down.append(nn.ModuleList(stage(count, count, attend) for _ in range(blocks)))
+            self.up.append(nn.ModuleList(stage(2 * count, count, attend) for _ in range(blocks)))
+            now = count
+        self.middle = nn.ModuleList((stage(now, now, attention[-1]), stage(now, now, False)))
+        self.norm = MaskedGroupNorm(channels[0])
+        self.out = nn.Conv2d(channels[0], out_channels * pixels, kernel, padding=padding)
+        _zero(self.out)
+
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor | None = None, **labels: Tensor | None) -> Tensor:
+        """x [B, C, *sites], t [B], mask bool [B, *sites], labels [B] int64, to [B, out_channels, *sites]."""
+        c = F.silu(self.conditioning(t, labels))
+        dtype = x.dtype
+        if self.dims == 1:
+            x, mask = x[:, :, None], None if mask is None else mask[:, None]
+        (height, width), real = x.shape[2:], None if mask is None else mask[:, None].to(dtype)
+        short = (-height % (self.stride if self.dims == 2 else 1), -width % self.stride)
+        if any(short):
+            real = torch.ones_like(x[:, :1]) if real is None else real
+            x, real = F.pad(x, (0, short[1], 0, short[0])), F.pad(real, (0, short[1], 0, short[0]))
+        y = self._run(_hide(x, real), c, real)[:, :, :height, :width]
+        y = _hide(y, real if real is None else real[:, :, :height, :width])
+        return (y[:, :, 0] if self.dims == 1 else y).to(dtype)
+
+    def _run(self, x: Tensor, c: Tensor, mask: Tensor | None) -> Tensor:
+        """The network on pictures whose sizes are multiples of the stride."""
+        masks = [mask if mask is None else mask[:, :, :: self.patch[0], :: self.patch[1]]]
+        h = self.into(_fold(x, self.patch).contiguous(memory_format=torch.channels_last))
+        seen: list[list[Tensor]] = []
+        for level, stages in enumerate(self.down):
+            if level:
+                above = masks[-1]
+                h = self.shrink[level - 1](_hide(h, above))
+                masks.append(above if above is None else above[:, :, :: self.halve[0], :: self.halve[1]])
+            seen.append([])
+            for stage in stages:
+                h = stage(h, c, masks[-1])
+                seen[-1].append(h)
+        for stage in self.middle:
+            h = stage(h, c, masks[-1])
+        for level in reversed(range(len(self.up))):
+            for stage in self.up[level]:
+                h = stage(torch.cat((h, seen[level].pop()), dim=1), c, masks[level])
+            if level:
+                h = self.grow[level - 1](h)
+                h = h.repeat_interleave(2, 3) if self.dims == 1 else F.interpolate(h, scale_factor=2.0)
+        h = _hide(F.silu(self.norm(h, masks[0])), masks[0])
+        return _unfold(self.out(h), self.patch)
+
+
+def _zero(layer: nn.Module) -> None:
+    """Start a layer at zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+def _hide(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Zero at padded sites; x's dtype is kept."""
+    return x if mask is None else x * mask.to(x.dtype)
+
+
+def _fold(x: Tensor, patch: tuple[int, int]) -> Tensor:
+    """[B, C, H, W] to [B, C p q, H / p, W / q]."""
+    if patch == (1, 1):
+        return x
+    x = x.unflatten(3, (-1, patch[1])).unflatten(2, (-1, patch[0]))
+    return x.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+
+
+def _unfold(x: Tensor, patch: tuple[int, int]) -> Tensor:
+    """The inverse of `_fold`."""
+    if patch == (1, 1):
+        return x
+    x = x.unflatten(1, (-1, patch[0], patch[1])).permute(0, 1, 4, 2, 5, 3)
+    return x.flatten(4).flatten(2, 3)
