@@ -2,9 +2,10 @@
 
     y_i = W_o sum_j softmax_j( q_i . k_j / sqrt(d) + bias_ij + log mask_j ) v_j
 
-q and k pass through an RMS norm of their own (QK norm), which bounds the logits and keeps bfloat16 training stable (Henry et al. 2020, Dehghani et al. 2023). `Rotary`
-turns q and k by angles proportional to a site's coordinates, so that logits depend on coordinate differences only (Su et al. 2021,
-eq. 15); with several axes the head's width is divided among them. Learned positions are tokens' business: add them to x.
+q and k pass through an RMS norm of their own (QK norm), which bounds the logits and keeps bfloat16 training
+stable (Henry et al. 2020, Dehghani et al. 2023). `Rotary` turns q and k by angles proportional to a site's
+coordinates, so that logits depend on coordinate differences only (Su et al. 2021, eq. 15); with several axes the
+head's width is divided among them. Learned positions are tokens' business: add them to x.
 """
 
 from __future__ import annotations
@@ -103,13 +104,11 @@ class Attention(nn.Module):
         if angles is not None:
             angles = angles[:, None] if angles.ndim == 3 else angles
             q, k = rotate(q, angles), rotate(k, angles)
-        allowed = None
+        logits: Tensor | None = None if bias is None else bias.to(q.dtype)
         if mask is not None:
             # a sample without any real site attends everywhere: its output is zeroed below and never NaN
             allowed = (mask | ~mask.any(-1, keepdim=True))[:, None, None, :]
-        if bias is not None:
-            bias = bias.to(q.dtype)
-            allowed = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+            logits = allowed if logits is None else logits.masked_fill(~allowed, float("-inf"))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=logits)
         y = self.out(y.transpose(1, 2).flatten(-2))
         return y if mask is None else y * mask[..., None]

@@ -1,13 +1,13 @@
 """Diffusion transformer (Peebles & Xie 2023, arXiv:2212.09748) on pictures and on sequences.
 
-A block is steered by the condition c (time and labels) through six vectors, all zero at the start ("adaLN-zero"), so that the block
-begins as the identity:
+A block is steered by the condition c (time and labels) through six vectors, all zero at the start ("adaLN-zero"),
+so that the block begins as the identity:
 
     x <- x + g1 * Attention((1 + s1) * LN(x) + b1)
-    x <- x + g2 * MLP((1 + s2) * LN(x) + b2)                  (b1, s1, g1, b2, s2, g2) = W silu(c)
+    x <- x + g2 * MLP((1 + s2) * LN(x) + b2)         with (b1, s1, g1, b2, s2, g2) = W silu(c)
 
-Pictures are cut into patches of p x p pixels, sequences into p frames; positions are rotary (relative), so a trained network accepts other
-sizes. Without positions a DiT commutes with every permutation of its patches.
+Pictures are cut into patches of p x p pixels, sequences into p frames; positions are rotary (relative), so a
+trained network accepts other sizes. Without positions a DiT commutes with every permutation of its patches.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from gendiff.errors import RequestError
 from gendiff.nn.attention import Attention, Rotary, grid_positions
 from gendiff.nn.embeddings import Conditioning
+
+ROTARY = Rotary()
 
 
 class AdaptiveBlock(nn.Module):
@@ -92,7 +94,7 @@ class DiT(nn.Module):
         depth: int = 8,
         heads: int = 4,
         labels: Mapping[str, int] | None = None,
-        positions: Rotary | None = Rotary(),
+        positions: Rotary | None = ROTARY,
         dropout: float = 0.0,
         time_scale: float = 1.0,
     ) -> None:

@@ -4,10 +4,10 @@ With angular frequencies w_k spaced geometrically between w_min and w_max, the t
 
     e(t) = [cos(w_k t), sin(w_k t)]_k,        c(t, labels) = MLP(e(t)) + sum_name E_name[label_name]
 
-The frequencies stay low (w_max = 50 per unit of time): neighbouring times of a 1000-step grid are told apart, and the derivative in t, which
-few-step objectives need, stays tame (Lu & Song 2024, arXiv:2410.11081, section 4.1). Times are embedded in float32 or better even
-under autocast: bfloat16 would merge half of 1000 times. A table E has one row more than classes; the last one means "none",
-the label that classifier-free guidance drops to.
+The frequencies stay low (w_max = 50 per unit of time): neighbouring times of a 1000-step grid are told apart, and
+the derivative in t, which few-step objectives need, stays tame (Lu & Song 2024, arXiv:2410.11081, section 4.1).
+Times are embedded in float32 or better even under autocast: bfloat16 would merge half of 1000 times. A table E
+has one row more than classes; the last one means "none", the label that classifier-free guidance drops to.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ A residual block, steered by the condition c (time and labels),
 
     h = conv(silu(norm(x))),    x <- skip(x) + conv0(silu((1 + s) * norm(h) + b)),    (s, b) = W silu(c),
 
-keeps the resolution (Dhariwal & Nichol 2021; conv0 starts at zero). Each level holds some of them on the way down and as many on the way up, which also see
-the activations of the way down. A sequence is treated as a picture of height one, so both share all code and the channels-last
-kernels. With a mask, padded sites are zeroed before every convolution and left out of the norms: padding changes no real site.
+keeps the resolution (Dhariwal & Nichol 2021; conv0 starts at zero). Each level holds some of them on the way down
+and as many on the way up, which also see the activations of the way down. A sequence is treated as a picture of
+height one, so both share all code and the channels-last kernels. With a mask, padded sites are zeroed before
+every convolution and left out of the norms: padding changes no real site.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class UNet(nn.Module):
         blocks: residual blocks of each level, on each way.
         attention: per level, whether its blocks attend over all sites.
         labels: name of each label and its number of classes.
-        patch: pixels or frames folded into channels at the door, along each axis. 2 makes training about 3 times faster.
+        patch: pixels or frames folded into channels at the door, along each axis; 2 halves the cost.
         dropout: inside the residual blocks.
         time_scale: multiplies the time before it is embedded.
     """

@@ -195,7 +195,7 @@ def test_several_labels_add_up():
 
 
 def test_an_unknown_label_is_named():
-    with pytest.raises(RequestError, match='the condition digitt=.*Did you mean "digit"'):
+    with pytest.raises(RequestError, match=r'the condition digitt=.*Did you mean "digit"\?'):
         unet(1)(normal(1, 3, 8), torch.tensor([0.5]).double(), digitt=torch.tensor([0]))
     with pytest.raises(RequestError, match="number_of_classes"):
         dit(2)(normal(1, 3, 8, 8), torch.tensor([0.5]).double(), speaker=torch.tensor([0]))
