@@ -1,0 +1,113 @@
+"""A clip: samples x[c, n] at a rate of r hertz, so that sample n lies at n / r seconds; |x| <= 1 is full scale.
+
+Levels are in decibels re full scale, 20 log10 of the root mean square: a sine of amplitude 1 lies at -3.01 dBFS, silence at -inf.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gendiff.errors import GendiffError
+
+SLOWEST, FASTEST = 4_000, 192_000  # hertz: outside this a header is wrong more often than a recording is unusual
+
+
+class AudioError(GendiffError):
+    """A sound that cannot be used as it is; `reason` is the short phrase under which a data set counts it."""
+
+    def __init__(self, reason: str, got: str, expected: str, fix: str = "") -> None:
+        super().__init__(got, expected, fix)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.reason, self.got, self.expected, self.fix)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Clip:
+    """Sound in the time domain: `samples` float32 `[channels, n]` (a 1-D array is one channel), `sample_rate` in hertz.
+
+    Raises:
+        AudioError: no samples, more axes than two, a value that is not finite, or a rate outside 4 to 192 kHz.
+    """
+
+    samples: np.ndarray
+    sample_rate: int
+
+    def __post_init__(self) -> None:
+        samples = np.asarray(self.samples)
+        got = f"samples of shape {samples.shape} at {self.sample_rate} Hz"
+        if samples.ndim not in (1, 2):
+            raise AudioError("wrong shape", got, "[channels, n], or [n] for one channel")
+        samples = np.ascontiguousarray(np.atleast_2d(samples), dtype=np.float32)
+        if samples.size == 0:
+            raise AudioError("empty", got, "at least one sample")
+        if not SLOWEST <= self.sample_rate <= FASTEST:
+            raise AudioError(
+                "sample rate outside 4 to 192 kHz",
+                got,
+                f"a sample rate of {SLOWEST} to {FASTEST} Hz",
+                "Correct the file's header, or build Clip(samples, sample_rate) with the true rate.",
+            )
+        if not np.isfinite(samples).all():
+            raise AudioError("not finite", f"{int((~np.isfinite(samples)).sum())} samples that are NaN or Inf", "finite samples")
+        object.__setattr__(self, "samples", samples)
+        object.__setattr__(self, "sample_rate", int(self.sample_rate))
+
+    @property
+    def channels(self) -> int:
+        return self.samples.shape[0]
+
+    @property
+    def seconds(self) -> float:
+        return self.samples.shape[1] / self.sample_rate
+
+    @property
+    def peak(self) -> float:
+        """Largest |x|; 1 is full scale."""
+        return float(np.abs(self.samples).max())
+
+    @property
+    def level(self) -> float:
+        """Root mean square in dBFS."""
+        return decibels(self.samples)
+
+    @property
+    def clipped(self) -> int:
+        """Number of runs of three or more samples stuck at the clip's own peak, as an overdriven recorder leaves them."""
+        if self.peak == 0:
+            return 0
+        stuck = np.abs(self.samples) >= self.peak * (1 - 1e-6)
+        three = stuck[:, 2:] & stuck[:, 1:-1] & stuck[:, :-2]
+        return int((three[:, 1:] & ~three[:, :-1]).sum() + three[:, :1].sum())
+
+    def __repr__(self) -> str:
+        return f"<Clip {self.seconds:.3f} s, {self.sample_rate} Hz, {self.channels} channel{'s'[: self.channels > 1]}, {self.level:.1f} dBFS>"
+
+
+def decibels(samples: np.ndarray) -> float:
+    """20 log10 of the root mean square, over everything given; -inf for silence."""
+    rms = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+    return 20 * float(np.log10(rms)) if rms > 0 else -np.inf
+
+
+def mono(clip: Clip, *, channel: int | None = None) -> Clip:
+    """One channel: the one named, else the mean of two; a pair in antiphase, whose mean would be silence, gives its left.
+
+    Raises:
+        AudioError: more than two channels and none named, or a channel the clip does not have.
+    """
+    if channel is not None:
+        if not 0 <= channel < clip.channels:
+            raise AudioError("no such channel", f"channel {channel} of {clip}", f"0 to {clip.channels - 1}")
+        return Clip(clip.samples[channel], clip.sample_rate)
+    if clip.channels == 1:
+        return clip
+    if clip.channels > 2:
+        raise AudioError("more than two channels", str(clip), "one or two channels", "Name the one to keep, e.g. channel=0.")
+    left, right = clip.samples.astype(np.float64)
+    energy = float(np.sqrt((left @ left) * (right @ right)))
+    antiphase = energy > 0 and float(left @ right) / energy < -0.9
+    return Clip(left if antiphase else (left + right) / 2, clip.sample_rate)
