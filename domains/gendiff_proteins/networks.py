@@ -1,0 +1,246 @@
+"""The network on frames: invariant point attention, exact SE(3) symmetry, blind to nothing.
+
+Residue i is a frame (R_i, p_i). Attention between residues sees points carried by the frames (Jumper et al. 2021, alg. 22),
+
+    logit_ij = q_i . k_j / sqrt(c) + bias_ij - w/2 sum_a |T_i q_ia - T_j k_ja|^2,
+
+and since |q|^2 is constant along a softmax row this is one scaled-dot-product attention with scale 1 on
+
+    queries [q / sqrt(c), w Tq, 1],   keys [k, Tk, -w |Tk|^2 / 2],   values [v, Tv],   the bias as a float mask.
+
+Every block then looks at the bonds of the frames it has so far, and moves them. The moves add up to the raw output,
+
+    pos = -sum_k R_k u_k   (so that p_k = p_t - t pos),      rot = sum_k w_k   (so that R_k = R_t exp(kappa(t) rot)),
+
+which is what the heads Velocity and Tangent complete to the clean state. Nothing is divided by t: at t = 0 the frames
+stand still. All geometry is invariant under proper rotations and translations and changes under reflection. Units: nm.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gendiff.rotations import exp_so3
+
+from .frames import C_N, CA_CA, CA_C_N, C_N_CA, NM, ideal_atoms
+
+State = dict[str, Tensor]
+
+_REACH = 32  # relative positions beyond +-32 look alike
+_RADII = 16  # radial basis functions of CA-CA distances
+_FAR = 2.2  # their last centre, nm
+
+
+class PointAttention(nn.Module):
+    """Invariant point attention in one fused attention call. `h` [B, N, c], frames [B, N, ...] -> update of `h`."""
+
+    def __init__(self, width: int, heads: int, channels: int = 16, points: int = 4, values: int = 4) -> None:
+        super().__init__()
+        self.heads, self.channels, self.points, self.values = heads, channels, points, values
+        self.scalars = nn.Linear(width, 3 * heads * channels, bias=False)
+        self.place = nn.Linear(width, heads * (2 * points + values) * 3)
+        self.sharpness = nn.Parameter(torch.linspace(math.log(0.5), math.log(30.0), heads))  # log of w, per nm^2
+        self.out = nn.Linear(heads * (channels + 4 * values), width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        with torch.no_grad():
+            self.place.weight.mul_(0.3)  # points start within a few angstrom of their residue
+
+    def forward(self, h: Tensor, pos: Tensor, rot: Tensor, bias: Tensor) -> Tensor:
+        b, n, _ = h.shape
+        qkv = self.scalars(h).view(b, n, self.heads, 3 * self.channels)
+        local = self.place(h).view(b, n, -1, 3)
+        with torch.autocast(h.device.type, enabled=False):  # points and logits in full precision
+            kind = pos.dtype
+            q, k, v = qkv.to(kind).split(self.channels, dim=-1)
+            spots = local.to(kind) @ rot.mT + pos[:, :, None]  # [B, N, H * points, 3]
+            tq, tk, tv = spots.view(b, n, self.heads, -1, 3).split([self.points, self.points, self.values], dim=3)
+            w = self.sharpness.to(kind).exp()[:, None] / self.points
+            far = tk.square().sum((-2, -1))[..., None] * (-0.5 * w)
+            query = torch.cat([q / math.sqrt(self.channels), w * tq.flatten(3), torch.ones_like(far)], -1)
+            key = torch.cat([k, tk.flatten(3), far], -1)
+            value = torch.cat([v, tv.flatten(3)], -1)
+            seen = functional.scaled_dot_product_attention(
+                query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=bias.to(kind), scale=1.0
+            ).transpose(1, 2)
+            said, points = seen.split([self.channels, 3 * self.values], dim=-1)
+            points = (points.reshape(b, n, -1, 3) - pos[:, :, None]) @ rot  # back into the residue's own frame
+            length = (points.square().sum(-1) + 1e-8).sqrt()
+        return self.out(torch.cat([said.flatten(2), points.flatten(2), length], -1).to(h.dtype))
+
+
+class Transition(nn.Module):
+    """A gated convolution along the chain and an MLP per residue."""
+
+    def __init__(self, width: int, reach: int = 5, factor: int = 3) -> None:
+        super().__init__()
+        self.along = nn.Conv1d(width, width, reach, padding=reach // 2, groups=width)
+        self.up = nn.Linear(2 * width, 2 * factor * width)
+        self.down = nn.Linear(factor * width, width)
+        nn.init.zeros_(self.down.weight)
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        near = self.along((h * mask[..., None]).transpose(1, 2)).transpose(1, 2)
+        gate, value = self.up(torch.cat([h, near], -1)).chunk(2, -1)
+        return self.down(functional.silu(gate) * value)
+
+
+def shifted(x: Tensor, offset: int) -> Tensor:
+    """`y[:, i] = x[:, i + offset]`, zeros beyond the ends."""
+    pad = torch.zeros_like(x[:, : abs(offset)])
+    return torch.cat([x[:, offset:], pad], 1) if offset > 0 else torch.cat([pad, x[:, :offset]], 1)
+
+
+def neighbour_features(pos: Tensor, rot: Tensor, mask: Tensor, t: Tensor) -> Tensor:
+    """What residue i sees of its neighbours along the chain, `[B, N, 62]`, all invariant.
+
+    The places (nm, own frame) and orientations of i-2, i-1, i+1, i+2, and the errors of both peptide bonds in units of
+    the noise: without these a network has to resolve 0.1 A steps at t = 0.02 from inputs of size 1.
+    """
+    n, c = (NM * atom for atom in ideal_atoms(pos))
+    scale = 1.0 / (t + 0.03)[:, None]
+    features = []
+    for offset in (-2, -1, 1, 2):
+        there = shifted(mask, offset).to(pos.dtype)[..., None]
+        other, turn = shifted(pos, offset) - pos, rot.mT @ shifted(rot, offset)
+        towards = (rot.mT @ other[..., None]).squeeze(-1)
+        features += [2 * towards * there, turn.flatten(2) * there]
+        if abs(offset) == 1:
+            back, front = (n, towards + turn @ c) if offset < 0 else (c, towards + turn @ n)
+            bond = front - back  # from this residue's atom to its partner across the bond, own frame
+            length, step = bond.norm(dim=-1), towards.norm(dim=-1)
+            cos_near = (bond * -back).sum(-1) / (length * back.norm()).clamp_min(1e-4)
+            cos_far = (bond * (front - towards)).sum(-1) / (length * (c if offset < 0 else n).norm()).clamp_min(1e-4)
+            near, far = (C_N_CA, CA_C_N) if offset < 0 else (CA_C_N, C_N_CA)
+            errors = [(length - NM * C_N) * scale, (step - NM * CA_CA) * scale]
+            errors += [0.2 * (cos_near - math.cos(math.radians(near))) * scale]
+            errors += [0.2 * (cos_far - math.cos(math.radians(far))) * scale]
+            features += [torch.asinh(4 * torch.stack(errors, -1)) * there, bond * there]
+    return torch.cat(features, -1)
+
+
+def pair_features(pos: Tensor, rot: Tensor, mask: Tensor) -> Tensor:
+    """How residue i sees residue j in the noisy frames, `[B, N, N, 16 + 3 + 9]`: distance, direction, orientation."""
+    apart = pos[:, None] - pos[:, :, None]
+    distance = (apart.square().sum(-1) + 1e-8).sqrt()
+    centres = torch.linspace(0.2, _FAR, _RADII, dtype=pos.dtype, device=pos.device)
+    radial = torch.exp(-((distance[..., None] - centres) * (_RADII / _FAR)).square())
+    towards = (apart / (distance[..., None] + 0.1)) @ rot
+    turn = torch.einsum("biac,bjad->bijcd", rot, rot)
+    return torch.cat([radial, towards, turn.flatten(3)], -1)
+
+
+class Block(nn.Module):
+    """Attention, transition, and one move of the frames."""
+
+    def __init__(self, width: int, heads: int, pair: int, local: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(width, 4 * width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
+        self.local = nn.Linear(local, width)
+        self.bias = nn.Linear(pair, heads)
+        self.relative = nn.Embedding(2 * _REACH + 1, heads)
+        self.attention = PointAttention(width, heads)
+        self.transition = Transition(width)
+        self.move = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 6))
+        last = self.move[1]
+        assert isinstance(last, nn.Linear)
+        for parameter in (self.modulation.weight, self.modulation.bias, last.weight, last.bias, self.relative.weight):
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self, h: Tensor, pos: Tensor, rot: Tensor, pair: Tensor, relative: Tensor, mask: Tensor, t: Tensor, about: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        h = h + self.local(neighbour_features(pos, rot, mask, t).to(h.dtype))
+        a, b, c, d = self.modulation(about)[:, None].chunk(4, -1)
+        bias = (self.bias(pair) + self.relative(relative)).permute(0, 3, 1, 2)
+        bias = bias.masked_fill(~mask[:, None, None], -1e9)
+        h = h + self.attention(self.norms[0](h) * (1 + a) + b, pos, rot, bias)
+        h = h + self.transition(self.norms[1](h) * (1 + c) + d, mask)
+        return h, self.move(h)
+
+
+class FrameNetwork(nn.Module):
+    """Clean frames from noisy ones.
+
+    Args:
+        width: channels per residue.
+        depth: blocks; each moves the frames once.
+        heads: attention heads.
+        pair: channels per pair of residues.
+        labels: number of classes of every label, by name; a label's value `count` means "none".
+        rate: of the rotations' clock, kappa(t) = (exp(rate t) - 1) / (exp(rate) - 1); 0 is kappa = t.
+
+    Input: `x = {"pos": [B, N, 3] nm, "rot": [B, N, 3, 3]}`, `t` [B], `mask` [B, N] bool, labels int64 [B]. Output:
+    `{"pos": [B, N, 3], "rot": [B, N, 3]}`, a global velocity (nm) and a rotation vector in each residue's own frame.
+    """
+
+    def __init__(
+        self,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 8,
+        pair: int = 32,
+        *,
+        labels: dict[str, int] | None = None,
+        rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.width, self.rate = width, rate
+        local = 4 * 12 + 2 * 7
+        self.start = nn.Linear(64, width)
+        self.about = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
+        self.labels = nn.ModuleDict({name: nn.Embedding(count + 1, width) for name, count in (labels or {}).items()})
+        self.pair = nn.Sequential(nn.Linear(_RADII + 12, pair), nn.SiLU())
+        self.near = nn.Embedding(2 * _REACH + 1, pair)
+        self.blocks = nn.ModuleList(Block(width, heads, pair, local) for _ in range(depth))
+
+    def kappa(self, t: Tensor) -> Tensor:
+        """The rotations' clock."""
+        return torch.expm1(self.rate * t) / math.expm1(self.rate) if self.rate else t
+
+    def forward(self, x: State, t: Tensor, *, mask: Tensor | None = None, **labels: Tensor) -> State:
+        pos, rot = x["pos"], x["rot"]
+        b, n, _ = pos.shape
+        mask = torch.ones(b, n, dtype=torch.bool, device=pos.device) if mask is None else mask
+        real = mask.to(pos.dtype)[..., None]
+        t = t.to(pos.dtype).expand(b)
+        count = real.sum(1, keepdim=True)
+        pos = (pos - (pos * real).sum(1, keepdim=True) / count) * real
+        rot = torch.where(mask[..., None, None], rot, torch.eye(3, dtype=rot.dtype, device=rot.device))
+        place = torch.arange(n, device=pos.device)
+        relative = (place[None] - place[:, None]).clamp(-_REACH, _REACH) + _REACH
+        left = place.to(pos.dtype).expand(b, n)
+        ends = torch.cat([waves(left, 32, 200.0), waves(count[:, 0] - 1 - left, 32, 200.0)], -1)
+        about = self.about(torch.cat([waves(1000 * t, 48, 10_000.0), waves(count[:, 0, 0], 16, 1000.0)], -1))
+        unknown = set(labels) ^ set(self.labels)
+        if unknown:
+            raise TypeError(f"the network got labels {sorted(labels)}; it was built for {sorted(self.labels)}")
+        for name, label in labels.items():
+            about = about + self.labels[name](label)
+        about = functional.silu(about)
+        h = self.start(ends) + about[:, None]
+        pair = self.pair(pair_features(pos, rot, mask)) + self.near(relative)
+        velocity, tangent = torch.zeros_like(pos), torch.zeros_like(pos)
+        kappa = self.kappa(t)[:, None, None]
+        now, turned = pos, rot
+        for block in self.blocks:
+            h, move = block(h, now, turned, pair, relative, mask, t, about)
+            move = move.to(pos.dtype) * real
+            velocity = velocity - (turned @ move[..., :3, None]).squeeze(-1)
+            tangent = tangent + move[..., 3:]
+            now, turned = pos - t[:, None, None] * velocity, rot @ exp_so3(kappa * tangent)
+        velocity = (velocity - (velocity * real).sum(1, keepdim=True) / count) * real
+        return {"pos": velocity, "rot": tangent}
+
+
+def waves(x: Tensor, channels: int, longest: float) -> Tensor:
+    """Sines and cosines `[..., channels]` of `x` `[...]`, wavelengths up to 2 pi `longest`."""
+    rates = torch.exp(-math.log(longest) * torch.linspace(0, 1, channels // 2, dtype=x.dtype, device=x.device))
+    angle = x[..., None] * rates
+    return torch.cat([angle.sin(), angle.cos()], -1)

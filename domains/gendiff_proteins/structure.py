@@ -1,0 +1,149 @@
+"""A protein backbone as a person knows it: atoms in angstrom, letters, residue numbers and chains.
+
+`structure["A16-35"]` is residues 16 to 35 of chain A by the numbers of the file; insertion codes are part of a number
+("A52A"); several pieces may be joined, `structure["A16-35", "A52-71"]`; a chain id alone is the whole chain.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from gendiff.errors import GendiffError, nearest
+
+from .frames import BREAK
+
+ATOMS = ("N", "CA", "C", "O")
+FAR_CA = 4.2  # a longer CA-CA is a chain break
+
+_NUMBER = r"(-?\d+)([A-Za-z]?)"
+_PIECE = re.compile(rf"^(?P<chain>.*?)(?:{_NUMBER}(?:-{_NUMBER})?)?$")
+
+
+class StructureError(GendiffError):
+    """A structure that cannot be read, selected from or written."""
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """The backbone of one or more chains.
+
+    Args:
+        backbone: N, CA, C, O of every residue, `[N, 4, 3]`, angstrom.
+        sequence: one letter a residue; X for unknown. Empty means all unknown.
+        numbers: residue numbers with insertion codes as in the file ("52", "52A"). Empty means 1 to N.
+        chains: chain id of every residue. Empty means all "A".
+        name: where it came from.
+
+    Raises:
+        StructureError: lengths that differ, or coordinates that are not finite.
+    """
+
+    backbone: np.ndarray
+    sequence: str = ""
+    numbers: tuple[str, ...] = ()
+    chains: tuple[str, ...] = ()
+    name: str = field(default="")
+
+    def __post_init__(self) -> None:
+        backbone = np.asarray(self.backbone, dtype=np.float64)
+        if backbone.ndim != 3 or backbone.shape[1:] != (4, 3):
+            raise StructureError(f"a backbone of shape {backbone.shape}", "[residues, 4, 3]: N, CA, C, O in angstrom")
+        if not np.isfinite(backbone).all():
+            raise StructureError("coordinates that are not finite", "numbers in angstrom")
+        size = len(backbone)
+        set_ = object.__setattr__
+        set_(self, "backbone", backbone)
+        set_(self, "sequence", self.sequence or "X" * size)
+        set_(self, "numbers", tuple(self.numbers) or tuple(str(i + 1) for i in range(size)))
+        set_(self, "chains", tuple(self.chains) or ("A",) * size)
+        for what in ("sequence", "numbers", "chains"):
+            if len(getattr(self, what)) != size:
+                raise StructureError(f"{len(getattr(self, what))} {what} for {size} residues", "one per residue")
+
+    def __len__(self) -> int:
+        return len(self.backbone)
+
+    def __repr__(self) -> str:
+        ids = list(dict.fromkeys(self.chains))
+        return f"<Structure {self.name or 'unnamed'}: {len(self)} residues, chains {', '.join(ids) or 'none'}>"
+
+    @property
+    def ca(self) -> np.ndarray:
+        """CA positions `[N, 3]`, angstrom."""
+        return self.backbone[:, 1]
+
+    @cached_property
+    def breaks(self) -> tuple[int, ...]:
+        """Indices i with no peptide bond between i and i + 1: another chain, C-N > 2.0 A or CA-CA > 4.2 A."""
+        if len(self) < 2:
+            return ()
+        bond = np.linalg.norm(self.backbone[1:, 0] - self.backbone[:-1, 2], axis=-1)
+        step = np.linalg.norm(np.diff(self.ca, axis=0), axis=-1)
+        other = np.array([a != b for a, b in zip(self.chains, self.chains[1:], strict=False)])
+        return tuple(np.flatnonzero((bond > BREAK) | (step > FAR_CA) | other).tolist())
+
+    def take(self, index: np.ndarray | list[int] | slice) -> Structure:
+        """The residues at these indices, in this order."""
+        places = np.arange(len(self))[index]
+        return replace(
+            self,
+            backbone=self.backbone[places],
+            sequence="".join(self.sequence[i] for i in places),
+            numbers=tuple(self.numbers[i] for i in places),
+            chains=tuple(self.chains[i] for i in places),
+        )
+
+    def pieces(self) -> list[Structure]:
+        """The unbroken pieces, in order."""
+        edges = [0, *(b + 1 for b in self.breaks), len(self)]
+        return [self.take(slice(a, b)) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+
+    def mirrored(self) -> Structure:
+        """The mirror image (x to -x): no protein, but the test of every metric that claims to see handedness."""
+        return replace(self, backbone=self.backbone * np.array([-1.0, 1.0, 1.0]))
+
+    def __getitem__(self, what: str | tuple[str, ...]) -> Structure:
+        return self.take([i for piece in ((what,) if isinstance(what, str) else what) for i in self._select(piece)])
+
+    def _select(self, piece: str) -> list[int]:
+        here = f"{self.name or 'this structure'}"
+        ids = list(dict.fromkeys(self.chains))
+        match = _PIECE.match(piece.strip())
+        if not piece.strip() or match is None:
+            raise StructureError(f"the selection {piece!r}", 'a chain and numbers, such as "A16-35", "A52A" or "A"')
+        chain, first, code, last, last_code = match.groups()
+        if piece.strip() in ids:
+            chain, first = piece.strip(), None
+        if chain not in ids:
+            raise StructureError(
+                f"the selection {piece!r}: {here} has no chain {chain!r}",
+                f"one of its chains: {', '.join(ids)}.{nearest(chain, ids)}",
+            )
+        places = [i for i, c in enumerate(self.chains) if c == chain]
+        if first is None:
+            return places
+        numbers = [self.numbers[i] for i in places]
+        ends = [first + (code or ""), (last + (last_code or "")) if last is not None else first + (code or "")]
+        for end in ends:
+            if end not in numbers:
+                near = min(numbers, key=lambda n: abs(int(re.sub(r"[A-Za-z]", "", n)) - int(re.sub(r"[A-Za-z]", "", end))))
+                raise StructureError(
+                    f"the selection {piece!r}: residue {end} of chain {chain} is not in {here}",
+                    f"chain {chain} runs from {numbers[0]} to {numbers[-1]}; the nearest residue is {near}",
+                )
+        start, stop = numbers.index(ends[0]), numbers.index(ends[1])
+        if stop < start:
+            raise StructureError(f"the selection {piece!r}", "its first residue before its last")
+        wanted = {str(n) for n in range(int(first), int(last if last is not None else first) + 1)}
+        missing = sorted(wanted - {re.sub(r"[A-Za-z]", "", n) for n in numbers[start : stop + 1]}, key=int)
+        if missing:
+            raise StructureError(
+                f"the selection {piece!r}: {here} has no coordinates for residues {', '.join(missing)} of chain {chain}",
+                "residues that are all there",
+                "select the pieces on both sides of the gap",
+            )
+        return places[start : stop + 1]
