@@ -163,7 +163,7 @@ class UNet(nn.Module):
                 "one entry of attention per level, at least one level and one block",
                 f"attention={tuple(i == len(channels) - 1 for i in range(len(channels)))}",
             )
-        self.dims = dims
+        self.dims, self.blocks, self.levels = dims, blocks, len(channels)
         self.patch = (patch if dims == 2 else 1, patch)
         self.halve = (2 if dims == 2 else 1, 2)
         kernel = (3 if dims == 2 else 1, 3)
@@ -184,8 +184,8 @@ class UNet(nn.Module):
             if level:
                 self.shrink.append(nn.Conv2d(now, count, kernel, stride=self.halve, padding=padding))
                 self.grow.append(nn.Conv2d(count, now, 1))
-            self.down.append(nn.ModuleList(stage(count, count, attend) for _ in range(blocks)))
-            self.up.append(nn.ModuleList(stage(2 * count, count, attend) for _ in range(blocks)))
+            self.down.extend(stage(count, count, attend) for _ in range(blocks))
+            self.up.extend(stage(2 * count, count, attend) for _ in range(blocks))
             now = count
         self.middle = nn.ModuleList((stage(now, now, attention[-1]), stage(now, now, False)))
         self.norm = MaskedGroupNorm(channels[0])
@@ -212,19 +212,19 @@ class UNet(nn.Module):
         masks = [mask if mask is None else mask[:, :, :: self.patch[0], :: self.patch[1]]]
         h = self.into(_fold(x, self.patch).contiguous(memory_format=torch.channels_last))
         seen: list[list[Tensor]] = []
-        for level, stages in enumerate(self.down):
+        for level in range(self.levels):
             if level:
                 above = masks[-1]
                 h = self.shrink[level - 1](_hide(h, above))
                 masks.append(above if above is None else above[:, :, :: self.halve[0], :: self.halve[1]])
             seen.append([])
-            for stage in stages:
+            for stage in self.down[level * self.blocks : (level + 1) * self.blocks]:
                 h = stage(h, c, masks[-1])
                 seen[-1].append(h)
         for stage in self.middle:
             h = stage(h, c, masks[-1])
-        for level in reversed(range(len(self.up))):
-            for stage in self.up[level]:
+        for level in reversed(range(self.levels)):
+            for stage in self.up[level * self.blocks : (level + 1) * self.blocks]:
                 h = stage(torch.cat((h, seen[level].pop()), dim=1), c, masks[level])
             if level:
                 h = self.grow[level - 1](h)

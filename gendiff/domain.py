@@ -1,0 +1,296 @@
+"""The contract of a domain: from what a person opens to a state, and back.
+
+    raw --encode--> x0 in a space --process--> x_t --denoiser--> x0_hat --decode--> raw
+
+An *artifact* is one picture, sound or structure, in the user's units. A domain turns one artifact into one state
+(no batch axis) and back; the core does the batching: `collate` pads ragged states along their first axis and makes the
+mask, `crop` undoes it. Trainer, sampler, guidance, checkpoint and benchmark know a domain through this class alone.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gendiff.denoisers import Head, default_head
+from gendiff.errors import DataError, RequestError, nearest
+from gendiff.processes import Process
+from gendiff.random import Noise
+from gendiff.solvers import DPMpp2M, Solver
+from gendiff.spaces import State, map_state, tensors
+
+
+@dataclass(frozen=True)
+class Example:
+    """One artifact with its conditions.
+
+    Attributes:
+        artifact: What a person opens, in the user's units.
+        cond: Conditions by name: the number of a class, or a float.
+        name: Where it came from, for reports.
+    """
+
+    artifact: Any
+    cond: Mapping[str, int | float] = field(default_factory=dict)
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file or record that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+class Examples(Sequence[Example]):
+    """Examples, with what was rejected on the way: nothing is skipped silently."""
+
+    def __init__(self, items: Sequence[Example], rejected: Sequence[Rejected] = ()) -> None:
+        self.items, self.rejected = tuple(items), tuple(rejected)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Examples: ...
+    def __getitem__(self, index: int | slice) -> Example | Examples:
+        return Examples(self.items[index], self.rejected) if isinstance(index, slice) else self.items[index]
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.items)
+
+    @property
+    def artifacts(self) -> list[Any]:
+        return [item.artifact for item in self.items]
+
+    def report(self) -> str:
+        """How many were read, how many rejected, by reason, with the first names of each."""
+        lines = [f"{len(self)} read, {len(self.rejected)} rejected"]
+        for reason, number in Counter(r.reason for r in self.rejected).most_common():
+            names = [r.name for r in self.rejected if r.reason == reason][:3]
+            lines.append(f"  {number} x {reason}: {', '.join(names)}{', ...' if number > 3 else ''}")
+        return "\n".join(lines)
+
+
+class Source(ABC):
+    """Where examples come from: a frozen dataclass with JSON-able fields."""
+
+    @abstractmethod
+    def load(self, split: str, root: Path | None = None) -> Examples:
+        """The examples of "train" or "test"; `root` overrides the data folder."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One sentence: what it is and where it comes from."""
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder of data sets: the argument, else the variable GENDIFF_DATA, else ./data."""
+    return Path(root or os.environ.get("GENDIFF_DATA") or "data")
+
+
+def data_file(relative: str, root: str | Path | None = None, source: str = "") -> Path:
+    """A file under the data folder; a missing one raises DataError with where to get it."""
+    path = data_root(root) / relative
+    if not path.exists():
+        raise DataError(
+            f"The data file {path} does not exist",
+            f"{relative} below the data folder{f': {source}' if source else ''}",
+            "Put it there, or point to the folder with --data FOLDER or GENDIFF_DATA=FOLDER",
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to sample: a template [n, ...] (shapes, dtype; values unread) and the conditions [n, ...] of the network."""
+
+    like: State
+    cond: dict[str, Any] = field(default_factory=dict)
+
+
+class Domain(ABC):
+    """The contract; subclasses are frozen dataclasses whose fields are JSON-able (see `gendiff.config`).
+
+    `gendiff.testing.check_domain` tries a subclass and says what is missing.
+    """
+
+    name: ClassVar[str]
+    ragged: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def process(self) -> Process:
+        """How data become noise on batched states."""
+
+    @abstractmethod
+    def encode(self, artifact: Any) -> State:
+        """One artifact to one state, without batch axis."""
+
+    @abstractmethod
+    def decode(self, x: State) -> Any:
+        """One state, cropped to its length, to one artifact."""
+
+    @abstractmethod
+    def request(self, n: int, *args: Any, **what: Any) -> Request:
+        """What a user may ask for, as template and conditions. Raises RequestError for what it cannot answer."""
+
+    @abstractmethod
+    def network(self, **size: Any) -> nn.Module:
+        """f(x, t, **cond) -> raw output."""
+
+    @abstractmethod
+    def dataset(self, split: str, root: Path | None = None) -> Examples:
+        """The examples of "train" or "test"."""
+
+    @property
+    def labels(self) -> Mapping[str, tuple[str, ...]]:
+        """Class names of each label condition."""
+        return {}
+
+    @property
+    def head(self) -> Head:
+        """What the network emits."""
+        return default_head(self.process)
+
+    def metrics(self) -> dict[str, Callable[[list[Any], list[Any]], float]]:
+        """Name to f(samples, reference), both lists of artifacts."""
+        return {}
+
+    def sampler(self) -> Solver:
+        """The sampler of a user who chooses none."""
+        return DPMpp2M(30)
+
+    def augment(self, x: State, noise: Noise) -> State:
+        """A random variant of a batch of clean states."""
+        return x
+
+    def auxiliary(self, prediction: State, x0: State, t: Any, **cond: Any) -> Tensor | None:
+        """An extra loss [B] on the predicted clean state."""
+        return None
+
+    def fit(self, artifacts: Sequence[Any]) -> Domain:
+        """The same domain with statistics taken from training artifacts."""
+        return self
+
+    def read(self, path: str | Path) -> Any:
+        """An artifact from a file; by default a tensor from .npy."""
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+
+    def write(self, artifact: Any, path: str | Path) -> None:
+        """An artifact to a file; by default a tensor to .npy."""
+        np.save(path, np.asarray(artifact), allow_pickle=False)
+
+    def plot(self, artifacts: Sequence[Any], path: str | Path) -> None:
+        """A picture of some artifacts."""
+        raise RequestError(f"The domain {self.name} draws no pictures", "a domain with plot()", "write() saves samples")
+
+    @property
+    def suffix(self) -> str:
+        """The file name ending that `write` makes."""
+        return ".npy"
+
+    def without(self, cond: Mapping[str, Any]) -> dict[str, Any]:
+        """The conditions with every label at its "none", for guidance."""
+        return {
+            name: torch.full_like(value, len(self.labels[name])) if name in self.labels else value
+            for name, value in cond.items()
+        }
+
+    def label_conditions(self, n: int, /, **asked: Any) -> dict[str, Tensor]:
+        """Labels by name to int64 tensors [n]: one for all or one each; None asks for nothing.
+
+        Raises:
+            RequestError: For an unknown condition, class or count, with the nearest name.
+        """
+        unknown = [name for name in asked if name not in self.labels]
+        if unknown:
+            known = ", ".join(self.labels) or "no labels"
+            raise RequestError(
+                f"{type(self).__name__} was asked for {unknown[0]!r}", f"It takes {known}.{nearest(unknown[0], self.labels)}"
+            )
+        return {
+            name: torch.tensor(label_numbers(name, asked.get(name), classes, n)) for name, classes in self.labels.items()
+        }
+
+
+def label_numbers(name: str, value: Any, classes: Sequence[str], n: int) -> list[int]:
+    """Class numbers of n samples; "none" is the number after the last class."""
+    values = list(value) if isinstance(value, list | tuple | np.ndarray | Tensor) else [value] * n
+    if len(values) != n:
+        raise RequestError(f"{name} has {len(values)} values for {n} samples", f"one value, or {n}", f"{name}={values[:1]!r}")
+    return [label_number(name, v.item() if isinstance(v, Tensor | np.generic) else v, classes) for v in values]
+
+
+def label_number(name: str, value: Any, classes: Sequence[str]) -> int:
+    """The number of a class given by name or number."""
+    if value is None:
+        return len(classes)
+    if isinstance(value, str) and value in classes:
+        return list(classes).index(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(classes):
+        return value
+    lowered = {c.lower(): i for i, c in enumerate(classes)}
+    if isinstance(value, str) and value.lower() in lowered:
+        return lowered[value.lower()]
+    listed = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+    raise RequestError(f"{name}={value!r} is not a class", f"one of {listed}, or 0 to {len(classes) - 1}.{nearest(value, classes)}")
+
+
+def collate(states: Sequence[State], ragged: bool, length: int | None = None) -> tuple[State, Tensor | None]:
+    """One batch [B, ...] from single states; ragged ones are padded along their first axis.
+
+    Args:
+        states: Single states.
+        ragged: Whether lengths differ.
+        length: Pad to this length instead of the longest.
+
+    Returns:
+        The batch, and the mask bool [B, length] of real sites (None if not ragged).
+    """
+    if not ragged:
+        return map_state(lambda *parts: torch.stack(parts), states[0], *states[1:]), None
+    lengths = [tensors(state)[0].shape[0] for state in states]
+    longest = length or max(lengths)
+
+    def pad(*parts: Tensor) -> Tensor:
+        out = parts[0].new_zeros(len(parts), longest, *parts[0].shape[1:])
+        for row, part in zip(out, parts, strict=True):
+            row[: len(part)] = part
+        return out
+
+    mask = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]
+    return map_state(pad, states[0], *states[1:]), mask
+
+
+def crop(x: State, mask: Tensor | None) -> list[State]:
+    """Single states on the host from a batch: `collate` undone."""
+    x = map_state(lambda part: part.detach().cpu(), x)
+    n = tensors(x)[0].shape[0]
+    if mask is None:
+        return [map_state(lambda part: part[i], x) for i in range(n)]  # noqa: B023
+    lengths = mask.sum(1).tolist()
+    return [map_state(lambda part: part[i, : lengths[i]], x) for i in range(n)]  # noqa: B023
+
+
+def finite(x: State, name: str) -> State:
+    """The state itself, or DataError naming the example if a number in it is not finite."""
+    for part in tensors(x):
+        if part.is_floating_point() and not torch.isfinite(part).all():
+            raise DataError(
+                f"The example {name!r} holds {int((~torch.isfinite(part)).sum())} values that are not finite",
+                "finite numbers", "Remove or repair it",
+            )
+    return x

@@ -1,0 +1,72 @@
+r"""Exponential moving averages of weights, always in float32 or better.
+
+    average <- average + (1 - beta_k)(weight - average),   beta_k = min(decay, (1 + k)/(10 + k)) at update k
+
+The ramp lets short runs forget their start. bfloat16 weights are averaged in float32 (a bf16 average stalls).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """A running average of a module's parameters; buffers are copied.
+
+    Args:
+        module: Whose weights to average.
+        decay: The limit of beta, in (0, 1).
+    """
+
+    def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.average = {name: wide(p) for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Takes in the weights of `module`, once per optimiser step."""
+        self.updates += 1
+        beta = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        average = list(self.average.values())
+        weights = [p.detach().to(a.dtype) for a, p in zip(average, module.parameters(), strict=True)]
+        torch._foreach_lerp_(average, weights, 1 - beta)
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module) -> None:
+        """Writes the average into the weights of `module`."""
+        for name, p in module.named_parameters():
+            p.copy_(self.average[name])
+
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """The module holds the average inside the block, and its own weights again after it."""
+        own = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self.copy_to(module)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, p in module.named_parameters():
+                    p.copy_(own[name])
+
+    def to(self, device: Any) -> EMA:
+        self.average = {name: a.to(device) for name, a in self.average.items()}
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"decay": self.decay, "updates": self.updates, "average": self.average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.decay, self.updates = state["decay"], state["updates"]
+        self.average = {name: state["average"][name].to(a.device) for name, a in self.average.items()}
+
+
+def wide(p: Tensor) -> Tensor:
+    """A detached copy in float32 or better."""
+    return p.detach().to(p.dtype if p.dtype == torch.float64 else torch.float32, copy=True)

@@ -1,0 +1,79 @@
+"""Errors that say what came, what was expected, and the line that fixes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def nearest(word: object, options: Iterable[object]) -> str:
+    """The hint ' Did you mean "x"?' for the option closest to `word`, or the empty string."""
+    names = [str(option) for option in options]
+    match = get_close_matches(str(word), names, n=1, cutoff=0.5)
+    return f' Did you mean "{match[0]}"?' if match else ""
+
+
+def sentence(text: str) -> str:
+    text = text.strip()
+    return text if not text or text[-1] in ".?!:`\"" else text + "."
+
+
+class GendiffError(Exception):
+    """The base of all errors gendiff raises for bad input.
+
+    Args:
+        got: What came.
+        expected: What was expected instead.
+        fix: The line, command or value that mends it; may be empty.
+    """
+
+    def __init__(self, got: str, expected: str = "", fix: str = "") -> None:
+        self.got, self.expected, self.fix = got, expected, fix
+        super().__init__(" ".join(sentence(part) for part in (got, expected, fix) if part))
+
+    def __reduce__(self) -> tuple[type[GendiffError], tuple[str, str, str]]:
+        return type(self), (self.got, self.expected, self.fix)
+
+
+class UnknownName(GendiffError):
+    """A name that nobody registered; the message offers the nearest one."""
+
+    def __init__(self, kind: str, name: object, options: Iterable[object] = (), fix: str = "") -> None:
+        known = sorted(str(option) for option in options)
+        self.kind, self.name, self.options = kind, name, known
+        listed = ", ".join(known) if known else "none is registered"
+        super().__init__(f"There is no {kind} {name!r}", f"Known: {listed}.{nearest(name, known)}", fix)
+
+    def __reduce__(self) -> tuple[type[GendiffError], tuple]:
+        return type(self), (self.kind, self.name, self.options, self.fix)
+
+
+class RequestError(GendiffError):
+    """A request for samples that the domain cannot answer."""
+
+
+class DataError(GendiffError):
+    """Data that is missing, unreadable, empty or not finite."""
+
+
+class RecipeError(GendiffError):
+    """A recipe, option or config key that does not exist or does not fit."""
+
+
+class CheckpointError(GendiffError):
+    """A model file that cannot be loaded: damaged, of another version, or with keys nobody reads."""
+
+
+class SamplerError(GendiffError):
+    """A sampler, grid, head and process that do not fit together."""
+
+
+class MissingExtra(GendiffError):
+    """A package of an optional extra that is not installed."""
+
+    def __init__(self, needs: str, package: str, extra: str) -> None:
+        self.arguments = (needs, package, extra)
+        super().__init__(f"{needs} needs the package {package}", "it is not installed", f'pip install "gendiff[{extra}]"')
+
+    def __reduce__(self) -> tuple[type[GendiffError], tuple]:
+        return type(self), self.arguments

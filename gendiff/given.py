@@ -1,0 +1,46 @@
+r"""What is known of a sample: an image around a hole, the sound beside a gap, a motif.
+
+Replacement (Song et al. 2021, App. I.2) keeps the known sites on their own noised path,
+
+    x_s <- where(known, noise(x0_known, s), x_s)
+
+after each step. Alone it is biased: the rest is never told why the known part moved. On a grid that also goes up
+(`times.UpAndDown`, RePaint) the two parts are reconciled by walking each stretch again, and the bias goes with the
+number of repeats. `resampled` wraps any solver's grid so; it is the default whenever something is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gendiff.processes import Process
+from gendiff.random import Noise
+from gendiff.solvers import Solver
+from gendiff.spaces import State
+from gendiff.times import UpAndDown
+
+
+@dataclass(frozen=True)
+class Given:
+    """Known sites of the clean state.
+
+    Args:
+        x0: The clean state [B, ...]; read where `keep` is True.
+        keep: bool [B, *sites] (or by part, or anything that broadcasts to the state): what is known.
+    """
+
+    x0: State
+    keep: Any
+
+    def put(self, process: Process, x: State, s: float, noise: Noise) -> State:
+        """x_s with its known sites replaced by a fresh noising of the known values; exact at s = 0."""
+        known = self.x0 if s <= 0 else process.noise(self.x0, s, noise)
+        return process.space.where(self.keep, known, x)
+
+
+def resampled(solver: Solver, repeats: int = 10, length: int = 1) -> Solver:
+    """The solver on its own grid, each stretch of `length` steps walked `repeats` times."""
+    if isinstance(solver.times, UpAndDown):
+        return solver
+    return replace(solver, times=UpAndDown(solver.times, length, repeats))  # type: ignore[type-var]

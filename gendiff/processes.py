@@ -1,0 +1,298 @@
+r"""How data become noise on a space, and the exact move back towards a prediction.
+
+A process has a space and a schedule and knows five verbs. On flat spaces (`Gaussian`), z ~ N(0, I):
+
+    noise(x0, t)          x_t = alpha_t x0 + sigma_t z
+    renoise(x_t, t -> s)  x_s = a x_t + sqrt(sigma_s^2 - a^2 sigma_t^2) z,  a = alpha_s/alpha_t,  s > t
+    step(x_t, x0, t -> s) x_s = alpha_s x0 + sqrt(sigma_s^2 - churn^2) (x_t - alpha_t x0)/sigma_t + churn spread z
+    prior                 x_t ~ sigma_t z
+    clock(t)              the schedule's clock c
+
+churn = 0 is DDIM and the Euler step of the probability flow; churn = the posterior's standard deviation is DDPM; churn
+= sigma_s renoises in full. `spread` scales the injected noise (its square is the "noise scale" of protein design).
+
+On any space (`Geodesic`, flow matching after Chen & Lipman 2024), with kappa = sigma of a flow schedule:
+
+    noise                 x_t = exp_x0(kappa_t log_x0(z)),  z ~ space.random
+    step                  x_s = lerp(x_t, x0, 1 - kappa_s/kappa_t)
+
+`Joint` runs named parts of a bundle side by side, each by its own clock.
+
+Times are floats (sampling: coefficients are computed on the host, once) or float64 tensors [B] (training).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gendiff.errors import GendiffError
+from gendiff.random import Noise
+from gendiff.schedules import Flow, Linear, Schedule, Time, maths
+from gendiff.spaces import Euclidean, Product, Space, State, Weight, along
+
+
+@dataclass(frozen=True)
+class Move:
+    """The numbers of one step: x_s = keep x_t + pull target + churn z (flat), or a geodesic share (curved)."""
+
+    keep: float | Tensor
+    pull: float | Tensor
+    churn: float | Tensor = 0.0
+
+
+class Process(ABC):
+    """The interface; see the top of the file. Leaves have a `space` and a `schedule`; `Joint` has parts."""
+
+    @property
+    @abstractmethod
+    def space(self) -> Space:
+        """Where its states live."""
+
+    @abstractmethod
+    def noise(self, x0: State, t: Time, noise: Noise) -> State:
+        """x_t given x0."""
+
+    @abstractmethod
+    def renoise(self, x: State, t: float, s: float, noise: Noise) -> State:
+        """x_s given x_t at an earlier, cleaner t < s."""
+
+    @abstractmethod
+    def move(self, t: Time, s: Time, churn: Weight = 0.0, spread: float = 1.0) -> Any:
+        """The coefficients of the step t -> s, one `Move` per leaf."""
+
+    @abstractmethod
+    def take(self, x: State, target: State, move: Any, noise: Noise | None = None) -> State:
+        """The step from x towards the target by coefficients from `move`."""
+
+    @abstractmethod
+    def prior(self, like: State, noise: Noise, t: float = 1.0) -> State:
+        """A draw of x_t for t at the noise end."""
+
+    @abstractmethod
+    def masked(self, mask: Any) -> Process:
+        """The process on one padded batch."""
+
+    @abstractmethod
+    def per_part(self, f: Callable[[Any], Any]) -> Any:
+        """f of the leaf process, or a dict of name to f by part."""
+
+    def step(
+        self, x: State, target: State, t: Time, s: Time, churn: Weight = 0.0, noise: Noise | None = None
+    ) -> State:
+        """x_s from x_t, were the prediction `target` constant. `noise` is needed where churn is not zero."""
+        return self.take(x, target, self.move(t, s, churn), noise)
+
+    def clock(self, t: Time) -> Any:
+        """c(t), by part for bundles."""
+        return self.per_part(lambda leaf: leaf.schedule.clock(t))
+
+    def logsnr(self, t: Time) -> Any:
+        """log alpha^2/sigma^2, by part for bundles."""
+        return self.per_part(lambda leaf: leaf.schedule.logsnr(t))
+
+    def mix(self, predictions: Sequence[State], weights: Any) -> State:
+        """The affine mix of predictions (newest first), weights a tuple, or a dict of tuples by part."""
+        return self.space.mix(predictions, weights)
+
+
+class Leaf(Process):
+    """A process of one part: a `schedule` and the space it is `on`."""
+
+    schedule: Schedule
+    on: Space
+
+    @property
+    def space(self) -> Space:
+        return self.on
+
+    @abstractmethod
+    def masked(self, mask: Any) -> Leaf:
+        """The process on one padded batch."""
+
+    def per_part(self, f: Callable[[Any], Any]) -> Any:
+        return f(self)
+
+
+@dataclass(frozen=True)
+class Gaussian(Leaf):
+    """Gaussian diffusion on a flat space, by any schedule.
+
+    Args:
+        schedule: t to (alpha, sigma).
+        on: `Euclidean()` or `Centered()`.
+    """
+
+    schedule: Schedule = field(default_factory=Linear)
+    on: Space = field(default_factory=Euclidean)
+
+    def masked(self, mask: Any) -> Gaussian:
+        return replace(self, on=self.on.masked(mask))
+
+    def noise(self, x0: Tensor, t: Time, noise: Noise) -> Tensor:
+        return self.noised(x0, self.on.random(x0, noise), t)
+
+    def noised(self, x0: Tensor, z: Tensor, t: Time) -> Tensor:
+        """alpha x0 + sigma z for a given z."""
+        alpha, sigma = self.schedule(t)
+        return along(alpha, x0) * x0 + along(sigma, x0) * z
+
+    def renoise(self, x: Tensor, t: float, s: float, noise: Noise) -> Tensor:
+        alpha_t, sigma_t = self.schedule(t)
+        alpha_s, sigma_s = self.schedule(s)
+        a = alpha_s / alpha_t
+        return a * x + math.sqrt(max(sigma_s**2 - (a * sigma_t) ** 2, 0.0)) * self.on.random(x, noise)
+
+    def move(self, t: Time, s: Time, churn: Weight = 0.0, spread: float = 1.0) -> Move:
+        alpha_t, sigma_t = self.schedule(t)
+        alpha_s, sigma_s = self.schedule(s)
+        if not isinstance(t, Tensor) and not isinstance(s, Tensor) and not isinstance(churn, Tensor):
+            keep = math.sqrt(max(sigma_s**2 - churn**2, 0.0)) / sigma_t if churn else sigma_s / sigma_t  # type: ignore[operator]
+            return Move(keep, alpha_s - keep * alpha_t, churn * spread)  # type: ignore[operator]
+        m = maths(torch.empty(0))
+        keep = m.sqrt(m.clip(sigma_s**2 - churn**2, 0.0, math.inf)) / sigma_t  # type: ignore[operator]
+        return Move(keep, alpha_s - keep * alpha_t, churn * spread)  # type: ignore[operator]
+
+    def take(self, x: Tensor, target: Tensor, move: Move, noise: Noise | None = None) -> Tensor:
+        y = along(move.keep, x) * x + along(move.pull, x) * target
+        if isinstance(move.churn, Tensor) or move.churn:
+            y = y + along(move.churn, x) * self.on.random(x, needed(noise))
+        return y
+
+    def prior(self, like: Tensor, noise: Noise, t: float = 1.0) -> Tensor:
+        return self.schedule(t)[1] * self.on.random(like, noise)
+
+    def __repr__(self) -> str:
+        return f"Gaussian({self.schedule!r}, {self.on!r})"
+
+
+@dataclass(frozen=True)
+class Geodesic(Leaf):
+    """Flow matching on any space: noise moves along the geodesic from data to a draw of the reference noise.
+
+    With churn, the direction back to noise is partly redrawn in the tangent space at the prediction: exact at churn 0
+    and at churn = kappa (full renoising), a tangent approximation between.
+
+    Args:
+        on: Any space.
+        schedule: A flow schedule (alpha + sigma = 1); its sigma is kappa.
+    """
+
+    on: Space
+    schedule: Schedule = field(default_factory=Linear)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, Flow):
+            raise GendiffError(
+                f"Geodesic got the schedule {self.schedule!r}",
+                "a flow schedule, alpha + sigma = 1 (Linear, Exponential, Polynomial)",
+                "Geodesic(SO3(), Linear())",
+            )
+
+    def masked(self, mask: Any) -> Geodesic:
+        return replace(self, on=self.on.masked(mask))
+
+    def noise(self, x0: State, t: Time, noise: Noise) -> State:
+        return self.on.lerp(x0, self.on.random(x0, noise), self.schedule(t)[1])
+
+    def renoise(self, x: State, t: float, s: float, noise: Noise) -> State:
+        (alpha_t, _), (alpha_s, _) = self.schedule(t), self.schedule(s)
+        return self.on.lerp(x, self.on.random(x, noise), 1 - alpha_s / alpha_t)
+
+    def move(self, t: Time, s: Time, churn: Weight = 0.0, spread: float = 1.0) -> Move:
+        kappa_t, kappa_s = self.schedule(t)[1], self.schedule(s)[1]
+        if isinstance(churn, Tensor) or churn:
+            root = kappa_s**2 - churn**2  # type: ignore[operator]
+            root = root.clamp_min(0).sqrt() if isinstance(root, Tensor) else math.sqrt(max(root, 0.0))
+            return Move(root / kappa_t, 1.0, churn * spread)  # type: ignore[operator]
+        return Move(kappa_s / kappa_t, 1 - kappa_s / kappa_t)
+
+    def take(self, x: State, target: State, move: Move, noise: Noise | None = None) -> State:
+        if not isinstance(move.churn, Tensor) and not move.churn:
+            return self.on.lerp(x, target, move.pull)
+        back = self.on.scale(self.on.log(target, x), move.keep)
+        fresh = self.on.scale(self.on.log(target, self.on.random(x, needed(noise))), move.churn)
+        return self.on.exp(target, back + fresh)
+
+    def prior(self, like: State, noise: Noise, t: float = 1.0) -> State:
+        return self.on.random(like, noise)
+
+    def __repr__(self) -> str:
+        return f"Geodesic({self.on!r}, {self.schedule!r})"
+
+
+class Joint(Process):
+    """Named parts side by side, each with its own process and clock, on one shared time.
+
+    Args:
+        parts: name to process, as keywords: `Joint(pos=Gaussian(Linear(), Centered()), rot=Geodesic(SO3()))`.
+    """
+
+    def __init__(self, parts: Mapping[str, Process] | None = None, /, **named: Process) -> None:
+        self.parts: dict[str, Process] = {**(parts or {}), **named}
+        if not self.parts:
+            raise GendiffError("Joint() got no parts", "at least one named process", "Joint(pos=Gaussian())")
+        self._space = Product({name: part.space for name, part in self.parts.items()})
+
+    def __repr__(self) -> str:
+        return f"Joint({', '.join(f'{name}={part!r}' for name, part in self.parts.items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Joint) and self.parts == other.parts
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.parts))
+
+    @property
+    def space(self) -> Product:
+        return self._space
+
+    def each(self, f: Callable[[str, Process], Any]) -> dict[str, Any]:
+        """f(name, process) for every part."""
+        return {name: f(name, part) for name, part in self.parts.items()}
+
+    def noise(self, x0: State, t: Time, noise: Noise) -> State:
+        return self.each(lambda name, part: part.noise(x0[name], pick(t, name), noise.fork(name)))
+
+    def renoise(self, x: State, t: float, s: float, noise: Noise) -> State:
+        return self.each(lambda name, part: part.renoise(x[name], pick(t, name), pick(s, name), noise.fork(name)))
+
+    def move(self, t: Time, s: Time, churn: Weight = 0.0, spread: Any = 1.0) -> dict[str, Any]:
+        return self.each(
+            lambda name, part: part.move(pick(t, name), pick(s, name), pick(churn, name), pick(spread, name))
+        )
+
+    def take(self, x: State, target: State, move: Any, noise: Noise | None = None) -> State:
+        def one(name: str, part: Process) -> State:
+            return part.take(x[name], target[name], move[name], None if noise is None else noise.fork(name))
+
+        return self.each(one)
+
+    def prior(self, like: State, noise: Noise, t: float = 1.0) -> State:
+        return self.each(lambda name, part: part.prior(like[name], noise.fork(name), pick(t, name)))
+
+    def masked(self, mask: Any) -> Joint:
+        return Joint(self.each(lambda name, part: part.masked(pick(mask, name))))
+
+    def per_part(self, f: Callable[[Any], Any]) -> dict[str, Any]:
+        return self.each(lambda _, part: part.per_part(f))
+
+    def mix(self, predictions: Sequence[State], weights: Any) -> State:
+        return self.each(lambda name, part: part.mix([p[name] for p in predictions], pick(weights, name)))
+
+
+def pick(value: Any, name: str) -> Any:
+    """The entry of one part where a dict by part was given, else the shared value."""
+    return value[name] if isinstance(value, Mapping) else value
+
+
+def needed(noise: Noise | None) -> Noise:
+    if noise is None:
+        raise GendiffError("A step with churn got no noise", "a source of random numbers", "noise=Noise.of(seed, n)")
+    return noise

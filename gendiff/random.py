@@ -1,0 +1,114 @@
+r"""Noise that belongs to a sample: the same whatever the batch, its order, its padding or the device.
+
+A number is a pure function of where it stands. Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as
+1, 2, 3", SC 2011) maps a counter of four 32-bit words under a key of two words to four random words:
+
+    key     = (seed, index)                        which run, which sample of it
+    counter = (block, site, step, stream)          which four elements, which row (axis 1), which draw, what for
+
+The elements of one site (all axes after the second) are numbered in blocks of four, so appending sites, that is
+padding axis 1, moves nothing. Normals are Box-Muller pairs of words u1, u2 in (0, 1):
+
+    z1, z2 = sqrt(-2 log u1) (cos 2 pi u2, sin 2 pi u2)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+WORD = 0xFFFFFFFF
+
+
+def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> list[Tensor]:
+    """Philox-4x32-10: four int64 tensors holding 32-bit words, and two key words, to four random words.
+
+    All arguments broadcast. Equals Random123's known answers, bit for bit, on every device.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        # The 64-bit products wrap in int64; their bits are the right ones.
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = ((p1 >> 32) & WORD) ^ c1 ^ k0, p1 & WORD, ((p0 >> 32) & WORD) ^ c3 ^ k1, p0 & WORD
+        k0, k1 = (k0 + 0x9E3779B9) & WORD, (k1 + 0xBB67AE85) & WORD
+    return [c0, c1, c2, c3]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A source of random numbers for the samples `index` of the run `seed`.
+
+    Args:
+        seed: Any integer; its low 64 bits count.
+        index: int64 tensor [B]: which samples these are. Sample 5 is sample 5 in every batch.
+        stream: What the numbers are for; `fork` makes one from a name.
+        step: Which draw of the stream; `at` sets it.
+    """
+
+    seed: int
+    index: Tensor
+    stream: int = 0
+    step: int = 0
+
+    @staticmethod
+    def of(seed: int, n: int, start: int = 0, device: torch.device | str | None = None) -> Noise:
+        """The source for samples start .. start + n - 1 of run `seed`."""
+        return Noise(seed, torch.arange(start, start + n, dtype=torch.int64, device=device))
+
+    def fork(self, name: str) -> Noise:
+        """An independent stream, named for its purpose."""
+        return replace(self, stream=crc32(name.encode(), self.stream) & WORD)
+
+    def at(self, step: int) -> Noise:
+        """The same stream at draw number `step`."""
+        return replace(self, step=step)
+
+    def select(self, rows: slice | Tensor) -> Noise:
+        """The source for some of the samples."""
+        return replace(self, index=self.index[rows])
+
+    def to(self, device: torch.device | str) -> Noise:
+        return replace(self, index=self.index.to(device, non_blocking=True))
+
+    def words(self, shape: Sequence[int], per_element: int = 1) -> Tensor:
+        """Random 32-bit words as int64 [per_element, *shape], shape = [B, ...] with B = len(index)."""
+        batch, *rest = shape
+        sites, inner = (rest[0], math.prod(rest[1:])) if rest else (1, 1)
+        blocks = (inner * per_element + 3) // 4
+        device = self.index.device
+        block = torch.arange(blocks, dtype=torch.int64, device=device)
+        site = torch.arange(sites, dtype=torch.int64, device=device)[:, None]
+        index = self.index[:, None, None]
+        high = (self.seed >> 32) & WORD
+        zero = torch.zeros_like(block)
+        counter = [block + 0 * site + 0 * index, site, zero + (self.step & WORD), zero + ((self.stream ^ high) & WORD)]
+        lanes = torch.stack(philox(counter, [zero + (self.seed & WORD), index & WORD]), dim=-1)  # [B, sites, blocks, 4]
+        lanes = lanes.flatten(-2)[..., : inner * per_element]
+        return lanes.unflatten(-1, (inner, per_element)).movedim(-1, 0).reshape(per_element, *shape)
+
+    def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float64) -> Tensor:
+        """Uniform numbers in the open interval (0, 1), [B, ...]."""
+        return ((self.words(shape)[0].to(torch.float64) + 0.5) * 2.0**-32).to(dtype)
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal numbers [B, ...], the same to rounding in every dtype."""
+        batch, *rest = shape
+        inner = math.prod(rest[1:]) if rest else 1
+        sites = rest[0] if rest else 1
+        pairs = (inner + 1) // 2
+        work = torch.float64 if dtype == torch.float64 else torch.float32
+        u1, u2 = self.words((batch, sites, 2 * pairs)).to(work).reshape(batch, sites, pairs, 2).unbind(-1)
+        radius = torch.sqrt(-2 * torch.log((u1 + 0.5) * 2.0**-32))
+        angle = (u2 + 0.5) * (2.0**-32 * 2 * math.pi)
+        z = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).flatten(-2)
+        return z[..., :inner].reshape(shape).to(dtype)
+
+    def integers(self, shape: Sequence[int], high: int) -> Tensor:
+        """Uniform integers in [0, high), int64 [B, ...]."""
+        return (self.uniform(shape) * high).long().clamp_(max=high - 1)

@@ -1,0 +1,103 @@
+r"""The one loop that samples: it reads a solver's rows and moves a state from noise to data.
+
+    x ~ prior;   for each row:  evaluate, mix, move;   known parts are put back after each step of the grid
+
+The loop holds no state between calls, draws noise only where a row injects some, and never looks at the values of a
+tensor, so it neither waits for the device nor breaks a compiled graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gendiff.denoisers import Denoise
+from gendiff.given import Given
+from gendiff.random import Noise
+from gendiff.solvers import Row, Solver
+from gendiff.spaces import State
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback sees after each move: the move's number, how many there are, the time, state and prediction."""
+
+    number: int
+    total: int
+    time: float
+    state: State
+    prediction: State
+
+
+def sample(
+    denoiser: Denoise,
+    like: State,
+    *,
+    solver: Solver,
+    noise: Noise,
+    cond: dict[str, Any] | None = None,
+    given: Given | None = None,
+    start: State | None = None,
+    callback: Callable[[Progress], None] | None = None,
+) -> State:
+    """Draws one batch of samples.
+
+    Args:
+        denoiser: Predicts the clean state.
+        like: The shapes, dtype and device of the samples, [B, ...]; its values are not read.
+        solver: The table to follow, e.g. `Heun(18)`.
+        noise: The source of randomness; its index names the B samples.
+        cond: Conditions [B, ...], with "mask" for padded batches.
+        given: What is known of the sample.
+        start: A state at the grid's first time, instead of a draw of the prior.
+        callback: Called after each move.
+
+    Returns:
+        The state at the grid's last time, [B, ...].
+    """
+    cond = cond or {}
+    process = denoiser.process.masked(cond.get("mask"))
+    rows = solver.rows(process)
+    x = process.prior(like, noise.fork("prior"), rows[0].t) if start is None else start
+    if given is not None:
+        x = given.put(process, x, rows[0].t, noise.fork("given").at(-1))
+    return run(denoiser, process, rows, x, noise=noise, cond=cond, given=given, callback=callback)
+
+
+def run(
+    denoiser: Denoise,
+    process: Any,
+    rows: list[Row],
+    x: State,
+    *,
+    noise: Noise,
+    cond: dict[str, Any],
+    given: Given | None = None,
+    callback: Callable[[Progress], None] | None = None,
+) -> State:
+    """Moves x through the rows; `process` is already bound to the batch's mask."""
+    churn, known, up = noise.fork("churn"), noise.fork("given"), noise.fork("renoise")
+    depth = max(widest(row.weights) for row in rows)
+    predictions: list[State] = []
+    base = x
+    for number, row in enumerate(rows):
+        if row.move is None:
+            x = process.renoise(x, row.t, row.s, up.at(number))
+            predictions = []
+        else:
+            if row.at is not None:
+                predictions = [denoiser(x, row.at, **cond), *predictions[: depth - 1]]
+            if not row.redo:
+                base = x
+            x = process.take(base, process.mix(predictions, row.weights), row.move, churn.at(number))
+            if given is not None and row.last:
+                x = given.put(process, x, row.s, known.at(number))
+        if callback is not None:
+            callback(Progress(number, len(rows), row.s, x, predictions[0] if predictions else None))
+    return process.space.project(x)
+
+
+def widest(weights: Any) -> int:
+    """How many predictions the weights reach back."""
+    return max(widest(part) for part in weights.values()) if isinstance(weights, dict) else len(weights)
