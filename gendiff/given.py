@@ -14,10 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.solvers import Solver
-from gendiff.spaces import State
+from gendiff.spaces import State, map_state
 from gendiff.times import UpAndDown
 
 
@@ -37,6 +40,18 @@ class Given:
         """x_s with its known sites replaced by a fresh noising of the known values; exact at s = 0."""
         known = self.x0 if s <= 0 else process.noise(self.x0, s, noise)
         return process.space.where(self.keep, known, x)
+
+    def expand(self, n: int) -> Given:
+        """The same for n samples, where one was given."""
+
+        def grow(x: Tensor) -> Tensor:
+            return x.expand(n, *x.shape[1:]) if x.shape[0] == 1 else x
+
+        return Given(map_state(grow, self.x0), map_state(grow, self.keep))
+
+    def select(self, rows: slice, device: torch.device) -> Given:
+        """Some of the samples, on a device."""
+        return Given(*(map_state(lambda x: x[rows].to(device), part) for part in (self.x0, self.keep)))
 
 
 def resampled(solver: Solver, repeats: int = 10, length: int = 1) -> Solver:

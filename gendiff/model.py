@@ -1,0 +1,294 @@
+r"""A model: a domain and a denoiser, loaded, saved and sampled.
+
+    model = gendiff.load("model.safetensors");  model.sample(16, label="frog", guidance=1.8, seed=0)
+
+A file is safetensors: the weights, and one JSON text with what is needed to rebuild the rest (see `gendiff.config`).
+Nothing is unpickled. Sample i of seed s is the same whatever n, the batch size and the device's order of work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gendiff.config import from_config, to_config, unread
+from gendiff.denoisers import Denoiser, Head
+from gendiff.discovery import domain_class
+from gendiff.domain import Domain, Request, crop
+from gendiff.errors import CheckpointError, GendiffError, RequestError
+from gendiff.given import Given, resampled
+from gendiff.guidance import Guided
+from gendiff.processes import Process
+from gendiff.random import Noise
+from gendiff.samplers import Progress, sample
+from gendiff.solvers import Solver
+from gendiff.spaces import State, map_state
+
+FORMAT = 1
+KEYS = ("format", "version", "domain", "network", "process", "head", "sampler", "recipe", "metrics")
+
+
+class Model:
+    """A domain with its denoiser.
+
+    Args:
+        domain: From artifacts to states and back.
+        denoiser: Predicts clean states.
+        size: The keyword arguments its network was built with.
+        sampler: Used when `sample` is given none; the domain's by default.
+        recipe: The resolved recipe it was trained by, as JSON-able dict.
+        metrics: Numbers measured on it.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        denoiser: Denoiser,
+        *,
+        size: Mapping[str, Any] | None = None,
+        sampler: Solver | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        self.domain = domain
+        self.denoiser = denoiser
+        self.size = dict(size or {})
+        self.sampler = sampler or domain.sampler()
+        self.recipe = dict(recipe or {})
+        self.metrics = dict(metrics or {})
+
+    @staticmethod
+    def new(domain: Domain, *, process: Process | None = None, head: Head | None = None, **size: Any) -> Model:
+        """An untrained model: the domain's network of this size, with its process and head unless others are given."""
+        network = domain.network(**size)
+        return Model(domain, Denoiser(network, head or domain.head, process or domain.process), size=size)
+
+    def __repr__(self) -> str:
+        count = sum(p.numel() for p in self.denoiser.parameters())
+        return f"Model({self.domain!r}, {count:,} parameters, {self.denoiser.head!r}, {self.denoiser.process!r})"
+
+    @property
+    def device(self) -> torch.device:
+        parameter = next(self.denoiser.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def to(self, device: torch.device | str) -> Model:
+        """The same model with its weights on a device."""
+        self.denoiser.to(device)
+        return self
+
+    def sample(
+        self,
+        n: int,
+        *args: Any,
+        sampler: Solver | None = None,
+        steps: int | None = None,
+        guidance: Any = 1.0,
+        given: Given | None = None,
+        seed: int = 0,
+        batch: int = 64,
+        precision: torch.dtype | None = None,
+        progress: Callable[[float], None] | None = None,
+        **what: Any,
+    ) -> list[Any]:
+        """n new artifacts.
+
+        Args:
+            n: How many.
+            args: Handed to the domain's `request` with `what`: labels, lengths.
+            sampler: How, e.g. `Heun(18)`; the model's own by default.
+            steps: The default sampler with another number of steps.
+            guidance: Classifier-free guidance; 1 is off.
+            given: What is known of every sample (`model.known`), reconciled by resampling.
+            seed: Sample i of a seed is always the same.
+            batch: How many at a time.
+            precision: torch.bfloat16 runs the network under autocast.
+            progress: Called with the share done.
+
+        Raises:
+            RequestError: For something the domain cannot answer.
+        """
+        states, masks = self.states(
+            n, *args, sampler=sampler, steps=steps, guidance=guidance, given=given, seed=seed, batch=batch,
+            precision=precision, progress=progress, **what,
+        )  # fmt: skip
+        singles = [single for x, mask in zip(states, masks, strict=True) for single in crop(x, mask)]
+        return [self.domain.decode(x) for x in singles]
+
+    @torch.no_grad()
+    def states(
+        self,
+        n: int,
+        *args: Any,
+        sampler: Solver | None = None,
+        steps: int | None = None,
+        guidance: Any = 1.0,
+        given: Given | None = None,
+        seed: int = 0,
+        batch: int = 64,
+        precision: torch.dtype | None = None,
+        progress: Callable[[float], None] | None = None,
+        **what: Any,
+    ) -> tuple[list[State], list[Tensor | None]]:
+        """As `sample`, but undecoded: the batches of states [b, ...] and their masks."""
+        if n < 1 or batch < 1:
+            raise RequestError(f"sample got n={n}, batch={batch}", "at least one sample and a batch of at least one")
+        solver = sampler or self.sampler
+        if steps is not None:
+            solver = dataclasses.replace(solver, steps=steps)  # type: ignore[type-var]
+        if given is not None and sampler is None:
+            solver = resampled(solver)
+        request = self.domain.request(n, *args, **what)
+        known = None if given is None else given.expand(n)
+        denoiser: Any = self.denoiser
+        if not (isinstance(guidance, int | float) and guidance == 1):
+            denoiser = Guided(self.denoiser, guidance, self.domain.without)
+        was_training = self.denoiser.training
+        self.denoiser.eval()
+        states, masks = [], []
+        try:
+            for start in range(0, n, batch):
+                part = slice(start, min(start + batch, n))
+                like, cond = self.place(request, part)
+
+                def tick(p: Progress, start: int = start) -> None:
+                    if progress is not None:
+                        progress((start + batch * (p.number + 1) / p.total) / (-(-n // batch) * batch))
+
+                with autocast(self.device, precision):
+                    x = sample(
+                        denoiser,
+                        like,
+                        solver=solver,
+                        noise=Noise.of(seed, part.stop - start, start, self.device),
+                        cond=cond,
+                        given=None if known is None else known.select(part, self.device),
+                        callback=tick,
+                    )
+                states.append(x)
+                masks.append(cond.get("mask"))
+        finally:
+            self.denoiser.train(was_training)
+        return states, masks
+
+    def place(self, request: Request, part: slice) -> tuple[State, dict[str, Any]]:
+        """Part of a request on the model's device."""
+        like = map_state(lambda x: x[part].to(self.device), request.like)
+        cond = {k: v[part].to(self.device) if isinstance(v, Tensor) else v for k, v in request.cond.items()}
+        return like, cond
+
+    def known(self, artifact: Any, keep: Any) -> Given:
+        """An artifact of which the sites in `keep` (bool, of the state's shape, without batch axis) are given."""
+        x0 = map_state(lambda x: x[None], self.domain.encode(artifact))
+        return Given(x0, map_state(lambda k: torch.as_tensor(k, dtype=torch.bool)[None], keep))
+
+    def config(self) -> dict[str, Any]:
+        """All but the weights, JSON-able."""
+        from gendiff import __version__
+
+        return {
+            "format": FORMAT,
+            "version": __version__,
+            "domain": {"name": self.domain.name, **{k: v for k, v in to_config(self.domain).items() if k != "kind"}},
+            "network": to_config(self.size),
+            "process": to_config(self.denoiser.process),
+            "head": to_config(self.denoiser.head),
+            "sampler": to_config(self.sampler),
+            "recipe": to_config(self.recipe),
+            "metrics": to_config(self.metrics),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Writes weights and config to one .safetensors file, replacing it whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.denoiser.network.state_dict().items()}
+        part = path.with_name(path.name + ".part")
+        save_file(weights, part, metadata={"gendiff": json.dumps(self.config())})
+        part.replace(path)
+        return path
+
+
+def autocast(device: torch.device, precision: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    """Autocast to a precision on a device, or nothing."""
+    return contextlib.nullcontext() if precision is None else torch.autocast(device.type, dtype=precision)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The config of a model file, checked for its format.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, not gendiff's, or of another format.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.exists():
+        raise CheckpointError(f"There is no model file {path}", "a .safetensors file that Model.save wrote")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("gendiff")
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors ({error})", "an undamaged model file", "Copy it again") from error
+    if text is None:
+        raise CheckpointError(f"{path} is safetensors, but no gendiff model", "a file that Model.save wrote")
+    config = json.loads(text)
+    if config.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {config.get('format')!r} (written by gendiff {config.get('version', 'unknown')})",
+            f"format {FORMAT}",
+            "Load it with the gendiff version that wrote it",
+        )
+    try:
+        unread(config, list(KEYS), str(path))
+    except GendiffError as error:
+        raise CheckpointError(error.got, error.expected, error.fix) from error
+    return config
+
+
+def load(path: str | Path, *, device: torch.device | str = "cpu") -> Model:
+    """A model from a file that `Model.save` wrote (or the folder that holds model.safetensors).
+
+    Raises:
+        CheckpointError: If the file is damaged, of another format, has keys nobody reads or weights that do not fit.
+        UnknownName: If its domain is not installed.
+    """
+    config = read_config(path)
+    path = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
+    fields = dict(config["domain"])
+    cls = domain_class(fields.pop("name"))
+    package = sys.modules[cls.__module__.partition(".")[0]]
+    try:
+        domain = from_config({"kind": cls.__name__, **fields}, package, where=f"{path}: domain")
+        process = from_config(config["process"], package, where=f"{path}: process")
+        head = from_config(config["head"], package, where=f"{path}: head")
+        sampler = from_config(config["sampler"], package, where=f"{path}: sampler")
+        size = from_config(config["network"], package, where=f"{path}: network")
+    except GendiffError as error:
+        raise CheckpointError(error.got, error.expected, error.fix) from error
+    network = domain.network(**size)
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    own = network.state_dict()
+    odd = sorted(set(own) ^ set(weights)) or [k for k in own if own[k].shape != weights[k].shape]
+    if odd:
+        raise CheckpointError(
+            f"{path}: {len(odd)} weights do not fit the network, first {odd[0]!r}", f"the weights of {type(network).__name__}({size})"
+        )
+    network.load_state_dict(weights)
+    model = Model(
+        domain, Denoiser(network, head, process), size=size, sampler=sampler, recipe=config["recipe"], metrics=config["metrics"]
+    )
+    model.denoiser.eval()
+    return model.to(device)
+
