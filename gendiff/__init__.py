@@ -25,6 +25,8 @@ from gendiff.errors import GendiffError as GendiffError
 from gendiff.given import Given as Given
 from gendiff.guidance import Autoguided as Autoguided
 from gendiff.guidance import Guided as Guided
+from gendiff.losses import Objective as Objective
+from gendiff.losses import denoising_loss as denoising_loss
 from gendiff.model import Model as Model
 from gendiff.model import load as load
 from gendiff.processes import Gaussian as Gaussian
@@ -55,6 +57,9 @@ from gendiff.spaces import Torus as Torus
 from gendiff.times import Karras as Karras
 from gendiff.times import LinearGrid as LinearGrid
 from gendiff.times import LogSNRGrid as LogSNRGrid
+from gendiff.times import LogitNormal as LogitNormal
+from gendiff.times import LogNormal as LogNormal
+from gendiff.times import Uniform as Uniform
 from gendiff.times import UpAndDown as UpAndDown
 
 __version__ = "0.1.0"

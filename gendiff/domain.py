@@ -125,10 +125,16 @@ class Domain(ABC):
     """The contract; subclasses are frozen dataclasses whose fields are JSON-able (see `gendiff.config`).
 
     `gendiff.testing.check_domain` tries a subclass and says what is missing.
+
+    Attributes:
+        name: Its entry point's name.
+        ragged: Whether states differ in length along their first axis; batches then carry a mask.
+        multiple: Ragged batches are padded to a multiple of this length.
     """
 
     name: ClassVar[str]
     ragged: ClassVar[bool] = False
+    multiple: ClassVar[int] = 1
 
     @property
     @abstractmethod
@@ -172,6 +178,10 @@ class Domain(ABC):
     def sampler(self) -> Solver:
         """The sampler of a user who chooses none."""
         return DPMpp2M(30)
+
+    def preview(self, n: int) -> dict[str, Any]:
+        """What to ask `request` for, beside labels, when n samples are drawn to look at: lengths, seconds."""
+        return {}
 
     def augment(self, x: State, noise: Noise) -> State:
         """A random variant of a batch of clean states."""

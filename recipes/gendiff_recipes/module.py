@@ -1,0 +1,93 @@
+r"""The one LightningModule: any domain, any process, any head.
+
+A step draws stratified times, noise keyed by (seed, place in the batch, batch number), drops some labels, and takes the
+mean of `gendiff.losses.denoising_loss`. All randomness is a function of the seed and the batch's number, so a resumed
+run repeats the uninterrupted one exactly, on any number of devices.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from gendiff.denoisers import Denoiser
+from gendiff.domain import Domain
+from gendiff.losses import denoising_loss
+from gendiff.random import Noise
+from gendiff.times import stratified
+
+from .recipe import Recipe
+
+
+class Denoising(L.LightningModule):
+    """Trains a denoiser by a recipe.
+
+    Args:
+        denoiser: The model.
+        domain: Gives augmentation, labels and the auxiliary loss.
+        recipe: Everything else.
+    """
+
+    def __init__(self, denoiser: Denoiser, domain: Domain, recipe: Recipe) -> None:
+        super().__init__()
+        self.denoiser, self.domain, self.recipe = denoiser, domain, recipe
+        self.spent = 0.0
+        self._since: float | None = None
+
+    def drop(self, cond: dict[str, Any], noise: Noise) -> dict[str, Any]:
+        """Labels at "none" for a share of the batch: all labels of an example together."""
+        if not self.recipe.drop or not self.domain.labels:
+            return cond
+        without = self.domain.without(cond)
+        gone = noise.fork("drop").uniform((len(noise.index),)) < self.recipe.drop
+        return {k: torch.where(gone, without[k], v) if k in self.domain.labels else v for k, v in cond.items()}
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        recipe, place = self.recipe, batch["place"]
+        noise = Noise(recipe.trainer.seed, place).fork("train").at(int(batch["number"]))
+        x0 = self.domain.augment(batch["x0"], noise.fork("augment"))
+        cond = self.drop(batch["cond"], noise)
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        common = Noise.of(recipe.trainer.seed, 1).fork("times").at(int(batch["number"]))
+        u = stratified(recipe.trainer.batch, common)[rank::world]
+        t = recipe.times.quantile(u, self.denoiser.process)
+        losses = denoising_loss(
+            self.denoiser, x0, t, noise, objective=recipe.objective, auxiliary=self.domain.auxiliary, **cond
+        )
+        means = {name: value.mean() for name, value in losses.items()}
+        self.log_dict({f"train/{k}": v.detach() for k, v in means.items()}, on_step=True, batch_size=len(place))
+        return means["loss"]
+
+    def progress(self) -> float:
+        """The share of the run that is over, by steps or by training time, whichever is further."""
+        trainer = self.recipe.trainer
+        by_time = self.spent / (60 * trainer.minutes) if trainer.minutes else 0.0
+        return min(max(self.global_step / trainer.steps, by_time), 1.0)
+
+    def configure_optimizers(self) -> Any:
+        o = self.recipe.optimizer
+        optimizer = torch.optim.AdamW(
+            self.denoiser.parameters(), lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay, foreach=True
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: o.factor(step, self.progress()))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._since is not None:
+            self.spent += time.perf_counter() - self._since
+        minutes = self.recipe.trainer.minutes
+        if minutes and self.spent >= 60 * minutes:
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["spent"] = self.spent
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.spent = checkpoint["spent"]

@@ -1,0 +1,156 @@
+"""A recipe: everything a training run is, as one frozen object.
+
+A recipe is made by a function (`images.fashion()`), changed by `override("optimizer.lr=2e-4", "trainer.devices=4")`,
+saved beside the weights as JSON, and can be trained from again. Nothing else decides what a run does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gendiff.config import from_config, override, to_config, unread
+from gendiff.denoisers import Head
+from gendiff.discovery import domain_class
+from gendiff.domain import Domain
+from gendiff.errors import RecipeError
+from gendiff.losses import Objective
+from gendiff.processes import Process
+from gendiff.solvers import Solver
+from gendiff.times import TimeDistribution, Uniform
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW with linear warm-up, a plateau, and a linear fall to `final` times lr over the last `decay` of the run."""
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup: int = 100
+    decay: float = 0.4
+    final: float = 0.02
+    clip: float = 1.0
+
+    def factor(self, step: int, progress: float) -> float:
+        """The learning rate's factor at a step, `progress` being the share of the run that is over."""
+        fall = 1.0 if progress < 1 - self.decay else 1 - (1 - self.final) * (progress - 1 + self.decay) / self.decay
+        return min((step + 1) / max(self.warmup, 1), 1.0) * max(fall, self.final)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How long, how large, and on what.
+
+    Attributes:
+        steps: Optimiser steps.
+        minutes: Ends the run, and paces the learning rate, by training time if that comes first; None for steps alone.
+        batch: Examples a step, over all devices.
+        accelerator: "auto", "cpu" or "gpu".
+        devices: How many.
+        precision: "auto" (bf16 where the hardware has it), "32-true", "bf16-mixed", "64-true".
+        compile: Compile the network.
+        seed: Of weights, data order, noise and times.
+        checkpoint: Save a resumable checkpoint every so many steps.
+        show: Draw samples every so many steps; 0 never.
+        samples: How many of them.
+    """
+
+    steps: int = 2000
+    minutes: float | None = None
+    batch: int = 32
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "auto"
+    compile: bool = False
+    seed: int = 0
+    checkpoint: int = 1000
+    show: int = 1000
+    samples: int = 16
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train, how, and how to sample the result.
+
+    Attributes:
+        name: "family.variant", as on the command line.
+        domain: From artifacts to states and back, with its data source.
+        network: Keyword arguments of the domain's network.
+        process, head: None for the domain's own.
+        times: Which times to train at.
+        objective: The loss.
+        drop: The share of examples whose labels are dropped, for guidance.
+        ema: The decay of the averaged weights.
+        sampler: None for the domain's own.
+        guidance: Used when samples are drawn during and after training; 1 is off.
+        limit: Train on the first so many examples; None for all.
+    """
+
+    name: str
+    domain: Domain
+    network: Mapping[str, Any] = field(default_factory=dict)
+    process: Process | None = None
+    head: Head | None = None
+    times: TimeDistribution = field(default_factory=Uniform)
+    objective: Objective = field(default_factory=Objective)
+    drop: float = 0.1
+    ema: float = 0.999
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    trainer: Trainer = field(default_factory=Trainer)
+    sampler: Solver | None = None
+    guidance: float = 1.0
+    limit: int | None = None
+
+    def override(self, *changes: str) -> Recipe:
+        """The recipe with fields changed by "path=value" texts.
+
+        Raises:
+            RecipeError: For an unknown field, with the nearest name, or a value that does not fit.
+        """
+        recipe = self
+        for change in changes:
+            path, equals, text = change.partition("=")
+            if not equals or not path:
+                raise RecipeError(f"The override {change!r} is not of the form path=value", "e.g. optimizer.lr=2e-4")
+            recipe = override(recipe, path.strip(), text.strip(), self.name)
+        return recipe
+
+    def config(self) -> dict[str, Any]:
+        """JSON-able form, complete."""
+        out = {k: v for k, v in to_config(self).items() if k not in ("kind", "domain")}
+        domain = {k: v for k, v in to_config(self.domain).items() if k != "kind"}
+        return {**out, "domain": {"name": self.domain.name, **domain}}
+
+    def save(self, path: str | Path) -> None:
+        """Writes the recipe as JSON."""
+        Path(path).write_text(json.dumps(self.config(), indent=2) + "\n", encoding="utf8")
+
+    @staticmethod
+    def of(config: Mapping[str, Any]) -> Recipe:
+        """The recipe that `config` describes.
+
+        Raises:
+            RecipeError: For a key nobody reads.
+        """
+        data = dict(config)
+        unread(data, list(Recipe.__dataclass_fields__), "recipe")
+        fields = dict(data.pop("domain"))
+        cls = domain_class(fields.pop("name"))
+        packages = (sys.modules[cls.__module__.partition(".")[0]], sys.modules[__name__])
+        domain = from_config({"kind": cls.__name__, **fields}, *packages, where="recipe.domain")
+        rest = {k: from_config(v, *packages, where=f"recipe.{k}") for k, v in data.items()}
+        return Recipe(domain=domain, **rest)
+
+    @staticmethod
+    def load(path: str | Path) -> Recipe:
+        """The recipe saved in a JSON file."""
+        path = Path(path)
+        if not path.exists():
+            raise RecipeError(f"There is no recipe file {path}", "a recipe.json that a training run wrote")
+        return Recipe.of(json.loads(path.read_text(encoding="utf8")))

@@ -1,0 +1,149 @@
+"""`train(recipe, "runs/fashion")`: from a recipe to a folder with the averaged model, and back to a `Model`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from gendiff.errors import RecipeError
+from gendiff.model import Model
+
+from .callbacks import Averaging, Showing, Throughput
+from .data import Batches
+from .module import Denoising
+from .recipe import Recipe
+
+
+def bf16_is_fast() -> bool:
+    """Whether this machine computes in bfloat16 natively: a GPU that does, or a CPU with AVX512-BF16 or AMX."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return "avx512_bf16" in torch.backends.cpu.get_cpu_capability().lower() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """The recipe with "auto" decided for this machine."""
+    options = recipe.trainer
+    if options.precision == "auto":
+        options = dataclasses.replace(options, precision="bf16-mixed" if bf16_is_fast() else "32-true")
+    if options.batch % options.devices:
+        raise RecipeError(f"{recipe.name}: batch {options.batch} on {options.devices} devices", "a multiple of the devices")
+    return dataclasses.replace(recipe, trainer=options)
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Model:
+    """Trains a recipe.
+
+    Args:
+        recipe: What to train.
+        out: Folder for model.safetensors, recipe.json, metrics.csv, samples/ and last.ckpt.
+        data: The data folder, instead of GENDIFF_DATA.
+        resume: Go on from last.ckpt in `out`, exactly as if never interrupted.
+        quiet: No progress bar.
+
+    Returns:
+        The model with averaged weights, also saved as `out`/model.safetensors.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "last.ckpt"
+    if resume and not checkpoint.exists():
+        raise RecipeError(f"There is nothing to resume in {out}", "a last.ckpt", "Train without resuming")
+    recipe = resolve(recipe)
+    options = recipe.trainer
+    examples = recipe.domain.dataset("train", None if data is None else Path(data))
+    if recipe.limit is not None:
+        examples = examples[: recipe.limit]
+    if examples.rejected:
+        warnings.warn(f"{recipe.name}: {examples.report()}", stacklevel=2)
+    domain = recipe.domain.fit(examples.artifacts)
+    recipe = dataclasses.replace(recipe, domain=domain)
+    recipe.save(out / "recipe.json")
+
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        model = Model.new(domain, process=recipe.process, head=recipe.head, **recipe.network)
+    model.sampler = recipe.sampler or model.sampler
+    model.recipe = recipe.config()
+    if options.compile:
+        model.denoiser.network.compile()
+    module = Denoising(model.denoiser, domain, recipe)
+    averaging = Averaging(recipe.ema)
+    what: dict[str, Any] = {"guidance": recipe.guidance, **shown(recipe)}
+    trainer = L.Trainer(
+        max_steps=options.steps,
+        max_epochs=-1,
+        accelerator=options.accelerator,
+        devices=options.devices,
+        strategy="ddp" if options.devices > 1 else "auto",
+        precision=options.precision,  # type: ignore[arg-type]
+        gradient_clip_val=recipe.optimizer.clip,
+        logger=[CSVLogger(out, name="", version=""), TensorBoardLogger(out, name="", version="tensorboard")],
+        log_every_n_steps=10,
+        callbacks=[
+            averaging,
+            Throughput(),
+            Showing(model, averaging, out / "samples", every=options.show, n=options.samples, what=what),
+            ModelCheckpoint(out, save_last=True, save_top_k=0, every_n_train_steps=options.checkpoint),
+            *([] if quiet else [RichProgressBar()]),
+        ],
+        enable_progress_bar=not quiet,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=out,
+    )
+    batches = Batches(domain, examples, batch=options.batch, steps=options.steps, seed=options.seed)
+    with calm(quiet):
+        trainer.fit(module, batches, ckpt_path=str(checkpoint) if resume else None)
+    assert averaging.ema is not None
+    averaging.ema.to("cpu")
+    model.to("cpu")
+    averaging.ema.copy_to(model.denoiser.network)
+    model.denoiser.eval()
+    if trainer.is_global_zero:
+        model.save(out / "model.safetensors")
+        summary = {"steps": trainer.global_step, "seconds": module.spent, "precision": options.precision, "examples": len(examples)}
+        (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf8")
+    return model
+
+
+def shown(recipe: Recipe) -> dict[str, Any]:
+    """What the samples drawn during training ask for: the labels in turn."""
+    n = recipe.trainer.samples
+    return {**recipe.domain.preview(n), **{k: [i % len(v) for i in range(n)] for k, v in recipe.domain.labels.items()}}
+
+
+class calm:
+    """Silences Lightning's notes on what it found where; its errors and the library's own warnings pass."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.catch = warnings.catch_warnings()
+        self.loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+        self.levels = [logger.level for logger in self.loggers]
+
+    def __enter__(self) -> None:
+        self.catch.__enter__()
+        warnings.filterwarnings("ignore", module="lightning.*")
+        for logger in self.loggers:
+            logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *error: object) -> None:
+        self.catch.__exit__(None, None, None)
+        for logger, level in zip(self.loggers, self.levels, strict=True):
+            logger.setLevel(level)
