@@ -74,19 +74,19 @@ class PointAttention(nn.Module):
 
 
 class Transition(nn.Module):
-    """A gated convolution along the chain and an MLP per residue."""
+    """A convolution along the chain, then a gated MLP per residue."""
 
-    def __init__(self, width: int, reach: int = 5, factor: int = 3) -> None:
+    def __init__(self, width: int, reach: int = 5, factor: int = 2) -> None:
         super().__init__()
         self.along = nn.Conv1d(width, width, reach, padding=reach // 2, groups=width)
-        self.up = nn.Linear(2 * width, 2 * factor * width)
+        self.up = nn.Linear(width, 2 * factor * width)
         self.down = nn.Linear(factor * width, width)
         nn.init.zeros_(self.down.weight)
         nn.init.zeros_(self.down.bias)
 
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
         near = self.along((h * mask[..., None]).transpose(1, 2)).transpose(1, 2)
-        gate, value = self.up(torch.cat([h, near], -1)).chunk(2, -1)
+        gate, value = self.up(h + near).chunk(2, -1)
         return self.down(functional.silu(gate) * value)
 
 

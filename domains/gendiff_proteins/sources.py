@@ -1,0 +1,198 @@
+"""Where backbones come from: made here (`Ideal`), the real chains of backbones.npz (`Backbones`), a folder (`Structures`).
+
+Every example is a `Structure` with the label "fold" from its own secondary structure. Splits never share a sequence
+cluster: a hash of the cluster's number (of the file's name, for a folder) sends about one in ten to "test".
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from gendiff.domain import Example, Examples, Rejected, Source, data_file
+from gendiff.errors import DataError, GendiffError
+
+from . import ideal
+from .io import load
+from .metrics import radii, secondary_structure
+from .structure import Structure
+
+FOLDS = ("alpha", "beta", "mixed", "coil")
+_COMPACT = 1.15  # largest Rg / (2.2 N^0.38) of a fragment
+
+
+def fold(structure: Structure) -> str:
+    """alpha, beta, mixed or coil: which of helix and strand make up 15 % of the residues or more."""
+    letters = secondary_structure(structure)
+    helix, strand = letters.count("H") / max(len(letters), 1), letters.count("E") / max(len(letters), 1)
+    return {(True, False): "alpha", (False, True): "beta", (True, True): "mixed"}.get((helix >= 0.15, strand >= 0.15), "coil")
+
+
+def example(structure: Structure) -> Example:
+    """A structure with its label."""
+    return Example(structure, {"fold": FOLDS.index(fold(structure))}, structure.name)
+
+
+def held_out(key: object) -> bool:
+    """Does this cluster or file belong to the test split? About one in ten do, the same ones for ever."""
+    return zlib.crc32(str(key).encode()) % 10 == 0
+
+
+def _checked(split: str) -> str:
+    if split not in ("train", "test"):
+        raise DataError(f"the split {split!r}", '"train" or "test"')
+    return split
+
+
+@dataclass(frozen=True)
+class Ideal(Source):
+    """Ideal backbones made from torsions; "test" holds an eighth as many, from other seeds."""
+
+    count: int = 512
+    min_length: int = 32
+    max_length: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 16 <= self.min_length <= self.max_length <= 128:
+            raise DataError(f"{self!r}", "count >= 1 and 16 <= min_length <= max_length <= 128 residues")
+
+    def load(self, split: str, root: Path | None = None) -> Examples:
+        train = _checked(split) == "train"
+        count = self.count if train else max(self.count // 8, 8)
+        made = ideal.chains(count, self.min_length, self.max_length, 2 * self.seed + (not train))
+        return Examples([example(Structure(b, name=f"ideal-{split}-{i}")) for i, b in enumerate(made)])
+
+    def describe(self) -> str:
+        return f"{self.count} ideal backbones of {self.min_length} to {self.max_length} residues, made from torsions."
+
+
+@dataclass(frozen=True)
+class Backbones(Source):
+    """Real chains of proteins/backbones.npz, and compact fragments of the longer ones.
+
+    The set leans to antibodies and their like: no cluster gives more than `per_cluster` examples, whole chains first.
+    A chain longer than `max_length` gives fragments, contiguous windows of random length and place (seeded by the
+    chain's number) that are as compact as a domain, Rg / (2.2 N^0.38) < 1.15; `fragments=0` takes whole chains only.
+
+    Args:
+        min_length: fewest residues.
+        max_length: most residues.
+        fragments: windows tried per longer chain.
+        per_cluster: most examples from one sequence cluster.
+    """
+
+    min_length: int = 40
+    max_length: int = 96
+    fragments: int = 4
+    per_cluster: int = 6
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.min_length <= self.max_length or self.per_cluster < 1 or self.fragments < 0:
+            raise DataError(f"{self!r}", "4 <= min_length <= max_length, per_cluster >= 1, fragments >= 0")
+
+    def load(self, split: str, root: Path | None = None) -> Examples:
+        path = data_file("proteins/backbones.npz", root, "the packed backbones, see the package's README")
+        return _backbones(self, _checked(split), path)
+
+    def describe(self) -> str:
+        return (
+            f"Experimental and designed chains of {self.min_length} to {self.max_length} residues (wwPDB coordinates, CC0), "
+            f"at most {self.per_cluster} of a sequence cluster."
+        )
+
+
+@lru_cache(maxsize=4)
+def _backbones(source: Backbones, split: str, path: Path) -> Examples:
+    with np.load(path, allow_pickle=False) as data:
+        offset, atoms, letters = data["offset"], data["bb"], data["aa"]
+        clusters, ids, chains = data["cluster"], data["id"], data["chain"]
+    found: dict[int, list[Structure]] = {}
+    pieces: dict[int, list[Structure]] = {}
+    rejected: list[Rejected] = []
+    for i, cluster in enumerate(clusters.tolist()):
+        if held_out(cluster) != (split == "test"):
+            continue
+        span = slice(offset[i], offset[i + 1])
+        name = f"{ids[i]}_{chains[i]}"
+        whole = Structure(atoms[span], letters[span].tobytes().decode(), name=name)
+        if len(whole) < source.min_length:
+            rejected.append(Rejected(name, f"shorter than {source.min_length} residues"))
+        elif len(whole) <= source.max_length:
+            found.setdefault(cluster, []).append(whole)
+        else:
+            pieces.setdefault(cluster, []).extend(_windows(source, whole, i))
+    items: list[Structure] = []
+    for cluster in sorted(found.keys() | pieces.keys()):
+        everything = [*_spread(found.get(cluster, [])), *_spread(pieces.get(cluster, []))]
+        items += everything[: source.per_cluster]
+        rejected += [Rejected(s.name, "the cluster is full") for s in everything[source.per_cluster :]]
+    if not items:
+        raise DataError(f"{source!r} found no chains in {path}", "a range of lengths that the file holds (40 to 256)")
+    return Examples([example(s) for s in items], rejected)
+
+
+def _spread(structures: list[Structure]) -> list[Structure]:
+    """A fixed order in which neighbours in the file are not neighbours."""
+    return sorted(structures, key=lambda s: (zlib.crc32(s.name.encode()), s.name))
+
+
+def _windows(source: Backbones, whole: Structure, seed: int) -> list[Structure]:
+    rng = np.random.default_rng(seed)
+    kept: list[Structure] = []
+    for _ in range(source.fragments):
+        size = int(rng.integers(source.min_length, source.max_length + 1))
+        start = int(rng.integers(0, len(whole) - size + 1))
+        window = whole.take(slice(start, start + size))
+        if radii([window])[0] < _COMPACT:
+            kept.append(Structure(window.backbone, window.sequence, name=f"{whole.name}_{start + 1}-{start + size}"))
+    return kept
+
+
+@dataclass(frozen=True)
+class Structures(Source):
+    """The structures of a folder (PDB and mmCIF, plain or gzipped, with its subfolders).
+
+    Every unbroken piece of a chain with a fitting length is one example. Files that cannot be read and pieces that do
+    not fit are listed with the reason.
+    """
+
+    folder: str
+    min_length: int = 40
+    max_length: int = 256
+
+    def load(self, split: str, root: Path | None = None) -> Examples:
+        folder = Path(self.folder) if root is None or Path(self.folder).is_absolute() else Path(root) / self.folder
+        if not folder.is_dir():
+            raise DataError(f"there is no folder {folder}", "a folder of PDB or mmCIF files", 'Structures("my/structures")')
+        suffixes = (".pdb", ".ent", ".cif", ".mmcif")
+        paths = [p for p in sorted(folder.rglob("*")) if p.name.lower().removesuffix(".gz").endswith(suffixes)]
+        items, rejected = [], []
+        for path in paths:
+            if held_out(path.name) != (_checked(split) == "test"):
+                continue
+            try:
+                structure, report = load(path)
+            except GendiffError as error:
+                rejected.append(Rejected(path.name, error.got.removeprefix(f"{path}: ")))
+                continue
+            for piece in structure.pieces():
+                name = f"{structure.name}_{piece.chains[0]}{piece.numbers[0]}-{piece.numbers[-1]}"
+                if self.min_length <= len(piece) <= self.max_length:
+                    items.append(example(Structure(piece.backbone, piece.sequence, piece.numbers, piece.chains, name)))
+                else:
+                    rejected.append(Rejected(name, f"not {self.min_length} to {self.max_length} residues without a break"))
+            rejected += [Rejected(n, why) for why, names in report.dropped.items() for n in names]
+        if not items:
+            raise DataError(
+                f"{folder} gave no examples for {split!r} ({len(paths)} files, {len(rejected)} rejected)",
+                f"unbroken chains of {self.min_length} to {self.max_length} residues",
+            )
+        return Examples(items, rejected)
+
+    def describe(self) -> str:
+        return f"The structures below {self.folder}, unbroken pieces of {self.min_length} to {self.max_length} residues."

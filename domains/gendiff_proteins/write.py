@@ -1,0 +1,123 @@
+"""Writing PDB and mmCIF that open as a cartoon: N, CA, C, O of every residue, models one after the other.
+
+A residue of unknown type is written as GLY, the residue that has these atoms and no more; a remark says so. PDB has
+columns of fixed width: what does not fit is refused, and mmCIF takes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .structure import ATOMS, Structure, StructureError
+
+THREE = dict(
+    zip(
+        "ACDEFGHIKLMNPQRSTVWYX",
+        "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR GLY".split(),
+        strict=True,
+    )
+)
+_NOTE = "BACKBONE ONLY; RESIDUES OF UNKNOWN TYPE ARE WRITTEN AS GLY"
+
+
+def write(structures: Structure | Sequence[Structure], path: str | Path) -> None:
+    """Write one structure, or several as models, to a .pdb, .ent, .cif or .mmcif file.
+
+    Raises:
+        StructureError: a suffix that is neither, nothing to write, or what does not fit PDB's columns.
+    """
+    path = Path(path)
+    models = [structures] if isinstance(structures, Structure) else list(structures)
+    if not models or not all(len(model) for model in models):
+        raise StructureError(f"nothing to write to {path}", "at least one residue")
+    suffix = path.suffix.lower()
+    if suffix not in (".pdb", ".ent", ".cif", ".mmcif"):
+        raise StructureError(f"the suffix {suffix!r} of {path}", ".pdb or .cif", f'write(structure, "{path.stem}.cif")')
+    path.write_text(to_pdb(models) if suffix in (".pdb", ".ent") else to_mmcif(models), encoding="utf-8")
+
+
+def _split(number: str) -> tuple[int, str]:
+    match = re.fullmatch(r"(-?\d+)([A-Za-z]?)", number)
+    if match is None:
+        raise StructureError(f"the residue number {number!r}", 'a number with or without an insertion code, such as "52A"')
+    return int(match[1]), match[2]
+
+
+def _fits(models: Sequence[Structure]) -> None:
+    reason = ""
+    for model in models:
+        if 4 * len(model) + len(set(model.chains)) > 99_999:
+            reason = f"{4 * len(model)} atoms; PDB numbers up to 99,999"
+        elif np.abs(model.backbone).max() >= 1e4 - 1e-3 or model.backbone.min() <= -1e3 + 1e-3:
+            reason = "coordinates too wide for PDB's 8 columns (-999.999 to 9999.999)"
+        elif any(len(chain) != 1 for chain in model.chains):
+            reason = f"the chain id {max(model.chains, key=len)!r}; PDB has one letter"
+        elif any(not -999 <= _split(number)[0] <= 9999 for number in model.numbers):
+            reason = "residue numbers beyond PDB's four columns"
+    if reason:
+        raise StructureError(reason, "mmCIF, which has no such limits", 'write(structure, "name.cif")')
+
+
+def to_pdb(models: Sequence[Structure]) -> str:
+    """PDB text of these models. Raises `StructureError` for what the format cannot hold."""
+    _fits(models)
+    lines = [f"REMARK   1 {_NOTE}"]
+    if models[0].name:
+        lines.append(f"REMARK   1 NAME {models[0].name}"[:80])
+    for k, model in enumerate(models, start=1):
+        if len(models) > 1:
+            lines.append(f"MODEL     {k:4d}")
+        serial = 0
+        for i, (letter, number, chain) in enumerate(zip(model.sequence, model.numbers, model.chains, strict=True)):
+            (value, code), name = _split(number), THREE.get(letter, "GLY")
+            for atom, (x, y, z) in zip(ATOMS, model.backbone[i], strict=True):
+                serial += 1
+                lines.append(
+                    f"ATOM  {serial:5d}  {atom:<3s} {name} {chain}{value:4d}{code or ' '}   "
+                    f"{x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00          {atom[0]:>2s}"
+                )
+            if i + 1 == len(model) or model.chains[i + 1] != chain:
+                serial += 1
+                lines.append(f"TER   {serial:5d}      {name} {chain}{value:4d}{code or ' '}")
+        if len(models) > 1:
+            lines.append("ENDMDL")
+    return "\n".join([*lines, "END", ""])
+
+
+_COLUMNS = (
+    "group_PDB id type_symbol label_atom_id label_alt_id label_comp_id label_asym_id label_entity_id label_seq_id "
+    "pdbx_PDB_ins_code Cartn_x Cartn_y Cartn_z occupancy B_iso_or_equiv auth_seq_id auth_comp_id auth_asym_id "
+    "auth_atom_id pdbx_PDB_model_num"
+).split()
+
+
+def to_mmcif(models: Sequence[Structure]) -> str:
+    """mmCIF text of these models."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", models[0].name) or "gendiff"
+    entities = {chain: k for k, chain in enumerate(dict.fromkeys(c for model in models for c in model.chains), start=1)}
+    lines = [f"data_{name}", f"_entry.id {name}", f"_struct.title '{_NOTE.lower()}'"]
+    lines += ["loop_", "_entity.id", "_entity.type", *(f"{k} polymer" for k in entities.values())]
+    lines += ["loop_", "_entity_poly.entity_id", "_entity_poly.type"]
+    lines += [f"{k} 'polypeptide(L)'" for k in entities.values()]
+    lines += ["loop_", *(f"_atom_site.{column}" for column in _COLUMNS)]
+    serial = 0
+    for k, model in enumerate(models, start=1):
+        place: dict[str, int] = {}
+        for i, (letter, number, chain) in enumerate(zip(model.sequence, model.numbers, model.chains, strict=True)):
+            (value, code), residue, chain_id = _split(number), THREE.get(letter, "GLY"), _quoted(chain)
+            place[chain] = place.get(chain, 0) + 1
+            for atom, (x, y, z) in zip(ATOMS, model.backbone[i], strict=True):
+                serial += 1
+                lines.append(
+                    f"ATOM {serial} {atom[0]} {atom} . {residue} {chain_id} {entities[chain]} {place[chain]} {code or '?'} "
+                    f"{x:.3f} {y:.3f} {z:.3f} 1.00 0.00 {value} {residue} {chain_id} {atom} {k}"
+                )
+    return "\n".join([*lines, "#", ""])
+
+
+def _quoted(word: str) -> str:
+    return word if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", word) else f"'{word}'"
