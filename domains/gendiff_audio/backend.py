@@ -1,4 +1,6 @@
-"""Where torchaudio comes from. It refuses to load beside a torch of another build (OSError), so nothing here depends on it alone."""
+"""Where torchaudio comes from. It refuses to load beside a torch of another build (OSError), so nothing here depends
+on it alone.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from types import ModuleType
 
 @cache
 def torchaudio() -> ModuleType | None:
-    """The package torchaudio, or None where it is absent or does not load; gendiff's own torch code then takes its place."""
+    """The package torchaudio, or None where it is absent or does not load; gendiff's own torch code then takes its
+    place.
+    """
     try:
         import torchaudio.functional
         import torchaudio.transforms

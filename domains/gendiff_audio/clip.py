@@ -1,15 +1,20 @@
 """A clip: samples x[c, n] at a rate of r hertz, so that sample n lies at n / r seconds; |x| <= 1 is full scale.
 
-Levels are in decibels re full scale, 20 log10 of the root mean square: a sine of amplitude 1 lies at -3.01 dBFS, silence at -inf.
+Levels are in decibels re full scale, 20 log10 of the root mean square: a sine of amplitude 1 lies at -3.01 dBFS,
+silence at -inf.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gendiff.errors import GendiffError
+
+if TYPE_CHECKING:
+    from gendiff_audio.gap import Gap
 
 SLOWEST, FASTEST = 4_000, 192_000  # hertz: outside this a header is wrong more often than a recording is unusual
 
@@ -52,7 +57,9 @@ class Clip:
                 "Correct the file's header, or build Clip(samples, sample_rate) with the true rate.",
             )
         if not np.isfinite(samples).all():
-            raise AudioError("not finite", f"{int((~np.isfinite(samples)).sum())} samples that are NaN or Inf", "finite samples")
+            raise AudioError(
+                "not finite", f"{int((~np.isfinite(samples)).sum())} samples that are NaN or Inf", "finite samples"
+            )
         object.__setattr__(self, "samples", samples)
         object.__setattr__(self, "sample_rate", int(self.sample_rate))
 
@@ -76,15 +83,32 @@ class Clip:
 
     @property
     def clipped(self) -> int:
-        """Number of runs of three or more samples stuck at the clip's own peak, as an overdriven recorder leaves them."""
+        """Number of runs of three or more samples stuck at the clip's own peak, as an overdriven recorder leaves
+        them.
+        """
         if self.peak == 0:
             return 0
         stuck = np.abs(self.samples) >= self.peak * (1 - 1e-6)
         three = stuck[:, 2:] & stuck[:, 1:-1] & stuck[:, :-2]
         return int((three[:, 1:] & ~three[:, :-1]).sum() + three[:, :1].sum())
 
+    def without(self, start: float, stop: float) -> Gap:
+        """The clip with a gap from `start` to `stop`, in seconds, for a model to fill.
+
+        Raises:
+            AudioError: a gap that is empty or not inside the clip.
+        """
+        from gendiff_audio.gap import Gap
+
+        if not 0 <= start < stop <= self.seconds:
+            raise AudioError(
+                "no such gap", f"{start} to {stop} s of {self}", f"0 <= start < stop <= {self.seconds:.3f}"
+            )
+        return Gap(self, start, stop)
+
     def __repr__(self) -> str:
-        return f"<Clip {self.seconds:.3f} s, {self.sample_rate} Hz, {self.channels} channel{'s'[: self.channels > 1]}, {self.level:.1f} dBFS>"
+        channels = "mono" if self.channels == 1 else f"{self.channels} channels"
+        return f"<Clip {self.seconds:.3f} s, {self.sample_rate} Hz, {channels}, {self.level:.1f} dBFS>"
 
 
 def decibels(samples: np.ndarray) -> float:
@@ -94,7 +118,8 @@ def decibels(samples: np.ndarray) -> float:
 
 
 def mono(clip: Clip, *, channel: int | None = None) -> Clip:
-    """One channel: the one named, else the mean of two; a pair in antiphase, whose mean would be silence, gives its left.
+    """One channel: the one named, else the mean of two; a pair in antiphase, whose mean would be silence, gives its
+    left.
 
     Raises:
         AudioError: more than two channels and none named, or a channel the clip does not have.
@@ -106,7 +131,9 @@ def mono(clip: Clip, *, channel: int | None = None) -> Clip:
     if clip.channels == 1:
         return clip
     if clip.channels > 2:
-        raise AudioError("more than two channels", str(clip), "one or two channels", "Name the one to keep, e.g. channel=0.")
+        raise AudioError(
+            "more than two channels", str(clip), "one or two channels", "Name the one to keep, e.g. channel=0."
+        )
     left, right = clip.samples.astype(np.float64)
     energy = float(np.sqrt((left @ left) * (right @ right)))
     antiphase = energy > 0 and float(left @ right) / energy < -0.9

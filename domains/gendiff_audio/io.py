@@ -1,7 +1,8 @@
-"""Sound files in and out, by libsndfile: WAV, FLAC, OGG and whatever else it reads, from a path, bytes, or inside a tar.
+"""Sound files in and out, by libsndfile: WAV, FLAC, OGG and whatever else it reads, from a path, bytes, or inside a
+tar.
 
-A WAV file announces the size S of its data chunk before the data come. libsndfile quietly reads what is there, so a copy
-that broke off is found by comparing S with the bytes that follow.
+A WAV file announces the size S of its data chunk before the data come. libsndfile quietly reads what is there, so a
+copy that broke off is found by comparing S with the bytes that follow.
 """
 
 from __future__ import annotations
@@ -15,14 +16,21 @@ from pathlib import Path
 
 import numpy as np
 
-from .clip import FASTEST, SLOWEST, AudioError, Clip
+from gendiff_audio.clip import FASTEST, SLOWEST, AudioError, Clip
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", ".w64", ".rf64", ".au")
 LOUDEST = 8.0  # a float file whose peak exceeds this holds integers that nobody scaled, or noise
 _UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF)  # what programs that stream write, not knowing the end
 
 
-def read(source: str | Path | bytes, *, start: float = 0.0, seconds: float | None = None, longest: float = 600.0, name: str = "") -> Clip:
+def read(
+    source: str | Path | bytes,
+    *,
+    start: float = 0.0,
+    seconds: float | None = None,
+    longest: float = 600.0,
+    name: str = "",
+) -> Clip:
     """A sound file, or the part of it that begins at `start` and lasts `seconds`.
 
     Args:
@@ -42,12 +50,16 @@ def read(source: str | Path | bytes, *, start: float = 0.0, seconds: float | Non
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     short = _missing_bytes(data)
     if short:
-        raise AudioError("truncated", f"{name}, which lacks {short} of its data bytes", "a complete file", "Copy it again.")
+        raise AudioError(
+            "truncated", f"{name}, which lacks {short} of its data bytes", "a complete file", "Copy it again."
+        )
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, frames = file.samplerate, file.frames
             if not SLOWEST <= rate <= FASTEST:
-                raise AudioError("sample rate outside 4 to 192 kHz", f"{name} at {rate} Hz", f"{SLOWEST} to {FASTEST} Hz")
+                raise AudioError(
+                    "sample rate outside 4 to 192 kHz", f"{name} at {rate} Hz", f"{SLOWEST} to {FASTEST} Hz"
+                )
             first = round(start * rate)
             count = frames - first if seconds is None else min(round(seconds * rate), frames - first)
             if frames == 0 or count <= 0:
@@ -61,7 +73,9 @@ def read(source: str | Path | bytes, *, start: float = 0.0, seconds: float | Non
         reason = getattr(error, "error_string", str(error))
         raise AudioError("unreadable", f"{name}: {reason}", "a WAV, FLAC, OGG or MP3 file") from error
     if samples.shape[1] < count:
-        raise AudioError("truncated", f"{name}, {samples.shape[1]} of {count} samples", "a complete file", "Copy it again.")
+        raise AudioError(
+            "truncated", f"{name}, {samples.shape[1]} of {count} samples", "a complete file", "Copy it again."
+        )
     if not np.isfinite(samples).all():
         raise AudioError("not finite", f"{name} with NaN or Inf samples", "finite samples")
     peak = float(np.abs(samples).max())
@@ -74,7 +88,8 @@ def read(source: str | Path | bytes, *, start: float = 0.0, seconds: float | Non
 
 
 def write(clip: Clip, path: str | Path) -> None:
-    """A clip as 16-bit PCM, in the format of the path's suffix (WAV, FLAC); what exceeds full scale is cut off, with a warning.
+    """A clip as 16-bit PCM, in the format of the path's suffix (WAV, FLAC); what exceeds full scale is cut off, with
+    a warning.
 
     Raises:
         AudioError: a suffix libsndfile cannot write.
@@ -83,11 +98,16 @@ def write(clip: Clip, path: str | Path) -> None:
 
     path = Path(path)
     if path.suffix.lower() not in (".wav", ".flac"):
-        raise AudioError("unknown format", str(path), "a path that ends in .wav or .flac", f'Write to "{path.with_suffix(".wav")}".')
+        raise AudioError(
+            "unknown format", str(path), "a path that ends in .wav or .flac", f'Write to "{path.with_suffix(".wav")}".'
+        )
     if clip.peak > 1:
         over = 20 * np.log10(clip.peak)
         share = float(np.mean(np.abs(clip.samples) > 1))
-        warnings.warn(f"{path}: {share:.2%} of the samples exceed full scale, by up to {over:.1f} dB; they are clipped.", stacklevel=2)
+        warnings.warn(
+            f"{path}: {share:.2%} of the samples exceed full scale, by up to {over:.1f} dB; they are clipped.",
+            stacklevel=2,
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, np.clip(clip.samples.T, -1, 1), clip.sample_rate, subtype="PCM_16")
 
@@ -115,7 +135,9 @@ def members(path: str | Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _missing_bytes(data: bytes) -> int:
-    """How many bytes of a WAV file's data chunk are announced but absent; 0 for other formats and for streams of unknown size."""
+    """How many bytes of a WAV file's data chunk are announced but absent; 0 for other formats and for streams of
+    unknown size.
+    """
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return 0
     at = 12

@@ -2,8 +2,8 @@
 
     c_n = STFT(iSTFT(S e^{i phi_{n-1}})),     phi_n = angle(c_n - m / (1 + m) c_{n-1}),
 
-onto what some signal can have, and onto what has magnitude S, with momentum m (Perraudin et al. 2013). It begins at random
-numbers of the seed: the same for every clip, so that no clip depends on the others it was rendered with.
+onto what some signal can have, and onto what has magnitude S, with momentum m (Perraudin et al. 2013). It begins at
+random numbers of the seed: the same for every clip, so that no clip depends on the others it was rendered with.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import backend
+from gendiff_audio import backend
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class GriffinLim:
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}; Griffin-Lim diverges outside [0, 1)")
         if length // hop + 1 != magnitude.shape[-1]:
-            raise ValueError(f"{length} samples have {length // hop + 1} frames, the magnitude has {magnitude.shape[-1]}")
+            raise ValueError(
+                f"{length} samples have {length // hop + 1} frames, the magnitude has {magnitude.shape[-1]}"
+            )
         run = self.torch if backend.torchaudio() is None else self.torchaudio
         clips = magnitude.reshape(-1, *magnitude.shape[-2:])
         window = torch.hann_window(win, dtype=magnitude.dtype, device=magnitude.device)
@@ -41,7 +43,9 @@ class GriffinLim:
         return torch.stack(waves).reshape(*magnitude.shape[:-2], length)
 
     def torchaudio(self, S: Tensor, window: Tensor, hop: int, length: int) -> Tensor:
-        """torchaudio's, whose random start comes from the global generator: that is set for the call and put back after it."""
+        """torchaudio's, whose random start comes from the global generator: that is set for the call and put back
+        after it.
+        """
         functional = backend.torchaudio().functional  # pyright: ignore[reportOptionalMemberAccess]
         n_fft, on = 2 * S.shape[-2] - 2, S.device
         with torch.random.fork_rng(devices=[]):

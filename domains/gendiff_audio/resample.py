@@ -1,9 +1,12 @@
-"""Change of sample rate: y(m / s) = sum_n x_n h(m r / s - n), with h a low-pass sinc of cutoff f_c = 0.95 min(1, s/r) / 2 per sample,
+"""Change of sample rate: y(m / s) = sum_n x_n h(m r / s - n), with h a low-pass sinc of cutoff f_c = 0.95 min(1, s/r)
+/ 2 per sample,
 
-    h(u) = 2 f_c sinc(2 f_c u) w(2 f_c u / L),   w(v) = I0(beta sqrt(1 - v^2)) / I0(beta)   (Kaiser; Smith 2002, "Digital audio resampling")
+    h(u) = 2 f_c sinc(2 f_c u) w(2 f_c u / L),   w(v) = I0(beta sqrt(1 - v^2)) / I0(beta)   (Kaiser; Smith 2002,
+    "Digital audio resampling")
 
-L zero crossings to each side. For rates with a large common divisor the kernels repeat and torchaudio's convolution is fast;
-for nearly coprime ones (44101 to 16000) they do not, and the sum is taken directly, which costs the same for any pair of rates.
+L zero crossings to each side. For rates with a large common divisor the kernels repeat and torchaudio's convolution
+is fast; for nearly coprime ones (44101 to 16000) they do not, and the sum is taken directly, which costs the same for
+any pair of rates.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import backend
-from .clip import FASTEST, SLOWEST, AudioError, Clip
+from gendiff_audio import backend
+from gendiff_audio.clip import FASTEST, SLOWEST, AudioError, Clip
 
 CROSSINGS, ROLLOFF, BETA = 64, 0.9475937167399596, 14.769656459379492  # resampy's "kaiser_best"
 MOST_KERNELS = 1000

@@ -1,9 +1,12 @@
-"""Log-mel spectrograms, there and back. A frame every `hop` samples, centred in its hop, and `mels` triangles A on the mel scale:
+"""Log-mel spectrograms, there and back. A frame every `hop` samples, centred in its hop, and `mels` triangles A on
+the mel scale:
 
     there   M = |STFT(x)| A,   L = ln max(M, floor)                                             [frames, mels]
-    back    min ||X A - M||, X >= 0, from M A^+ by  X <- X (M A^T) / (X A A^T)  (Lee and Seung 2001), then the phase by Griffin-Lim
+    back    min ||X A - M||, X >= 0, from M A^+ by  X <- X (M A^T) / (X A A^T)  (Lee and Seung 2001), then the phase
+    by Griffin-Lim
 
-mel(f) = 2595 log10(1 + f / 700). "Same" padding: n samples have exactly ceil(n / hop) frames, frame k covers samples k hop to (k + 1) hop.
+mel(f) = 2595 log10(1 + f / 700). "Same" padding: n samples have exactly ceil(n / hop) frames, frame k covers samples
+k hop to (k + 1) hop.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from . import backend
-from .clip import AudioError
-from .phase import GriffinLim
+from gendiff_audio import backend
+from gendiff_audio.clip import AudioError
+from gendiff_audio.phase import GriffinLim
 
 UPDATES = 20  # leave a mel residual of 0.3 %; the pseudo-inverse alone leaves 1.8 %
 
@@ -34,7 +37,8 @@ class LogMel:
         hop: samples from frame to frame.
         mels: filters.
         low, high: hertz, the outer edges of the first and last filter; high 0 is half the sample rate.
-        floor: magnitudes below it are raised to it. 1e-4 suits speech of full scale 1; a lower one spends the model on silence.
+        floor: magnitudes below it are raised to it. 1e-4 suits speech of full scale 1; a lower one spends the model
+            on silence.
 
     Raises:
         AudioError: filters above half the sample rate, filters that are empty, windows that do not fit.
@@ -52,7 +56,10 @@ class LogMel:
     def __post_init__(self) -> None:
         nyquist = self.sample_rate / 2
         if not 0 <= self.low < self.top <= nyquist:
-            got, expected = f"{self.signature} with filters from {self.low:g} to {self.top:g} Hz", f"0 <= low < high <= {nyquist:g} Hz"
+            got, expected = (
+                f"{self.signature} with filters from {self.low:g} to {self.top:g} Hz",
+                f"0 <= low < high <= {nyquist:g} Hz",
+            )
             raise AudioError("filters above half the sample rate", got, expected, f"Take high={nyquist:g}.")
         if not 0 < 2 * self.hop <= self.win <= self.n_fft or (self.n_fft - self.hop) % 2:
             raise AudioError("windows do not fit", self.signature, "2 hop <= win <= n_fft, and n_fft - hop even")
@@ -60,8 +67,13 @@ class LogMel:
             raise AudioError("floor not positive", self.signature, "floor > 0, since its logarithm is taken")
         empty = int((self.filterbank().amax(0) == 0).sum())
         if empty:
-            got = f"{self.signature}: {empty} of {self.mels} filters lie between two frequencies of the transform and are empty"
-            raise AudioError("empty filters", got, "fewer filters or a longer transform", f"Take n_fft={2 * self.n_fft} or mels={self.mels // 2}.")
+            got = f"{self.signature}: {empty} of {self.mels} filters hold no frequency of the transform"
+            raise AudioError(
+                "empty filters",
+                got,
+                "fewer filters or a longer transform",
+                f"Take n_fft={2 * self.n_fft} or mels={self.mels // 2}.",
+            )
 
     @property
     def top(self) -> float:
@@ -72,7 +84,8 @@ class LogMel:
         """One line that two spectrograms must share to be exchanged, e.g. between a model and a vocoder."""
         band = f"{self.low:g}-{self.top:g} Hz"
         window = f"n_fft={self.n_fft} win={self.win} hop={self.hop}"
-        return f"ln-magnitude mel, {self.sample_rate} Hz, {window}, {self.mels} htk mels {band}, floor={self.floor:g}, same padding"
+        bank = f"{self.mels} htk mels {band}, floor={self.floor:g}"
+        return f"ln-magnitude mel, {self.sample_rate} Hz, {window}, {bank}, same padding"
 
     @property
     def rate(self) -> float:
@@ -110,7 +123,9 @@ class LogMel:
         return torch.stft(rows, self.n_fft, self.hop, self.win, window, center=False, return_complex=True).abs()
 
     def linear(self, L: Tensor) -> Tensor:
-        """L `[..., frames, mels]` to the magnitudes X `[..., frames, bins]` behind it. What lies at the floor becomes silence."""
+        """L `[..., frames, mels]` to the magnitudes X `[..., frames, bins]` behind it. What lies at the floor becomes
+        silence.
+        """
         A = self.filterbank().to(L)
         M = (L.exp().square() - self.floor**2).clamp_min(0).sqrt()
         X = (M @ _inverse(self).to(L)).clamp_min(1e-10)
@@ -119,8 +134,9 @@ class LogMel:
         return X
 
     def synthesise(self, L: Tensor, phase: GriffinLim | None = None) -> Tensor:
-        """L `[..., frames, mels]` to samples `[..., frames hop]`. Griffin-Lim's frames are centred on k hop, ours on (k + 1/2) hop:
-        the first frame is repeated in front, and half a hop is cut off at the start."""
+        """L `[..., frames, mels]` to samples `[..., frames hop]`. Griffin-Lim's frames are centred on k hop, ours on
+        (k + 1/2) hop: the first frame is repeated in front, and half a hop is cut off at the start.
+        """
         X = self.linear(L).mT
         X = torch.cat([X[..., :1], X], -1)
         length = L.shape[-2] * self.hop + self.hop // 2
@@ -147,7 +163,9 @@ def _filterbank(mel: LogMel) -> Tensor:
     bank, torchaudio = triangles(mel), backend.torchaudio()
     if torchaudio is None or not bool(bank.amax(0).all()):  # torchaudio only warns of empty filters; the caller raises
         return bank
-    return torchaudio.functional.melscale_fbanks(mel.n_fft // 2 + 1, mel.low, mel.top, mel.mels, mel.sample_rate, None, "htk")
+    return torchaudio.functional.melscale_fbanks(
+        mel.n_fft // 2 + 1, mel.low, mel.top, mel.mels, mel.sample_rate, None, "htk"
+    )
 
 
 @cache
@@ -159,5 +177,14 @@ def _inverse(mel: LogMel) -> Tensor:
 def _transform(mel: LogMel):
     """torchaudio's MelSpectrogram of this preset."""
     return backend.torchaudio().transforms.MelSpectrogram(  # pyright: ignore[reportOptionalMemberAccess]
-        mel.sample_rate, mel.n_fft, mel.win, mel.hop, mel.low, mel.top, n_mels=mel.mels, power=1.0, center=False, mel_scale="htk"
+        mel.sample_rate,
+        mel.n_fft,
+        mel.win,
+        mel.hop,
+        mel.low,
+        mel.top,
+        n_mels=mel.mels,
+        power=1.0,
+        center=False,
+        mel_scale="htk",
     )

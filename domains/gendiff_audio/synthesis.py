@@ -3,18 +3,20 @@
     string   y_n = e_n + g (h * y)_{n - N},  h = damping * fractional delay of D,  N + 1 + D = r / f0
     voice    e_n = sum_k k^-1 cos(2 pi k phi_n),  phi' = f0,   through one resonance per formant
 
-The string is Karplus and Strong's (1983): a burst e runs round a loop of one period, losing its highs; plucking it at the fraction p of
-its length removes every overtone with a node there, e_n - e_{n - p N}. The delay's fraction D is Lagrange's of third order, the damping
-(s/2, 1 - s, s/2) delays by exactly one sample, so the pitch is exact. The voice is Fant's source and filter (1960): the pulses of the
-glottis fall by 12 dB an octave and the lips give 6 back; they are summed up to half the rate, so that nothing aliases.
+The string is Karplus and Strong's (1983): a burst e runs round a loop of one period, losing its highs; plucking it at
+the fraction p of its length removes every overtone with a node there, e_n - e_{n - p N}. The delay's fraction D is
+Lagrange's of third order, the damping (s/2, 1 - s, s/2) delays by exactly one sample, so the pitch is exact. The
+voice is Fant's source and filter (1960): the pulses of the glottis fall by 12 dB an octave and the lips give 6 back;
+they are summed up to half the rate, so that nothing aliases.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.signal import lfilter
 
-from .clip import Clip
+from gendiff_audio.clip import Clip
 
 STRINGS = {"pluck-low": (80.0, 160.0), "pluck-mid": (160.0, 320.0), "pluck-high": (320.0, 640.0)}
 VOWELS = {  # hertz, mean formants of men (Peterson and Barney 1952; the fourth is Klatt's 1980)
@@ -29,7 +31,14 @@ SOUNDS = (*STRINGS, *VOWELS)
 
 
 def string(
-    f0: float, seconds: float, *, sample_rate: int = 8000, pick: float = 0.2, brightness: float = 0.7, ring: float = 0.6, seed: int = 0
+    f0: float,
+    seconds: float,
+    *,
+    sample_rate: int = 8000,
+    pick: float = 0.2,
+    brightness: float = 0.7,
+    ring: float = 0.6,
+    seed: int = 0,
 ) -> Clip:
     """A plucked string.
 
@@ -44,7 +53,9 @@ def string(
     """
     period = sample_rate / f0
     if not 6 <= period <= sample_rate * seconds:
-        raise ValueError(f"a string of {f0:g} Hz at {sample_rate} Hz has a period of {period:.1f} samples: it takes 6 or more, and one whole")
+        raise ValueError(
+            f"a string of {f0:g} Hz at {sample_rate} Hz has a period of {period:.1f} samples: it takes 6 or more"
+        )
     delay = int(period - 2)  # leaves 1 <= D < 2 beside the damping's one sample, where Lagrange's filter is stable
     taps = np.convolve(lagrange(period - 1 - delay), damping(1 - brightness))
     gain = 10 ** (-3 * period / (sample_rate * ring))
@@ -59,7 +70,14 @@ def string(
 
 
 def vowel(
-    formants: tuple[float, ...], f0: float, seconds: float, *, sample_rate: int = 8000, glide: float = 0.0, breath: float = 0.02, seed: int = 0
+    formants: tuple[float, ...],
+    f0: float,
+    seconds: float,
+    *,
+    sample_rate: int = 8000,
+    glide: float = 0.0,
+    breath: float = 0.02,
+    seed: int = 0,
 ) -> Clip:
     """A sung vowel.
 
@@ -75,13 +93,14 @@ def vowel(
     k = np.arange(1, int(0.5 * sample_rate / pitch.max()) + 1)[:, None]
     sound = (np.cos(2 * np.pi * k * phi) / k).sum(0) + breath * rng.standard_normal(n)
     for F, B in zip(formants, BANDWIDTHS, strict=False):
-        if F < sample_rate / 2:
+        if sample_rate / 2 > F:
             sound = lfilter(*resonance(F, B, sample_rate), sound)
     return Clip(_faded(sound, sample_rate, attack=0.03, release=0.08), sample_rate)
 
 
 def sound(name: str, seed: int, *, sample_rate: int = 8000) -> Clip:
-    """One sound of the class `name` of `SOUNDS`; pitch, length (0.3 to 0.9 s), timbre and speaker size are drawn from the seed.
+    """One sound of the class `name` of `SOUNDS`; pitch, length (0.3 to 0.9 s), timbre and speaker size are drawn from
+    the seed.
 
     Raises:
         ValueError: no such class.
@@ -104,12 +123,16 @@ def sound(name: str, seed: int, *, sample_rate: int = 8000) -> Clip:
 
 
 def lagrange(D: float) -> np.ndarray:
-    """Third-order Lagrange delay of D samples, 1 <= D <= 2: h_j = prod_{i != j} (D - i) / (j - i) (Laakso et al. 1996, eq. 42)."""
+    """Third-order Lagrange delay of D samples, 1 <= D <= 2: h_j = prod_{i != j} (D - i) / (j - i) (Laakso et al.
+    1996, eq. 42).
+    """
     return np.array([np.prod([(D - i) / (j - i) for i in range(4) if i != j]) for j in range(4)])
 
 
 def damping(s: float) -> np.ndarray:
-    """A symmetric low-pass: loss 0 at 0 Hz and s at half the rate, delay 1 sample at every frequency; s = 1 - brightness, scaled."""
+    """A symmetric low-pass: loss 0 at 0 Hz and s at half the rate, delay 1 sample at every frequency; s = 1 -
+    brightness, scaled.
+    """
     s = 0.02 + 0.3 * s
     return np.array([s / 2, 1 - s, s / 2])
 
@@ -121,10 +144,10 @@ def resonance(F: float, B: float, sample_rate: int) -> tuple[list[float], list[f
     return [1 - b - c], [1.0, -b, -c]
 
 
-def _faded(x: np.ndarray, sample_rate: int, *, attack: float, release: float) -> np.ndarray:
+def _faded(x: ArrayLike, sample_rate: int, *, attack: float, release: float) -> np.ndarray:
     """Raised-cosine beginning and end, in seconds."""
     a, r = round(attack * sample_rate), round(release * sample_rate)
-    x = x.copy()
+    x = np.array(x)
     x[:a] *= 0.5 - 0.5 * np.cos(np.pi * np.arange(a) / a)
     x[len(x) - r :] *= 0.5 + 0.5 * np.cos(np.pi * np.arange(1, r + 1) / r)
     return x

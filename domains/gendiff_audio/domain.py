@@ -1,0 +1,218 @@
+"""Sound as a domain: a clip is its log-mel frames, standardised per bin with the mean and deviation of the training
+clips,
+
+    encode  x[k, m] = (L[k, m] - mean_m) / std_m,       decode  x -> L -> Griffin-Lim -> clip.
+
+Frames are sites: clips of any length share a batch under a mask. A `canvas` fills every clip up with silence instead,
+so that the model decides how long a sound lasts; without one, who asks for a sound also says how many seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gendiff.denoisers import EDMHead
+from gendiff.domain import Domain, Examples, Request
+from gendiff.errors import DataError, RequestError
+from gendiff.metrics import frechet, wasserstein
+from gendiff.processes import Gaussian
+from gendiff.schedules import EDM
+from gendiff.solvers import DPMpp2M, Solver
+from gendiff.times import Karras
+from gendiff_audio import io
+from gendiff_audio.clip import AudioError, Clip, mono
+from gendiff_audio.measures import centroid, duration, level, pitch, statistics
+from gendiff_audio.networks import MelUNet
+from gendiff_audio.phase import GriffinLim
+from gendiff_audio.sources import ClipSource, Tones
+from gendiff_audio.spectrogram import LogMel
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True)
+class Audio(Domain):
+    """Clips of one sample rate, as standardised log-mel frames `[frames, mels]`.
+
+    Args:
+        source: where clips come from, and the names of their labels.
+        spectrogram: how a waveform becomes frames.
+        canvas: frames of every state: shorter clips are followed by silence, longer ones lose their end. None keeps
+            each clip's length.
+        mean, std: per bin, or one number for all; `fit` finds them.
+        lengths: typical numbers of frames, in order; `fit` finds them. Who asks for no length gets one of these.
+        phase: the way back from magnitudes to a waveform.
+
+    Raises:
+        AudioError: a source of another sample rate than the spectrogram's.
+    """
+
+    name: ClassVar[str] = "audio"
+    ragged: ClassVar[bool] = True
+
+    source: ClipSource = field(default_factory=Tones)
+    spectrogram: LogMel = field(default_factory=LogMel)
+    canvas: int | None = None
+    mean: tuple[float, ...] = (-5.0,)
+    std: tuple[float, ...] = (3.0,)
+    lengths: tuple[int, ...] = (48,)
+    phase: GriffinLim = field(default_factory=GriffinLim)
+
+    def __post_init__(self) -> None:
+        if self.source.prepare.sample_rate != self.spectrogram.sample_rate:
+            got = f"clips at {self.source.prepare.sample_rate} Hz, a spectrogram at {self.spectrogram.sample_rate} Hz"
+            fix = f"prepare=Prepare(sample_rate={self.spectrogram.sample_rate})"
+            raise AudioError("two sample rates", got, "the same rate", fix)
+        if len(self.mean) not in (1, self.spectrogram.mels) or len(self.std) != len(self.mean):
+            got = f"{len(self.mean)} means and {len(self.std)} deviations"
+            raise AudioError(
+                "statistics of another spectrogram",
+                got,
+                f"1 or {self.spectrogram.mels} of each",
+                "Fit the domain again.",
+            )
+
+    @property
+    def labels(self) -> Mapping[str, tuple[str, ...]]:
+        return self.source.labels
+
+    @property
+    def process(self) -> Gaussian:
+        return Gaussian(EDM(sigma_max=40.0))
+
+    @property
+    def head(self) -> EDMHead:
+        return EDMHead(sigma_data=1.0)
+
+    def sampler(self) -> Solver:
+        return DPMpp2M(12, times=Karras(sigma_min=0.01, sigma_max=40.0))
+
+    def network(self, **size: Any) -> nn.Module:
+        """A `MelUNet`; `size` holds its channels, blocks, attention, dropout."""
+        return MelUNet(self.spectrogram.mels, {name: len(names) for name, names in self.labels.items()}, **size)
+
+    def dataset(self, split: str, root: Path | None = None) -> Examples:
+        return self.source.load(split, root)
+
+    def encode(self, artifact: Clip) -> Tensor:
+        """A clip to `[frames, mels]`, frames = ceil(n / hop), or the canvas.
+
+        Raises:
+            AudioError: another sample rate.
+        """
+        if artifact.sample_rate != self.spectrogram.sample_rate:
+            fix = f"resample(clip, {self.spectrogram.sample_rate})"
+            raise AudioError("another sample rate", str(artifact), f"{self.spectrogram.sample_rate} Hz", fix)
+        samples = torch.from_numpy(mono(artifact).samples[0])
+        if self.canvas is not None:
+            n = self.canvas * self.spectrogram.hop
+            samples = torch.nn.functional.pad(samples[:n], (0, max(0, n - len(samples))))
+        return (self.spectrogram.analyse(samples) - torch.tensor(self.mean)) / torch.tensor(self.std)
+
+    def decode(self, x: Tensor) -> Clip:
+        """Frames `[frames, mels]` to a clip of frames * hop samples. Louder than full scale cannot be said, so states
+        from a poor model give a poor clip, not an overflow.
+        """
+        L = x.float() * torch.tensor(self.std) + torch.tensor(self.mean)
+        wave = self.spectrogram.synthesise(L.clamp_max(math.log(self.spectrogram.win)), self.phase)
+        return Clip(wave.numpy(), self.spectrogram.sample_rate)
+
+    def fit(self, artifacts: Sequence[Clip]) -> Audio:
+        """The same domain with mean, std and lengths of these clips. Sums are exact, so their order does not matter.
+
+        Raises:
+            DataError: no clips.
+        """
+        if not artifacts:
+            raise DataError("no clips to fit", "the training clips")
+        raw = replace(self, mean=(0.0,), std=(1.0,))
+        states = [raw.encode(clip).double() for clip in artifacts]
+        count = sum(len(x) for x in states)
+        mean = torch.tensor(_exact(x.sum(0) for x in states), dtype=torch.float64) / count
+        variance = torch.tensor(_exact((x - mean).square().sum(0) for x in states), dtype=torch.float64) / count
+        std = variance.sqrt().clamp_min(1e-3)
+        frames = np.sort([len(x) for x in states])
+        lengths = tuple(int(frames[int(q * len(frames))]) for q in (np.arange(32) + 0.5) / 32)
+        return replace(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()), lengths=lengths)
+
+    def request(self, n: int, *, seconds: float | Sequence[float] | None = None, **what: Any) -> Request:
+        """n clips of so many seconds (a number, or one each; None: lengths as in training), with labels by name or
+        number.
+
+        Raises:
+            RequestError: an unknown label or class, or seconds that are not positive, or given beside a canvas.
+        """
+        cond = self.label_conditions(n, **what)
+        frames = torch.tensor(self._frames(n, seconds))
+        cond["mask"] = torch.arange(int(frames.max()))[None] < frames[:, None]
+        return Request(torch.zeros(n, int(frames.max()), self.spectrogram.mels), cond)
+
+    def _frames(self, n: int, seconds: float | Sequence[float] | None) -> list[int]:
+        if n < 1:
+            raise RequestError(f"{n} clips", "at least one")
+        if self.canvas is not None:
+            if seconds is not None:
+                fixed = self.canvas / self.spectrogram.rate
+                raise RequestError(
+                    f"seconds={seconds}",
+                    f"none: this model has a canvas of {fixed:.3f} s and decides itself how much it fills",
+                )
+            return [self.canvas] * n
+        if seconds is None:  # the i-th clip's length depends on i alone; together they are spread as in training
+            return [self.lengths[int((i + 1) * GOLDEN % 1 * len(self.lengths))] for i in range(n)]
+        asked = [seconds] * n if isinstance(seconds, int | float) else list(seconds)
+        if len(asked) != n or not all(0 < value <= 60 for value in asked):
+            raise RequestError(
+                f"seconds={seconds} for {n} clips",
+                "a number of seconds from 0 to 60, or one for each clip",
+                "seconds=0.8",
+            )
+        return [max(1, self.spectrogram.frames(round(value * self.spectrogram.sample_rate))) for value in asked]
+
+    def metrics(self) -> dict[str, Callable[[list[Clip], list[Clip]], float]]:
+        """Distances that need no trained model: `fd` between hand-made features, and between the distributions of one
+        quantity, in its unit: seconds of sound, dBFS, and hertz of the spectrum's centre and of the pitch.
+        """
+
+        def fd(samples: list[Clip], reference: list[Clip]) -> float:
+            return frechet(statistics(samples, self.spectrogram), statistics(reference, self.spectrogram))
+
+        def spread(measure: Callable[[Clip], float]) -> Callable[[list[Clip], list[Clip]], float]:
+            def distance(samples: list[Clip], reference: list[Clip]) -> float:
+                a, b = (np.array([measure(clip) for clip in clips]) for clips in (samples, reference))
+                a, b = a[np.isfinite(a)], b[np.isfinite(b)]
+                return wasserstein(a, b) if len(a) and len(b) else float("nan")
+
+            return distance
+
+        quantities = {"duration_s": duration, "level_db": level, "centroid_hz": centroid, "pitch_hz": pitch}
+        return {"fd": fd, **{name: spread(measure) for name, measure in quantities.items()}}
+
+    def read(self, path: str | Path) -> Clip:
+        return io.read(path)
+
+    def write(self, artifact: Clip, path: str | Path) -> None:
+        io.write(artifact, path)
+
+    def plot(self, artifacts: Sequence[Clip], path: str | Path) -> None:
+        """A sheet of spectrograms (PNG), on one scale of decibels, seconds to the right and hertz upwards."""
+        from .plots import sheet
+
+        sheet(artifacts, self.spectrogram, path)
+
+    @property
+    def suffix(self) -> str:
+        return ".wav"
+
+
+def _exact(rows: Iterable[Tensor]) -> list[float]:
+    """Sums over rows, correctly rounded (Shewchuk 1997) and hence independent of their order."""
+    return [math.fsum(column) for column in torch.stack(list(rows)).T.tolist()]
