@@ -1,4 +1,4 @@
-"""What every test may count on: one thread, fixed seeds, repeatable hypotheses, and the data if this machine has them."""
+"""What every test may count on: one thread, fixed seeds, repeatable hypotheses, and the data if there are any."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-BESIDE = ROOT.parent / "shared" / "data"  # where a developer's checkout has the data, unless GENDIFF_DATA says otherwise
+BESIDE = (
+    ROOT.parent / "shared" / "data"
+)  # where a developer's checkout has the data, unless GENDIFF_DATA says otherwise
 
 torch.set_num_threads(1)
 if "GENDIFF_DATA" not in os.environ and BESIDE.is_dir():
