@@ -1,0 +1,29 @@
+"""Pictures for gendiff: sources, the domain `Images`, contact sheets, and a judge."""
+
+from __future__ import annotations
+
+from gendiff_images.domain import Images, cifar10, digits, fashion, mnist
+from gendiff_images.grid import Sheet, save_grid
+from gendiff_images.io import read, write
+from gendiff_images.judge import Judge
+from gendiff_images.sources import CIFAR10, MNIST, Arrays, Digits, Fashion, Folder, PictureSource
+
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "Arrays",
+    "Digits",
+    "Fashion",
+    "Folder",
+    "Images",
+    "Judge",
+    "PictureSource",
+    "Sheet",
+    "cifar10",
+    "digits",
+    "fashion",
+    "mnist",
+    "read",
+    "save_grid",
+    "write",
+]

@@ -1,0 +1,256 @@
+"""Pictures as a domain.
+
+A picture is a float32 tensor p [C, H, W] in [0, 1]; its state is x0 = (p - mean) / std [C, H, W], with one mean
+and one std for all pixels, taken from the training pictures by `fit`. Decoding clamps, p = clip(mean + std x0, 0,
+1), so encode and decode agree to float32 rounding. The state is noised by the straight path x = (1 - t) x0 + t z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gendiff.denoisers import Head, Velocity
+from gendiff.domain import Domain, Examples, Request
+from gendiff.errors import DataError, RequestError, nearest
+from gendiff.nn import DiT, UNet
+from gendiff.processes import Gaussian, Process
+from gendiff.random import Noise
+from gendiff.schedules import Linear
+from gendiff.solvers import DPMpp2M, Solver
+from gendiff.spaces import State
+from gendiff_images import distances, io
+from gendiff_images.grid import save_grid
+from gendiff_images.sources import CIFAR10, MNIST, Digits, Fashion, PictureSource
+
+
+@dataclass(frozen=True)
+class Images(Domain):
+    """Square pictures of one size, with or without classes.
+
+    `Images.of(source)` fills the fields in. The condition of a picture with classes is called `label`.
+
+    Args:
+        size: side in pixels.
+        channels: 1 for grey, 3 for RGB.
+        classes: names of the classes; empty for unlabelled pictures.
+        source: where the pictures come from; None for a domain that only samples.
+        flip: whether mirror images are as good as the originals (a training augmentation).
+        mean: of all pixels, in [0, 1].
+        std: of all pixels.
+    """
+
+    name: ClassVar[str] = "images"
+    size: int = 28
+    channels: int = 1
+    classes: tuple[str, ...] = ()
+    source: PictureSource | None = None
+    flip: bool = False
+    mean: float = 0.5
+    std: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.channels not in (1, 3) or not self.std > 0:
+            raise RequestError(
+                f"Images(size={self.size}, channels={self.channels}, std={self.std})",
+                "a positive size, 1 or 3 channels, and a positive std",
+            )
+
+    @staticmethod
+    def of(source: PictureSource, *, root: Path | None = None, flip: bool = False) -> Images:
+        """The domain of a source: its size, channels and classes."""
+        look = source.look(root)
+        return Images(size=look.size, channels=look.channels, classes=look.classes, source=source, flip=flip)
+
+    @property
+    def process(self) -> Process:
+        return Gaussian(Linear())
+
+    @property
+    def head(self) -> Head:
+        return Velocity()
+
+    def sampler(self) -> Solver:
+        return DPMpp2M(20)
+
+    @property
+    def labels(self) -> Mapping[str, tuple[str, ...]]:
+        return {"label": self.classes} if self.classes else {}
+
+    @property
+    def suffix(self) -> str:
+        return ".png"
+
+    def encode(self, artifact: Any) -> Tensor:
+        """A picture [C, H, W] in [0, 1] to its state [C, H, W].
+
+        Raises:
+            RequestError: not a picture, or one of another size.
+        """
+        picture = io.as_picture(artifact, channels=self.channels)
+        if picture.shape[1:] != (self.size, self.size):
+            raise RequestError(
+                f"a picture of {picture.shape[2]}x{picture.shape[1]}",
+                f"{self.size}x{self.size}",
+                f"read(path) of this domain cuts and resizes; or use Images(size={picture.shape[1]}, ...)",
+            )
+        return (picture - self.mean) / self.std
+
+    def decode(self, x: State) -> Tensor:
+        """A state [C, H, W] to a picture [C, H, W] in [0, 1], clamped."""
+        if not isinstance(x, Tensor):
+            raise RequestError(f"a state of type {type(x).__name__}", "one tensor [C, H, W]")
+        return (x.to(torch.float32) * self.std + self.mean).clamp(0, 1)
+
+    def request(self, n: int, *args: Any, **what: Any) -> Request:
+        """n pictures; `label=` a class name or number, a list of n, or None for any."""
+        if args:
+            raise RequestError(
+                f"{len(args)} arguments after the number of pictures", "keywords only", 'sample(16, label="bag")'
+            )
+        if n < 1:
+            raise RequestError(f"{n} pictures", "at least one")
+        like = torch.zeros(n, self.channels, self.size, self.size)
+        return Request(like, self.label_conditions(n, **what))
+
+    def network(
+        self,
+        *,
+        channels: Sequence[int] | None = None,
+        blocks: int = 2,
+        attention: Sequence[bool] | None = None,
+        patch: int | None = None,
+        width: int | None = None,
+        depth: int = 8,
+        heads: int = 4,
+        dropout: float = 0.0,
+        **unknown: Any,
+    ) -> nn.Module:
+        """A U-Net, or a DiT where `width` is given; f(x [B, C, H, W], t [B], label=[B]).
+
+        Args:
+            channels: of each level of the U-Net; the default is (64, 128) for at most 16 pixels, else (96, 160, 192).
+            blocks: of the U-Net, per level.
+            attention: of the U-Net, per level; by default on the last level.
+            patch: pixels folded into channels along each axis; by default 1 for at most 16 pixels, else 2 (DiT: 2).
+            width: of the DiT's tokens.
+            depth: of the DiT.
+            heads: of the DiT.
+            dropout: in either.
+        """
+        for word in unknown:
+            sizes = ("channels", "blocks", "attention", "patch", "width", "depth", "heads", "dropout")
+            raise RequestError(f"network({word}=...)", f"one of {', '.join(sizes)}.{nearest(word, sizes)}")
+        labels = {name: len(classes) for name, classes in self.labels.items()}
+        if width is not None:
+            if channels is not None or attention is not None:
+                raise RequestError("width= with channels= or attention=", "width (a DiT) or channels (a U-Net)")
+            return DiT(
+                2,
+                in_channels=self.channels,
+                out_channels=self.channels,
+                patch=patch or 2,
+                width=width,
+                depth=depth,
+                heads=heads,
+                labels=labels,
+                dropout=dropout,
+            )
+        small = self.size <= 16
+        channels = tuple(channels or ((64, 128) if small else (96, 160, 192)))
+        net = UNet(
+            2,
+            in_channels=self.channels,
+            out_channels=self.channels,
+            channels=channels,
+            blocks=blocks,
+            attention=attention or tuple(i == len(channels) - 1 for i in range(len(channels))),
+            labels=labels,
+            patch=patch or (1 if small else 2),
+            dropout=dropout,
+        )
+        return net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def dataset(self, split: str, root: Path | None = None) -> Examples:
+        """The pictures of "train" or "test"; sizes, channels and labels fit this domain.
+
+        Raises:
+            DataError: no source, missing files, or pictures that do not fit.
+        """
+        if self.source is None:
+            raise DataError("Images without a source", "a source of pictures", "Images.of(Fashion())")
+        examples = self.source.load(split, root)
+        for e in examples[:1]:
+            shape = (self.channels, self.size, self.size)
+            if tuple(e.artifact.shape) != shape:
+                raise DataError(
+                    f"{e.name} has the shape {tuple(e.artifact.shape)}", f"{shape}", f"Images.of({self.source!r})"
+                )
+        highest = max((int(e.cond.get("label", -1)) for e in examples), default=-1)
+        if self.classes and highest >= len(self.classes):
+            raise DataError(
+                f"a label {highest}", f"at most {len(self.classes) - 1}, the last of {len(self.classes)} classes"
+            )
+        return examples
+
+    def fit(self, artifacts: Sequence[Any]) -> Images:
+        """The same domain with mean and std of all training pixels."""
+        pictures = distances.stack([io.as_picture(a, channels=self.channels) for a in artifacts]).double()
+        std = float(pictures.std(correction=0))
+        if not std > 0:
+            raise DataError("training pictures that are all one flat colour", "pictures with contrast")
+        return replace(self, mean=round(float(pictures.mean()), 6), std=round(std, 6))
+
+    def augment(self, x: State, noise: Noise) -> State:
+        """Each picture of a batch [B, C, H, W] mirrored with probability 1/2, if `flip`."""
+        if not self.flip or not isinstance(x, Tensor):
+            return x
+        mirrored = noise.uniform((x.shape[0],))[:, None, None, None] < 0.5
+        return torch.where(mirrored.to(x.device), x.flip(-1), x)
+
+    def metrics(self) -> dict[str, Callable[[list[Any], list[Any]], float]]:
+        """Distances of `gendiff_images.distances`, which need no trained network; `Judge` adds those that do."""
+        return {
+            "energy": distances.energy,
+            "texture": distances.texture,
+            "copies": distances.copies,
+            "novelty": distances.novelty,
+        }
+
+    def read(self, path: str | Path) -> Tensor:
+        """A PNG, JPEG, BMP or WebP file, cut to its middle square and resized to this domain's size."""
+        return io.read(path, channels=self.channels, size=self.size)
+
+    def write(self, artifact: Any, path: str | Path) -> None:
+        """A picture as PNG."""
+        io.write(io.as_picture(artifact, channels=self.channels), path)
+
+    def plot(self, artifacts: Sequence[Any], path: str | Path, *, labels: Sequence[str] | None = None) -> None:
+        """A contact sheet as PNG; up to ten pictures per row."""
+        count = len(artifacts)
+        save_grid(artifacts, path, labels=labels, columns=10 if count >= 20 else None)
+
+
+def digits() -> Images:
+    """scikit-learn's 8x8 digits; needs no file."""
+    return Images.of(Digits())
+
+
+def mnist() -> Images:
+    """MNIST, 28x28."""
+    return Images.of(MNIST())
+
+
+def fashion() -> Images:
+    """Fashion-MNIST, 28x28."""
+    return Images.of(Fashion())
+
+
+def cifar10() -> Images:
+    """CIFAR-10, 32x32 RGB, with mirror images."""
+    return Images.of(CIFAR10(), flip=True)

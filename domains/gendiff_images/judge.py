@@ -1,0 +1,192 @@
+"""A judge: a small classifier trained on real pictures only, asked whether samples show what was requested.
+
+    accuracy(samples, labels) = share of samples whose recognised class is the requested one
+    frechet(samples, reference) = Frechet distance between the features before the last layer
+
+It shares nothing with the generative network, and its accuracy on held-out real pictures (`Judge.held_out`)
+bounds what a perfect generator would score.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gendiff import metrics
+from gendiff.errors import CheckpointError, RequestError
+from gendiff_images.distances import stack
+
+
+class _Classifier(nn.Module):
+    """Three resolutions of 3x3 convolutions with batch norm, the middle ones residual; features are the global mean."""
+
+    def __init__(self, channels: int, classes: int, width: int) -> None:
+        super().__init__()
+
+        def conv(inputs: int, outputs: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+            )
+
+        self.stem = conv(channels, width)
+        self.grow = nn.ModuleList((conv(width, 2 * width), conv(2 * width, 4 * width)))
+        self.deepen = nn.ModuleList((conv(2 * width, 2 * width), conv(4 * width, 4 * width)))
+        self.out = nn.Linear(4 * width, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Pictures [B, C, H, W] in [0, 1] to [B, 4 width]."""
+        h = self.stem((4 * x - 2).contiguous(memory_format=torch.channels_last))
+        for grow, deepen in zip(self.grow, self.deepen, strict=True):
+            h = grow(F.max_pool2d(h, 2))
+            h = h + deepen(h)
+        return h.mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.features(x))
+
+
+class Judge:
+    """A trained classifier of pictures.
+
+    Args:
+        classes: names, in the order of the labels.
+        channels: of the pictures.
+        width: of the first layer.
+        held_out: accuracy on real pictures it was not trained on; None if never measured.
+    """
+
+    def __init__(
+        self, classes: Sequence[str], *, channels: int, width: int = 32, held_out: float | None = None
+    ) -> None:
+        self.classes, self.channels, self.width, self.held_out = tuple(classes), channels, width, held_out
+        network = _Classifier(channels, len(self.classes), width).eval()
+        self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def __repr__(self) -> str:
+        return f"Judge({self.classes!r}, channels={self.channels}, width={self.width}, held_out={self.held_out})"
+
+    @classmethod
+    def train(
+        cls,
+        pictures: Sequence[Tensor],
+        labels: Sequence[int],
+        classes: Sequence[str],
+        *,
+        steps: int = 700,
+        batch: int = 256,
+        rate: float = 1e-2,
+        shift: int = 2,
+        flip: bool = False,
+        seed: int = 0,
+    ) -> Judge:
+        """Train on real pictures: AdamW, one cycle of the learning rate, random shifts (and mirror images).
+
+        Args:
+            pictures: each [C, H, W] in [0, 1].
+            labels: class of each.
+            classes: their names.
+            steps: of `batch` pictures each.
+            rate: highest learning rate.
+            shift: pictures are moved by up to this many pixels (0 for pictures below 16 pixels).
+            flip: whether mirror images count as the same class.
+            seed: of the weights, the order and the shifts.
+        """
+        x, y = stack(pictures), torch.as_tensor(list(labels), dtype=torch.int64)
+        if len(x) != len(y):
+            raise RequestError(f"{len(y)} labels for {len(x)} pictures", "one label for each picture")
+        shift = shift if min(x.shape[2:]) >= 16 else 0
+        generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            judge = cls(classes, channels=x.shape[1])
+        net = judge.network.train()
+        optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.05)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
+        order = torch.cat([torch.randperm(len(x), generator=generator) for _ in range(steps * batch // len(x) + 1)])
+        for step in range(steps):
+            pick = order[step * batch : (step + 1) * batch]
+            moved, now = x[pick], torch.randint(-shift, shift + 1, (2,), generator=generator).tolist()
+            moved = F.pad(moved, (shift,) * 4)[
+                :, :, shift + now[0] : shift + now[0] + x.shape[2], shift + now[1] : shift + now[1] + x.shape[3]
+            ]
+            if flip and step % 2:
+                moved = moved.flip(-1)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = net(moved)
+            loss = F.cross_entropy(logits.float(), y[pick])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            cycle.step()
+        net.eval()
+        return judge
+
+    def examine(self, pictures: Sequence[Tensor], labels: Sequence[int]) -> float:
+        """Accuracy on real held-out pictures, remembered as `held_out`."""
+        self.held_out = self.accuracy(pictures, labels)
+        return self.held_out
+
+    def _run(self, function: Callable[[Tensor], Tensor], pictures: Sequence[Tensor]) -> Tensor:
+        x = stack(pictures)
+        if x.shape[1] != self.channels:
+            raise RequestError(f"pictures of {x.shape[1]} channels", f"{self.channels}, as this judge was trained")
+        with torch.no_grad():
+            return torch.cat([function(part).float() for part in x.split(500)])
+
+    def probabilities(self, pictures: Sequence[Tensor]) -> Tensor:
+        """Of each class, [N, classes]."""
+        return self._run(self.network, pictures).softmax(-1)
+
+    def recognise(self, pictures: Sequence[Tensor]) -> Tensor:
+        """The most probable class of each picture, int64 [N]."""
+        return self.probabilities(pictures).argmax(-1)
+
+    def accuracy(self, pictures: Sequence[Tensor], labels: Sequence[int] | Tensor) -> float:
+        """Share of pictures recognised as `labels`."""
+        y = torch.as_tensor(labels, dtype=torch.int64)
+        if len(y) != len(pictures):
+            raise RequestError(f"{len(y)} labels for {len(pictures)} pictures", "one label for each picture")
+        return float((self.recognise(pictures) == y).double().mean())
+
+    def features(self, pictures: Sequence[Tensor]) -> Tensor:
+        """What the last layer sees, float32 [N, 4 width]."""
+        return self._run(self.network.features, pictures)
+
+    def frechet(self, samples: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
+        """Frechet distance between the features of two sets. Not comparable with FID: other features."""
+        return metrics.frechet(self.features(samples).numpy(), self.features(reference).numpy())
+
+    def save(self, path: Path | str) -> None:
+        """Weights and settings as one safetensors file."""
+        from safetensors.torch import save_file
+
+        config = {"classes": self.classes, "channels": self.channels, "width": self.width, "held_out": self.held_out}
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        weights = {name: v.contiguous() for name, v in self.network.state_dict().items()}
+        save_file(weights, path, metadata={"gendiff_images.judge": json.dumps(config)})
+
+    @classmethod
+    def load(cls, path: Path | str) -> Judge:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: no such file, or not a judge.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                config = json.loads((file.metadata() or {})["gendiff_images.judge"])
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            judge = cls(**config)
+            judge.network.load_state_dict(weights)
+        except (OSError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
+            raise CheckpointError(f"{path}: {type(e).__name__}: {e}", "a judge written by Judge.save") from e
+        judge.network.eval()
+        return judge

@@ -1,0 +1,245 @@
+"""Pictures: round trips, requests, files, contact sheets, distances, the judge."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gendiff.errors import CheckpointError, DataError, RequestError
+from gendiff.random import Noise
+from gendiff_images import CIFAR10, Digits, Images, Judge, digits, distances, read, save_grid, write
+from gendiff_images.sources import labels_of
+
+
+def picture(channels: int = 1, size: int = 12, seed: int = 0) -> torch.Tensor:
+    return torch.rand(channels, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+# -- state and back -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_encode_and_decode_agree_to_rounding(channels):
+    domain = Images(size=12, channels=channels, mean=0.286, std=0.353)
+    p = picture(channels)
+    assert (domain.decode(domain.encode(p)) - p).abs().max() < 2e-7
+    assert domain.decode(domain.encode(p) * 50).aminmax() == (0.0, 1.0)
+
+
+def test_fit_makes_unit_states():
+    domain, data = digits(), digits().dataset("train")
+    fitted = domain.fit(data.artifacts)
+    x = torch.stack([fitted.encode(a) for a in data.artifacts])
+    assert abs(float(x.mean())) < 1e-4
+    assert abs(float(x.std()) - 1) < 1e-3
+    assert eval(repr(fitted)) == fitted  # a repr that can be pasted back
+    with pytest.raises(DataError, match="flat colour"):
+        Images(size=4).fit([torch.full((1, 4, 4), 0.5)] * 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.rand(12, 12, 1), r"permute\(2, 0, 1\)"),
+        (torch.rand(3, 12, 12), "with C = 1"),
+        (torch.rand(1, 10, 10), "a picture of 10x10. 12x12"),
+        (torch.zeros(1, 12, 12, dtype=torch.uint8), "picture.float"),
+        (torch.rand(1, 12, 12) * 255, r"values from .*clamp\(0, 1\)"),
+        (torch.full((1, 12, 12), float("nan")), "non-finite"),
+    ],
+)
+def test_what_is_no_picture_is_refused(value, message):
+    with pytest.raises(RequestError, match=message):
+        Images(size=12).encode(value)
+
+
+def test_flip_mirrors_half_of_the_pictures_each_by_its_own_noise():
+    domain = Images(size=12, flip=True)
+    x = torch.stack([picture(seed=i) for i in range(200)])
+    y = domain.augment(x, Noise.of(0, 200))
+    mirrored = (y == x.flip(-1)).all(-1).all(-1).all(-1)
+    assert ((y == x).all(-1).all(-1).all(-1) | mirrored).all()
+    assert 70 < int(mirrored.sum()) < 130
+    assert torch.equal(domain.augment(x[50:60], Noise.of(0, 10, start=50)), y[50:60])
+    assert Images(size=12).augment(x, Noise.of(0, 200)) is x
+
+
+# -- requests and networks ----------------------------------------------------------------------------------------
+
+
+def test_labels_by_name_number_list_and_none():
+    domain = Images.of(CIFAR10())
+    request = domain.request(3, label=["frog", 1, None])
+    assert request.like.shape == (3, 3, 32, 32)
+    assert request.cond["label"].tolist() == [6, 1, 10]
+    assert domain.request(2, label="frog").cond["label"].tolist() == [6, 6]
+    assert domain.request(2).cond["label"].tolist() == [10, 10]
+    assert Images(size=8).request(2).cond == {}
+
+
+def test_wrong_requests_name_the_nearest():
+    domain = Images.of(CIFAR10())
+    with pytest.raises(RequestError, match='Did you mean "frog"'):
+        domain.request(1, label="frogg")
+    with pytest.raises(RequestError, match='Did you mean "label"'):
+        domain.request(1, lable="frog")
+    with pytest.raises(RequestError, match="0 pictures"):
+        domain.request(0)
+    with pytest.raises(RequestError, match="keywords only"):
+        domain.request(1, "frog")
+    with pytest.raises(RequestError, match="positive size"):
+        Images(size=0)
+
+
+@pytest.mark.parametrize("size", [{}, {"channels": (16, 24), "blocks": 1}, {"width": 32, "depth": 2, "heads": 2}])
+def test_networks_answer_requests(size):
+    domain = Images(size=14, classes=("a", "b"))
+    net, request = domain.network(**size), domain.request(2, label=["a", None])
+    assert net(request.like, torch.tensor([0.1, 0.9]), **request.cond).shape == request.like.shape
+    assert set(net.conditioning.labels) == {"label"}
+    with pytest.raises(RequestError, match="a U-Net"):
+        domain.network(width=32, channels=(16,))
+    with pytest.raises(RequestError, match='Did you mean "blocks"'):
+        domain.network(block=2)
+
+
+def test_no_source_says_how_to_name_one():
+    with pytest.raises(DataError, match=r"Images.of\(Fashion\(\)\)"):
+        Images(size=8).dataset("train")
+    with pytest.raises(DataError, match=r"\(1, 8, 8\)"):
+        Images(size=28, source=Digits()).dataset("train")
+
+
+# -- files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_files_round_to_eight_bits_once(tmp_path, channels):
+    domain, p = Images(size=12, channels=channels), picture(channels)
+    domain.write(p, tmp_path / "a.png")
+    once = domain.read(tmp_path / "a.png")
+    assert (once - p).abs().max() <= 0.5 / 255 + 1e-6
+    domain.write(once, tmp_path / "b.png")
+    assert torch.equal(domain.read(tmp_path / "b.png"), once)
+    with pytest.raises(RequestError, match=r"'a.png'"):
+        write(p, tmp_path / "a.jpg")
+
+
+def test_reading_cuts_the_middle_square(tmp_path):
+    wide = np.zeros((12, 20), dtype=np.uint8)
+    wide[:, 4:16] = np.arange(144).reshape(12, 12)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    p = Images(size=12).read(tmp_path / "wide.png")
+    assert torch.equal((p * 255).round().to(torch.uint8)[0], torch.from_numpy(wide[:, 4:16]))
+    assert read(tmp_path / "wide.png", channels=1).shape == (1, 12, 20)
+    with pytest.raises(DataError, match=r"wide.png: too small \(20x12\)"):
+        Images(size=16).read(tmp_path / "wide.png")
+
+
+def test_transparent_pictures_lie_on_white(tmp_path):
+    rgba = np.zeros((4, 4, 4), dtype=np.uint8)
+    rgba[:2, :, 3] = 255
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    p = read(tmp_path / "a.png")
+    assert (p[:, :2] == 0).all()
+    assert (p[:, 2:] == 1).all()
+
+
+# -- contact sheets -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("labels", [None, ["t-shirt", "an extremely long class name", "", "x", "y"]])
+def test_every_picture_can_be_read_back_from_a_sheet(tmp_path, channels, labels):
+    pictures = [(picture(channels, 9, seed=i) * 255).round() / 255 for i in range(5)]
+    sheet = save_grid(pictures, tmp_path / "sheet.png", columns=2, labels=labels, zoom=3)
+    with Image.open(tmp_path / "sheet.png") as image:
+        values = np.asarray(image)
+    for i, p in enumerate(pictures):
+        assert torch.equal(sheet.cut(values, i, 9, 9), p)
+    assert (values[: sheet.gap] == 255).all()
+    below, _ = sheet.corner(0, 9, 9)
+    text = values[below + 27 : below + 27 + sheet.caption]
+    assert bool((text < 128).any()) == (labels is not None)
+
+
+def test_sheets_refuse_what_they_cannot_hold(tmp_path):
+    with pytest.raises(RequestError, match="at least one picture"):
+        save_grid([], tmp_path / "a.png")
+    with pytest.raises(RequestError, match="one shape"):
+        save_grid([picture(), picture(size=9)], tmp_path / "a.png")
+    with pytest.raises(RequestError, match="2 labels for 1 pictures"):
+        save_grid([picture()], tmp_path / "a.png", labels=["a", "b"])
+    Images(size=12).plot([picture()] * 21, tmp_path / "many.png")
+    assert (tmp_path / "many.png").is_file()
+
+
+# -- distances ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def halves():
+    data = digits().dataset("train").artifacts
+    data = [data[i] for i in np.random.default_rng(0).permutation(len(data))]  # the file is sorted by writer
+    return data[:700], data[700:1400]
+
+
+@pytest.mark.parametrize("name", ["energy", "texture"])
+def test_distances_grow_with_damage(halves, name):
+    a, b = halves
+    distance = Images().metrics()[name]
+    noise = torch.Generator().manual_seed(0)
+    little = [(p + 0.1 * torch.randn(p.shape, generator=noise)).clamp(0, 1) for p in a]
+    much = [(p + 0.4 * torch.randn(p.shape, generator=noise)).clamp(0, 1) for p in a]
+    same, near, far = distance(a, b), distance(little, b), distance(much, b)
+    assert abs(same) < 0.6 * near < 0.3 * far
+    assert abs(distance(a, a[:2]) - distance(a[:2], a)) < 1e-6  # symmetric
+
+
+def test_copies_and_novelty_tell_copying_from_new(halves):
+    a, b = halves
+    assert distances.copies(a[:100], a) == 1.0
+    assert distances.novelty(a[:100], a) < 1e-6
+    assert distances.copies(b[:100], a) < 0.05
+    assert 0.8 < distances.novelty(b[:100], a) < 1.5
+    shifted = [p * 0.98 for p in a[:100]]
+    assert distances.copies(shifted, a) > 0.95
+
+
+def test_distances_say_what_they_need():
+    with pytest.raises(RequestError, match="1 pictures"):
+        distances.energy([picture()], [picture()] * 3)
+
+
+# -- the judge ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judge():
+    domain, data = digits(), digits().dataset("train")
+    return Judge.train(data.artifacts, labels_of(data), domain.classes, steps=150, batch=128)
+
+
+def test_the_judge_knows_digits_it_never_saw(judge):
+    test = digits().dataset("test")
+    assert judge.examine(test.artifacts, labels_of(test)) > 0.93
+    assert judge.held_out == judge.accuracy(test.artifacts, labels_of(test))
+    shuffled = np.random.default_rng(0).permutation(labels_of(test))
+    assert judge.accuracy(test.artifacts, shuffled.tolist()) < 0.25
+    noise = [picture(size=8, seed=i) for i in range(297)]
+    assert judge.frechet(noise, test.artifacts) > 5 * judge.frechet(digits().dataset("train").artifacts, test.artifacts)
+
+
+def test_the_judge_survives_its_file(judge, tmp_path):
+    judge.save(tmp_path / "judge.safetensors")
+    again, test = Judge.load(tmp_path / "judge.safetensors"), digits().dataset("test").artifacts
+    assert torch.equal(again.probabilities(test), judge.probabilities(test))
+    assert (again.classes, again.held_out) == (judge.classes, judge.held_out)
+    (tmp_path / "bad.safetensors").write_bytes(b"no")
+    for name in ("bad.safetensors", "absent.safetensors"):
+        with pytest.raises(CheckpointError, match=r"written by Judge\.save"):
+            Judge.load(tmp_path / name)
+    with pytest.raises(RequestError, match="3 channels"):
+        judge.recognise([picture(3)])
