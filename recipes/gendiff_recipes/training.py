@@ -19,6 +19,7 @@ from gendiff.model import Model
 
 from .callbacks import Averaging, Showing, Throughput
 from .data import Batches
+from .evaluation import ask
 from .module import Denoising
 from .recipe import Recipe
 
@@ -85,7 +86,7 @@ def train(
         model.denoiser.network.compile()
     module = Denoising(model.denoiser, domain, recipe)
     averaging = Averaging(recipe.ema)
-    what: dict[str, Any] = {"guidance": recipe.guidance, **shown(recipe)}
+    what: dict[str, Any] = {"guidance": recipe.guidance, **ask(domain, options.samples)}
     trainer = L.Trainer(
         max_steps=options.steps,
         max_epochs=-1,
@@ -121,12 +122,6 @@ def train(
         summary = {"steps": trainer.global_step, "seconds": module.spent, "precision": options.precision, "examples": len(examples)}
         (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf8")
     return model
-
-
-def shown(recipe: Recipe) -> dict[str, Any]:
-    """What the samples drawn during training ask for: the labels in turn."""
-    n = recipe.trainer.samples
-    return {**recipe.domain.preview(n), **{k: [i % len(v) for i in range(n)] for k, v in recipe.domain.labels.items()}}
 
 
 class calm:

@@ -1,0 +1,233 @@
+"""The kit with which a part is proved: `check_space`, `check_process`, `check_head`, `check_solver`, `check_domain`.
+
+Each raises AssertionError with what failed, on what, by how much; none needs pytest.
+
+    from gendiff.testing import check_domain
+    def test_mine(): check_domain(Torsions())
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gendiff.config import from_config, to_config
+from gendiff.denoisers import Denoise, Denoiser, Head
+from gendiff.domain import Domain, Request, collate, crop
+from gendiff.errors import RequestError
+from gendiff.losses import denoising_loss
+from gendiff.processes import Process
+from gendiff.random import Noise
+from gendiff.samplers import sample
+from gendiff.solvers import Euler, Solver
+from gendiff.spaces import Space, State, map_state, tensors
+from gendiff.times import Grid, stratified
+
+
+def distance(x: State, y: State) -> float:
+    """The largest difference between two states, by entries."""
+    return max(float((a - b).abs().max()) if a.numel() else 0.0 for a, b in zip(tensors(x), tensors(y), strict=True))
+
+
+def require(value: float, bound: float, what: str) -> None:
+    """value <= bound, or an AssertionError that says by how much not."""
+    assert value <= bound, f"{what}: {value:.3g}, allowed {bound:.3g}"
+
+
+def double(x: State) -> State:
+    return map_state(lambda part: part.double() if part.is_floating_point() else part, x)
+
+
+def check_space(space: Space, like: State, *, tolerance: float = 1e-9, seed: int = 0) -> None:
+    """The laws of a space, in float64.
+
+    exp(x, log(x, y)) = y; log(x, x) = 0; dist2 is symmetric and the squared norm of log; lerp ends at its ends and
+    halves the distance; mix of equal points is that point; projections are idempotent; noise belongs to its sample.
+
+    Args:
+        like: A batch of at least 2 states.
+    """
+    like = double(like)
+    n = tensors(like)[0].shape[0]
+    noise = Noise.of(seed, n)
+    x, y = space.random(like, noise.fork("x")), space.random(like, noise.fork("y"))
+    name = repr(space)
+    require(distance(space.project(x), x), tolerance, f"{name}: random points lie in the space")
+    require(distance(space.project(space.project(x)), space.project(x)), tolerance, f"{name}: project is idempotent")
+    require(distance(space.exp(x, space.log(x, y)), y), tolerance, f"{name}: exp(x, log(x, y)) = y")
+    require(float(space.norm2(x, space.log(x, x)).max()), tolerance**2 + 1e-18, f"{name}: log(x, x) = 0")
+    forth, back = space.dist2(x, y), space.dist2(y, x)
+    require(float(((forth - back).abs() / (1 + forth)).max()), tolerance, f"{name}: dist2 is symmetric")
+    require(distance(space.lerp(x, y, 0.0), x), tolerance, f"{name}: lerp(x, y, 0) = x")
+    require(distance(space.lerp(x, y, 1.0), y), tolerance, f"{name}: lerp(x, y, 1) = y")
+    half = space.dist2(x, space.lerp(x, y, 0.5))
+    require(float(((half - forth / 4).abs() / (1 + forth)).max()), tolerance, f"{name}: lerp at 1/2 halves the distance")
+    require(distance(space.mix([x, x, x], (0.5, 0.8, -0.3)), x), tolerance, f"{name}: a mix of equal points")
+    two = space.mix([x, y], (0.7, 0.3))
+    require(distance(two, space.lerp(x, y, 0.3)), tolerance, f"{name}: a mix of two is lerp")
+    rows = torch.arange(n - 1, -1, -1)
+    again = space.random(map_state(lambda part: part[rows], like), noise.fork("x").select(rows))
+    flipped = map_state(lambda part: part[rows], again)
+    assert distance(flipped, x) == 0, f"{name}: noise moved with the order of the batch"
+    assert space.dim(like).shape == (n,), f"{name}: dim is one number a sample"
+
+
+def check_process(process: Process, like: State, *, tolerance: float = 1e-8, seed: int = 0) -> None:
+    """The laws of a process, in float64.
+
+    noise(x0, 0) = x0; with the true x0 as target a step lands on the same path, and the step to 0 lands on x0; two
+    half steps are one; clocks fall to 0.
+    """
+    like = double(like)
+    noise = Noise.of(seed, tensors(like)[0].shape[0])
+    space, name = process.space, repr(process)
+    x0 = space.random(like, noise.fork("x0"))
+    require(distance(process.noise(x0, 0.0, noise), x0), tolerance, f"{name}: noise(x0, 0) = x0")
+    x = process.noise(x0, 0.7, noise)
+    require(distance(process.step(x, x0, 0.7, 0.0), x0), tolerance, f"{name}: the step to 0 reaches its target")
+    on_path = process.noise(x0, 0.3, noise)
+    require(distance(process.step(x, x0, 0.7, 0.3), on_path), tolerance, f"{name}: a step to x0 stays on its path")
+    half = process.step(process.step(x, x0, 0.7, 0.5), x0, 0.5, 0.3)
+    require(distance(half, on_path), tolerance, f"{name}: two steps are one")
+    grid = [i / 20 for i in range(20, -1, -1)]
+    for clock in leaves(process.per_part(lambda leaf: [leaf.schedule.clock(t) for t in grid])):
+        assert all(a > b for a, b in zip(clock, clock[1:], strict=False)), f"{name}: the clock does not fall with t"
+        assert clock[-1] == 0, f"{name}: the clock is {clock[-1]} at t = 0"
+
+
+def leaves(value: Any) -> list[Any]:
+    return [leaf for part in value.values() for leaf in leaves(part)] if isinstance(value, dict) else [value]
+
+
+def check_head(head: Head, process: Process, like: State, *, tolerance: float = 1e-8, seed: int = 0) -> None:
+    """clean(raw(x0)) = x0 at times across [0, 1], in float64."""
+    like = double(like)
+    noise = Noise.of(seed, tensors(like)[0].shape[0])
+    x0 = process.space.random(like, noise.fork("x0"))
+    for t in (1e-3, 0.1, 0.5, 0.9, 0.999):
+        x = process.noise(x0, t, noise)
+        out = head.raw(process, x, x0, t)
+        require(distance(head.clean(process, x, out, t), x0), tolerance, f"{head!r} on {process!r} at t={t}: round trip")
+
+
+def slope(steps: Sequence[int], errors: Sequence[float]) -> float:
+    """The order of convergence: minus the slope of log error against log steps."""
+    x, y = torch.tensor(steps).double().log(), torch.tensor(errors).double().log()
+    return float(-((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+
+
+def check_order(
+    solver: Solver,
+    denoiser: Denoise,
+    like: State,
+    *,
+    grid: Callable[[], Grid],
+    steps: Sequence[int] = (16, 32, 64, 128),
+    tolerance: float = 0.15,
+    reference: Solver | None = None,
+    start: State | None = None,
+) -> float:
+    """Measures a deterministic solver's order on a smooth denoiser, in float64, against a fine reference.
+
+    Args:
+        grid: Makes a grid that stays inside (0, 1), where the order is defined.
+        reference: A fine solver on the same interval.
+
+    Returns:
+        The measured slope; raises AssertionError if it is further than `tolerance` from `solver.order`.
+    """
+    like = double(like)
+    noise = Noise.of(0, tensors(like)[0].shape[0])
+    fine = reference or replace(solver, steps=8 * max(steps), times=grid())  # type: ignore[type-var]
+    truth = sample(denoiser, like, solver=fine, noise=noise, start=start)
+    space = denoiser.process.space
+    errors = []
+    for n in steps:
+        x = sample(denoiser, like, solver=replace(solver, steps=n, times=grid()), noise=noise, start=start)  # type: ignore[type-var]
+        errors.append(float(space.dist2(x, truth).mean().sqrt()))
+    found = slope(steps, errors)
+    assert abs(found - solver.order) <= tolerance, f"{solver!r} has order {found:.3f} on {denoiser.process!r}, claimed {solver.order}"
+    return found
+
+
+def check_domain(domain: Domain, *, requests: Sequence[dict[str, Any]] = (), tolerance: float = 1e-3, seed: int = 0) -> None:
+    """Tries a domain through the whole contract, with an untrained network.
+
+    Encode and decode round trip (on states: encode(decode(encode(a))) = encode(a)); states fit the space; config round
+    trip; batching and padding; request, network, loss with gradients, sampling; sample i does not depend on its batch;
+    a wrong keyword is a RequestError.
+
+    Args:
+        requests: Keywords to try `request` with; `preview` by default.
+        tolerance: Of the round trip, relative to the state's size.
+    """
+    examples = domain.dataset("train")
+    assert len(examples) >= 2, f"{domain!r}: the training set has {len(examples)} examples"
+    domain = domain.fit(examples.artifacts[:64])
+    package = sys.modules[type(domain).__module__.partition(".")[0]]
+    again = from_config(json.loads(json.dumps(to_config(domain))), package)
+    assert again == domain, f"{domain!r}: its JSON gives {again!r}"
+
+    states = [domain.encode(e.artifact) for e in examples[:8]]
+    batch, mask = collate(states, domain.ragged)
+    process = domain.process.masked(mask)
+    for state, back in zip(states, crop(batch, mask), strict=True):
+        assert distance(state, back) == 0, f"{domain!r}: batching changed a state"
+        size = max(float(p.abs().max()) for p in tensors(state)) + 1e-9
+        twice = domain.encode(domain.decode(back))
+        require(distance(twice, state) / size, tolerance, f"{domain!r}: encode(decode(x)) = x")
+    check_space(process.space, batch)
+    check_process(process, batch)
+
+    network = randomised(domain.network(), seed).double()
+    denoiser = Denoiser(network, domain.head, domain.process)
+    n = len(states)
+    for asked in requests or [domain.preview(n)]:
+        request = domain.request(n, **asked)
+        check_request(domain, denoiser, request, n, seed)
+    cond = {k: v for k, v in domain.request(n, **(requests[0] if requests else domain.preview(n))).cond.items() if k != "mask"}
+    if mask is not None:
+        cond["mask"] = mask
+    t = stratified(n, Noise.of(seed, 1))
+    losses = denoising_loss(denoiser, double(batch), t, Noise.of(seed, n), auxiliary=domain.auxiliary, **cond)
+    assert losses["loss"].shape == (n,) and bool(torch.isfinite(losses["loss"]).all()), f"{domain!r}: loss {losses['loss']}"
+    losses["loss"].mean().backward()
+    silent = [name for name, p in network.named_parameters() if p.grad is None]
+    assert not silent, f"{domain!r}: no gradient reaches {silent[:3]}"
+    try:
+        domain.request(n, **domain.preview(n), nonsense_keyword=1)
+    except (RequestError, TypeError):
+        return
+    raise AssertionError(f"{domain!r}: request() took nonsense_keyword=1 without a word")
+
+
+@torch.no_grad()
+def check_request(domain: Domain, denoiser: Denoiser, request: Request, n: int, seed: int) -> None:
+    """Samples a request whole and one by one: the same states, decodable."""
+    like = double(request.like)
+    assert tensors(like)[0].shape[0] == n, f"{domain!r}: request({n}) gave {tensors(like)[0].shape[0]} templates"
+    whole = sample(denoiser, like, solver=Euler(3), noise=Noise.of(seed, n), cond=request.cond)
+    for i in (0, n - 1):
+        one = slice(i, i + 1)
+        cond = {k: v[one] if isinstance(v, Tensor) else v for k, v in request.cond.items()}
+        part = sample(
+            denoiser, map_state(lambda x: x[one], like), solver=Euler(3), noise=Noise.of(seed, 1, i), cond=cond  # noqa: B023
+        )
+        require(distance(part, map_state(lambda x: x[one], whole)), 1e-9, f"{domain!r}: sample {i} depends on its batch")  # noqa: B023
+    for state in crop(map_state(lambda x: x.float(), whole), request.cond.get("mask"))[:2]:
+        domain.decode(state)
+
+
+def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
+    """The network with every weight drawn anew: zero-initialised layers would make many laws trivially true."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * (0.5 / max(p.shape[-1], 1) ** 0.5 if p.ndim > 1 else 0.1))
+    return network
