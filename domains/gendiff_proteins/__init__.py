@@ -1,0 +1,13 @@
+"""Protein backbones for gendiff: structures in angstrom, frames inside, handedness always reported."""
+
+from .domain import Proteins as Proteins
+from .networks import FrameNetwork as FrameNetwork
+from .reading import Report as Report
+from .reading import load as load
+from .reading import read as read
+from .sources import Backbones as Backbones
+from .sources import Ideal as Ideal
+from .sources import Structures as Structures
+from .structure import Structure as Structure
+from .structure import StructureError as StructureError
+from .writing import write as write

@@ -19,6 +19,7 @@ stand still. All geometry is invariant under proper rotations and translations a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,11 @@ State = dict[str, Tensor]
 _REACH = 32  # relative positions beyond +-32 look alike
 _RADII = 16  # radial basis functions of CA-CA distances
 _FAR = 2.2  # their last centre, nm
+
+
+def full_precision(like: Tensor) -> torch.autocast:
+    """No autocast inside: geometry and logits keep the dtype of the points."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 class PointAttention(nn.Module):
@@ -54,7 +60,7 @@ class PointAttention(nn.Module):
         b, n, _ = h.shape
         qkv = self.scalars(h).view(b, n, self.heads, 3 * self.channels)
         local = self.place(h).view(b, n, -1, 3)
-        with torch.autocast(h.device.type, enabled=False):  # points and logits in full precision
+        with full_precision(h):
             kind = pos.dtype
             q, k, v = qkv.to(kind).split(self.channels, dim=-1)
             spots = local.to(kind) @ rot.mT + pos[:, :, None]  # [B, N, H * points, 3]
@@ -70,7 +76,7 @@ class PointAttention(nn.Module):
             said, points = seen.split([self.channels, 3 * self.values], dim=-1)
             points = (points.reshape(b, n, -1, 3) - pos[:, :, None]) @ rot  # back into the residue's own frame
             length = (points.square().sum(-1) + 1e-8).sqrt()
-        return self.out(torch.cat([said.flatten(2), points.flatten(2), length], -1).to(h.dtype))
+        return self.out(torch.cat([said.flatten(2), points.flatten(2), length], -1))
 
 
 class Transition(nn.Module):
@@ -124,7 +130,7 @@ def neighbour_features(pos: Tensor, rot: Tensor, mask: Tensor, t: Tensor) -> Ten
     return torch.cat(features, -1)
 
 
-def pair_features(pos: Tensor, rot: Tensor, mask: Tensor) -> Tensor:
+def pair_features(pos: Tensor, rot: Tensor) -> Tensor:
     """How residue i sees residue j in the noisy frames, `[B, N, N, 16 + 3 + 9]`: distance, direction, orientation."""
     apart = pos[:, None] - pos[:, :, None]
     distance = (apart.square().sum(-1) + 1e-8).sqrt()
@@ -156,7 +162,9 @@ class Block(nn.Module):
     def forward(
         self, h: Tensor, pos: Tensor, rot: Tensor, pair: Tensor, relative: Tensor, mask: Tensor, t: Tensor, about: Tensor
     ) -> tuple[Tensor, Tensor]:
-        h = h + self.local(neighbour_features(pos, rot, mask, t).to(h.dtype))
+        with full_precision(h):
+            near = neighbour_features(pos, rot, mask, t)
+        h = h + self.local(near)
         a, b, c, d = self.modulation(about)[:, None].chunk(4, -1)
         bias = (self.bias(pair) + self.relative(relative)).permute(0, 3, 1, 2)
         bias = bias.masked_fill(~mask[:, None, None], -1e9)
@@ -174,7 +182,7 @@ class FrameNetwork(nn.Module):
         heads: attention heads.
         pair: channels per pair of residues.
         labels: number of classes of every label, by name; a label's value `count` means "none".
-        rate: of the rotations' clock, kappa(t) = (exp(rate t) - 1) / (exp(rate) - 1); 0 is kappa = t.
+        clock: the rotations' clock kappa(t), that of the process; kappa = t if not given.
 
     Input: `x = {"pos": [B, N, 3] nm, "rot": [B, N, 3, 3]}`, `t` [B], `mask` [B, N] bool, labels int64 [B]. Output:
     `{"pos": [B, N, 3], "rot": [B, N, 3]}`, a global velocity (nm) and a rotation vector in each residue's own frame.
@@ -188,10 +196,11 @@ class FrameNetwork(nn.Module):
         pair: int = 32,
         *,
         labels: dict[str, int] | None = None,
-        rate: float = 0.0,
+        clock: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.width, self.rate = width, rate
+        self.width = width
+        self.kappa = clock or (lambda t: t)
         local = 4 * 12 + 2 * 7
         self.start = nn.Linear(64, width)
         self.about = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
@@ -199,10 +208,6 @@ class FrameNetwork(nn.Module):
         self.pair = nn.Sequential(nn.Linear(_RADII + 12, pair), nn.SiLU())
         self.near = nn.Embedding(2 * _REACH + 1, pair)
         self.blocks = nn.ModuleList(Block(width, heads, pair, local) for _ in range(depth))
-
-    def kappa(self, t: Tensor) -> Tensor:
-        """The rotations' clock."""
-        return torch.expm1(self.rate * t) / math.expm1(self.rate) if self.rate else t
 
     def forward(self, x: State, t: Tensor, *, mask: Tensor | None = None, **labels: Tensor) -> State:
         pos, rot = x["pos"], x["rot"]
@@ -225,16 +230,19 @@ class FrameNetwork(nn.Module):
             about = about + self.labels[name](label)
         about = functional.silu(about)
         h = self.start(ends) + about[:, None]
-        pair = self.pair(pair_features(pos, rot, mask)) + self.near(relative)
+        with full_precision(pos):
+            seen = pair_features(pos, rot)
+        pair = self.pair(seen) + self.near(relative)
         velocity, tangent = torch.zeros_like(pos), torch.zeros_like(pos)
         kappa = self.kappa(t)[:, None, None]
         now, turned = pos, rot
         for block in self.blocks:
             h, move = block(h, now, turned, pair, relative, mask, t, about)
-            move = move.to(pos.dtype) * real
-            velocity = velocity - (turned @ move[..., :3, None]).squeeze(-1)
-            tangent = tangent + move[..., 3:]
-            now, turned = pos - t[:, None, None] * velocity, rot @ exp_so3(kappa * tangent)
+            with full_precision(pos):
+                move = move.to(pos.dtype) * real
+                velocity = velocity - (turned @ move[..., :3, None]).squeeze(-1)
+                tangent = tangent + move[..., 3:]
+                now, turned = pos - t[:, None, None] * velocity, rot @ exp_so3(kappa * tangent)
         velocity = (velocity - (velocity * real).sum(1, keepdim=True) / count) * real
         return {"pos": velocity, "rot": tangent}
 
@@ -242,5 +250,5 @@ class FrameNetwork(nn.Module):
 def waves(x: Tensor, channels: int, longest: float) -> Tensor:
     """Sines and cosines `[..., channels]` of `x` `[...]`, wavelengths up to 2 pi `longest`."""
     rates = torch.exp(-math.log(longest) * torch.linspace(0, 1, channels // 2, dtype=x.dtype, device=x.device))
-    angle = x[..., None] * rates
+    angle = x[..., None].to(rates.dtype) * rates
     return torch.cat([angle.sin(), angle.cos()], -1)

@@ -17,7 +17,7 @@ from gendiff.domain import Example, Examples, Rejected, Source, data_file
 from gendiff.errors import DataError, GendiffError
 
 from . import ideal
-from .io import load
+from .reading import load
 from .metrics import radii, secondary_structure
 from .structure import Structure
 
@@ -48,8 +48,15 @@ def _checked(split: str) -> str:
     return split
 
 
+class Chains(Source):
+    """A source of single chains with a range of lengths."""
+
+    min_length: int
+    max_length: int
+
+
 @dataclass(frozen=True)
-class Ideal(Source):
+class Ideal(Chains):
     """Ideal backbones made from torsions; "test" holds an eighth as many, from other seeds."""
 
     count: int = 512
@@ -72,7 +79,7 @@ class Ideal(Source):
 
 
 @dataclass(frozen=True)
-class Backbones(Source):
+class Backbones(Chains):
     """Real chains of proteins/backbones.npz, and compact fragments of the longer ones.
 
     The set leans to antibodies and their like: no cluster gives more than `per_cluster` examples, whole chains first.
@@ -154,7 +161,7 @@ def _windows(source: Backbones, whole: Structure, seed: int) -> list[Structure]:
 
 
 @dataclass(frozen=True)
-class Structures(Source):
+class Structures(Chains):
     """The structures of a folder (PDB and mmCIF, plain or gzipped, with its subfolders).
 
     Every unbroken piece of a chain with a fitting length is one example. Files that cannot be read and pieces that do

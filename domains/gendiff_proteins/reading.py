@@ -142,6 +142,8 @@ def _parse(path: Path, text: str, block: str | None) -> Any:
         if crystal:
             return MMCIFParser(QUIET=False).get_structure(path.stem, io.StringIO(_block(path, text, block)))
         lines = [line for line in text.splitlines(keepends=True) if line.startswith(_RECORDS)]
+        if not any(line.startswith(("ATOM", "HETATM")) for line in lines):
+            raise _refuse(path, "it holds no atoms", "ATOM records")
         return PDBParser(PERMISSIVE=True, QUIET=False).get_structure(path.stem, io.StringIO("".join(lines)))
     except StructureError:
         raise

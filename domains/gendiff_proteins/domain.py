@@ -1,0 +1,144 @@
+"""Protein backbones as a domain: a structure in angstrom is a bundle of frames in nanometres.
+
+    pos   CA positions, centred, Gaussian noise of 1 nm along the straight path       head Velocity
+    rot   orientations, noise uniform on SO(3) along geodesics                        head Tangent
+
+The rotations run by a faster clock, kappa(t) = (e^(rt) - 1)/(e^r - 1): they settle while positions still move, which
+lets chains keep their bonds. Encoding keeps CA exactly; decoding places N, C and O by ideal geometry, 0.09 A RMS from
+the crystal's. Sequence and numbering are not part of the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gendiff import DDPM, SO3, Centered, Domain, Examples, Exponential, Gaussian, Geodesic, Heads, Joint, Linear, Tangent
+from gendiff import Request, Velocity
+from gendiff.errors import DataError, RequestError, nearest
+from gendiff.solvers import Solver
+
+from . import frames, metrics, superpose
+from .geometry import geometry_loss
+from .networks import FrameNetwork
+from .reading import read
+from .sources import FOLDS, Backbones, Chains
+from .structure import Structure
+from .writing import write
+
+State = dict[str, Tensor]
+
+SHORTEST, LONGEST = 4, 1024
+
+
+@dataclass(frozen=True)
+class Proteins(Domain):
+    """Backbones of single chains.
+
+    Args:
+        source: where structures come from: `Backbones()`, `Ideal()` or `Structures("folder")`.
+        rate: how much faster rotations settle than positions; 0 makes their clock linear.
+        floor: smallest time in the weight of the geometric loss.
+    """
+
+    name: ClassVar[str] = "proteins"
+    ragged: ClassVar[bool] = True
+
+    source: Chains = field(default_factory=Backbones)
+    rate: float = 3.0
+    floor: float = 0.1
+
+    @property
+    def labels(self) -> Mapping[str, tuple[str, ...]]:
+        return {"fold": FOLDS}
+
+    @property
+    def process(self) -> Joint:
+        clock = Exponential(self.rate) if self.rate else Linear()
+        return Joint(pos=Gaussian(Linear(), Centered()), rot=Geodesic(SO3(), clock))
+
+    @property
+    def head(self) -> Heads:
+        return Heads(pos=Velocity(), rot=Tangent())
+
+    def encode(self, artifact: Structure) -> State:
+        """Frames of one unbroken chain: "pos" [N, 3] in nm about its centre, "rot" [N, 3, 3]."""
+        if not SHORTEST <= len(artifact) <= LONGEST:
+            raise DataError(f"{artifact!r}", f"{SHORTEST} to {LONGEST} residues")
+        if artifact.breaks:
+            at = ", ".join(f"{artifact.chains[b]}{artifact.numbers[b]}" for b in artifact.breaks[:4])
+            raise DataError(f"{artifact!r} has chain breaks after {at}", "one unbroken chain", "structure.pieces()[0]")
+        pos, rot = frames.frames_from_backbone(torch.from_numpy(artifact.backbone))
+        return {"pos": (frames.NM * (pos - pos.mean(0))).float(), "rot": rot.float()}
+
+    def decode(self, x: State) -> Structure:
+        backbone = frames.backbone_from_frames(x["pos"].double() / frames.NM, x["rot"].double())
+        return Structure(backbone.numpy(), name="sample")
+
+    def request(self, n: int, *args: Any, length: int | Sequence[int] | None = None, **what: Any) -> Request:
+        """n chains. `length` is a number of residues, or a list of n; `fold` is alpha, beta, mixed or coil.
+
+        Raises:
+            RequestError: no length, one out of range, or an unknown keyword, with the nearest.
+        """
+        unknown = [name for name in what if name not in self.labels]
+        if args or unknown:
+            got = f"Proteins was asked for {unknown[0]!r}" if unknown else f"Proteins got {args[0]!r} without a name"
+            hint = nearest(unknown[0], ("length", "fold")) if unknown else ""
+            raise RequestError(got, f"It takes length (residues) and fold ({', '.join(FOLDS)}).{hint}", "length=80")
+        lengths = [length] * n if isinstance(length, int) and not isinstance(length, bool) else length
+        if lengths is None or isinstance(lengths, bool | str):
+            raise RequestError(f"Proteins got length={length!r}", f"a number of residues, or a list of {n}", "length=80")
+        sizes = [int(size) for size in lengths]
+        if len(sizes) != n:
+            raise RequestError(f"length has {len(sizes)} values for {n} samples", f"one number, or {n}", "length=80")
+        wrong = [size for size in sizes if not SHORTEST <= size <= LONGEST]
+        if wrong:
+            raise RequestError(f"length={wrong[0]}", f"{SHORTEST} to {LONGEST} residues")
+        longest = max(sizes, default=SHORTEST)
+        like = {"pos": torch.empty(n, longest, 3), "rot": torch.empty(n, longest, 3, 3)}
+        mask = torch.arange(longest)[None] < torch.tensor(sizes)[:, None]
+        return Request(like, {"mask": mask, **self.label_conditions(n, **what)})
+
+    def preview(self, n: int) -> dict[str, Any]:
+        """Lengths spread over the range of the source."""
+        low, high = max(self.source.min_length, SHORTEST), min(self.source.max_length, LONGEST)
+        return {"length": [low + round((high - low) * i / max(n - 1, 1)) for i in range(n)]}
+
+    def network(self, **size: Any) -> nn.Module:
+        """A `FrameNetwork` of this size: width, depth, heads, pair."""
+        labels = {name: len(classes) for name, classes in self.labels.items()}
+        return FrameNetwork(**size, labels=labels, clock=self.process.parts["rot"].schedule.clock)
+
+    def dataset(self, split: str, root: Path | None = None) -> Examples:
+        return self.source.load(split, root)
+
+    def metrics(self) -> dict[str, Callable[[list[Structure], list[Structure]], float]]:
+        return {**metrics.METRICS, "pairwise_tm": superpose.diversity}
+
+    def sampler(self) -> Solver:
+        return DDPM(100, spread=0.5)
+
+    def auxiliary(self, prediction: State, x0: State, t: Any, **cond: Any) -> Tensor:
+        """The geometric loss of the predicted frames, a third of the sum per residue, like the loss of positions."""
+        return geometry_loss(prediction, x0, t, cond["mask"], floor=self.floor) / 3
+
+    def read(self, path: str | Path) -> Structure:
+        return read(path)
+
+    def write(self, artifact: Structure, path: str | Path) -> None:
+        write(artifact, path)
+
+    def plot(self, artifacts: Sequence[Structure], path: str | Path) -> None:
+        from .plot import plot
+
+        plot(artifacts, path)
+
+    @property
+    def suffix(self) -> str:
+        return ".pdb"
