@@ -42,10 +42,10 @@ class MaskedGroupNorm(nn.Module):
         scale = shift = None
         if steer is not None:
             scale, shift = steer[:, :, None, None].chunk(2, dim=1)
-        if mask is None:
-            y = F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
-            return y if scale is None or shift is None else torch.addcmul(shift, y, 1 + scale).to(x.dtype)
         high = x.to(torch.promote_types(x.dtype, torch.float32))
+        if mask is None:
+            y = F.group_norm(high, self.groups, self.weight, self.bias, self.eps)
+            return (y if scale is None or shift is None else torch.addcmul(shift.to(y.dtype), y, 1 + scale)).to(x.dtype)
         m = mask.to(high.dtype)[:, None]
         h = high.unflatten(1, (self.groups, -1))
         count = (m.sum((2, 3, 4), keepdim=True) * h.shape[2]).clamp_min(1)

@@ -22,6 +22,7 @@ from gendiff.nn import (
     grid_positions,
     rotate,
 )
+from gendiff.nn.attention import attend
 
 
 def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -167,6 +168,17 @@ def test_attention_with_bias_and_mask_equals_the_formula():
     assert torch.allclose(attention(x, mask=mask, bias=bias), expected, atol=1e-12)
     nobody = attention(x, mask=torch.zeros(2, 5, dtype=torch.bool), bias=bias)
     assert torch.equal(nobody, torch.zeros_like(nobody))
+
+
+@pytest.mark.parametrize("kind", ["none", "mask", "bias"])
+def test_written_out_attention_equals_the_fused_kernel(kind):
+    q, k, v = (normal(2, 3, 7, 4, seed=i) for i in range(3))
+    bias = {"none": None, "mask": torch.arange(7) < 5, "bias": normal(2, 3, 7, 7)}[kind]
+    bias = bias[None, None, None] if kind == "mask" and bias is not None else bias
+    fused = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    assert torch.allclose(attend(q, k, v, bias), fused, atol=1e-12)
+    long = normal(1, 1, 200, 4)
+    assert torch.allclose(attend(long, long, long, None)[:, :, :7], attend(long[:, :, :7], long, long, None))
 
 
 def test_adaptive_block_begins_as_the_identity():

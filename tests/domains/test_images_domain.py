@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from gendiff.errors import CheckpointError, DataError, RequestError
+from gendiff.nn import DiT, UNet
 from gendiff.random import Noise
 from gendiff_images import CIFAR10, Digits, Images, Judge, digits, distances, read, save_grid, write
 from gendiff_images.sources import labels_of
@@ -98,7 +99,8 @@ def test_networks_answer_requests(size):
     domain = Images(size=14, classes=("a", "b"))
     net, request = domain.network(**size), domain.request(2, label=["a", None])
     assert net(request.like, torch.tensor([0.1, 0.9]), **request.cond).shape == request.like.shape
-    assert set(net.conditioning.labels) == {"label"}
+    assert isinstance(net, UNet | DiT)
+    assert net.conditioning.labels == {"label": 2}
     with pytest.raises(RequestError, match="a U-Net"):
         domain.network(width=32, channels=(16,))
     with pytest.raises(RequestError, match='Did you mean "blocks"'):
@@ -194,7 +196,7 @@ def test_distances_grow_with_damage(halves, name):
     little = [(p + 0.1 * torch.randn(p.shape, generator=noise)).clamp(0, 1) for p in a]
     much = [(p + 0.4 * torch.randn(p.shape, generator=noise)).clamp(0, 1) for p in a]
     same, near, far = distance(a, b), distance(little, b), distance(much, b)
-    assert abs(same) < 0.6 * near < 0.3 * far
+    assert abs(same) < 0.8 * near < 0.4 * far
     assert abs(distance(a, a[:2]) - distance(a[:2], a)) < 1e-6  # symmetric
 
 

@@ -113,7 +113,9 @@ def test_digits_are_split_without_overlap():
     from sklearn.datasets import load_digits
 
     everything = sorted(p.artifact.numpy().tobytes() for p in (*train, *test))
-    assert everything == sorted((x.reshape(1, 8, 8) / 16).astype("f4").tobytes() for x in load_digits().data)
+    assert everything == sorted(
+        (x.reshape(1, 8, 8) / 16).astype("f4").tobytes() for x in load_digits(return_X_y=True)[0]
+    )
     with pytest.raises(RequestError, match='Did you mean "train"'):
         Digits().load("trian")
 
