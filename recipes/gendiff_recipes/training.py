@@ -87,31 +87,32 @@ def train(
     module = Denoising(model.denoiser, domain, recipe)
     averaging = Averaging(recipe.ema)
     what: dict[str, Any] = {"guidance": recipe.guidance, **ask(domain, options.samples)}
-    trainer = L.Trainer(
-        max_steps=options.steps,
-        max_epochs=-1,
-        accelerator=options.accelerator,
-        devices=options.devices,
-        strategy="ddp" if options.devices > 1 else "auto",
-        precision=options.precision,  # type: ignore[arg-type]
-        gradient_clip_val=recipe.optimizer.clip,
-        logger=[CSVLogger(out, name="", version=""), TensorBoardLogger(out, name="", version="tensorboard")],
-        log_every_n_steps=10,
-        callbacks=[
-            averaging,
-            Throughput(),
-            Showing(model, averaging, out / "samples", every=options.show, n=options.samples, what=what),
-            ModelCheckpoint(out, save_last=True, save_top_k=0, every_n_train_steps=options.checkpoint),
-            *([] if quiet else [RichProgressBar()]),
-        ],
-        enable_progress_bar=not quiet,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=out,
-    )
+    with calm():
+        trainer = L.Trainer(
+            max_steps=options.steps,
+            max_epochs=-1,
+            accelerator=options.accelerator,
+            devices=options.devices,
+            strategy="ddp" if options.devices > 1 else "auto",
+            precision=options.precision,  # type: ignore[arg-type]
+            gradient_clip_val=recipe.optimizer.clip,
+            logger=[CSVLogger(out, name="", version="", flush_logs_every_n_steps=10), TensorBoardLogger(out, name="", version="tensorboard")],
+            log_every_n_steps=10,
+            callbacks=[
+                averaging,
+                Throughput(),
+                Showing(model, averaging, out / "samples", every=options.show, n=options.samples, what=what),
+                ModelCheckpoint(out, save_last=True, save_top_k=0, every_n_train_steps=options.checkpoint),
+                *([] if quiet else [RichProgressBar()]),
+            ],
+            enable_progress_bar=not quiet,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=out,
+        )
     batches = Batches(domain, examples, batch=options.batch, steps=options.steps, seed=options.seed)
-    with calm(quiet):
-        trainer.fit(module, batches, ckpt_path=str(checkpoint) if resume else None)
+    with calm():
+        trainer.fit(module, batches, ckpt_path=str(checkpoint) if resume else None, weights_only=True)
     assert averaging.ema is not None
     averaging.ema.to("cpu")
     model.to("cpu")
@@ -127,7 +128,7 @@ def train(
 class calm:
     """Silences Lightning's notes on what it found where; its errors and the library's own warnings pass."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self) -> None:
         self.catch = warnings.catch_warnings()
         self.loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
         self.levels = [logger.level for logger in self.loggers]
