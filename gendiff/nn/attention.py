@@ -66,7 +66,7 @@ class RMSNorm(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v, over the last two axes; a bool bias says what may be seen.
 
-    Up to 128 sites on a CPU the formula is written out: there the fused kernel's overhead is a third of a training step.
+    Up to 128 sites on a CPU the formula is written out: there the fused kernel costs more than it saves.
     """
     if q.device.type != "cpu" or k.shape[-2] > 128:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
