@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gendiff_images.distances import copies, novelty
 from gendiff_images.domain import Images, cifar10, digits, fashion, mnist
 from gendiff_images.grid import Sheet, save_grid
 from gendiff_images.io import read, write
@@ -20,9 +21,11 @@ __all__ = [
     "PictureSource",
     "Sheet",
     "cifar10",
+    "copies",
     "digits",
     "fashion",
     "mnist",
+    "novelty",
     "read",
     "save_grid",
     "write",

@@ -214,13 +214,11 @@ class Images(Domain):
         return torch.where(mirrored.to(x.device), x.flip(-1), x)
 
     def metrics(self) -> dict[str, Callable[[list[Any], list[Any]], float]]:
-        """Distances of `gendiff_images.distances`, which need no trained network; `Judge` adds those that do."""
-        return {
-            "energy": distances.energy,
-            "texture": distances.texture,
-            "copies": distances.copies,
-            "novelty": distances.novelty,
-        }
+        """Distances that need no trained network (see `gendiff_images.distances`); `Judge` has those that do.
+
+        Whether samples copy training pictures is another question: `copies(samples, training)`.
+        """
+        return {"energy": distances.energy, "texture": distances.texture, "novelty": distances.novelty}
 
     def read(self, path: str | Path) -> Tensor:
         """A PNG, JPEG, BMP or WebP file, cut to its middle square and resized to this domain's size."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from PIL import Image
 from gendiff.errors import CheckpointError, DataError, RequestError
 from gendiff.nn import DiT, UNet
 from gendiff.random import Noise
+from gendiff.testing import check_domain
 from gendiff_images import CIFAR10, Digits, Images, Judge, digits, distances, read, save_grid, write
 from gendiff_images.sources import labels_of
 
@@ -65,6 +68,11 @@ def test_flip_mirrors_half_of_the_pictures_each_by_its_own_noise():
     assert 70 < int(mirrored.sum()) < 130
     assert torch.equal(domain.augment(x[50:60], Noise.of(0, 10, start=50)), y[50:60])
     assert Images(size=12).augment(x, Noise.of(0, 200)) is x
+
+
+@pytest.mark.parametrize("size", [{}, {"flip": True}])
+def test_the_whole_contract(size):
+    check_domain(replace(digits(), **size), requests=[{"label": "3"}, {"label": None}, {}])
 
 
 # -- requests and networks ----------------------------------------------------------------------------------------
