@@ -1,0 +1,162 @@
+"""Trains a recipe on real data for a fixed time, samples it, and judges the samples by something trained on real data only.
+
+    python benchmarks/quality.py fashion      images.fashion, 20 minutes: recognised by a classifier
+    python benchmarks/quality.py fsdd         audio.fsdd, 12 minutes: digits and speakers heard after Griffin-Lim
+    python benchmarks/quality.py backbones    proteins.backbones, 40 minutes: geometry, handedness, secondary structure
+
+Numbers go to benchmarks/results/quality_NAME.json with hardware, versions and settings; the run to runs/NAME.
+`--skip-training` judges the model that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gendiff_recipes import audio, images, proteins
+from gendiff_recipes.callbacks import save_artifacts
+from gendiff_recipes.evaluation import ask, subset
+from gendiff_recipes.recipe import Recipe
+from gendiff_recipes.training import train
+
+import gendiff
+from gendiff.model import Model
+
+Numbers = dict[str, Any]
+
+
+def drawn(model: Model, recipe: Recipe, n: int, seed: int) -> tuple[list[Any], dict[str, Any], float]:
+    """n samples over all labels, what was asked, and the seconds it took."""
+    asked = ask(model.domain, n)
+    since = time.perf_counter()
+    return model.sample(n, guidance=recipe.guidance, seed=seed, **asked), asked, time.perf_counter() - since
+
+
+def judge_fashion(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
+    """Share of samples recognised as the class asked for."""
+    from gendiff_images import Judge, copies
+
+    training, test = model.domain.dataset("train"), model.domain.dataset("test")
+    judge = Judge.train(training.artifacts, [int(e.cond["label"]) for e in training], model.domain.labels["label"])
+    held_out = judge.examine(test.artifacts, [int(e.cond["label"]) for e in test])
+    samples, asked, seconds = drawn(model, recipe, n, seed=1)
+    save_artifacts(model, samples[:100], out / "judged")
+    reference, floor = subset(test.artifacts, n, 0), subset(training.artifacts, n, 0)
+    found = judge.recognise(samples)
+    right = found == torch.tensor(asked["label"])
+    return {
+        "judge_accuracy_on_real_test": held_out,
+        "accuracy": float(right.float().mean()),
+        "accuracy_by_class": [float(right[torch.tensor(asked["label"]) == k].float().mean()) for k in range(10)],
+        "judge_frechet": judge.distance(samples, reference),
+        "judge_frechet_real_training_data": judge.distance(floor, reference),
+        "copies": copies(samples[:500], training.artifacts),
+        "seconds_sampling": seconds,
+    }
+
+
+def judge_fsdd(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
+    """Digits and speakers heard in the waveforms after Griffin-Lim, by a classifier with its own analysis."""
+    from gendiff_audio import Judge
+
+    training, test = model.domain.dataset("train"), model.domain.dataset("test")
+    labels = model.domain.labels
+    judge = Judge.fit(list(training), labels)
+    held_out = judge.accuracy(test.artifacts, {k: [int(e.cond[k]) for e in test] for k in labels})
+    vocoded = [model.domain.decode(model.domain.encode(clip)) for clip in test.artifacts]
+    ceiling = judge.accuracy(vocoded, {k: [int(e.cond[k]) for e in test] for k in labels})
+    samples, asked, seconds = drawn(model, recipe, n, seed=1)
+    save_artifacts(model, samples[:60], out / "judged")
+    reference, floor = subset(test.artifacts, n, 0), subset(training.artifacts, n, 0)
+    return {
+        "judge_accuracy_on_real_test": held_out,
+        "judge_accuracy_on_real_test_after_griffin_lim": ceiling,
+        "accuracy": judge.accuracy(samples, {k: asked[k] for k in labels}),
+        "judge_frechet": judge.distance(samples, reference),
+        "judge_frechet_real_training_data": judge.distance(floor, reference),
+        "inception_digit": judge.inception(samples, "digit"),
+        "inception_digit_real": judge.inception(reference, "digit"),
+        "seconds_sampling": seconds,
+    }
+
+
+def judge_backbones(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
+    """Every metric of the domain on samples of lengths spread over the data's, beside real test and training chains."""
+    training, test = model.domain.dataset("train"), model.domain.dataset("test")
+    samples, asked, seconds = drawn(model, recipe, n, seed=1)
+    save_artifacts(model, samples[:24], out / "judged")
+    reference, floor = subset(test.artifacts, n, 0), subset(training.artifacts, n, 0)
+    metrics = model.domain.metrics()
+    return {
+        "lengths": [int(np.min(asked["length"])), int(np.max(asked["length"]))],
+        "samples": {name: float(f(samples, reference)) for name, f in metrics.items()},
+        "real_test": {name: float(f(reference, floor)) for name, f in metrics.items()},
+        "real_training": {name: float(f(floor, reference)) for name, f in metrics.items()},
+        "seconds_sampling": seconds,
+    }
+
+
+JUDGES: dict[str, tuple[Callable[[], Recipe], float, int, Callable[[Model, Recipe, int, Path], Numbers]]] = {
+    "fashion": (images.fashion, 20, 1000, judge_fashion),
+    "fsdd": (audio.fsdd, 12, 600, judge_fsdd),
+    "backbones": (proteins.backbones, 40, 200, judge_backbones),
+}
+
+
+def hardware() -> Numbers:
+    """What it ran on."""
+    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gendiff": gendiff.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=JUDGES)
+    parser.add_argument("changes", nargs="*", help="overrides of the recipe")
+    parser.add_argument("--minutes", type=float, help="training time instead of the stated one")
+    parser.add_argument("-n", type=int, help="samples to judge")
+    parser.add_argument("--skip-training", action="store_true")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    args = parser.parse_args()
+    make, minutes, n, judge = JUDGES[args.name]
+    minutes, n = args.minutes or minutes, args.n or n
+    out = args.out or Path("runs") / args.name
+    recipe = make().override(f"trainer.minutes={minutes}", *args.changes)
+    model = gendiff.load(out) if args.skip_training else train(recipe, out, quiet=True)
+    training = json.loads((out / "training.json").read_text())
+    numbers = judge(model, recipe, n, out)
+    result = {
+        "date": date.today().isoformat(),
+        "command": f"python benchmarks/quality.py {args.name}",
+        "hardware": hardware(),
+        "training": training,
+        "parameters": sum(p.numel() for p in model.denoiser.parameters()),
+        "sampler": repr(model.sampler),
+        "guidance": recipe.guidance,
+        "n": n,
+        "result": numbers,
+        "recipe": model.recipe,
+    }
+    args.results.mkdir(parents=True, exist_ok=True)
+    (args.results / f"quality_{args.name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(numbers, indent=2))
+
+
+if __name__ == "__main__":
+    main()

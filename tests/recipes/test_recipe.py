@@ -1,0 +1,58 @@
+"""A recipe is one frozen object: changed strictly, saved whole, read back equal."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from gendiff_recipes import images
+from gendiff_recipes.recipe import Optimizer, Recipe
+
+from gendiff.errors import RecipeError, UnknownName
+
+
+def test_override_changes_nested_fields_and_nothing_else() -> None:
+    recipe = images.digits()
+    other = recipe.override("optimizer.lr=3e-4", "trainer.minutes=2", "trainer.compile=true", "drop=0")
+    assert (other.optimizer.lr, other.trainer.minutes, other.trainer.compile, other.drop) == (3e-4, 2.0, True, 0.0)
+    assert other.domain == recipe.domain and other.optimizer.warmup == recipe.optimizer.warmup
+    assert recipe.override("trainer.minutes=none").trainer.minutes is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("optimizer.learning_rate=1", "no 'learning_rate'"),
+        ("optimiser.lr=1", 'Did you mean "optimizer"'),
+        ("trainer.step=5", 'Did you mean "steps"'),
+        ("trainer.steps=many", "a value like"),
+        ("trainer.steps=1.5", "a value like"),
+        ("trainer.steps", "path=value"),
+    ],
+)
+def test_a_wrong_override_says_what_is_right(change: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        images.digits().override(change)
+
+
+def test_json_gives_the_recipe_back() -> None:
+    recipe = images.digits().override("optimizer.betas=(0.8, 0.95)")
+    assert Recipe.of(json.loads(json.dumps(recipe.config()))) == recipe
+
+
+def test_a_key_that_nobody_reads_is_an_error() -> None:
+    config = images.digits().config()
+    with pytest.raises(RecipeError, match='Did you mean "guidance"'):
+        Recipe.of({**config, "guidanse": 2})
+    with pytest.raises(RecipeError, match="no 'sizes'"):
+        Recipe.of({**config, "domain": {**config["domain"], "sizes": 3}})
+    with pytest.raises(UnknownName, match='Did you mean "images"'):
+        Recipe.of({**config, "domain": {"name": "image"}})
+
+
+def test_the_learning_rate_warms_up_stays_and_falls() -> None:
+    o = Optimizer(warmup=10, decay=0.4, final=0.02)
+    assert o.factor(0, 0.0) == pytest.approx(0.1)
+    assert o.factor(9, 0.1) == o.factor(500, 0.6) == 1.0
+    assert o.factor(900, 0.8) == pytest.approx(0.51)
+    assert o.factor(1000, 1.0) == pytest.approx(0.02)

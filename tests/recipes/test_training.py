@@ -1,0 +1,146 @@
+"""Training: what an interrupted run gives, what is written, what the command line does with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gendiff_images import Images
+from gendiff_images.sources import Digits
+from gendiff_recipes import audio, images, proteins
+from gendiff_recipes.module import Denoising
+from gendiff_recipes.recipe import Recipe, Trainer
+from gendiff_recipes.training import train
+
+import gendiff
+from gendiff.cli import main
+from gendiff.domain import Example, Examples
+from gendiff.errors import DataError, RecipeError
+
+
+def tiny(**trainer: Any) -> Recipe:
+    options = Trainer(**{"steps": 12, "batch": 16, "show": 0, "checkpoint": 6, "precision": "32-true", **trainer})
+    return Recipe("images.tiny", Images.of(Digits()), network={"channels": (16, 32), "blocks": 1}, trainer=options)
+
+
+def weights(model: gendiff.Model) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.denoiser.parameters()])
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(tiny(), tmp_path / "whole", quiet=True)
+    step = Denoising.training_step
+
+    def cut(self: Denoising, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        if batch["number"] == 9:
+            raise RuntimeError("power cut")
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Denoising, "training_step", cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(tiny(), tmp_path / "cut", quiet=True)
+    resumed = train(tiny(), tmp_path / "cut", quiet=True, resume=True)
+    assert torch.equal(weights(resumed), weights(whole))
+    other = train(tiny(seed=1), tmp_path / "other", quiet=True)
+    assert not torch.equal(weights(other), weights(whole))
+
+
+def test_a_run_leaves_what_is_needed_to_repeat_it(tmp_path: Path) -> None:
+    model = train(tiny(steps=4, show=4, samples=2), tmp_path, quiet=True)
+    assert Recipe.load(tmp_path / "recipe.json") == dataclasses.replace(tiny(steps=4, show=4, samples=2), domain=model.domain)
+    assert json.loads((tmp_path / "training.json").read_text())["steps"] == 4
+    assert sorted(p.name for p in (tmp_path / "samples" / "step_000004").iterdir()) == ["000.png", "001.png", "all.png"]
+    again = gendiff.load(tmp_path)
+    assert torch.equal(weights(again), weights(model))
+    first, second = model.sample(2, label="3", seed=5), again.sample(2, label="3", seed=5)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_training_by_time_ends_and_lowers_the_learning_rate(tmp_path: Path) -> None:
+    train(tiny(steps=100_000, minutes=0.03), tmp_path, quiet=True)
+    summary = json.loads((tmp_path / "training.json").read_text())
+    assert 1.8 <= summary["seconds"] < 6
+    assert summary["steps"] < 100_000
+
+
+def test_nothing_to_resume_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="nothing to resume"):
+        train(tiny(), tmp_path, resume=True, quiet=True)
+
+
+def test_a_batch_that_devices_cannot_share(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="multiple of the devices"):
+        train(tiny(batch=10, devices=4), tmp_path, quiet=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Holed(Images):
+    """Digits of which one is not a number."""
+
+    def dataset(self, split: str, root: Path | None = None) -> Examples:
+        items = list(super().dataset(split, root))[:20]
+        broken = items[7].artifact.clone()
+        broken[0, 0, 0] = math.nan
+        return Examples([*items[:7], Example(broken, items[7].cond, "digit 7"), *items[8:]])
+
+    def encode(self, artifact: Any) -> torch.Tensor:
+        return (artifact - 0.5) / 0.5
+
+    def fit(self, artifacts: Any) -> Holed:
+        return self
+
+
+def test_nan_in_the_data_names_the_example(tmp_path: Path) -> None:
+    fields = {f.name: getattr(Images.of(Digits()), f.name) for f in dataclasses.fields(Images)}
+    with pytest.raises(DataError, match="'digit 7' holds 1 values that are not finite"):
+        train(dataclasses.replace(tiny(), domain=Holed(**fields)), tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("make", [images.digits, audio.tones, proteins.ideal])
+def test_every_embedded_recipe_takes_steps_and_samples(make: Any, tmp_path: Path) -> None:
+    changes = ("trainer.steps=2", "trainer.batch=4", "trainer.show=0", "trainer.minutes=none", "limit=16")
+    model = train(make().override(*changes), tmp_path, quiet=True)
+    with (tmp_path / "metrics.csv").open() as file:
+        assert "train/loss" in file.readline()
+    artifacts = model.sample(2, steps=2)
+    for i, artifact in enumerate(artifacts):
+        path = tmp_path / f"{i}{model.domain.suffix}"
+        model.domain.write(artifact, path)
+        model.domain.read(path)
+
+
+def test_the_command_line_trains_samples_judges_and_cites(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    recipe = tiny(steps=3)
+    recipe.save(tmp_path / "recipe.json")
+    assert main(["train", str(tmp_path / "recipe.json"), "trainer.steps=4", "--out", str(run), "--quiet"]) == 0
+    assert main(["sample", str(run), "-n", "3", "label=4", "--steps", "2", "--out", str(tmp_path / "s")]) == 0
+    assert len(list((tmp_path / "s").glob("0*.png"))) == 3
+    assert main(["evaluate", str(run), "-n", "8", "--json", str(tmp_path / "e.json")]) == 0
+    numbers = json.loads((tmp_path / "e.json").read_text())
+    assert set(numbers["generated"]) == set(numbers["floor"]) != set()
+    assert main(["bench", str(run), "-n", "2", "--steps", "2", "4", "--reference", "8"]) == 0
+    capsys.readouterr()
+    assert main(["cite", str(run)]) == 0
+    assert "lipman2023flow" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], 'Did you mean "train"'),
+        (["train", "image.digits"], 'Did you mean "images.digits"'),
+        (["train", "images.digit"], 'Did you mean "images.digits"'),
+        (["train", "images.digits", "trainer.step=2"], 'Did you mean "steps"'),
+        (["sample", "nowhere.safetensors"], "There is no model file"),
+    ],
+)
+def test_the_command_line_answers_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
