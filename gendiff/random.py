@@ -94,7 +94,8 @@ class Noise:
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float64) -> Tensor:
         """Uniform numbers in the open interval (0, 1), [B, ...]."""
-        return ((self.words(shape)[0].to(torch.float64) + 0.5) * 2.0**-32).to(dtype)
+        u = ((self.words(shape)[0].to(torch.float64) + 0.5) * 2.0**-32).to(dtype)
+        return u.clamp_max(1 - torch.finfo(dtype).eps / 2)  # narrow types round the last ones up to 1
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers [B, ...], the same to rounding in every dtype."""

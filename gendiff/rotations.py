@@ -139,10 +139,11 @@ class IGSO3:
 
     def score(self, omega: Tensor) -> Tensor:
         """d/d omega log f, float64: the length of the score, along the rotation axis."""
-        omega = omega.double().clamp_min(1e-7)
-        _, total, slope = self._terms(omega)
-        half = omega / 2
-        return slope / total - 0.5 * torch.cos(half) / torch.sin(half)
+        # Below `least` both terms grow like 1/omega and cancel; there the score is linear.
+        least = 2e-4 * min(self.sigma, 1.0)
+        w = omega.double().clamp_min(least)
+        _, total, slope = self._terms(w)
+        return (slope / total - 0.5 / torch.tan(w / 2)) * (omega.double() / w)
 
     def angle_density(self, omega: Tensor) -> Tensor:
         """The density of the angle on [0, pi]: (1 - cos omega)/pi f(omega)."""
