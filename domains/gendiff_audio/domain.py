@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from gendiff.denoisers import EDMHead
 from gendiff.domain import Domain, Examples, Request
 from gendiff.errors import DataError, RequestError
-from gendiff.metrics import frechet, wasserstein
+from gendiff.metrics import frechet, wasserstein1
 from gendiff.processes import Gaussian
 from gendiff.schedules import EDM
 from gendiff.solvers import DPMpp2M, Solver
@@ -141,7 +141,8 @@ class Audio(Domain):
         std = variance.sqrt().clamp_min(1e-3)
         frames = np.sort([len(x) for x in states])
         lengths = tuple(int(frames[int(q * len(frames))]) for q in (np.arange(32) + 0.5) / 32)
-        return replace(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()), lengths=lengths)
+        rounded = [tuple(round(float(value), 5) for value in values) for values in (mean, std)]
+        return replace(self, mean=rounded[0], std=rounded[1], lengths=lengths)
 
     def request(self, n: int, *, seconds: float | Sequence[float] | None = None, **what: Any) -> Request:
         """n clips of so many seconds (a number, or one each; None: lengths as in training), with labels by name or
@@ -189,7 +190,7 @@ class Audio(Domain):
             def distance(samples: list[Clip], reference: list[Clip]) -> float:
                 a, b = (np.array([measure(clip) for clip in clips]) for clips in (samples, reference))
                 a, b = a[np.isfinite(a)], b[np.isfinite(b)]
-                return wasserstein(a, b) if len(a) and len(b) else float("nan")
+                return wasserstein1(a, b) if len(a) and len(b) else float("nan")
 
             return distance
 

@@ -55,7 +55,7 @@ def sinc_sum(x: Tensor, r: int, s: int) -> Tensor:
     for m in torch.arange(math.ceil(x.shape[-1] * s / r)).split(4096):
         whole, rest = m * r // s, (m * r % s).double() / s  # exact in integers, however long the clip
         v = (two_fc * (rest[:, None] - offsets)).clamp(-CROSSINGS, CROSSINGS)
-        window = torch.special.i0(BETA * (1 - (v / CROSSINGS) ** 2).clamp_min(0).sqrt()) / np.i0(BETA)
+        window = torch.special.i0(BETA * (1 - (v / CROSSINGS) ** 2).clamp_min(0).sqrt()) / float(np.i0(BETA))
         h = (two_fc * torch.sinc(v) * window).to(x.dtype)
         pieces.append((padded[..., whole[:, None] + offsets + reach] * h).sum(-1))
     return torch.cat(pieces, -1)
