@@ -135,7 +135,7 @@ class Sounds(Block):
 
 @dataclass(frozen=True)
 class Structure:
-    """A protein as PDB text (N, CA, C, O, so that helices and strands show); `highlight`: residue numbers of a motif."""
+    """A protein as PDB text (N, CA, C, O: helices and strands show); `highlight`: residue numbers of a motif."""
 
     pdb: str
     caption: str = ""

@@ -1,0 +1,41 @@
+"""`import gendiff` is quick, and brings in nothing that only some of its users need."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUNS = 5
+BAR = 0.3  # seconds beyond `import torch`
+FOREIGN = {
+    "lightning", "pytorch_lightning", "torchaudio", "librosa", "soundfile", "Bio", "e3nn", "matplotlib", "PIL", "sklearn",
+}  # fmt: skip
+
+
+def python(code: str, root: Path) -> str:
+    """What a fresh interpreter prints."""
+    paths = [str(root), str(root / "domains"), str(root / "recipes")]
+    code = f"import sys; sys.path[:0] = {paths!r}\n{code}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_it_is_quick(root: Path) -> None:
+    code = "import time, torch\nstart = time.perf_counter()\nimport gendiff\nprint(time.perf_counter() - start)"
+    python(code, root)  # writes the bytecode
+    seconds = statistics.median(float(python(code, root)) for _ in range(RUNS))
+    assert seconds < BAR, f"{seconds:.2f} s; python -X importtime -c 'import gendiff' says where they go"
+
+
+@pytest.mark.parametrize("package", ["gendiff", "gendiff.cli", "gendiff_images", "gendiff_audio", "gendiff_proteins"])
+def test_it_is_lean(package: str, root: Path) -> None:
+    """The core knows no domain, a domain no other; heavy libraries wait until they are used."""
+    code = f"import json, {package}\nprint(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    loaded = set(json.loads(python(code, root)))
+    ours = {name for name in loaded if name.startswith("gendiff")}
+    assert ours == {"gendiff", package.partition(".")[0]}
+    assert not loaded & FOREIGN, f"import {package} also imports {sorted(loaded & FOREIGN)}"
