@@ -1,4 +1,4 @@
-"""Trains a recipe on real data for a fixed time, samples it, and judges the samples by something trained on real data only.
+"""Trains a recipe on real data for a fixed time, and judges its samples by something trained on real data only.
 
     python benchmarks/quality.py fashion      images.fashion, 20 minutes: recognised by a classifier
     python benchmarks/quality.py fsdd         audio.fsdd, 12 minutes: digits and speakers heard after Griffin-Lim
@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
+
+import gendiff
+from gendiff.model import Model
 from gendiff_recipes import audio, images, proteins
 from gendiff_recipes.callbacks import save_artifacts
 from gendiff_recipes.evaluation import ask, subset
 from gendiff_recipes.recipe import Recipe
 from gendiff_recipes.training import train
-
-import gendiff
-from gendiff.model import Model
 
 Numbers = dict[str, Any]
 
@@ -113,7 +113,11 @@ JUDGES: dict[str, tuple[Callable[[], Recipe], float, int, Callable[[Model, Recip
 
 def hardware() -> Numbers:
     """What it ran on."""
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
     return {
         "cpu": names[0] if names else platform.processor(),
         "threads": torch.get_num_threads(),

@@ -6,6 +6,8 @@ Notation, in the whole package: t in [0, 1] is the time now (0 data, 1 noise), s
 x_t a noisy one, z standard noise, alpha and sigma the schedule, c the clock, B the batch.
 """
 
+from gendiff.cite import cite as cite
+from gendiff.denoisers import X0 as X0
 from gendiff.denoisers import Denoiser as Denoiser
 from gendiff.denoisers import EDMHead as EDMHead
 from gendiff.denoisers import Eps as Eps
@@ -13,8 +15,6 @@ from gendiff.denoisers import Heads as Heads
 from gendiff.denoisers import Tangent as Tangent
 from gendiff.denoisers import V as V
 from gendiff.denoisers import Velocity as Velocity
-from gendiff.denoisers import X0 as X0
-from gendiff.cite import cite as cite
 from gendiff.domain import Domain as Domain
 from gendiff.domain import Example as Example
 from gendiff.domain import Examples as Examples
@@ -56,9 +56,9 @@ from gendiff.spaces import Sphere as Sphere
 from gendiff.spaces import Torus as Torus
 from gendiff.times import Karras as Karras
 from gendiff.times import LinearGrid as LinearGrid
-from gendiff.times import LogSNRGrid as LogSNRGrid
 from gendiff.times import LogitNormal as LogitNormal
 from gendiff.times import LogNormal as LogNormal
+from gendiff.times import LogSNRGrid as LogSNRGrid
 from gendiff.times import Uniform as Uniform
 from gendiff.times import UpAndDown as UpAndDown
 

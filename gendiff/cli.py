@@ -162,10 +162,10 @@ def command(name: str) -> Command:
 
 
 def usage() -> str:
-    lines = ["usage: gendiff COMMAND ...   (gendiff COMMAND --help says more)", ""]
-    for name in [*sorted(registered("commands")), *BUILT_IN]:
-        lines.append(f"  {name:10} {command(name).help}")
-    return "\n".join(lines)
+    """All commands, a line each."""
+    names = [*sorted(registered("commands")), *BUILT_IN]
+    lines = [f"  {name:10} {command(name).help}" for name in names]
+    return "\n".join(["usage: gendiff COMMAND ...   (gendiff COMMAND --help says more)", "", *lines])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

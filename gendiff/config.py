@@ -35,13 +35,20 @@ def to_config(value: Any) -> Any:
         return {"kind": type(value).__name__, "parts": {k: to_config(v) for k, v in value.parts.items()}}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         skip = ("mask",) if isinstance(value, Space) else ()
-        fields = {f.name: to_config(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name not in skip and f.init}
+        fields = {
+            f.name: to_config(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.name not in skip and f.init
+        }
         return {"kind": type(value).__name__, **fields}
     if isinstance(value, Mapping):
         return {str(k): to_config(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_config(v) for v in value]
-    raise RecipeError(f"A config holds {value!r} of type {type(value).__name__}", "numbers, strings, lists, dicts or frozen dataclasses")
+    raise RecipeError(
+        f"A config holds {value!r} of type {type(value).__name__}",
+        "numbers, strings, lists, dicts or frozen dataclasses",
+    )
 
 
 def kinds(*packages: ModuleType) -> dict[str, type]:
@@ -49,7 +56,11 @@ def kinds(*packages: ModuleType) -> dict[str, type]:
     found: dict[str, type] = dict(BUNDLES)
     modules = [sys.modules[f"gendiff.{name}"] for name in CORE]
     for package in packages:
-        modules += [m for name, m in list(sys.modules.items()) if name == package.__name__ or name.startswith(package.__name__ + ".")]
+        modules += [
+            m
+            for name, m in list(sys.modules.items())
+            if name == package.__name__ or name.startswith(package.__name__ + ".")
+        ]
     for module in modules:
         for name, item in vars(module).items():
             if isinstance(item, type) and dataclasses.is_dataclass(item):
@@ -73,6 +84,7 @@ def from_config(data: Any, *packages: ModuleType, where: str = "config") -> Any:
 
 
 def build(data: Any, known: Mapping[str, type], where: str) -> Any:
+    """`from_config` with the kinds already found."""
     if isinstance(data, list):
         return tuple(build(v, known, where) for v in data)
     if not isinstance(data, Mapping):
@@ -124,7 +136,9 @@ def parse(text: str, hint: Any, old: Any, where: str) -> Any:
     """Text as a bool, int, float, str, tuple or None, by the field's type."""
     import ast
 
-    options = typing.get_args(hint) if isinstance(hint, UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    options = (
+        typing.get_args(hint) if isinstance(hint, UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    )
     if text.lower() in ("none", "null") and type(None) in options:
         return None
     if text.lower() in ("true", "false") and bool in options:

@@ -58,8 +58,8 @@ class Head(ABC):
     def inputs(self, process: Any, x: State, t: Time) -> tuple[State, Time]:
         """What the network sees of x_t and of the time."""
 
-    def check(self, process: Any, t: Time) -> None:
-        """Raises SamplerError where the head cannot give x0, at a time given as a float."""
+    def check(self, process: Any, t: Time) -> None:  # noqa: B027
+        """Raises SamplerError where the head cannot give x0, at a time given as a float; most heads always can."""
 
 
 class Flat(Head):
@@ -189,7 +189,8 @@ class Heads(Head):
 
     def clean(self, process: Joint, x: State, out: State, t: Time) -> State:
         return {
-            name: head.clean(process.parts[name], x[name], out[name], pick(t, name)) for name, head in self.parts.items()
+            name: head.clean(process.parts[name], x[name], out[name], pick(t, name))
+            for name, head in self.parts.items()
         }
 
     def raw(self, process: Joint, x: State, x0: State, t: Time) -> State:

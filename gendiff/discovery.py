@@ -1,8 +1,8 @@
 """Finding domains, recipes and commands: entry points, ours exactly as a stranger's, loaded when used.
 
-    gendiff.domains    name -> Domain class            images = "gendiff_images:Images"
-    gendiff.recipes    name -> module of recipes       images = "gendiff_recipes.images"   (images.fashion is a function in it)
-    gendiff.commands   name -> function(arguments)     train = "gendiff_recipes.commands:train"
+gendiff.domains    name -> Domain class            images = "gendiff_images:Images"
+gendiff.recipes    name -> module of recipes       images = "gendiff_recipes.images"
+gendiff.commands   name -> function(arguments)     train = "gendiff_recipes.commands:train"
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from gendiff.errors import GendiffError, UnknownName
 
-REINSTALL = 'A package of yours is not listed? Install it: pip install -e .'
+REINSTALL = "A package of yours is not listed? Install it: pip install -e ."
 
 
 def registered(group: str) -> dict[str, EntryPoint]:
@@ -23,6 +23,7 @@ def registered(group: str) -> dict[str, EntryPoint]:
 
 
 def load_point(group: str, kind: str, name: str) -> Any:
+    """What the entry point `name` of `gendiff.<group>` names, loaded."""
     found = registered(group)
     if name not in found:
         raise UnknownName(kind, name, found, REINSTALL)
@@ -30,7 +31,9 @@ def load_point(group: str, kind: str, name: str) -> Any:
         return found[name].load()
     except ModuleNotFoundError as error:
         raise GendiffError(
-            f"The {kind} {name!r} needs the package {error.name}", "it is not installed", f'pip install "gendiff[{name}]"'
+            f"The {kind} {name!r} needs the package {error.name}",
+            "it is not installed",
+            f'pip install "gendiff[{name}]"',
         ) from error
 
 

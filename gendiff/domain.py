@@ -229,10 +229,12 @@ class Domain(ABC):
         if unknown:
             known = ", ".join(self.labels) or "no labels"
             raise RequestError(
-                f"{type(self).__name__} was asked for {unknown[0]!r}", f"It takes {known}.{nearest(unknown[0], self.labels)}"
+                f"{type(self).__name__} was asked for {unknown[0]!r}",
+                f"It takes {known}.{nearest(unknown[0], self.labels)}",
             )
         return {
-            name: torch.tensor(label_numbers(name, asked.get(name), classes, n)) for name, classes in self.labels.items()
+            name: torch.tensor(label_numbers(name, asked.get(name), classes, n))
+            for name, classes in self.labels.items()
         }
 
 
@@ -240,7 +242,9 @@ def label_numbers(name: str, value: Any, classes: Sequence[str], n: int) -> list
     """Class numbers of n samples; "none" is the number after the last class."""
     values = list(value) if isinstance(value, list | tuple | np.ndarray | Tensor) else [value] * n
     if len(values) != n:
-        raise RequestError(f"{name} has {len(values)} values for {n} samples", f"one value, or {n}", f"{name}={values[:1]!r}")
+        raise RequestError(
+            f"{name} has {len(values)} values for {n} samples", f"one value, or {n}", f"{name}={values[:1]!r}"
+        )
     return [label_number(name, v.item() if isinstance(v, Tensor | np.generic) else v, classes) for v in values]
 
 
@@ -256,7 +260,9 @@ def label_number(name: str, value: Any, classes: Sequence[str]) -> int:
     if isinstance(value, str) and value.lower() in lowered:
         return lowered[value.lower()]
     listed = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
-    raise RequestError(f"{name}={value!r} is not a class", f"one of {listed}, or 0 to {len(classes) - 1}.{nearest(value, classes)}")
+    raise RequestError(
+        f"{name}={value!r} is not a class", f"one of {listed}, or 0 to {len(classes) - 1}.{nearest(value, classes)}"
+    )
 
 
 def collate(states: Sequence[State], ragged: bool, length: int | None = None) -> tuple[State, Tensor | None]:
@@ -301,6 +307,7 @@ def finite(x: State, name: str) -> State:
         if part.is_floating_point() and not torch.isfinite(part).all():
             raise DataError(
                 f"The example {name!r} holds {int((~torch.isfinite(part)).sum())} values that are not finite",
-                "finite numbers", "Remove or repair it",
+                "finite numbers",
+                "Remove or repair it",
             )
     return x

@@ -35,7 +35,7 @@ class EMA:
         beta = min(self.decay, (1 + self.updates) / (10 + self.updates))
         average = list(self.average.values())
         weights = [p.detach().to(a.dtype) for a, p in zip(average, module.parameters(), strict=True)]
-        torch._foreach_lerp_(average, weights, 1 - beta)
+        torch._foreach_lerp_(average, weights, 1 - beta)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:

@@ -14,8 +14,9 @@ def nearest(word: object, options: Iterable[object]) -> str:
 
 
 def sentence(text: str) -> str:
+    """The text with a full stop, unless it ends in a mark already."""
     text = text.strip()
-    return text if not text or text[-1] in ".?!:`\"" else text + "."
+    return text if not text or text[-1] in '.?!:`"' else text + "."
 
 
 class GendiffError(Exception):
@@ -73,7 +74,9 @@ class MissingExtra(GendiffError):
 
     def __init__(self, needs: str, package: str, extra: str) -> None:
         self.arguments = (needs, package, extra)
-        super().__init__(f"{needs} needs the package {package}", "it is not installed", f'pip install "gendiff[{extra}]"')
+        super().__init__(
+            f"{needs} needs the package {package}", "it is not installed", f'pip install "gendiff[{extra}]"'
+        )
 
     def __reduce__(self) -> tuple[type[GendiffError], tuple]:
         return type(self), self.arguments

@@ -1,9 +1,9 @@
 r"""Distances between two sets of vectors, free of any domain.
 
-    Fréchet   |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))                              of Gaussian fits
-    energy    2 E|x - y| - E|x - x'| - E|y - y'|                                     (Székely & Rizzo 2013)
-    KID       MMD^2 with the kernel (x.y/d + 1)^3, unbiased                          (Binkowski et al. 2018)
-    W1        integral of |F^-1 - G^-1|                                              in one dimension
+Fréchet   |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))                              of Gaussian fits
+energy    2 E|x - y| - E|x - x'| - E|y - y'|                                     (Székely & Rizzo 2013)
+KID       MMD^2 with the kernel (x.y/d + 1)^3, unbiased                          (Binkowski et al. 2018)
+W1        integral of |F^-1 - G^-1|                                              in one dimension
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def frechet(x: ArrayLike, y: ArrayLike) -> float:
 
 def pairwise(a: Vectors, b: Vectors) -> Vectors:
     """Euclidean distances [n, m] by differences, in chunks."""
-    return np.concatenate([np.sqrt(((row[:, None] - b[None]) ** 2).sum(-1)) for row in np.array_split(a, max(1, len(a) // 64))])
+    return np.concatenate(
+        [np.sqrt(((row[:, None] - b[None]) ** 2).sum(-1)) for row in np.array_split(a, max(1, len(a) // 64))]
+    )
 
 
 def energy(x: ArrayLike, y: ArrayLike) -> float:

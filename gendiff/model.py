@@ -212,7 +212,9 @@ class Model:
         """Writes weights and config to one .safetensors file, replacing it whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.denoiser.network.state_dict().items()}
+        weights = {
+            name: value.detach().cpu().contiguous() for name, value in self.denoiser.network.state_dict().items()
+        }
         part = path.with_name(path.name + ".part")
         save_file(weights, part, metadata={"gendiff": json.dumps(self.config())})
         part.replace(path)
@@ -239,7 +241,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("gendiff")
     except SafetensorError as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors ({error})", "an undamaged model file", "Copy it again") from error
+        raise CheckpointError(
+            f"{path} cannot be read as safetensors ({error})", "an undamaged model file", "Copy it again"
+        ) from error
     if text is None:
         raise CheckpointError(f"{path} is safetensors, but no gendiff model", "a file that Model.save wrote")
     config = json.loads(text)
@@ -283,12 +287,17 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> Model:
     odd = sorted(set(own) ^ set(weights)) or [k for k in own if own[k].shape != weights[k].shape]
     if odd:
         raise CheckpointError(
-            f"{path}: {len(odd)} weights do not fit the network, first {odd[0]!r}", f"the weights of {type(network).__name__}({size})"
+            f"{path}: {len(odd)} weights do not fit the network, first {odd[0]!r}",
+            f"the weights of {type(network).__name__}({size})",
         )
     network.load_state_dict(weights)
     model = Model(
-        domain, Denoiser(network, head, process), size=size, sampler=sampler, recipe=config["recipe"], metrics=config["metrics"]
+        domain,
+        Denoiser(network, head, process),
+        size=size,
+        sampler=sampler,
+        recipe=config["recipe"],
+        metrics=config["metrics"],
     )
     model.denoiser.eval()
     return model.to(device)
-

@@ -33,7 +33,12 @@ class Mixture:
     """
 
     def __init__(
-        self, process: Gaussian, means: Tensor, variances: Any, weights: Tensor | None = None, axes: Tensor | None = None
+        self,
+        process: Gaussian,
+        means: Tensor,
+        variances: Any,
+        weights: Tensor | None = None,
+        axes: Tensor | None = None,
     ) -> None:
         k, d = means.shape
         self._process = process

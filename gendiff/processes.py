@@ -83,9 +83,7 @@ class Process(ABC):
     def per_part(self, f: Callable[[Any], Any]) -> Any:
         """f of the leaf process, or a dict of name to f by part."""
 
-    def step(
-        self, x: State, target: State, t: Time, s: Time, churn: Weight = 0.0, noise: Noise | None = None
-    ) -> State:
+    def step(self, x: State, target: State, t: Time, s: Time, churn: Weight = 0.0, noise: Noise | None = None) -> State:
         """x_s from x_t, were the prediction `target` constant. `noise` is needed where churn is not zero."""
         return self.take(x, target, self.move(t, s, churn), noise)
 
@@ -293,6 +291,7 @@ def pick(value: Any, name: str) -> Any:
 
 
 def needed(noise: Noise | None) -> Noise:
+    """The source of random numbers of a step with churn."""
     if noise is None:
         raise GendiffError("A step with churn got no noise", "a source of random numbers", "noise=Noise.of(seed, n)")
     return noise

@@ -47,6 +47,8 @@ class Floats:
 
 
 class Tensors:
+    """The same functions on tensors."""
+
     sqrt, exp, cos, sin, tan, expm1 = torch.sqrt, torch.exp, torch.cos, torch.sin, torch.tan, torch.expm1
     atan2, log1p, log, clip = torch.atan2, torch.log1p, torch.log, torch.clamp
 
@@ -268,7 +270,9 @@ class Discrete(Schedule):
 
     def __post_init__(self) -> None:
         if not self.betas or not all(0 < b <= 1 for b in self.betas):
-            raise RecipeError("Discrete got betas outside (0, 1]", "T variances, each in (0, 1]", "Discrete.linear(1000)")
+            raise RecipeError(
+                "Discrete got betas outside (0, 1]", "T variances, each in (0, 1]", "Discrete.linear(1000)"
+            )
 
     @staticmethod
     def linear(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Discrete:

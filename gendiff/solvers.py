@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -86,7 +86,7 @@ class Euler(Solver):
 
     order: ClassVar[int] = 1
     steps: int = 50
-    times: Grid = LinearGrid()
+    times: Grid = field(default_factory=LinearGrid)
 
     def step(self, process: Process, t: float, s: float, past: list[float]) -> Iterator[Row]:
         yield Row(t, s, at=t, move=process.move(t, s))
@@ -104,7 +104,7 @@ class DDIM(Solver):
     steps: int = 50
     eta: float = 0.0
     spread: float = 1.0
-    times: Grid = LinearGrid()
+    times: Grid = field(default_factory=LinearGrid)
 
     def step(self, process: Process, t: float, s: float, past: list[float]) -> Iterator[Row]:
         churn = process.per_part(lambda leaf: self.eta * posterior(leaf, t, s))
@@ -118,7 +118,7 @@ class DDPM(Solver):
     order: ClassVar[int] = 1
     steps: int = 100
     spread: float = 1.0
-    times: Grid = LinearGrid()
+    times: Grid = field(default_factory=LinearGrid)
 
     def step(self, process: Process, t: float, s: float, past: list[float]) -> Iterator[Row]:
         churn = process.per_part(lambda leaf: posterior(leaf, t, s))
@@ -131,7 +131,7 @@ class Heun(Solver):
 
     order: ClassVar[int] = 2
     steps: int = 18
-    times: Grid = LinearGrid()
+    times: Grid = field(default_factory=LinearGrid)
 
     def step(self, process: Process, t: float, s: float, past: list[float]) -> Iterator[Row]:
         move = process.move(t, s)
@@ -147,7 +147,7 @@ class DPMpp2M(Solver):
 
     order: ClassVar[int] = 2
     steps: int = 20
-    times: Grid = LinearGrid()
+    times: Grid = field(default_factory=LinearGrid)
 
     def step(self, process: Process, t: float, s: float, past: list[float]) -> Iterator[Row]:
         weights = process.per_part(lambda leaf: multistep2(leaf, past[-1], t, s) if past else (1.0,))

@@ -149,6 +149,7 @@ def count(like: Tensor, mask: Tensor | None, per_site: int) -> Tensor:
 
 
 def components(like: Tensor, mask: Tensor | None) -> int:
+    """Numbers per site of a masked state."""
     return math.prod(like.shape[mask.ndim :]) if mask is not None else 1
 
 
@@ -312,7 +313,9 @@ class Product(Space):
         object.__setattr__(self, "mask", None)
         object.__setattr__(self, "parts", {**(parts or {}), **named})
         if not self.parts:
-            raise GendiffError("Product() got no parts", "at least one named space", "Product(pos=Centered(), rot=SO3())")
+            raise GendiffError(
+                "Product() got no parts", "at least one named space", "Product(pos=Centered(), rot=SO3())"
+            )
 
     def __repr__(self) -> str:
         return f"Product({', '.join(f'{name}={part!r}' for name, part in self.parts.items())})"

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ def require(value: float, bound: float, what: str) -> None:
 
 
 def double(x: State) -> State:
+    """The state in float64."""
     return map_state(lambda part: part.double() if part.is_floating_point() else part, x)
 
 
@@ -67,7 +69,9 @@ def check_space(space: Space, like: State, *, tolerance: float = 1e-9, seed: int
     require(distance(space.lerp(x, y, 0.0), x), tolerance, f"{name}: lerp(x, y, 0) = x")
     require(distance(space.lerp(x, y, 1.0), y), tolerance, f"{name}: lerp(x, y, 1) = y")
     half = space.dist2(x, space.lerp(x, y, 0.5))
-    require(float(((half - forth / 4).abs() / (1 + forth)).max()), tolerance, f"{name}: lerp at 1/2 halves the distance")
+    require(
+        float(((half - forth / 4).abs() / (1 + forth)).max()), tolerance, f"{name}: lerp at 1/2 halves the distance"
+    )
     require(distance(space.mix([x, x, x], (0.5, 0.8, -0.3)), x), tolerance, f"{name}: a mix of equal points")
     two = space.mix([x, y], (0.7, 0.3))
     require(distance(two, space.lerp(x, y, 0.3)), tolerance, f"{name}: a mix of two is lerp")
@@ -97,11 +101,12 @@ def check_process(process: Process, like: State, *, tolerance: float = 1e-8, see
     require(distance(half, on_path), tolerance, f"{name}: two steps are one")
     grid = [i / 20 for i in range(20, -1, -1)]
     for clock in leaves(process.per_part(lambda leaf: [leaf.schedule.clock(t) for t in grid])):
-        assert all(a > b for a, b in zip(clock, clock[1:], strict=False)), f"{name}: the clock does not fall with t"
+        assert all(a > b for a, b in pairwise(clock)), f"{name}: the clock does not fall with t"
         assert clock[-1] == 0, f"{name}: the clock is {clock[-1]} at t = 0"
 
 
 def leaves(value: Any) -> list[Any]:
+    """The values of a nested dict."""
     return [leaf for part in value.values() for leaf in leaves(part)] if isinstance(value, dict) else [value]
 
 
@@ -113,7 +118,9 @@ def check_head(head: Head, process: Process, like: State, *, tolerance: float = 
     for t in (1e-3, 0.1, 0.5, 0.9, 0.999):
         x = process.noise(x0, t, noise)
         out = head.raw(process, x, x0, t)
-        require(distance(head.clean(process, x, out, t), x0), tolerance, f"{head!r} on {process!r} at t={t}: round trip")
+        require(
+            distance(head.clean(process, x, out, t), x0), tolerance, f"{head!r} on {process!r} at t={t}: round trip"
+        )
 
 
 def slope(steps: Sequence[int], errors: Sequence[float]) -> float:
@@ -152,11 +159,15 @@ def check_order(
         x = sample(denoiser, like, solver=replace(solver, steps=n, times=grid()), noise=noise, start=start)  # type: ignore[type-var]
         errors.append(float(space.dist2(x, truth).mean().sqrt()))
     found = slope(steps, errors)
-    assert abs(found - solver.order) <= tolerance, f"{solver!r} has order {found:.3f} on {denoiser.process!r}, claimed {solver.order}"
+    assert abs(found - solver.order) <= tolerance, (
+        f"{solver!r} has order {found:.3f} on {denoiser.process!r}, claimed {solver.order}"
+    )
     return found
 
 
-def check_domain(domain: Domain, *, requests: Sequence[dict[str, Any]] = (), tolerance: float = 1e-3, seed: int = 0) -> None:
+def check_domain(
+    domain: Domain, *, requests: Sequence[dict[str, Any]] = (), tolerance: float = 1e-3, seed: int = 0
+) -> None:
     """Tries a domain through the whole contract, with an untrained network.
 
     Encode and decode round trip (on states: encode(decode(encode(a))) = encode(a)); states fit the space; config round
@@ -191,12 +202,18 @@ def check_domain(domain: Domain, *, requests: Sequence[dict[str, Any]] = (), tol
     for asked in requests or [domain.preview(n)]:
         request = domain.request(n, **asked)
         check_request(domain, denoiser, request, n, seed)
-    cond = {k: v for k, v in domain.request(n, **(requests[0] if requests else domain.preview(n))).cond.items() if k != "mask"}
+    cond = {
+        k: v
+        for k, v in domain.request(n, **(requests[0] if requests else domain.preview(n))).cond.items()
+        if k != "mask"
+    }
     if mask is not None:
         cond["mask"] = mask
     t = stratified(n, Noise.of(seed, 1))
     losses = denoising_loss(denoiser, double(batch), t, Noise.of(seed, n), auxiliary=domain.auxiliary, **cond)
-    assert losses["loss"].shape == (n,) and bool(torch.isfinite(losses["loss"]).all()), f"{domain!r}: loss {losses['loss']}"
+    assert losses["loss"].shape == (n,) and bool(torch.isfinite(losses["loss"]).all()), (
+        f"{domain!r}: loss {losses['loss']}"
+    )
     losses["loss"].mean().backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None]
     assert not silent, f"{domain!r}: no gradient reaches {silent[:3]}"
@@ -214,14 +231,16 @@ def check_request(domain: Domain, denoiser: Denoiser, request: Request, n: int, 
     assert tensors(like)[0].shape[0] == n, f"{domain!r}: request({n}) gave {tensors(like)[0].shape[0]} templates"
     whole = sample(denoiser, like, solver=Euler(3), noise=Noise.of(seed, n), cond=request.cond)
     for i in (0, n - 1):
-        one = slice(i, i + 1)
-        cond = {k: v[one] if isinstance(v, Tensor) else v for k, v in request.cond.items()}
-        part = sample(
-            denoiser, map_state(lambda x: x[one], like), solver=Euler(3), noise=Noise.of(seed, 1, i), cond=cond  # noqa: B023
-        )
-        require(distance(part, map_state(lambda x: x[one], whole)), 1e-9, f"{domain!r}: sample {i} depends on its batch")  # noqa: B023
+        cond = {k: v[i : i + 1] if isinstance(v, Tensor) else v for k, v in request.cond.items()}
+        part = sample(denoiser, row(like, i), solver=Euler(3), noise=Noise.of(seed, 1, i), cond=cond)
+        require(distance(part, row(whole, i)), 1e-9, f"{domain!r}: sample {i} depends on its batch")
     for state in crop(map_state(lambda x: x.float(), whole), request.cond.get("mask"))[:2]:
         domain.decode(state)
+
+
+def row(x: State, i: int) -> State:
+    """Sample i as a batch of one."""
+    return map_state(lambda part: part[i : i + 1], x)
 
 
 def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -229,5 +248,7 @@ def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in network.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * (0.5 / max(p.shape[-1], 1) ** 0.5 if p.ndim > 1 else 0.1))
+            p.copy_(
+                torch.randn(p.shape, generator=generator) * (0.5 / max(p.shape[-1], 1) ** 0.5 if p.ndim > 1 else 0.1)
+            )
     return network

@@ -121,6 +121,7 @@ class Grid(ABC):
 
 
 def counted(steps: int) -> int:
+    """A number of steps that is at least one."""
     if steps < 1:
         raise SamplerError(f"A sampler got steps={steps}", "at least one step", "Euler(50)")
     return steps
@@ -235,4 +236,3 @@ class UpAndDown(Grid):
                     out.append(stretch[0])
                 out.extend(stretch[1:])
         return out
-

@@ -18,8 +18,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gendiff import DDPM, SO3, Centered, Domain, Examples, Exponential, Gaussian, Geodesic, Heads, Joint, Linear, Tangent
-from gendiff import Request, Velocity
+from gendiff import (
+    DDPM,
+    SO3,
+    Centered,
+    Domain,
+    Examples,
+    Exponential,
+    Gaussian,
+    Geodesic,
+    Heads,
+    Joint,
+    Linear,
+    Request,
+    Tangent,
+    Velocity,
+)
 from gendiff.errors import DataError, RequestError, nearest
 from gendiff.solvers import Solver
 
@@ -93,7 +107,9 @@ class Proteins(Domain):
             raise RequestError(got, f"It takes length (residues) and fold ({', '.join(FOLDS)}).{hint}", "length=80")
         lengths = [length] * n if isinstance(length, int) and not isinstance(length, bool) else length
         if lengths is None or isinstance(lengths, bool | str):
-            raise RequestError(f"Proteins got length={length!r}", f"a number of residues, or a list of {n}", "length=80")
+            raise RequestError(
+                f"Proteins got length={length!r}", f"a number of residues, or a list of {n}", "length=80"
+            )
         sizes = [int(size) for size in lengths]
         if len(sizes) != n:
             raise RequestError(f"length has {len(sizes)} values for {n} samples", f"one number, or {n}", "length=80")

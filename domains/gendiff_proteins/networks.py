@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from gendiff.rotations import exp_so3
 
-from .frames import C_N, CA_CA, CA_C_N, C_N_CA, NM, ideal_atoms
+from .frames import C_N, C_N_CA, CA_C_N, CA_CA, NM, ideal_atoms
 
 State = dict[str, Tensor]
 
@@ -160,7 +160,15 @@ class Block(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(
-        self, h: Tensor, pos: Tensor, rot: Tensor, pair: Tensor, relative: Tensor, mask: Tensor, t: Tensor, about: Tensor
+        self,
+        h: Tensor,
+        pos: Tensor,
+        rot: Tensor,
+        pair: Tensor,
+        relative: Tensor,
+        mask: Tensor,
+        t: Tensor,
+        about: Tensor,
     ) -> tuple[Tensor, Tensor]:
         with full_precision(h):
             near = neighbour_features(pos, rot, mask, t)

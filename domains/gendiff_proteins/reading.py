@@ -102,7 +102,9 @@ def load(path: str | Path, *, block: str | None = None) -> tuple[Structure, Repo
         if not models or not any(True for _ in parsed.get_atoms()):
             raise _refuse(path, "it holds no atoms", "a model with coordinates (ATOM records or an _atom_site table)")
         collected = _collect(next(iter(parsed)))
-    notes = Counter(re.sub(r"\s+", " ", re.sub(r" at line \d+|\d{3,}", "", str(w.message)))[:100].strip() for w in caught)
+    notes = Counter(
+        re.sub(r"\s+", " ", re.sub(r" at line \d+|\d{3,}", "", str(w.message)))[:100].strip() for w in caught
+    )
     return _assemble(path, collected, models, tuple(f"{note} (x{count})" for note, count in notes.items()))
 
 
@@ -113,7 +115,9 @@ def _refuse(path: Path, reason: str, hint: str, fix: str = "") -> StructureError
 def _text(path: Path) -> str:
     name = path.name.lower().removesuffix(".gz")
     if name.endswith(_BINARY):
-        raise _refuse(path, "a binary format", "PDB or mmCIF text", "convert it, e.g. with gemmi convert in.bcif out.cif")
+        raise _refuse(
+            path, "a binary format", "PDB or mmCIF text", "convert it, e.g. with gemmi convert in.bcif out.cif"
+        )
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
@@ -148,7 +152,9 @@ def _parse(path: Path, text: str, block: str | None) -> Any:
     except StructureError:
         raise
     except Exception as error:  # Biopython raises anything from IndexError to its own on damaged files
-        kind, hint = ("mmCIF", "a complete _atom_site table") if crystal else ("PDB", "whole ATOM records in fixed columns")
+        kind, hint = (
+            ("mmCIF", "a complete _atom_site table") if crystal else ("PDB", "whole ATOM records in fixed columns")
+        )
         raise _refuse(path, f"damaged {kind} ({type(error).__name__}: {error})", hint) from error
 
 
@@ -207,7 +213,9 @@ def _collect(model: Any) -> Iterator[_Residue]:
                 for atom in sorted(chosen, key=lambda a: a.get_id() == "O")  # O itself wins over OXT
                 if (atom.get_id(), (atom.element or "").upper()) in _WANTED
             }
-            found.append(_Residue(chain.id.strip(), f"{number}{code.strip()}", name, hetero != " ", atoms, len(lettered)))
+            found.append(
+                _Residue(chain.id.strip(), f"{number}{code.strip()}", name, hetero != " ", atoms, len(lettered))
+            )
     return iter(found)
 
 
@@ -235,7 +243,9 @@ def _fault(residue: _Residue) -> str:
     return ""
 
 
-def _assemble(path: Path, residues: Iterator[_Residue], models: int, notes: tuple[str, ...]) -> tuple[Structure, Report]:
+def _assemble(
+    path: Path, residues: Iterator[_Residue], models: int, notes: tuple[str, ...]
+) -> tuple[Structure, Report]:
     from Bio.Data.PDBData import protein_letters_3to1, protein_letters_3to1_extended
 
     standard = {name.strip().upper(): letter for name, letter in protein_letters_3to1.items()}
@@ -259,7 +269,9 @@ def _assemble(path: Path, residues: Iterator[_Residue], models: int, notes: tupl
         else:
             kept.append(residue)
     if not kept:
-        reasons = [f"{len(names)} {why}" for why, names in dropped.items()] + [f"{n} {name}" for name, n in skipped.items()]
+        reasons = [f"{len(names)} {why}" for why, names in dropped.items()] + [
+            f"{n} {name}" for name, n in skipped.items()
+        ]
         raise _refuse(path, f"no residue to keep ({', '.join(reasons)})", "amino acids with N, CA and C")
     core = np.stack([[r.atoms[name] for name in ("N", "CA", "C")] for r in kept])
     oxygen = place_oxygen(*torch.from_numpy(core).unbind(1)).numpy()

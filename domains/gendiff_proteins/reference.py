@@ -88,9 +88,7 @@ class EquivariantReference(nn.Module):
         gated = o3.Irreps(f"{width + vectors}x0e + {vectors}x1e")
         self.layers = nn.ModuleList(Convolution(hidden, self.harmonics, _BASIS + 16 + 9) for _ in range(depth))
         self.widen = nn.ModuleList(o3.Linear(hidden, gated) for _ in range(depth))
-        self.gate = e3nn_nn.Gate(
-            f"{width}x0e", [functional.silu], f"{vectors}x0e", [torch.sigmoid], f"{vectors}x1e"
-        )
+        self.gate = e3nn_nn.Gate(f"{width}x0e", [functional.silu], f"{vectors}x0e", [torch.sigmoid], f"{vectors}x1e")
         self.last = o3.Linear(hidden, o3.Irreps("2x1e"))
         with torch.no_grad():
             for parameter in self.last.parameters():
@@ -111,7 +109,9 @@ class EquivariantReference(nn.Module):
         h = self.start(torch.cat([about[:, None].expand(b, n, -1), axes.flatten(2)], -1))
         apart = pos[:, None] - pos[:, :, None]
         distance = (apart.square().sum(-1) + 1e-8).sqrt()
-        harmonics = o3.spherical_harmonics(self.harmonics, apart[..., [1, 2, 0]], normalize=False, normalization="component")
+        harmonics = o3.spherical_harmonics(
+            self.harmonics, apart[..., [1, 2, 0]], normalize=False, normalization="component"
+        )
         centres = torch.linspace(0.1, _FAR, _BASIS, dtype=pos.dtype, device=pos.device)
         radial = torch.exp(-((distance[..., None] - centres) * (_BASIS / _FAR)).square())
         place = torch.arange(n, device=pos.device)

@@ -17,8 +17,8 @@ from gendiff.domain import Example, Examples, Rejected, Source, data_file
 from gendiff.errors import DataError, GendiffError
 
 from . import ideal
-from .reading import load
 from .metrics import radii, secondary_structure
+from .reading import load
 from .structure import Structure
 
 FOLDS = ("alpha", "beta", "mixed", "coil")
@@ -29,7 +29,9 @@ def fold(structure: Structure) -> str:
     """alpha, beta, mixed or coil: which of helix and strand make up 15 % of the residues or more."""
     letters = secondary_structure(structure)
     helix, strand = letters.count("H") / max(len(letters), 1), letters.count("E") / max(len(letters), 1)
-    return {(True, False): "alpha", (False, True): "beta", (True, True): "mixed"}.get((helix >= 0.15, strand >= 0.15), "coil")
+    return {(True, False): "alpha", (False, True): "beta", (True, True): "mixed"}.get(
+        (helix >= 0.15, strand >= 0.15), "coil"
+    )
 
 
 def example(structure: Structure) -> Example:
@@ -175,7 +177,9 @@ class Structures(Chains):
     def load(self, split: str, root: Path | None = None) -> Examples:
         folder = Path(self.folder) if root is None or Path(self.folder).is_absolute() else Path(root) / self.folder
         if not folder.is_dir():
-            raise DataError(f"there is no folder {folder}", "a folder of PDB or mmCIF files", 'Structures("my/structures")')
+            raise DataError(
+                f"there is no folder {folder}", "a folder of PDB or mmCIF files", 'Structures("my/structures")'
+            )
         suffixes = (".pdb", ".ent", ".cif", ".mmcif")
         paths = [p for p in sorted(folder.rglob("*")) if p.name.lower().removesuffix(".gz").endswith(suffixes)]
         items, rejected = [], []
@@ -192,7 +196,9 @@ class Structures(Chains):
                 if self.min_length <= len(piece) <= self.max_length:
                     items.append(example(Structure(piece.backbone, piece.sequence, piece.numbers, piece.chains, name)))
                 else:
-                    rejected.append(Rejected(name, f"not {self.min_length} to {self.max_length} residues without a break"))
+                    rejected.append(
+                        Rejected(name, f"not {self.min_length} to {self.max_length} residues without a break")
+                    )
             rejected += [Rejected(n, why) for why, names in report.dropped.items() for n in names]
         if not items:
             raise DataError(
@@ -202,4 +208,6 @@ class Structures(Chains):
         return Examples(items, rejected)
 
     def describe(self) -> str:
-        return f"The structures below {self.folder}, unbroken pieces of {self.min_length} to {self.max_length} residues."
+        return (
+            f"The structures below {self.folder}, unbroken pieces of {self.min_length} to {self.max_length} residues."
+        )

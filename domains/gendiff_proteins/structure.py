@@ -130,7 +130,9 @@ class Structure:
         ends = [first + (code or ""), (last + (last_code or "")) if last is not None else first + (code or "")]
         for end in ends:
             if end not in numbers:
-                near = min(numbers, key=lambda n: abs(int(re.sub(r"[A-Za-z]", "", n)) - int(re.sub(r"[A-Za-z]", "", end))))
+                near = min(
+                    numbers, key=lambda n: abs(int(re.sub(r"[A-Za-z]", "", n)) - int(re.sub(r"[A-Za-z]", "", end)))
+                )
                 raise StructureError(
                     f"the selection {piece!r}: residue {end} of chain {chain} is not in {here}",
                     f"chain {chain} runs from {numbers[0]} to {numbers[-1]}; the nearest residue is {near}",

@@ -17,7 +17,29 @@ from .structure import ATOMS, Structure, StructureError
 THREE = dict(
     zip(
         "ACDEFGHIKLMNPQRSTVWYX",
-        "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR GLY".split(),
+        [
+            "ALA",
+            "CYS",
+            "ASP",
+            "GLU",
+            "PHE",
+            "GLY",
+            "HIS",
+            "ILE",
+            "LYS",
+            "LEU",
+            "MET",
+            "ASN",
+            "PRO",
+            "GLN",
+            "ARG",
+            "SER",
+            "THR",
+            "VAL",
+            "TRP",
+            "TYR",
+            "GLY",
+        ],
         strict=True,
     )
 )
@@ -43,7 +65,9 @@ def write(structures: Structure | Sequence[Structure], path: str | Path) -> None
 def _split(number: str) -> tuple[int, str]:
     match = re.fullmatch(r"(-?\d+)([A-Za-z]?)", number)
     if match is None:
-        raise StructureError(f"the residue number {number!r}", 'a number with or without an insertion code, such as "52A"')
+        raise StructureError(
+            f"the residue number {number!r}", 'a number with or without an insertion code, such as "52A"'
+        )
     return int(match[1]), match[2]
 
 
@@ -88,11 +112,28 @@ def to_pdb(models: Sequence[Structure]) -> str:
     return "\n".join([*lines, "END", ""])
 
 
-_COLUMNS = (
-    "group_PDB id type_symbol label_atom_id label_alt_id label_comp_id label_asym_id label_entity_id label_seq_id "
-    "pdbx_PDB_ins_code Cartn_x Cartn_y Cartn_z occupancy B_iso_or_equiv auth_seq_id auth_comp_id auth_asym_id "
-    "auth_atom_id pdbx_PDB_model_num"
-).split()
+_COLUMNS = [
+    "group_PDB",
+    "id",
+    "type_symbol",
+    "label_atom_id",
+    "label_alt_id",
+    "label_comp_id",
+    "label_asym_id",
+    "label_entity_id",
+    "label_seq_id",
+    "pdbx_PDB_ins_code",
+    "Cartn_x",
+    "Cartn_y",
+    "Cartn_z",
+    "occupancy",
+    "B_iso_or_equiv",
+    "auth_seq_id",
+    "auth_comp_id",
+    "auth_asym_id",
+    "auth_atom_id",
+    "pdbx_PDB_model_num",
+]
 
 
 def to_mmcif(models: Sequence[Structure]) -> str:

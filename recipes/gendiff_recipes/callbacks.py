@@ -68,8 +68,17 @@ class Showing(L.Callback):
         what: What to ask the domain for; the same every time, with the same seed, so that progress shows.
     """
 
-    def __init__(self, model: Model, averaging: Averaging, folder: Path, *, every: int, n: int, what: dict[str, Any]) -> None:
-        self.model, self.averaging, self.folder, self.every, self.n, self.what = model, averaging, folder, every, n, what
+    def __init__(
+        self, model: Model, averaging: Averaging, folder: Path, *, every: int, n: int, what: dict[str, Any]
+    ) -> None:
+        self.model, self.averaging, self.folder, self.every, self.n, self.what = (
+            model,
+            averaging,
+            folder,
+            every,
+            n,
+            what,
+        )
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
@@ -103,7 +112,9 @@ def show(trainer: L.Trainer, path: Path, step: int) -> None:
             from matplotlib import image
 
             pixels = np.asarray(image.imread(path))
-            logger.experiment.add_image("samples", pixels if pixels.ndim == 3 else pixels[..., None], step, dataformats="HWC")
+            logger.experiment.add_image(
+                "samples", pixels if pixels.ndim == 3 else pixels[..., None], step, dataformats="HWC"
+            )
         elif kind in ("audio/x-wav", "audio/wav"):
             import soundfile
 

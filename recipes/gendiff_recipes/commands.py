@@ -13,6 +13,7 @@ from gendiff.cli import bar, keywords
 
 
 def data_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --data."""
     parser.add_argument("--data", type=Path, help="the data folder (else the variable GENDIFF_DATA, else ./data)")
 
 
@@ -23,7 +24,9 @@ class Train:
 
     def arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("recipe", help="a name like images.fashion (see `gendiff recipes`), or a recipe.json")
-        parser.add_argument("changes", nargs="*", help="path=value: trainer.minutes=5 trainer.devices=4 network.width=192")
+        parser.add_argument(
+            "changes", nargs="*", help="path=value: trainer.minutes=5 trainer.devices=4 network.width=192"
+        )
         parser.add_argument("--out", type=Path, help="the run's folder (runs/NAME)")
         parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
         parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -1,13 +1,12 @@
 """Batches as pure functions of (seed, number): the same after a resume and on any number of devices.
 
-Every epoch is a permutation drawn from (seed, epoch). Ragged examples are sorted by length inside windows of 16 batches,
-and those batches shuffled, so that little is padding. Examples are encoded once and kept in memory.
+Every epoch is a permutation drawn from (seed, epoch). Ragged examples are sorted by length inside windows of 16
+batches, and those batches shuffled, so that little is padding. Examples are encoded once and kept in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -127,7 +126,12 @@ class Batches(L.LightningDataModule):
             length = -(-longest // self.domain.multiple) * self.domain.multiple
         x0, mask = collate(states, self.domain.ragged, length)
         cond: dict[str, Tensor] = {name: torch.tensor([c[name] for c in conds]) for name in conds[0]}
-        return {"x0": x0, "cond": cond if mask is None else {**cond, "mask": mask}, "place": torch.tensor(places), "number": numbers[0]}
+        return {
+            "x0": x0,
+            "cond": cond if mask is None else {**cond, "mask": mask},
+            "place": torch.tensor(places),
+            "number": numbers[0],
+        }
 
     def train_dataloader(self) -> DataLoader[Any]:
         trainer = self.trainer

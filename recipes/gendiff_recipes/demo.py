@@ -1,6 +1,6 @@
 """The demo: every embedded domain trained, sampled, judged and shown in minutes on a laptop's processor.
 
-    demo/  images/ audio/ proteins/  (each: model.safetensors, recipe.json, metrics.csv, samples/, real/)  report.html
+demo/  images/ audio/ proteins/  (each: model.safetensors, recipe.json, metrics.csv, samples/, real/)  report.html
 """
 
 from __future__ import annotations
@@ -53,14 +53,17 @@ class Show:
 
 
 def pictures(title: str, domain: Domain, artifacts: list[Any], captions: list[str]) -> Block:
+    """Pictures, enlarged."""
     return Pictures(title, artifacts, captions, width=56)
 
 
 def sounds(title: str, domain: Domain, artifacts: list[Any], captions: list[str]) -> Block:
+    """Clips, each with its spectrogram and a player."""
     return Sounds(title, [Sound(a.samples, a.sample_rate, c) for a, c in zip(artifacts, captions, strict=True)])
 
 
 def structures(title: str, domain: Domain, artifacts: list[Any], captions: list[str]) -> Block:
+    """Chains in the 3D viewer."""
     with TemporaryDirectory() as folder:
         texts = []
         for i, artifact in enumerate(artifacts):
@@ -78,12 +81,12 @@ SHOWS: dict[str, Show] = {
     ),
     "audio": Show(
         "Audio: plucked strings and vowels",
-        "A 1-D U-Net on log-mel frames of sounds made by physical models; Griffin-Lim turns its spectrograms into sound.",
+        "A 1-D U-Net on log-mel frames of sounds made by physical models; Griffin-Lim makes them audible.",
         audio.tones, 0.3, 120, 8, sounds,
     ),
     "proteins": Show(
         "Proteins: backbones in SE(3)",
-        "An equivariant network on frames: positions by a straight flow, rotations along geodesics, each by its own clock.",
+        "An equivariant network on frames: positions by a straight flow, rotations along geodesics, two clocks.",
         proteins.ideal, 0.5, 48, 6, structures,
     ),
 }  # fmt: skip
@@ -95,6 +98,7 @@ def captions_of(domain: Domain, asked: dict[str, Any], n: int) -> list[str]:
 
 
 def real_captions(domain: Domain, examples: list[Any]) -> list[str]:
+    """The class names of real examples."""
     return [" ".join(classes[int(e.cond[name])] for name, classes in domain.labels.items()) for e in examples]
 
 
@@ -104,7 +108,11 @@ def losses(folder: Path) -> Curve:
     with (folder / "metrics.csv").open(encoding="utf8") as file:
         for row in csv.DictReader(file):
             for name, text in row.items():
-                if text and name.startswith("train/") and name not in ("train/ms_per_step", "train/examples_per_second"):
+                if (
+                    text
+                    and name.startswith("train/")
+                    and name not in ("train/ms_per_step", "train/examples_per_second")
+                ):
                     xs, ys = series.setdefault(name.removeprefix("train/"), ([], []))
                     xs.append(float(row["step"]))
                     ys.append(float(text))
@@ -161,7 +169,9 @@ def demo(out: str | Path, *, minutes: float = 6.5) -> Path:
     sections, models = [], []
     for name, show in SHOWS.items():
         print(f"== {show.title}: training for {60 * minutes * show.share:.0f} s", flush=True)
-        recipe = show.recipe().override(f"trainer.minutes={minutes * show.share}", "trainer.show=0", "trainer.steps=1000000")
+        recipe = show.recipe().override(
+            f"trainer.minutes={minutes * show.share}", "trainer.show=0", "trainer.steps=1000000"
+        )
         model = train(recipe, out / name)
         result = evaluate(model, show.n, guidance=recipe.guidance)
         model.metrics = result.generated
@@ -174,8 +184,8 @@ def demo(out: str | Path, *, minutes: float = 6.5) -> Path:
         out / "report.html",
         "One core, three domains",
         sections,
-        lead="The same process, loss, trainer and samplers made pictures, sounds and protein backbones on this machine, "
-        "from data that comes with the package.",
+        lead="The same process, loss, trainer and samplers made pictures, sounds and protein backbones on this "
+        "machine, from data that comes with the package.",
         facts={
             "Date": date.today().isoformat(),
             "Machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "

@@ -67,7 +67,9 @@ def evaluate(
     domain = model.domain
     test, training = domain.dataset("test", data).artifacts, domain.dataset("train", data).artifacts
     if len(test) < 2 or len(training) < 2:
-        raise DataError(f"{domain!r} has {len(training)} training and {len(test)} test examples", "two of each at least")
+        raise DataError(
+            f"{domain!r} has {len(training)} training and {len(test)} test examples", "two of each at least"
+        )
     since = time.perf_counter()
     samples = model.sample(n, guidance=guidance, seed=seed, progress=progress, **{**ask(domain, n), **what})
     seconds = time.perf_counter() - since

@@ -28,7 +28,9 @@ def bf16_is_fast() -> bool:
     """Whether this machine computes in bfloat16 natively: a GPU that does, or a CPU with AVX512-BF16 or AMX."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    return "avx512_bf16" in torch.backends.cpu.get_cpu_capability().lower() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return (
+        "avx512_bf16" in torch.backends.cpu.get_cpu_capability().lower() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -37,7 +39,9 @@ def resolve(recipe: Recipe) -> Recipe:
     if options.precision == "auto":
         options = dataclasses.replace(options, precision="bf16-mixed" if bf16_is_fast() else "32-true")
     if options.batch % options.devices:
-        raise RecipeError(f"{recipe.name}: batch {options.batch} on {options.devices} devices", "a multiple of the devices")
+        raise RecipeError(
+            f"{recipe.name}: batch {options.batch} on {options.devices} devices", "a multiple of the devices"
+        )
     return dataclasses.replace(recipe, trainer=options)
 
 
@@ -96,7 +100,10 @@ def train(
             strategy="ddp" if options.devices > 1 else "auto",
             precision=options.precision,  # type: ignore[arg-type]
             gradient_clip_val=recipe.optimizer.clip,
-            logger=[CSVLogger(out, name="", version="", flush_logs_every_n_steps=10), TensorBoardLogger(out, name="", version="tensorboard")],
+            logger=[
+                CSVLogger(out, name="", version="", flush_logs_every_n_steps=10),
+                TensorBoardLogger(out, name="", version="tensorboard"),
+            ],
             log_every_n_steps=10,
             callbacks=[
                 averaging,
@@ -120,7 +127,12 @@ def train(
     model.denoiser.eval()
     if trainer.is_global_zero:
         model.save(out / "model.safetensors")
-        summary = {"steps": trainer.global_step, "seconds": module.spent, "precision": options.precision, "examples": len(examples)}
+        summary = {
+            "steps": trainer.global_step,
+            "seconds": module.spent,
+            "precision": options.precision,
+            "examples": len(examples),
+        }
         (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf8")
     return model
 

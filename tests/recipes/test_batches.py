@@ -6,6 +6,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+
 from gendiff_recipes.data import BatchStream
 
 
@@ -35,7 +36,9 @@ def test_devices_share_a_batch() -> None:
 
 def test_batches_of_similar_length() -> None:
     lengths = np.random.default_rng(0).integers(40, 97, 2000)
-    padded = [max(lengths[e] for e, _, _ in b) * len(b) for b in take(BatchStream(2000, 16, lengths=lengths.tolist()), 125)]
+    padded = [
+        max(lengths[e] for e, _, _ in b) * len(b) for b in take(BatchStream(2000, 16, lengths=lengths.tolist()), 125)
+    ]
     plain = [max(lengths[e] for e, _, _ in b) * len(b) for b in take(BatchStream(2000, 16), 125)]
     assert sum(padded) < 1.03 * lengths.sum() < 1.3 * lengths.sum() < sum(plain)
 

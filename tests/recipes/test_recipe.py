@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from gendiff_recipes import images
-from gendiff_recipes.recipe import Optimizer, Recipe
 
 from gendiff.errors import RecipeError, UnknownName
+from gendiff_recipes import images
+from gendiff_recipes.recipe import Optimizer, Recipe
 
 
 def test_override_changes_nested_fields_and_nothing_else() -> None:

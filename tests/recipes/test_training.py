@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+
+import gendiff
+from gendiff.cli import main
+from gendiff.domain import Example, Examples
+from gendiff.errors import DataError, RecipeError
 from gendiff_images import Images
 from gendiff_images.sources import Digits
 from gendiff_recipes import audio, images, proteins
 from gendiff_recipes.module import Denoising
 from gendiff_recipes.recipe import Recipe, Trainer
 from gendiff_recipes.training import train
-
-import gendiff
-from gendiff.cli import main
-from gendiff.domain import Example, Examples
-from gendiff.errors import DataError, RecipeError
 
 
 def tiny(**trainer: Any) -> Recipe:
@@ -53,7 +53,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, monkeypatch:
 
 def test_a_run_leaves_what_is_needed_to_repeat_it(tmp_path: Path) -> None:
     model = train(tiny(steps=4, show=4, samples=2), tmp_path, quiet=True)
-    assert Recipe.load(tmp_path / "recipe.json") == dataclasses.replace(tiny(steps=4, show=4, samples=2), domain=model.domain)
+    assert Recipe.load(tmp_path / "recipe.json") == dataclasses.replace(
+        tiny(steps=4, show=4, samples=2), domain=model.domain
+    )
     assert json.loads((tmp_path / "training.json").read_text())["steps"] == 4
     assert sorted(p.name for p in (tmp_path / "samples" / "step_000004").iterdir()) == ["000.png", "001.png", "all.png"]
     again = gendiff.load(tmp_path)
@@ -141,6 +143,8 @@ def test_the_command_line_trains_samples_judges_and_cites(tmp_path: Path, capsys
         (["sample", "nowhere.safetensors"], "There is no model file"),
     ],
 )
-def test_the_command_line_answers_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_answers_mistakes(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
