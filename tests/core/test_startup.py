@@ -13,7 +13,8 @@ import pytest
 RUNS = 5
 BAR = 0.3  # seconds beyond `import torch`
 FOREIGN = {
-    "lightning", "pytorch_lightning", "torchaudio", "librosa", "soundfile", "Bio", "e3nn", "matplotlib", "PIL", "sklearn",
+    "lightning", "pytorch_lightning", "torchaudio", "librosa", "soundfile", "Bio", "e3nn",
+    "matplotlib", "PIL", "sklearn", "jinja2",
 }  # fmt: skip
 
 
