@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -63,7 +62,10 @@ class Noise:
 
     def fork(self, name: str) -> Noise:
         """An independent stream, named for its purpose."""
-        return replace(self, stream=crc32(name.encode(), self.stream) & WORD)
+        stream = self.stream ^ 0x811C9DC5
+        for letter in name:  # FNV-1a
+            stream = ((stream ^ ord(letter)) * 0x01000193) & WORD
+        return replace(self, stream=stream)
 
     def at(self, step: int) -> Noise:
         """The same stream at draw number `step`."""
@@ -78,7 +80,7 @@ class Noise:
 
     def words(self, shape: Sequence[int], per_element: int = 1) -> Tensor:
         """Random 32-bit words as int64 [per_element, *shape], shape = [B, ...] with B = len(index)."""
-        batch, *rest = shape
+        _, *rest = shape
         sites, inner = (rest[0], math.prod(rest[1:])) if rest else (1, 1)
         blocks = (inner * per_element + 3) // 4
         device = self.index.device
