@@ -122,6 +122,33 @@ def show(trainer: L.Trainer, path: Path, step: int) -> None:
             logger.experiment.add_audio(f"samples/{path.stem}", torch.from_numpy(samples)[None], step, sample_rate=rate)
 
 
+class Measuring(L.Callback):
+    """Logs every metric of the domain, on samples drawn with the averaged weights, as `metrics/NAME`.
+
+    Args:
+        model: The model in training.
+        averaging: Whose weights to draw with.
+        reference: Real artifacts to compare with.
+        every: Steps between.
+        n: How many samples.
+        what: What to ask the domain for.
+    """
+
+    def __init__(
+        self, model: Model, averaging: Averaging, reference: list[Any], *, every: int, n: int, what: dict[str, Any]
+    ) -> None:
+        self.model, self.averaging, self.reference = model, averaging, reference
+        self.every, self.n, self.what = every, n, what
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not self.every or trainer.global_step % self.every or not trainer.is_global_zero:
+            return
+        with self.averaging.applied(pl_module):
+            artifacts = self.model.sample(self.n, seed=1, **self.what)
+        for name, metric in self.model.domain.metrics().items():
+            pl_module.log(f"metrics/{name}", float(metric(artifacts, self.reference)), rank_zero_only=True)
+
+
 class Throughput(L.Callback):
     """Logs milliseconds a step and examples a second, averaged over `every` steps."""
 

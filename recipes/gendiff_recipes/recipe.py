@@ -59,6 +59,8 @@ class Trainer:
         checkpoint: Save a resumable checkpoint every so many steps.
         show: Draw samples every so many steps; 0 never.
         samples: How many of them.
+        measure: Compute the domain's metrics on samples every so many steps; 0 never.
+        measured: On how many.
     """
 
     steps: int = 2000
@@ -72,6 +74,8 @@ class Trainer:
     checkpoint: int = 1000
     show: int = 1000
     samples: int = 16
+    measure: int = 0
+    measured: int = 64
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from gendiff.errors import RecipeError
 from gendiff.model import Model
 
-from .callbacks import Averaging, Showing, Throughput
+from .callbacks import Averaging, Measuring, Showing, Throughput
 from .data import Batches
-from .evaluation import ask
+from .evaluation import ask, subset
 from .module import Denoising
 from .recipe import Recipe
 
@@ -90,7 +90,11 @@ def train(
         model.denoiser.network.compile()
     module = Denoising(model.denoiser, domain, recipe)
     averaging = Averaging(recipe.ema)
-    what: dict[str, Any] = {"guidance": recipe.guidance, **ask(domain, options.samples)}
+    reference = domain.dataset("test", None if data is None else Path(data)).artifacts if options.measure else []
+
+    def asked(n: int) -> dict[str, Any]:
+        return {"guidance": recipe.guidance, **ask(domain, n)}
+
     with calm():
         trainer = L.Trainer(
             max_steps=options.steps,
@@ -108,7 +112,22 @@ def train(
             callbacks=[
                 averaging,
                 Throughput(),
-                Showing(model, averaging, out / "samples", every=options.show, n=options.samples, what=what),
+                Showing(
+                    model,
+                    averaging,
+                    out / "samples",
+                    every=options.show,
+                    n=options.samples,
+                    what=asked(options.samples),
+                ),
+                Measuring(
+                    model,
+                    averaging,
+                    subset(reference, options.measured, 0),
+                    every=options.measure,
+                    n=options.measured,
+                    what=asked(options.measured),
+                ),
                 ModelCheckpoint(out, save_last=True, save_top_k=0, every_n_train_steps=options.checkpoint),
                 *([] if quiet else [RichProgressBar()]),
             ],
