@@ -34,7 +34,7 @@ from torch import Tensor
 
 from gendiff.errors import GendiffError
 from gendiff.random import Noise
-from gendiff.schedules import Flow, Linear, Schedule, Time, maths
+from gendiff.schedules import Linear, Schedule, Time, maths
 from gendiff.spaces import Euclidean, Product, Space, State, Weight, along
 
 
@@ -186,10 +186,10 @@ class Geodesic(Leaf):
     schedule: Schedule = field(default_factory=Linear)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schedule, Flow):
+        if not self.schedule.flow:
             raise GendiffError(
                 f"Geodesic got the schedule {self.schedule!r}",
-                "a flow schedule, alpha + sigma = 1 (Linear, Exponential, Polynomial)",
+                "a flow schedule, alpha + sigma = 1 (Linear, Exponential, Polynomial, or one of them Shifted)",
                 "Geodesic(SO3(), Linear())",
             )
 

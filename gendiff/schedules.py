@@ -86,6 +86,15 @@ class Schedule(ABC):
         """Whether the clock is sigma/(alpha + sigma), which stays finite where alpha = 0, rather than sigma/alpha."""
         return False
 
+    @property
+    def flow(self) -> bool:
+        """Whether alpha + sigma = 1."""
+        return False
+
+    def norm(self, alpha: Time, sigma: Time) -> Time:
+        """What is 1 all along the path: sqrt(alpha^2 + sigma^2), alpha + sigma on flows, alpha on VE paths."""
+        return maths(alpha).sqrt(alpha * alpha + sigma * sigma)
+
     def clock(self, t: Time) -> Time:
         """sigma/alpha, or sigma/(alpha + sigma) if the schedule is bounded: the variable of straight steps."""
         alpha, sigma = self(t)
@@ -102,6 +111,20 @@ class Flow(Schedule):
     @property
     def bounded(self) -> bool:
         return True
+
+    @property
+    def flow(self) -> bool:
+        return True
+
+    def norm(self, alpha: Time, sigma: Time) -> Time:
+        return alpha + sigma
+
+
+class Exploding(Schedule):
+    """Schedules with alpha = 1: the clock is sigma, without a bound."""
+
+    def norm(self, alpha: Time, sigma: Time) -> Time:
+        return alpha
 
 
 @dataclass(frozen=True)
@@ -142,7 +165,7 @@ class Cosine(Schedule):
 
 
 @dataclass(frozen=True)
-class VE(Schedule):
+class VE(Exploding):
     """Variance exploding: alpha = 1, sigma geometric from sigma_min's scale to sigma_max (Song et al. 2021).
 
     sigma = sigma_max (r^t - 1)/(r - 1) with r = sigma_max/sigma_min: geometric well above sigma_min, and 0 at t = 0.
@@ -164,7 +187,7 @@ class VE(Schedule):
 
 
 @dataclass(frozen=True)
-class EDM(Schedule):
+class EDM(Exploding):
     """alpha = 1, sigma = sigma_max t^rho: Karras et al. (2022), Eq. 5 with sigma_min = 0, so that t is their step."""
 
     sigma_max: float = 80.0
@@ -230,8 +253,8 @@ class Polynomial(Flow):
 class Shifted(Schedule):
     """Another schedule with its log-SNR lowered by 2 log(shift): higher resolutions need more noise.
 
-    alpha and sigma keep their scale n: (alpha, shift sigma) n/n', n = alpha + sigma on flows, sqrt(alpha^2 + sigma^2)
-    on VP paths (Esser et al. 2024, Eq. 23; Hoogeboom et al. 2023). On VE paths sigma is multiplied by the shift.
+    The path keeps its norm: (alpha, shift sigma) is divided by alpha + shift sigma on flows and by
+    sqrt(alpha^2 + shift^2 sigma^2) on VP paths (Esser et al. 2024, Eq. 23; Hoogeboom et al. 2023).
     """
 
     schedule: Schedule
@@ -239,13 +262,8 @@ class Shifted(Schedule):
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
         alpha, sigma = self.schedule(t)
-        m = maths(t)
         s = self.shift * sigma
-        if isinstance(self.schedule, Flow):
-            return alpha / (alpha + s), s / (alpha + s)
-        if isinstance(self.schedule, VE | EDM):
-            return alpha, s
-        n = m.sqrt(alpha * alpha + s * s)
+        n = self.norm(alpha, s)
         return alpha / n, s / n
 
     def time(self, logsnr: Time) -> Time:
@@ -254,6 +272,13 @@ class Shifted(Schedule):
     @property
     def bounded(self) -> bool:
         return self.schedule.bounded
+
+    @property
+    def flow(self) -> bool:
+        return self.schedule.flow
+
+    def norm(self, alpha: Time, sigma: Time) -> Time:
+        return self.schedule.norm(alpha, sigma)
 
 
 @dataclass(frozen=True)
@@ -355,10 +380,12 @@ class Discrete(Schedule):
             table = -self._table.to(log2.device)
             high = torch.searchsorted(table, -log2.contiguous()).clamp(1, len(self.betas))
             a, b = -table[high - 1], -table[high]
-            return (high - 1 + ((log2 - a) / (b - a)).clamp(0, 1)) / len(self.betas)
+            share = torch.where(b == -math.inf, -torch.expm1(log2 - a), (log2 - a) / (b - a))
+            return (high - 1 + share.clamp(0, 1)) / len(self.betas)
         high = min(max(bisect.bisect_left(self._log2, -log2, key=lambda v: -v), 1), len(self.betas))
         a, b = self._log2[high - 1], self._log2[high]
-        return (high - 1 + min(max((log2 - a) / (b - a), 0.0), 1.0)) / len(self.betas)
+        share = -math.expm1(log2 - a) if b == -math.inf else (log2 - a) / (b - a)
+        return (high - 1 + min(max(share, 0.0), 1.0)) / len(self.betas)
 
     def __repr__(self) -> str:
         return f"Discrete({len(self.betas)} betas, {self.betas[0]:.4g} to {self.betas[-1]:.4g})"

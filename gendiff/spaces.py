@@ -125,7 +125,7 @@ class Space(ABC):
         """|v|^2 of a tangent at x, summed over real sites: [B]."""
         mask = over(self.mask, v)
         square = v * v if mask is None else torch.where(mask, v * v, 0.0)
-        return square.flatten(1).sum(1)
+        return square[..., None].flatten(1).sum(1)
 
     def dist2(self, x: State, y: State) -> Tensor:
         """Squared geodesic distance per sample, summed over real sites: [B]."""
@@ -276,12 +276,16 @@ class Sphere(Space):
         return y / y.norm(dim=-1, keepdim=True)
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
-        u = y - (x * y).sum(-1, keepdim=True) * x
+        cosine = (x * y).sum(-1, keepdim=True)
+        u = y - cosine * x
         n2 = (u * u).sum(-1, keepdim=True)
         small = n2 < 1e-12
         n = torch.where(small, torch.ones_like(n2), n2).sqrt()
-        angle = torch.atan2(n, (x * y).sum(-1, keepdim=True))
-        return torch.where(small, torch.ones_like(n), angle / n) * u
+        near = torch.where(small, torch.ones_like(n), torch.atan2(n, cosine) / n) * u
+        # From the opposite point all ways are shortest: take the one by the axis farthest from x.
+        axis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)[x.detach().abs().argmin(-1)]
+        side = self.tangent(x, axis)
+        return torch.where(small & (cosine < 0), math.pi * side / side.norm(dim=-1, keepdim=True), near)
 
     def random(self, like: Tensor, noise: Noise) -> Tensor:
         return self.project(noise.normal(like.shape, like.dtype))
@@ -289,8 +293,7 @@ class Sphere(Space):
     def project(self, x: Tensor) -> Tensor:
         mask = over(self.mask, x)
         if mask is not None:
-            pole = torch.zeros(x.shape[-1], dtype=x.dtype, device=x.device).index_fill(0, torch.tensor(0), 1.0)
-            x = torch.where(mask, x, pole)
+            x = torch.where(mask, x, torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)[0])
         return x / x.norm(dim=-1, keepdim=True)
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The kit with which a part is proved: `check_space`, `check_process`, `check_head`, `check_solver`, `check_domain`.
+"""The kit with which a part is proved: `check_space`, `check_process`, `check_head`, `check_order`, `check_domain`.
 
 Each raises AssertionError with what failed, on what, by how much; none needs pytest.
 
@@ -76,9 +76,10 @@ def check_space(space: Space, like: State, *, tolerance: float = 1e-9, seed: int
     two = space.mix([x, y], (0.7, 0.3))
     require(distance(two, space.lerp(x, y, 0.3)), tolerance, f"{name}: a mix of two is lerp")
     rows = torch.arange(n - 1, -1, -1)
-    again = space.random(map_state(lambda part: part[rows], like), noise.fork("x").select(rows))
+    bare = space.masked(None)
+    again = bare.random(map_state(lambda part: part[rows], like), noise.fork("x").select(rows))
     flipped = map_state(lambda part: part[rows], again)
-    assert distance(flipped, x) == 0, f"{name}: noise moved with the order of the batch"
+    assert distance(flipped, bare.random(like, noise.fork("x"))) == 0, f"{name}: noise moved with the order of the batch"
     assert space.dim(like).shape == (n,), f"{name}: dim is one number a sample"
 
 
