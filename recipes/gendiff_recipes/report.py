@@ -41,7 +41,9 @@ def data_uri(kind: str, content: bytes) -> str:
 
 
 def number(value: Any) -> str:
-    """A table's cell: floats to three digits, long integers with commas, everything else as it stands."""
+    """A table's cell: floats to three digits, long integers with commas, nothing as a dash, the rest as it stands."""
+    if value is None:
+        return "–"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
         return f"{value:,}".replace("-", "−")
     if isinstance(value, bool) or not isinstance(value, float | np.floating):
@@ -168,7 +170,10 @@ class Structures(Block):
 
 @dataclass(frozen=True)
 class Curve(Block):
-    """Lines over a common axis: name -> (x, y). Long series are binned; a band shows their middle 80 %."""
+    """Lines over a common axis: name -> (x, y). Long series are binned; a band shows their middle 80 %.
+
+    `log`: a logarithmic axis, where all values are positive.
+    """
 
     title: str
     series: Mapping[str, tuple[drawing.Series, drawing.Series]]
@@ -183,23 +188,18 @@ class Curve(Block):
         if not lines:
             raise DataError(f"no finite point in the curve {self.title!r}", "at least one")
         every = np.concatenate(list(lines.values()), axis=1)
-        if self.log and every[1:].min() <= 0:
-            raise DataError(
-                f"the value {every[1:].min():g} on the logarithmic axis of {self.title!r}",
-                "positive values",
-                "Curve(..., log=False)",
-            )
+        log = self.log and every[1:].min() > 0
         x_all = np.concatenate([np.asarray(x, float) for x, _ in self.series.values()])
         x_span = (np.nanmin(x_all), np.nanmax(x_all))
         low, high = every[1:].min(), every[1:].max()
-        margin = (high / low) ** 0.05 if self.log else 0.06 * (high - low)
-        y_span = (low / margin, high * margin) if self.log else (low - margin, high + margin)
+        margin = (high / low) ** 0.05 if log else 0.06 * (high - low)
+        y_span = (low / margin, high * margin) if log else (low - margin, high + margin)
         x_span, y_span = (
             s if s[1] > s[0] else (s[0] - 0.5 * (abs(s[0]) or 1), s[0] + 0.5 * (abs(s[0]) or 1))
             for s in (x_span, y_span)
         )
 
-        scale = np.log if self.log else np.asarray
+        scale = np.log if log else np.asarray
 
         def across(v: Any) -> Any:
             return LEFT + (np.asarray(v) - x_span[0]) / (x_span[1] - x_span[0]) * (WIDTH - LEFT - RIGHT)
@@ -219,13 +219,13 @@ class Curve(Block):
                 else ""
             )
             drawn.append({"name": name, "path": path(x, y), "band": band, "last": number(float(y[-1]))})
-        y_ticks = drawing.log_ticks(*y_span) if self.log else drawing.ticks(*y_span)
+        y_ticks = drawing.log_ticks(*y_span) if log else drawing.ticks(*y_span)
         return {
             "kind": "curve",
             "title": self.title,
             "note": self.note,
             "x": self.x,
-            "y": self.y + (" (log)" if self.log else ""),
+            "y": self.y + (" (log)" if log else ""),
             "lines": drawn,
             "x_ticks": [(f"{float(across(v)):.1f}", f"{v:,g}") for v in drawing.ticks(*x_span)],
             "y_ticks": [(f"{float(up(v)):.1f}", f"{v:,g}") for v in y_ticks],

@@ -194,6 +194,11 @@ def test_a_log_curve_is_straight_for_an_exponential() -> None:
     assert np.ptp(np.diff(points[:, 1])) < 0.2
 
 
+def test_a_log_axis_gives_way_to_values_that_have_none() -> None:
+    assert Curve("zero", {"y": ([0.0, 1.0], [0.0, 1.0])}, log=True).view()["y"] == "loss"
+    assert Curve("one", {"y": ([0.0, 1.0], [1.0, 1.0])}, log=True).view()["y"] == "loss (log)"
+
+
 def test_thinning_keeps_the_mean() -> None:
     noise = np.random.default_rng(1).normal(size=16_000)
     _, mean, low, high = drawing.thin(np.arange(16_000.0), noise)
@@ -225,6 +230,7 @@ def test_a_chain_is_drawn_from_blue_to_red_and_grey_beside_a_motif() -> None:
         (412033, "412,033"),
         ("Heun(18)", "Heun(18)"),
         (True, "True"),
+        (None, "–"),
     ],
 )
 def test_numbers(value: object, text: str) -> None:
@@ -240,7 +246,6 @@ def test_numbers(value: object, text: str) -> None:
         Sounds("not finite", [Sound(np.array([0.0, np.inf]), 8000)]),
         Structures("no chain", [Structure("END")]),
         Curve("empty", {"y": ([0.0], [float("nan")])}),
-        Curve("negative", {"y": ([0.0, 1.0], [-1.0, 1.0])}, log=True),
         Table("ragged", ["a", "b"], [["x"]]),
     ],
 )
