@@ -101,6 +101,13 @@ def trace(pdb: str) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
+def across_the_page(ca: np.ndarray) -> np.ndarray:
+    """The proper rotation `[3, 3]` that turns a chain's longest extent to x, the next to y: a helix keeps its hand."""
+    axes = np.linalg.svd(ca - ca.mean(axis=0), full_matrices=False)[2]
+    axes[2] *= np.sign(np.linalg.det(axes))
+    return axes
+
+
 def chain_picture(pdb: str, highlight: Sequence[int] = (), pixels: int = 360) -> bytes:
     """The chain as PNG on a clear background, the stand-in for the 3D view; beside a `highlight` the rest is grey."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -109,10 +116,8 @@ def chain_picture(pdb: str, highlight: Sequence[int] = (), pixels: int = 360) ->
     from matplotlib.figure import Figure
 
     ca, residue = trace(pdb)
-    ca = ca - ca.mean(axis=0)
-    axes = np.linalg.svd(ca, full_matrices=False)[2]
-    axes[2] *= np.sign(np.linalg.det(axes))  # proper: a helix keeps its hand
-    fine = CubicSpline(np.arange(len(ca)), ca @ axes.T)(np.linspace(0, len(ca) - 1, 8 * len(ca)))
+    turned = (ca - ca.mean(axis=0)) @ across_the_page(ca).T
+    fine = CubicSpline(np.arange(len(ca)), turned)(np.linspace(0, len(ca) - 1, 8 * len(ca)))
     across, depth = fine[:, :2], fine[:, 2]
     colours = np.array([to_rgb(c) for c in palette(256)])[np.linspace(0, 255, len(fine) - 1).astype(int)]
     if highlight:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from gendiff.errors import DataError
 
@@ -145,6 +146,12 @@ class Structure:
     picture: bytes | None = None
 
 
+def _turn(pdb: str) -> list[float]:
+    """The rotation under which a structure is first shown, as that of its picture: a quaternion (x, y, z, w)."""
+    axes = drawing.across_the_page(drawing.trace(pdb)[0])
+    return Rotation.from_matrix(axes).as_quat().round(6).tolist()
+
+
 @dataclass(frozen=True)
 class Structures(Block):
     """Structures in one 3D view, chosen by their pictures; coloured from the N (blue) to the C terminus (red)."""
@@ -164,7 +171,7 @@ class Structures(Block):
             }
             for i, structure in enumerate(self.structures, 1)
         ]
-        chains = [{"pdb": s.pdb, "highlight": list(s.highlight)} for s in self.structures]
+        chains = [{"pdb": s.pdb, "highlight": list(s.highlight), "turn": _turn(s.pdb)} for s in self.structures]
         return {"kind": "structures", "title": self.title, "note": self.note, "cells": cells, "chains": chains}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from gendiff.errors import DataError
 from gendiff_recipes import drawing
@@ -156,7 +157,10 @@ def test_sounds_are_the_sounds(page: Page) -> None:
 
 def test_structures_are_the_structures(page: Page) -> None:
     chains, palette = (json.loads(text) for text in page.json)
-    assert chains == [{"pdb": helix(), "highlight": []}, {"pdb": helix(30), "highlight": [7, 8]}]
+    assert [(chain["pdb"], chain["highlight"]) for chain in chains] == [(helix(), []), (helix(30), [7, 8])]
+    for chain in chains:  # turned so that the helix lies along x
+        ca = drawing.trace(chain["pdb"])[0]
+        assert np.argmax(np.ptp(Rotation.from_quat(chain["turn"]).apply(ca), axis=0)) == 0
     assert len(palette) == 32
 
 

@@ -43,7 +43,7 @@ for (const figure of document.querySelectorAll(".structures")) {
     stage.setAttribute("aria-label", `${title}: ${buttons[index].querySelector("b").textContent}`);
     picture.src = buttons[index].querySelector("img").src;
     if (!viewer) return;
-    const {pdb, highlight} = chains[index];
+    const {pdb, highlight, turn} = chains[index];
     viewer.removeAllModels();
     const model = viewer.addModel(pdb, "pdb");
     const residues = [...new Set(model.selectedAtoms({}).map(atom => `${atom.chain}:${atom.resi}`))];
@@ -56,7 +56,9 @@ for (const figure of document.querySelectorAll(".structures")) {
       viewer.setStyle({resi: [...motif]}, {cartoon: {colorfunc: colour, arrows: true}, stick: {radius: 0.14, colorfunc: colour}});
     }
     viewer.zoomTo();
-    viewer.zoom(1.15);
+    const view = viewer.getView();
+    view.splice(4, 4, ...turn);
+    viewer.setView(view);
     viewer.render();
   };
 
