@@ -225,7 +225,7 @@ class Denoiser(nn.Module):
     """A network behind its head: `denoiser(x_t, t, **cond)` is the predicted clean state.
 
     Args:
-        network: f(x, t, **cond) -> F; x as the head hands it in, t float [B] in the network's dtype.
+        network: f(x, t, **cond) -> F; x as the head hands it in, t float32 [B] (float64 for a float64 network).
         head: The map from F to x0.
         process: How data become noise.
     """
@@ -254,7 +254,8 @@ class Denoiser(nn.Module):
 
 
 def times(t: Time, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """A time as the network wants it: [B] on its device."""
+    """A time as the network wants it: [B] on its device, in float32 or better (bfloat16 merges half of 1000 times)."""
+    dtype = dtype if dtype == torch.float64 else torch.float32
     if isinstance(t, Tensor):
         return t.to(device=like.device, dtype=dtype, non_blocking=True).expand(like.shape[0])
     return torch.full((like.shape[0],), t, dtype=dtype, device=like.device)

@@ -273,7 +273,7 @@ class Sphere(Space):
         small = n2 < 1e-8
         n = torch.where(small, torch.ones_like(n2), n2).sqrt()
         y = torch.where(small, 1 - n2 / 2, torch.cos(n)) * x + torch.where(small, 1 - n2 / 6, torch.sin(n) / n) * v
-        return y / y.norm(dim=-1, keepdim=True)
+        return y / y.norm(dim=-1, keepdim=True).clamp_min(1e-12)  # the zeros of padding stay zero
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         cosine = (x * y).sum(-1, keepdim=True)
