@@ -36,6 +36,7 @@ from gendiff import (
 )
 from gendiff.errors import DataError, RequestError, nearest
 from gendiff.solvers import Solver
+from gendiff.times import schedule_of
 
 from . import frames, metrics, superpose
 from .geometry import geometry_loss
@@ -129,7 +130,7 @@ class Proteins(Domain):
     def network(self, **size: Any) -> nn.Module:
         """A `FrameNetwork` of this size: width, depth, heads, pair."""
         labels = {name: len(classes) for name, classes in self.labels.items()}
-        return FrameNetwork(**size, labels=labels, clock=self.process.parts["rot"].schedule.clock)
+        return FrameNetwork(**size, labels=labels, clock=schedule_of(self.process, "rot").clock)
 
     def dataset(self, split: str, root: Path | None = None) -> Examples:
         return self.source.load(split, root)

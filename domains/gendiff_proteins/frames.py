@@ -5,9 +5,9 @@ rotation `R` (columns e1, e2, e3, det +1) comes from Gram-Schmidt,
 
     e1 = unit(C - CA),    e2 = unit(N - CA - <N - CA, e1> e1),    e3 = e1 x e2.
 
-Back again `N = p + R n`, `C = p + R c` with the ideal `n`, `c` below; the carbonyl O lies in the peptide plane, opposite
-to the bisecting side of CA and the next N. The cross product makes every frame proper: the mirror image of a backbone has
-other frames, not reflected ones. Angstrom in this file; `NM` converts to the network's nanometres.
+Back again `N = p + R n`, `C = p + R c` with the ideal `n`, `c` below; the carbonyl O lies in the peptide plane, on the
+side away from the next N. The cross product makes every frame proper: the mirror image of a backbone has other frames,
+not reflected ones. Angstrom in this file; `NM` converts to the network's nanometres.
 """
 
 from __future__ import annotations

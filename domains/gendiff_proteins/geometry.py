@@ -5,7 +5,7 @@ All terms compare the predicted clean frames with the true ones, in nm^2 (Yim et
     near    N, CA, C of residue i+k seen from frame i, k = 1..4 (k = 1 counts in full, the others 0.3)
     bonds   C-N, CA-N, C-CA and CA-CA across the peptide bond
     local   CA-CA distances below 12 A in the true chain or below 6 A in the prediction
-    clash   CA closer than 4.0 A, more than two residues apart, for t < 1/2
+    clash   CA closer than 4.0 A, more than two residues apart, for t < 0.7, 100-fold
 
 and their sum is divided by max(t, floor)^2, as velocity regression divides the error of positions.
 """
@@ -64,4 +64,4 @@ def geometry_loss(prediction: State, x0: State, t: Tensor, mask: Tensor, *, floo
     place = torch.arange(mask.shape[1], device=mask.device)
     apart = pairs * ((place[:, None] - place).abs() > 2)
     clash = ((0.40 - far).clamp_min(0).square() * apart).sum((1, 2)) / residues
-    return (total + 20 * clash * (t < 0.5)) / t.clamp_min(floor).square()
+    return (total + 100 * clash * (t < 0.7)) / t.clamp_min(floor).square()

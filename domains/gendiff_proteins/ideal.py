@@ -29,7 +29,7 @@ KINDS = ("alpha", "beta", "mixed")
 
 _WALL = 4.2  # angstrom
 _OPEN = 1.3  # largest Rg / (2.2 N^0.38)
-_GROUP, _TRIES = 8, 64
+_GROUP, _TRIES = 16, 32
 
 Piece = tuple[str, int]
 

@@ -81,7 +81,7 @@ def torsions(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ca_torsions(structure: Structure) -> np.ndarray:
-    """CA dihedrals i-1, i, i+1, i+2 at residue i, `[N]`, NaN where one of them is missing: +50 in a right-handed helix."""
+    """CA dihedrals i-1, i, i+1, i+2 at residue i, `[N]`, NaN where one is missing: +50 in a right-handed helix."""
     angles = np.full(len(structure), np.nan)
     if len(structure) > 3:
         ca, joined = structure.ca, _joined(structure)

@@ -1,6 +1,7 @@
 """The network on frames: invariant point attention, exact SE(3) symmetry, blind to nothing.
 
-Residue i is a frame (R_i, p_i). Attention between residues sees points carried by the frames (Jumper et al. 2021, alg. 22),
+Residue i is a frame T_i = (R_i, p_i). Attention between residues sees points that the frames carry (Jumper et al.
+2021, algorithm 22),
 
     logit_ij = q_i . k_j / sqrt(c) + bias_ij - w/2 sum_a |T_i q_ia - T_j k_ja|^2,
 

@@ -1,9 +1,10 @@
-"""Pictures of backbones: a smooth tube through the CA atoms, coloured by secondary structure and seen from its flat side."""
+"""Pictures of backbones: a smooth tube through CA, coloured by secondary structure, seen from its flat side."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def plot(structures: Sequence[Structure], path: str | Path, *, columns: int = 4)
         letters, ca = secondary_structure(structure), facing(structure.ca)
         edges = [0, *(b + 1 for b in structure.breaks), len(structure)]
         lines, colours, widths, depths = [], [], [], []
-        for a, b in zip(edges, edges[1:], strict=False):
+        for a, b in pairwise(edges):
             if b - a < 2:
                 continue
             curve = tube(ca[a:b])

@@ -1,10 +1,11 @@
 """Reading and writing structures, with one policy for everything that files get wrong.
 
-Kept: amino acids of the first model with N, CA and C (a missing O is placed), modified ones under their parent's letter
-(MSE is M, anything unknown X), insertion codes, chain ids and numbers as in the file. Of alternative locations the one
-with the highest occupancy, a tie to the first letter, for the whole residue. Dropped, and listed in the report: residues
-with missing backbone atoms, with coordinates that are not numbers, or with bonds no residue has (glued columns, atoms at
-the origin); ligands, water and nucleotides are counted. A calcium ion is no CA. A file that gives no residue is an error.
+Kept: amino acids of the first model with N, CA and C (a missing O is placed), modified ones under their parent's
+letter (MSE is M, anything unknown X), insertion codes, chain ids and numbers as in the file. Of alternative locations
+the one with the highest occupancy, a tie to the first letter, for the whole residue. Dropped, and listed in the report:
+residues with missing backbone atoms, with coordinates that are not numbers, or with bonds no residue has (glued
+columns, atoms at the origin). Ligands, water and nucleotides are counted. A calcium ion is no CA. A file that gives no
+residue is an error.
 
 Biopython parses; nothing it says gets lost: its warnings are notes of the report, its exceptions a `StructureError`.
 """
@@ -236,11 +237,13 @@ def _fault(residue: _Residue) -> str:
         return "coordinates not finite"
     if any(np.abs(x).max() >= LIMIT for x in residue.atoms.values()):
         return "coordinates out of range"
-    for (a, b), (low, high) in _BONDS.items():
-        if a in residue.atoms and b in residue.atoms:
-            if not low < np.linalg.norm(residue.atoms[a] - residue.atoms[b]) < high:
-                return "impossible bond lengths"
-    return ""
+    lengths = {
+        bond: float(np.linalg.norm(residue.atoms[bond[0]] - residue.atoms[bond[1]]))
+        for bond in _BONDS
+        if bond[0] in residue.atoms and bond[1] in residue.atoms
+    }
+    sound = all(_BONDS[bond][0] < length < _BONDS[bond][1] for bond, length in lengths.items())
+    return "" if sound else "impossible bond lengths"
 
 
 def _assemble(
@@ -256,11 +259,7 @@ def _assemble(
     every = list(residues)
     for place, residue in enumerate(every):
         acid = residue.name in known or {"N", "CA", "C"} <= set(residue.atoms) or residue.name == "UNK"
-        if residue.hetero and acid and residue.name not in standard and not _bonded(every, place):
-            acid = False
-        if residue.hetero and residue.name in standard and not _bonded(every, place):
-            acid = False
-        if not acid:
+        if not acid or (residue.hetero and not _bonded(every, place)):  # an amino acid may be a ligand
             skipped[residue.name or "unnamed"] += 1
             continue
         fault = _fault(residue)
@@ -275,7 +274,8 @@ def _assemble(
         raise _refuse(path, f"no residue to keep ({', '.join(reasons)})", "amino acids with N, CA and C")
     core = np.stack([[r.atoms[name] for name in ("N", "CA", "C")] for r in kept])
     oxygen = place_oxygen(*torch.from_numpy(core).unbind(1)).numpy()
-    oxygen = np.stack([r.atoms.get("O", placed) for r, placed in zip(kept, oxygen, strict=True)])
+    for place, residue in enumerate(kept):
+        oxygen[place] = residue.atoms.get("O", oxygen[place])
     structure = Structure(
         np.concatenate([core, oxygen[:, None]], 1),
         "".join(_letter(known.get(r.name, "X")) for r in kept),

@@ -1,4 +1,4 @@
-"""A second network with the same symmetry from other people's code: e3nn (Geiger and Smidt 2022), to check the first one.
+"""A second network with the same symmetry, from other people's code, to check the first: e3nn (Geiger and Smidt 2022).
 
 Tensor field convolutions over all pairs, with radial weights. Two choices matter:
 

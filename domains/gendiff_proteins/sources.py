@@ -1,4 +1,4 @@
-"""Where backbones come from: made here (`Ideal`), the real chains of backbones.npz (`Backbones`), a folder (`Structures`).
+"""Where backbones come from: made here (`Ideal`), real chains of a packed file (`Backbones`), a folder (`Structures`).
 
 Every example is a `Structure` with the label "fold" from its own secondary structure. Splits never share a sequence
 cluster: a hash of the cluster's number (of the file's name, for a folder) sends about one in ten to "test".
@@ -110,8 +110,8 @@ class Backbones(Chains):
 
     def describe(self) -> str:
         return (
-            f"Experimental and designed chains of {self.min_length} to {self.max_length} residues (wwPDB coordinates, CC0), "
-            f"at most {self.per_cluster} of a sequence cluster."
+            f"Experimental and designed chains of {self.min_length} to {self.max_length} residues "
+            f"(wwPDB coordinates, CC0), at most {self.per_cluster} of a sequence cluster."
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -25,6 +26,11 @@ _PIECE = re.compile(rf"^(?P<chain>.*?)(?:{_NUMBER}(?:-{_NUMBER})?)?$")
 
 class StructureError(GendiffError):
     """A structure that cannot be read, selected from or written."""
+
+
+def _plain(number: str) -> int:
+    """A residue number without its insertion code."""
+    return int(re.sub(r"[A-Za-z]", "", number))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +106,7 @@ class Structure:
     def pieces(self) -> list[Structure]:
         """The unbroken pieces, in order."""
         edges = [0, *(b + 1 for b in self.breaks), len(self)]
-        return [self.take(slice(a, b)) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+        return [self.take(slice(a, b)) for a, b in pairwise(edges) if b > a]
 
     def mirrored(self) -> Structure:
         """The mirror image (x to -x): no protein, but the test of every metric that claims to see handedness."""
@@ -130,9 +136,7 @@ class Structure:
         ends = [first + (code or ""), (last + (last_code or "")) if last is not None else first + (code or "")]
         for end in ends:
             if end not in numbers:
-                near = min(
-                    numbers, key=lambda n: abs(int(re.sub(r"[A-Za-z]", "", n)) - int(re.sub(r"[A-Za-z]", "", end)))
-                )
+                near = min(numbers, key=lambda number: abs(_plain(number) - _plain(end)))
                 raise StructureError(
                     f"the selection {piece!r}: residue {end} of chain {chain} is not in {here}",
                     f"chain {chain} runs from {numbers[0]} to {numbers[-1]}; the nearest residue is {near}",
@@ -141,10 +145,10 @@ class Structure:
         if stop < start:
             raise StructureError(f"the selection {piece!r}", "its first residue before its last")
         wanted = {str(n) for n in range(int(first), int(last if last is not None else first) + 1)}
-        missing = sorted(wanted - {re.sub(r"[A-Za-z]", "", n) for n in numbers[start : stop + 1]}, key=int)
+        missing = sorted(wanted - {str(_plain(n)) for n in numbers[start : stop + 1]}, key=int)
         if missing:
             raise StructureError(
-                f"the selection {piece!r}: {here} has no coordinates for residues {', '.join(missing)} of chain {chain}",
+                f"the selection {piece!r}: residues {', '.join(missing)} of chain {chain} are not in {here}",
                 "residues that are all there",
                 "select the pieces on both sides of the gap",
             )

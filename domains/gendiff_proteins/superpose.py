@@ -1,7 +1,7 @@
 """Superposition and TM-score for a fixed correspondence, batched and differentiable; TM-align for diversity.
 
-Kabsch: with centred x, y and X^T Y = U S V^T, the proper rotation that takes x to y is R = V diag(1, 1, det(V U^T)) U^T;
-without the determinant half of all mirror images would fit. TM (Zhang and Skolnick 2004), d0 = 1.24 (L - 15)^(1/3) - 1.8,
+Kabsch: with centred x, y and X^T Y = U S V^T the proper rotation from x to y is R = V diag(1, 1, det(V U^T)) U^T;
+without the determinant mirror images would fit. TM-score (Zhang and Skolnick 2004), d0 = 1.24 (L - 15)^(1/3) - 1.8,
 
     TM = max over R, c of 1/L sum_i 1 / (1 + |R x_i + c - y_i|^2 / d0^2).
 """

@@ -154,8 +154,8 @@ def to_mmcif(models: Sequence[Structure]) -> str:
             for atom, (x, y, z) in zip(ATOMS, model.backbone[i], strict=True):
                 serial += 1
                 lines.append(
-                    f"ATOM {serial} {atom[0]} {atom} . {residue} {chain_id} {entities[chain]} {place[chain]} {code or '?'} "
-                    f"{x:.3f} {y:.3f} {z:.3f} 1.00 0.00 {value} {residue} {chain_id} {atom} {k}"
+                    f"ATOM {serial} {atom[0]} {atom} . {residue} {chain_id} {entities[chain]} {place[chain]} "
+                    f"{code or '?'} {x:.3f} {y:.3f} {z:.3f} 1.00 0.00 {value} {residue} {chain_id} {atom} {k}"
                 )
     return "\n".join([*lines, "#", ""])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from gendiff_proteins import Backbones, Ideal, Proteins, Structure, Structures, 
 from gendiff_proteins.ideal import chains, program
 from gendiff_proteins.sources import FOLDS, fold, held_out
 
-TINY = {"width": 32, "depth": 2, "heads": 4, "pair": 16}
+TINY: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "pair": 16}
 
 
 def test_the_contract() -> None:
