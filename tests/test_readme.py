@@ -29,6 +29,9 @@ def test_python_runs(name: str, root: Path, tmp_path: Path, monkeypatch: pytest.
     text = (root / name).read_text(encoding="utf-8")
     module = types.ModuleType(f"document_{abs(hash(name))}")  # dataclasses look their module up
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    for path in root.iterdir():  # as in a checkout, but what is written lands elsewhere
+        if not path.name.startswith(".") and path.name not in ("runs", "demo"):
+            (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     for block in blocks(text, "python"):
         line = text.count("\n", 0, block.start("code"))
