@@ -9,7 +9,8 @@ and since |q|^2 is constant along a softmax row this is one scaled-dot-product a
 
     queries [q / sqrt(c), w Tq, 1],   keys [k, Tk, -w |Tk|^2 / 2],   values [v, Tv],   the bias as a float mask.
 
-Every block then looks at the bonds of the frames it has so far, and moves them. The moves add up to the raw output,
+Every block then looks at the bonds and the crowding of the frames it has so far, and moves them. The moves add up to
+the raw output,
 
     pos = -sum_k R_k u_k   (so that p_k = p_t - t pos),      rot = sum_k w_k   (so that R_k = R_t exp(kappa(t) rot)),
 
@@ -35,6 +36,7 @@ State = dict[str, Tensor]
 _REACH = 32  # relative positions beyond +-32 look alike
 _RADII = 16  # radial basis functions of CA-CA distances
 _FAR = 2.2  # their last centre, nm
+_CROWDS = (0.15, 0.3, 0.6)  # how near is crowded, nm
 
 
 def full_precision(like: Tensor) -> torch.autocast:
@@ -131,6 +133,25 @@ def neighbour_features(pos: Tensor, rot: Tensor, mask: Tensor, t: Tensor) -> Ten
     return torch.cat(features, -1)
 
 
+def crowding_features(pos: Tensor, rot: Tensor, mask: Tensor) -> Tensor:
+    """What crowds residue i, `[B, N, 12]`: how many CA beyond the next two along the chain, and which way they lie.
+
+    Sums of exp(-d^2 / 2 s^2) and of the vectors it weights (own frame), s = 0.15, 0.3, 0.6 nm: enough to see a clash in
+    the frames of this block and to know the way out of it.
+    """
+    n = pos.shape[1]
+    place = torch.arange(n, device=pos.device)
+    pairs = mask[:, :, None] & mask[:, None] & ((place[:, None] - place).abs() > 2)
+    distance2 = (pos[:, None] - pos[:, :, None]).square().sum(-1)
+    features = []
+    for scale in _CROWDS:
+        weight = torch.exp(distance2 * (-0.5 / scale**2)) * pairs
+        count = weight.sum(-1, keepdim=True)
+        towards = (rot.mT @ (weight @ pos - count * pos)[..., None]).squeeze(-1)
+        features += [count, towards / scale]
+    return torch.cat(features, -1)
+
+
 def pair_features(pos: Tensor, rot: Tensor) -> Tensor:
     """How residue i sees residue j in the noisy frames, `[B, N, N, 16 + 3 + 9]`: distance, direction, orientation."""
     apart = pos[:, None] - pos[:, :, None]
@@ -172,7 +193,7 @@ class Block(nn.Module):
         about: Tensor,
     ) -> tuple[Tensor, Tensor]:
         with full_precision(h):
-            near = neighbour_features(pos, rot, mask, t)
+            near = torch.cat([neighbour_features(pos, rot, mask, t), crowding_features(pos, rot, mask)], -1)
         h = h + self.local(near)
         a, b, c, d = self.modulation(about)[:, None].chunk(4, -1)
         bias = (self.bias(pair) + self.relative(relative)).permute(0, 3, 1, 2)
@@ -210,7 +231,7 @@ class FrameNetwork(nn.Module):
         super().__init__()
         self.width = width
         self.kappa = clock or (lambda t: t)
-        local = 4 * 12 + 2 * 7
+        local = 4 * 12 + 2 * 7 + 4 * len(_CROWDS)
         self.start = nn.Linear(64, width)
         self.about = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
         self.labels = nn.ModuleDict({name: nn.Embedding(count + 1, width) for name, count in (labels or {}).items()})
