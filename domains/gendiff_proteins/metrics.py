@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from scipy.stats import wasserstein_distance
 
 from .frames import C_N, CA_CA, dihedral
 from .structure import Structure
@@ -247,6 +246,8 @@ def ramachandran_divergence(samples: Structures, reference: Structures) -> float
 
 def radius_distance(samples: Structures, reference: Structures) -> float:
     """Wasserstein-1 distance of Rg ratios to the reference."""
+    from scipy.stats import wasserstein_distance
+
     return float(wasserstein_distance(radii(samples), radii(reference)))
 
 
