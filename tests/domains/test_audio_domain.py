@@ -86,7 +86,7 @@ def test_canvas_fills_up_or_cuts(train):
 
 @pytest.mark.parametrize("canvas", [None, 48], ids=["ragged", "canvas"])
 def test_contract(canvas):
-    """The core's own trial. Its round trip looks at the worst cell, which tells nothing of a sound: see the tests here."""
+    """The core's own trial. Its round trip looks at the worst cell, which tells nothing of a sound: see below."""
     check_domain(Audio(source=TONES, canvas=canvas), tolerance=2.0)
 
 
