@@ -8,7 +8,7 @@ tensor, so it neither waits for the device nor breaks a compiled graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,13 +75,23 @@ def run(
     cond: dict[str, Any],
     given: Given | None = None,
     callback: Callable[[Progress], None] | None = None,
+    first: int = 0,
+    past: Sequence[State] = (),
 ) -> State:
-    """Moves x through the rows; `process` is already bound to the batch's mask."""
+    """Moves x through the rows; `process` is already bound to the batch's mask.
+
+    A run may be cut after any row with `last`: run(..., rows, x, first=k, past=[prediction]), with the state and the
+    prediction that a callback saw after row k - 1, goes on as if nothing had happened.
+
+    Args:
+        first: The row to begin with; x is the state before it.
+        past: Earlier predictions that rows still weigh, newest first.
+    """
     churn, known, up = noise.fork("churn"), noise.fork("given"), noise.fork("renoise")
     depth = max(widest(row.weights) for row in rows)
-    predictions: list[State] = []
+    predictions = list(past)
     base = x
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows[first:], first):
         if row.move is None:
             x = process.renoise(x, row.t, row.s, up.at(number))
             predictions = []

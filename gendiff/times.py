@@ -207,7 +207,7 @@ class Trailing(Grid):
         if not isinstance(schedule, Discrete):
             return LinearGrid()(process, steps)
         last = len(schedule.betas)
-        return [round(last - i * last / counted(steps)) / last for i in range(steps)] + [0.0]
+        return [round(last - i * last / steps) / last for i in range(counted(steps))] + [0.0]
 
 
 @dataclass(frozen=True)
