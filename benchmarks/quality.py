@@ -56,8 +56,8 @@ def judge_fashion(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
         "judge_accuracy_on_real_test": held_out,
         "accuracy": float(right.float().mean()),
         "accuracy_by_class": [float(right[torch.tensor(asked["label"]) == k].float().mean()) for k in range(10)],
-        "judge_frechet": judge.distance(samples, reference),
-        "judge_frechet_real_training_data": judge.distance(floor, reference),
+        "judge_frechet": judge.frechet(samples, reference),
+        "judge_frechet_real_training_data": judge.frechet(floor, reference),
         "copies": copies(samples[:500], training.artifacts),
         "seconds_sampling": seconds,
     }

@@ -79,7 +79,8 @@ def check_space(space: Space, like: State, *, tolerance: float = 1e-9, seed: int
     bare = space.masked(None)
     again = bare.random(map_state(lambda part: part[rows], like), noise.fork("x").select(rows))
     flipped = map_state(lambda part: part[rows], again)
-    assert distance(flipped, bare.random(like, noise.fork("x"))) == 0, f"{name}: noise moved with the order of the batch"
+    same = distance(flipped, bare.random(like, noise.fork("x"))) == 0
+    assert same, f"{name}: noise moved with the order of the batch"
     assert space.dim(like).shape == (n,), f"{name}: dim is one number a sample"
 
 

@@ -155,10 +155,13 @@ def ticks(low: float, high: float, aim: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten in [low, high], with 2 and 5 between them where fewer than three fit."""
+    """Powers of ten in [low, high]; where fewer than three fit also 2 and 5 between them, else evenly spaced numbers."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    tens = [10.0**k for k in decades if low <= 10.0**k <= high]
-    return tens if len(tens) >= 3 else [m * 10.0**k for k in decades for m in (1, 2, 5) if low <= m * 10.0**k <= high]
+    for digits in ((1,), (1, 2, 5)):
+        found = [m * 10.0**k for k in decades for m in digits if low <= m * 10.0**k <= high]
+        if len(found) >= 3:
+            return found
+    return ticks(low, high)
 
 
 def thin(x: Series, y: Series, bins: int = 160) -> np.ndarray:

@@ -40,7 +40,7 @@ def fashion() -> Recipe:
 
 
 def cifar10() -> Recipe:
-    """CIFAR-10, 32 x 32 in colour: a recipe for a GPU (trainer.devices, trainer.compile), a smoke test on a processor."""
+    """CIFAR-10, 32 x 32 in colour: for a GPU (trainer.devices, trainer.compile); on a processor only a smoke test."""
     return Recipe(
         "images.cifar10",
         Images.of(CIFAR10(), flip=True),

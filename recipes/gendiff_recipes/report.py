@@ -80,13 +80,15 @@ class Text(Block):
 class Pictures(Block):
     """Pictures as a grid: arrays `[H, W]`, `[1, H, W]`, `[3, H, W]` in [0, 1] (or uint8), or the bytes of a PNG.
 
-    `width` is that of one picture on the page, in pixels; small pictures are enlarged without smoothing.
+    `width` is that of one picture on the page, in pixels; small pictures are enlarged without smoothing. With `columns`
+    a row has that many (say, one a class), without it as many as fit.
     """
 
     title: str
     pictures: Sequence[Any]
     captions: Sequence[str] = ()
     width: int = 72
+    columns: int | None = None
     note: str = ""
 
     def view(self) -> View:
