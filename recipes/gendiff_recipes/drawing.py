@@ -155,7 +155,7 @@ def ticks(low: float, high: float, aim: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten in [low, high]; where fewer than three fit also 2 and 5 between them, else evenly spaced numbers."""
+    """Powers of ten in [low, high]; where fewer than three fit also 2 and 5 between, else even steps."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1,), (1, 2, 5)):
         found = [m * 10.0**k for k in decades for m in digits if low <= m * 10.0**k <= high]

@@ -80,8 +80,8 @@ class Text(Block):
 class Pictures(Block):
     """Pictures as a grid: arrays `[H, W]`, `[1, H, W]`, `[3, H, W]` in [0, 1] (or uint8), or the bytes of a PNG.
 
-    `width` is that of one picture on the page, in pixels; small pictures are enlarged without smoothing. With `columns`
-    a row has that many (say, one a class), without it as many as fit.
+    `width` is that of one picture on the page, in pixels; small pictures are enlarged without smoothing. `columns` fills
+    the page with that many a row instead, say one a class.
     """
 
     title: str
@@ -101,7 +101,8 @@ class Pictures(Block):
             {"uri": data_uri("image/png", drawing.png(p)), "caption": c, "alt": c or f"{self.title}, {i}"}
             for i, (p, c) in enumerate(zip(self.pictures, captions, strict=True), 1)
         ]
-        return {"kind": "pictures", "title": self.title, "note": self.note, "width": self.width, "cells": cells}
+        layout = {"width": self.width, "columns": self.columns}
+        return {"kind": "pictures", "title": self.title, "note": self.note, "cells": cells, **layout}
 
 
 @dataclass(frozen=True)

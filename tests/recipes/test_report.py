@@ -198,6 +198,14 @@ def test_a_log_curve_is_straight_for_an_exponential() -> None:
     assert np.ptp(np.diff(points[:, 1])) < 0.2
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.002, 3.0, [0.01, 0.1, 1.0]), (0.03, 0.6, [0.05, 0.1, 0.2, 0.5]), (0.55, 0.95, [0.6, 0.7, 0.8, 0.9])],
+)
+def test_log_ticks(low: float, high: float, expected: list[float]) -> None:
+    assert drawing.log_ticks(low, high) == pytest.approx(expected)
+
+
 def test_a_log_axis_gives_way_to_values_that_have_none() -> None:
     assert Curve("zero", {"y": ([0.0, 1.0], [0.0, 1.0])}, log=True).view()["y"] == "loss"
     assert Curve("one", {"y": ([0.0, 1.0], [1.0, 1.0])}, log=True).view()["y"] == "loss (log)"
