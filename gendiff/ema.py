@@ -64,7 +64,7 @@ class EMA:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.decay, self.updates = state["decay"], state["updates"]
-        self.average = {name: state["average"][name].to(a.device) for name, a in self.average.items()}
+        self.average = {name: state["average"][name].to(a, copy=True) for name, a in self.average.items()}
 
 
 def wide(p: Tensor) -> Tensor:

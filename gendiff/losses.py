@@ -84,8 +84,9 @@ def part_losses(process: Any, head: Head, weighting: Weighting, x: State, guess:
         }
     space = process.space
     error = space.norm2(x, space.log(x, guess) - space.log(x, x0))
-    weight = weighting(process, head, t) / space.dim(x).clamp_min(1).to("cpu" if t.device.type == "cpu" else t.device)
-    return error * along(weight, error)
+    dim = space.dim(x).clamp_min(1)
+    # Two factors, each from where it lies: nothing waits for the device.
+    return error * along(weighting(process, head, t), error) / along(dim, error)
 
 
 def denoising_loss(
