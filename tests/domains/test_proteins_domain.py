@@ -24,7 +24,7 @@ TINY: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "pair": 16}
 
 
 def test_the_contract() -> None:
-    check_domain(Proteins(source=Ideal(8, 36, 36)), tolerance=5e-3)
+    check_domain(Proteins(source=Ideal(8, 32, 40)), tolerance=5e-3)
 
 
 def test_config_round_trip_of_every_source() -> None:
