@@ -80,8 +80,8 @@ class Text(Block):
 class Pictures(Block):
     """Pictures as a grid: arrays `[H, W]`, `[1, H, W]`, `[3, H, W]` in [0, 1] (or uint8), or the bytes of a PNG.
 
-    `width` is that of one picture on the page, in pixels; small pictures are enlarged without smoothing. `columns` fills
-    the page with that many a row instead, say one a class.
+    `width` is that of one picture on the page, in pixels; small pictures are enlarged without smoothing. `columns`
+    fills the page with that many a row instead, say one a class.
     """
 
     title: str
