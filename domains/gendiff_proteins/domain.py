@@ -139,7 +139,7 @@ class Proteins(Domain):
         return {**metrics.METRICS, "pairwise_tm": superpose.diversity}
 
     def sampler(self) -> Solver:
-        return DDPM(100, spread=0.5)
+        return DDPM(60, spread=0.4)
 
     def auxiliary(self, prediction: State, x0: State, t: Any, **cond: Any) -> Tensor:
         """The geometric loss of the predicted frames, a third of the sum per residue, like the loss of positions."""
