@@ -96,9 +96,14 @@ def build(data: Any, known: Mapping[str, type], where: str) -> Any:
         raise UnknownName(f"kind in {where}", kind, known)
     if kind in BUNDLES:
         unread(rest, ["parts"], f"{where} ({kind})")
+        complete(rest, ["parts"], f"{where} ({kind})")
         return BUNDLES[kind]({k: build(v, known, f"{where}.{k}") for k, v in rest["parts"].items()})
     cls = known[kind]
-    unread(rest, [f.name for f in dataclasses.fields(cls) if f.init], f"{where} ({kind})")
+    fields = [f for f in dataclasses.fields(cls) if f.init]
+    unread(rest, [f.name for f in fields], f"{where} ({kind})")
+    missing = dataclasses.MISSING
+    needed = [f.name for f in fields if f.default is missing and f.default_factory is missing]
+    complete(rest, needed, f"{where} ({kind})")
     return cls(**{k: build(v, known, f"{where}.{k}") for k, v in rest.items()})
 
 
@@ -107,6 +112,13 @@ def unread(data: Mapping[str, Any], fields: list[str], where: str) -> None:
     for key in data:
         if key not in fields:
             raise RecipeError(f"{where} has no {key!r}", f"It has {', '.join(fields)}.{nearest(key, fields)}")
+
+
+def complete(data: Mapping[str, Any], fields: list[str], where: str) -> None:
+    """Raises RecipeError for the first field that the data lack."""
+    for name in fields:
+        if name not in data:
+            raise RecipeError(f"{where} lacks {name!r}", f"It has {', '.join(data) or 'nothing'}")
 
 
 def override(value: Any, path: str, text: str, where: str) -> Any:

@@ -96,7 +96,8 @@ def test_on_curved_spaces_the_loss_is_velocity_regression(space: Any, shape: tup
     process, head = Geodesic(space, Exponential(3.0)), Tangent()
     x0, noise = space.random(torch.empty(4, *shape, dtype=F64), Noise.of(1, 4)), Noise.of(2, 4)
     d = 9 if isinstance(space, SO3) else shape[-1]
-    network = randomised(Toy(d, 3 if isinstance(space, SO3) else None).double())
+    network = Toy(d, 3 if isinstance(space, SO3) else None).double()
+    randomised(network)
     loss = denoising_loss(Denoiser(network, head, process), x0, TIMES, noise, objective=Objective(Output(1e-12)))[
         "loss"
     ]
