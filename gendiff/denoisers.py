@@ -16,6 +16,7 @@ A regression on F has the weight 1/c_out^2 on x0; that is all a loss needs to kn
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -228,10 +229,14 @@ class Denoiser(nn.Module):
         network: f(x, t, **cond) -> F; x as the head hands it in, t float32 [B] (float64 for a float64 network).
         head: The map from F to x0.
         process: How data become noise.
+        precision: Runs the network, and nothing else, under autocast to this dtype (torch.bfloat16); None as it is.
     """
 
-    def __init__(self, network: nn.Module, head: Head, process: Process) -> None:
+    def __init__(
+        self, network: nn.Module, head: Head, process: Process, *, precision: torch.dtype | None = None
+    ) -> None:
         super().__init__()
+        self.precision = precision
         self.network = network
         self.head = head
         self.process = process
@@ -248,7 +253,8 @@ class Denoiser(nn.Module):
             time = {name: times(part, first, dtype) for name, part in time.items()}
         else:
             time = times(time, first, dtype)
-        out = self.network(map_state(lambda part: part.to(dtype), seen), time, **cond)
+        with autocast(first.device, self.precision):
+            out = self.network(map_state(lambda part: part.to(dtype), seen), time, **cond)
         out = map_state(lambda part: part.to(first.dtype), out)
         return self.head.clean(process, x, out, t)
 
@@ -259,3 +265,8 @@ def times(t: Time, like: Tensor, dtype: torch.dtype) -> Tensor:
     if isinstance(t, Tensor):
         return t.to(device=like.device, dtype=dtype, non_blocking=True).expand(like.shape[0])
     return torch.full((like.shape[0],), t, dtype=dtype, device=like.device)
+
+
+def autocast(device: torch.device, precision: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    """Autocast to a precision on a device, or nothing."""
+    return contextlib.nullcontext() if precision is None else torch.autocast(device.type, dtype=precision)

@@ -8,8 +8,8 @@ Nothing is unpickled. Sample i of seed s is the same whatever n, the batch size 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gendiff.config import from_config, to_config, unread
+from gendiff.config import complete, from_config, to_config, unread
 from gendiff.denoisers import Denoiser, Head
 from gendiff.discovery import domain_class
 from gendiff.domain import Domain, Request, crop
@@ -112,7 +112,7 @@ class Model:
             given: What is known of every sample (`model.known`), reconciled by resampling.
             seed: Sample i of a seed is always the same.
             batch: How many at a time.
-            precision: torch.bfloat16 runs the network under autocast.
+            precision: torch.bfloat16 runs the network, and nothing else, under autocast.
             progress: Called with the share done.
 
         Raises:
@@ -150,9 +150,10 @@ class Model:
             solver = resampled(solver)
         request = self.domain.request(n, *args, **what)
         known = None if given is None else given.expand(n)
-        denoiser: Any = self.denoiser
+        own = self.denoiser
+        denoiser: Any = Denoiser(own.network, own.head, own.process, precision=precision)
         if not (isinstance(guidance, int | float) and guidance == 1):
-            denoiser = Guided(self.denoiser, guidance, self.domain.without)
+            denoiser = Guided(denoiser, guidance, self.domain.without)
         was_training = self.denoiser.training
         self.denoiser.eval()
         states, masks = [], []
@@ -165,16 +166,15 @@ class Model:
                     if progress is not None:
                         progress((start + batch * (p.number + 1) / p.total) / (-(-n // batch) * batch))
 
-                with autocast(self.device, precision):
-                    x = sample(
-                        denoiser,
-                        like,
-                        solver=solver,
-                        noise=Noise.of(seed, part.stop - start, start, self.device),
-                        cond=cond,
-                        given=None if known is None else known.select(part, self.device),
-                        callback=tick,
-                    )
+                x = sample(
+                    denoiser,
+                    like,
+                    solver=solver,
+                    noise=Noise.of(seed, part.stop - start, start, self.device),
+                    cond=cond,
+                    given=None if known is None else known.select(part, self.device),
+                    callback=tick,
+                )
                 states.append(x)
                 masks.append(cond.get("mask"))
         finally:
@@ -221,11 +221,6 @@ class Model:
         return path
 
 
-def autocast(device: torch.device, precision: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
-    """Autocast to a precision on a device, or nothing."""
-    return contextlib.nullcontext() if precision is None else torch.autocast(device.type, dtype=precision)
-
-
 def read_config(path: str | Path) -> dict[str, Any]:
     """The config of a model file, checked for its format.
 
@@ -246,7 +241,12 @@ def read_config(path: str | Path) -> dict[str, Any]:
         ) from error
     if text is None:
         raise CheckpointError(f"{path} is safetensors, but no gendiff model", "a file that Model.save wrote")
-    config = json.loads(text)
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"The config in {path} is not JSON ({error})", "an undamaged model file") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"The config in {path} is a {type(config).__name__}", f"a table of {', '.join(KEYS)}")
     if config.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has format {config.get('format')!r} (written by gendiff {config.get('version', 'unknown')})",
@@ -255,6 +255,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
         )
     try:
         unread(config, list(KEYS), str(path))
+        complete(config, list(KEYS), str(path))
+        complete(config["domain"], ["name"], f"{path}: domain")
     except GendiffError as error:
         raise CheckpointError(error.got, error.expected, error.fix) from error
     return config
@@ -278,6 +280,9 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> Model:
         head = from_config(config["head"], package, where=f"{path}: head")
         sampler = from_config(config["sampler"], package, where=f"{path}: sampler")
         size = from_config(config["network"], package, where=f"{path}: network")
+        sizes = inspect.signature(domain.network).parameters.values()
+        if all(p.kind is not p.VAR_KEYWORD for p in sizes):
+            unread(size, [p.name for p in sizes], f"{path}: network")
     except GendiffError as error:
         raise CheckpointError(error.got, error.expected, error.fix) from error
     network = domain.network(**size)

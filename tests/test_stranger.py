@@ -57,7 +57,7 @@ def trained(torsions: Any, tmp_path_factory: pytest.TempPathFactory) -> Model:
         domain=torsions,
         ema=0.995,
         optimizer=Optimizer(lr=3e-3),
-        trainer=Trainer(steps=1500, batch=128, accelerator="cpu", precision="32-true", show=0, checkpoint=10_000),
+        trainer=Trainer(steps=1500, batch=128, accelerator="cpu", precision="float32", show=0, checkpoint=10_000),
     )
     folder = tmp_path_factory.mktemp("run")
     train(recipe, folder, quiet=True)

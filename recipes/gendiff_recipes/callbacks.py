@@ -145,8 +145,10 @@ class Measuring(L.Callback):
             return
         with self.averaging.applied(pl_module):
             artifacts = self.model.sample(self.n, seed=1, **self.what)
-        for name, metric in self.model.domain.metrics().items():
-            pl_module.log(f"metrics/{name}", float(metric(artifacts, self.reference)), rank_zero_only=True)
+        metrics = self.model.domain.metrics()
+        found = {f"metrics/{name}": float(metric(artifacts, self.reference)) for name, metric in metrics.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(found, trainer.global_step)
 
 
 class Throughput(L.Callback):

@@ -53,7 +53,8 @@ class Trainer:
         batch: Examples a step, over all devices.
         accelerator: "auto", "cpu" or "gpu".
         devices: How many.
-        precision: "auto" (bf16 where the hardware has it), "32-true", "bf16-mixed", "64-true".
+        precision: Of the network: "auto" (bfloat16 where the hardware has it), "float32", "bfloat16", "float64".
+            Noise, losses and averages stay in float32 or better.
         compile: Compile the network.
         seed: Of weights, data order, noise and times.
         checkpoint: Save a resumable checkpoint every so many steps.

@@ -23,6 +23,8 @@ from .evaluation import ask, subset
 from .module import Denoising
 from .recipe import Recipe
 
+PRECISIONS = ("auto", "float32", "bfloat16", "float64")
+
 
 def bf16_is_fast() -> bool:
     """Whether this machine computes in bfloat16 natively: a GPU that does, or a CPU with AVX512-BF16 or AMX."""
@@ -37,7 +39,9 @@ def resolve(recipe: Recipe) -> Recipe:
     """The recipe with "auto" decided for this machine."""
     options = recipe.trainer
     if options.precision == "auto":
-        options = dataclasses.replace(options, precision="bf16-mixed" if bf16_is_fast() else "32-true")
+        options = dataclasses.replace(options, precision="bfloat16" if bf16_is_fast() else "float32")
+    if options.precision not in PRECISIONS:
+        raise RecipeError(f"{recipe.name}: precision {options.precision!r}", f"one of {', '.join(PRECISIONS)}")
     if options.batch % options.devices:
         raise RecipeError(
             f"{recipe.name}: batch {options.batch} on {options.devices} devices", "a multiple of the devices"
@@ -84,6 +88,7 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         model = Model.new(domain, process=recipe.process, head=recipe.head, **recipe.network)
+    model.denoiser.precision = torch.bfloat16 if options.precision == "bfloat16" else None
     model.sampler = recipe.sampler or model.sampler
     model.recipe = recipe.config()
     if options.compile:
@@ -102,13 +107,13 @@ def train(
             accelerator=options.accelerator,
             devices=options.devices,
             strategy="ddp" if options.devices > 1 else "auto",
-            precision=options.precision,  # type: ignore[arg-type]
+            precision="64-true" if options.precision == "float64" else "32-true",
             gradient_clip_val=recipe.optimizer.clip,
             logger=[
                 CSVLogger(out, name="", version="", flush_logs_every_n_steps=10),
                 TensorBoardLogger(out, name="", version="tensorboard"),
             ],
-            log_every_n_steps=10,
+            log_every_n_steps=min(10, options.steps),
             callbacks=[
                 averaging,
                 Throughput(),
@@ -143,6 +148,7 @@ def train(
     averaging.ema.to("cpu")
     model.to("cpu")
     averaging.ema.copy_to(model.denoiser.network)
+    model.denoiser.precision = None
     model.denoiser.eval()
     if trainer.is_global_zero:
         model.save(out / "model.safetensors")

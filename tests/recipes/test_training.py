@@ -25,7 +25,7 @@ from gendiff_recipes.training import train
 
 
 def tiny(**trainer: Any) -> Recipe:
-    options = Trainer(**{"steps": 12, "batch": 16, "show": 0, "checkpoint": 6, "precision": "32-true", **trainer})
+    options = Trainer(**{"steps": 12, "batch": 16, "show": 0, "checkpoint": 6, "precision": "float32", **trainer})
     return Recipe("images.tiny", Images.of(Digits()), network={"channels": (16, 32), "blocks": 1}, trainer=options)
 
 
@@ -111,7 +111,7 @@ def test_nan_in_the_data_names_the_example(tmp_path: Path) -> None:
 def test_every_embedded_recipe_takes_steps_and_samples(make: Any, tmp_path: Path) -> None:
     changes = ("trainer.steps=2", "trainer.batch=4", "trainer.show=0", "trainer.minutes=none", "limit=16")
     model = train(make().override(*changes), tmp_path, quiet=True)
-    artifacts = model.sample(2, steps=2)
+    artifacts = model.sample(2, steps=2, **model.domain.preview(2))
     for i, artifact in enumerate(artifacts):
         path = tmp_path / f"{i}{model.domain.suffix}"
         model.domain.write(artifact, path)
