@@ -1,0 +1,50 @@
+"""What every domain leans on: batches, files that are missing, values that are not finite, errors in full sentences."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from gendiff import Example, Examples, Rejected
+from gendiff.domain import collate, crop, data_file, finite
+from gendiff.errors import DataError, RequestError, UnknownName, nearest
+
+
+def test_values_that_are_not_finite_are_refused_by_name() -> None:
+    with pytest.raises(DataError, match=r"'7.png' holds 2 values"):
+        finite({"a": torch.tensor([1.0, float("nan"), float("inf")])}, "7.png")
+    x = torch.zeros(3)
+    assert finite(x, "") is x and finite(torch.zeros(2, dtype=torch.int64), "") is not None
+
+
+def test_batches_are_padded_and_cropped_back() -> None:
+    states = [{"a": torch.randn(n, 2), "b": torch.randn(n)} for n in (3, 1, 4)]
+    batch, mask = collate(states, ragged=True, length=6)
+    assert mask is not None and mask.sum(1).tolist() == [3, 1, 4] and batch["a"].shape == (3, 6, 2)
+    assert bool((batch["a"][~mask] == 0).all())
+    for state, back in zip(states, crop(batch, mask), strict=True):
+        assert torch.equal(state["a"], back["a"]) and torch.equal(state["b"], back["b"])
+
+
+def test_nothing_is_skipped_silently() -> None:
+    rejected = [Rejected("a.wav", "too short"), Rejected("b.wav", "too short"), Rejected("c.wav", "silent")]
+    examples = Examples([Example(1), Example(2)], rejected)
+    assert examples[:1].rejected == tuple(rejected) and examples.artifacts == [1, 2]
+    report = examples.report()
+    assert "2 read, 3 rejected" in report and "2 x too short: a.wav, b.wav" in report and "c.wav" in report
+
+
+def test_missing_data_say_where_they_should_be(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"images/x.npz.*does not exist.*GENDIFF_DATA"):
+        data_file("images/x.npz", tmp_path, "from nowhere")
+
+
+def test_errors_are_complete_sentences_and_survive_a_process_border() -> None:
+    for error in (RequestError("a", "b", "c"), UnknownName("domain", "imges", ["images"]), DataError("x")):
+        again = pickle.loads(pickle.dumps(error))  # noqa: S301
+        assert str(again) == str(error) and type(again) is type(error)
+    assert str(RequestError("got", "wanted", "do")) == "got. wanted. do."
+    assert nearest("step", ["steps", "times"]) == ' Did you mean "steps"?' and nearest("qqq", ["steps"]) == ""
