@@ -191,6 +191,10 @@ class Domain(ABC):
         """An extra loss [B] on the predicted clean state."""
         return None
 
+    def correct(self, prediction: State, t: float, **cond: Any) -> State:
+        """What every clean state obeys, imposed on each prediction while sampling."""
+        return prediction
+
     def fit(self, artifacts: Sequence[Any]) -> Domain:
         """The same domain with statistics taken from training artifacts."""
         return self

@@ -59,6 +59,27 @@ class Guided:
 
 
 @dataclass(frozen=True)
+class Corrected:
+    """A denoiser whose predictions are made to obey what is known of every clean state.
+
+    Args:
+        denoiser: Whose predictions.
+        correct: f(x0, t, **cond) -> x0: clipping to a range, moving apart what overlaps.
+    """
+
+    denoiser: Denoise
+    correct: Callable[..., State]
+
+    @property
+    def process(self) -> Process:
+        return self.denoiser.process
+
+    def __call__(self, x: State, t: Any, **cond: Any) -> State:
+        x0 = self.correct(self.denoiser(x, t, **cond), t, **cond)
+        return self.process.masked(cond.get("mask")).space.project(x0)
+
+
+@dataclass(frozen=True)
 class Autoguided:
     """Autoguidance: away from a weaker model of the same data.
 

@@ -27,7 +27,7 @@ from gendiff.discovery import domain_class
 from gendiff.domain import Domain, Request, crop
 from gendiff.errors import CheckpointError, GendiffError, RequestError
 from gendiff.given import Given, resampled
-from gendiff.guidance import Guided
+from gendiff.guidance import Corrected, Guided
 from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.samplers import Progress, sample
@@ -98,6 +98,7 @@ class Model:
         seed: int = 0,
         batch: int = 64,
         precision: torch.dtype | None = None,
+        corrected: bool = True,
         progress: Callable[[float], None] | None = None,
         **what: Any,
     ) -> list[Any]:
@@ -113,6 +114,7 @@ class Model:
             seed: Sample i of a seed is always the same.
             batch: How many at a time.
             precision: torch.bfloat16 runs the network, and nothing else, under autocast.
+            corrected: Whether the domain's `correct` acts on predictions; False shows the bare model.
             progress: Called with the share done.
 
         Raises:
@@ -120,7 +122,7 @@ class Model:
         """
         states, masks = self.states(
             n, *args, sampler=sampler, steps=steps, guidance=guidance, given=given, seed=seed, batch=batch,
-            precision=precision, progress=progress, **what,
+            precision=precision, corrected=corrected, progress=progress, **what,
         )  # fmt: skip
         singles = [single for x, mask in zip(states, masks, strict=True) for single in crop(x, mask)]
         return [self.domain.decode(x) for x in singles]
@@ -137,6 +139,7 @@ class Model:
         seed: int = 0,
         batch: int = 64,
         precision: torch.dtype | None = None,
+        corrected: bool = True,
         progress: Callable[[float], None] | None = None,
         **what: Any,
     ) -> tuple[list[State], list[Tensor | None]]:
@@ -154,6 +157,8 @@ class Model:
         denoiser: Any = Denoiser(own.network, own.head, own.process, precision=precision)
         if not (isinstance(guidance, int | float) and guidance == 1):
             denoiser = Guided(denoiser, guidance, self.domain.without)
+        if corrected:
+            denoiser = Corrected(denoiser, self.domain.correct)
         was_training = self.denoiser.training
         self.denoiser.eval()
         states, masks = [], []

@@ -42,6 +42,7 @@ from . import frames, metrics, superpose
 from .geometry import geometry_loss
 from .networks import FrameNetwork
 from .reading import read
+from .repulsion import untangle
 from .sources import FOLDS, Backbones, Chains
 from .structure import Structure
 from .writing import write
@@ -144,6 +145,10 @@ class Proteins(Domain):
     def auxiliary(self, prediction: State, x0: State, t: Any, **cond: Any) -> Tensor:
         """The geometric loss of the predicted frames, a third of the sum per residue, like the loss of positions."""
         return geometry_loss(prediction, x0, t, cond["mask"], floor=self.floor) / 3
+
+    def correct(self, prediction: State, t: float, **cond: Any) -> State:
+        """Predicted chains with overlapping residues moved apart."""
+        return {**prediction, "pos": untangle(prediction["pos"], cond["mask"])}
 
     def read(self, path: str | Path) -> Structure:
         return read(path)
