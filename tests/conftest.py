@@ -58,5 +58,5 @@ def data_root() -> Path:
     """The folder with the real data; the test is skipped where there is none."""
     path = Path(os.environ.get("GENDIFF_DATA", BESIDE))
     if not path.is_dir():
-        pytest.skip(f"needs the data of {path.name!r}: set GENDIFF_DATA to a folder with images/, audio/ and proteins/")
+        pytest.skip("needs real data: set GENDIFF_DATA to a folder with images/, audio/ and proteins/")
     return path
