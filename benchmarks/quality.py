@@ -33,11 +33,12 @@ from gendiff_recipes.training import train
 Numbers = dict[str, Any]
 
 
-def drawn(model: Model, recipe: Recipe, n: int, seed: int) -> tuple[list[Any], dict[str, Any], float]:
-    """n samples over all labels, what was asked, and the seconds it took."""
-    asked = ask(model.domain, n)
+def drawn(model: Model, recipe: Recipe, n: int, seed: int, **over: Any) -> tuple[list[Any], dict[str, Any], float]:
+    """n samples over all labels (or as `over` asks), what was asked, and the seconds it took."""
+    asked = {**ask(model.domain, n), **over}
     since = time.perf_counter()
-    return model.sample(n, guidance=recipe.guidance, seed=seed, **asked), asked, time.perf_counter() - since
+    samples = model.sample(n, guidance=recipe.guidance, seed=seed, **asked)
+    return samples, asked, time.perf_counter() - since
 
 
 def judge_fashion(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
@@ -91,13 +92,15 @@ def judge_fsdd(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
 def judge_backbones(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
     """Every metric of the domain on samples of lengths spread over the data's, beside real test and training chains."""
     training, test = model.domain.dataset("train"), model.domain.dataset("test")
-    samples, asked, seconds = drawn(model, recipe, n, seed=1)
-    save_artifacts(model, samples[:24], out / "judged")
+    samples, asked, seconds = drawn(model, recipe, n, seed=1, fold=None)
+    bare, _, _ = drawn(model, recipe, n, seed=1, fold=None, corrected=False)
+    save_artifacts(model, samples[:: max(1, n // 24)][:24], out / "judged")
     reference, floor = subset(test.artifacts, n, 0), subset(training.artifacts, n, 0)
     metrics = model.domain.metrics()
     return {
         "lengths": [int(np.min(asked["length"])), int(np.max(asked["length"]))],
         "samples": {name: float(f(samples, reference)) for name, f in metrics.items()},
+        "samples_without_correction": {name: float(f(bare, reference)) for name, f in metrics.items()},
         "real_test": {name: float(f(reference, floor)) for name, f in metrics.items()},
         "real_training": {name: float(f(floor, reference)) for name, f in metrics.items()},
         "seconds_sampling": seconds,
