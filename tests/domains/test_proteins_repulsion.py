@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gendiff_proteins.repulsion import untangle
 
 from gendiff import SO3, Noise
+from gendiff_proteins.repulsion import untangle
 
 
 def tangle(n: int = 60, batch: int = 4, seed: int = 0) -> torch.Tensor:
