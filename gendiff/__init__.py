@@ -24,6 +24,7 @@ from gendiff.domain import Source as Source
 from gendiff.errors import GendiffError as GendiffError
 from gendiff.given import Given as Given
 from gendiff.guidance import Autoguided as Autoguided
+from gendiff.guidance import Corrected as Corrected
 from gendiff.guidance import Guided as Guided
 from gendiff.losses import Objective as Objective
 from gendiff.losses import denoising_loss as denoising_loss
