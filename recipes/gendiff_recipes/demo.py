@@ -87,7 +87,7 @@ SHOWS: dict[str, Show] = {
     "proteins": Show(
         "Proteins: backbones in SE(3)",
         "An equivariant network on frames: positions by a straight flow, rotations along geodesics, two clocks.",
-        proteins.ideal, 0.5, 48, 6, structures,
+        proteins.ideal, 0.5, 32, 6, structures,
     ),
 }  # fmt: skip
 
@@ -121,9 +121,10 @@ def section(show: Show, model: Model, result: Evaluation, folder: Path) -> Secti
     domain = model.domain
     test = domain.dataset("test")
     real = subset(list(test), show.shown, seed=0)
-    every = max(len(result.samples) // show.shown, 1) if domain.ragged else 1  # short and long ones
-    asked = {k: v[::every] for k, v in ask(domain, len(result.samples)).items()}
-    shown = result.samples[::every][: show.shown]
+    n = len(result.samples)
+    chosen = [round(i * (n - 1) / (show.shown - 1)) for i in range(show.shown)] if domain.ragged else range(show.shown)
+    asked = {k: [v[i] for i in chosen] for k, v in ask(domain, n).items()}  # short and long ones, of every class
+    shown = [result.samples[i] for i in chosen]
     training = json.loads((folder / "training.json").read_text(encoding="utf8"))
     rows = [[name.replace("_", " "), value, result.floor[name]] for name, value in result.generated.items()]
     made = show.block("Generated", domain, shown, captions_of(domain, asked, len(shown)))
