@@ -14,7 +14,7 @@ from typing import Any
 
 from gendiff.denoisers import Denoise
 from gendiff.given import Given
-from gendiff.random import Noise
+from gendiff.random import Increment, Noise
 from gendiff.solvers import Row, Solver
 from gendiff.spaces import State
 
@@ -80,31 +80,39 @@ def run(
 ) -> State:
     """Moves x through the rows; `process` is already bound to the batch's mask.
 
-    A run may be cut after any row with `last`: run(..., rows, x, first=k, past=[prediction]), with the state and the
+    A run may be cut after any row with `last` that no later row redoes: run(..., rows, x, first=k, past=[prediction]), with the state and the
     prediction that a callback saw after row k - 1, goes on as if nothing had happened.
 
     Args:
         first: The row to begin with; x is the state before it.
-        past: Earlier predictions that rows still weigh, newest first.
+        past: Earlier predictions that rows still weigh, newest first (leads, for tables that mix rates).
     """
     churn, known, up = noise.fork("churn"), noise.fork("given"), noise.fork("renoise")
     depth = max(widest(row.weights) for row in rows)
-    predictions = list(past)
-    base = x
+    history = list(past)
+    prediction = history[0] if history else None
+    base, drawn = x, first
     for number, row in enumerate(rows[first:], first):
         if row.move is None:
-            x = process.renoise(x, row.t, row.s, up.at(number))
-            predictions = []
+            x = process.renoise(x, row.t, row.s, up.at(number), row.spread)
+            history, prediction = [], None
         else:
             if row.at is not None:
-                predictions = [denoiser(x, row.at, **cond), *predictions[: depth - 1]]
+                prediction = denoiser(x, row.at, **cond)
+                kept = prediction if row.norms is None else process.lead(x, prediction, row.norms)
+                history = [kept, *history[: depth - 1]]
             if not row.redo:
-                base = x
-            x = process.take(base, process.mix(predictions, row.weights), row.move, churn.at(number))
+                base, drawn = x, number
+            if row.norms is None:
+                target = process.mix(history, row.weights)
+            else:
+                target = process.aim(base, history, row.weights, row.norms)
+            fresh = Increment.of(churn, row.t, row.s) if row.path else churn.at(drawn)
+            x = process.take(base, target, row.move, fresh)
             if given is not None and row.last:
                 x = given.put(process, x, row.s, known.at(number))
         if callback is not None:
-            callback(Progress(number, len(rows), row.s, x, predictions[0] if predictions else None))
+            callback(Progress(number, len(rows), row.s, x, prediction))
     return process.space.project(x)
 
 

@@ -1,0 +1,35 @@
+"""Solvers as tables of numbers: `table` says what a row is, `weights` computes them, the rest are the families."""
+
+from gendiff.solvers.multistep import DEIS as DEIS
+from gendiff.solvers.multistep import IPNDM as IPNDM
+from gendiff.solvers.multistep import LMS as LMS
+from gendiff.solvers.multistep import PNDM as PNDM
+from gendiff.solvers.multistep import Adams as Adams
+from gendiff.solvers.multistep import DPMpp2M as DPMpp2M
+from gendiff.solvers.multistep import DPMpp3M as DPMpp3M
+from gendiff.solvers.multistep import SASolver as SASolver
+from gendiff.solvers.multistep import UniPC as UniPC
+from gendiff.solvers.single import DDIM as DDIM
+from gendiff.solvers.single import DDPM as DDPM
+from gendiff.solvers.single import RK4 as RK4
+from gendiff.solvers.single import Churn as Churn
+from gendiff.solvers.single import DPMpp2S as DPMpp2S
+from gendiff.solvers.single import DPMSolver as DPMSolver
+from gendiff.solvers.single import Euler as Euler
+from gendiff.solvers.single import Heun as Heun
+from gendiff.solvers.single import Midpoint as Midpoint
+from gendiff.solvers.single import OnePath as OnePath
+from gendiff.solvers.table import Past as Past
+from gendiff.solvers.table import Row as Row
+from gendiff.solvers.table import Solver as Solver
+from gendiff.solvers.weights import Clock as Clock
+from gendiff.solvers.weights import Index as Index
+from gendiff.solvers.weights import LogSNR as LogSNR
+from gendiff.solvers.weights import Soft as Soft
+from gendiff.solvers.weights import Variable as Variable
+from gendiff.solvers.weights import adams as adams
+from gendiff.solvers.weights import heun as heun
+from gendiff.solvers.weights import multistep2 as multistep2
+from gendiff.solvers.weights import noisy as noisy
+from gendiff.solvers.weights import posterior as posterior
+from gendiff.solvers.weights import unipc as unipc
