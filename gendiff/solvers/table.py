@@ -9,7 +9,7 @@ With c the clock and y = x/n the state on it, dy/dc = (y - x0)/c =: e, and a ste
 are mixed in one of two views, the same in every row of a table:
 
     points   target = sum_j w_j x0_j                      the clean states themselves
-    rates    target = exp_y(sum_j w_j (c_t/c_j) l_j)      l_j = log_{y_j}(x0_j) = -c_j e_j, kept from when they were made
+    rates    target = exp_y(sum_j w_j (c_t/c_j) l_j)      l_j = log_{y_j}(x0_j) = -c_j e_j, made with x0_j
 
 In both the weights sum to one, so a constant prediction, or a constant rate, is followed exactly. Rates carry the
 families that mix noise predictions; on curved spaces they are tangents in the space's own frame. Weights, like clocks,

@@ -101,8 +101,10 @@ def legendre(n: int = 48) -> tuple[np.ndarray, np.ndarray]:
 
 def lagrange(nodes: Sequence[float], q: np.ndarray) -> np.ndarray:
     """L_j(q) [len(nodes), len(q)]."""
-    return np.stack([math.prod((q - b) / (a - b) for k, b in enumerate(nodes) if k != j) for j, a in enumerate(nodes)]) \
-        if len(nodes) > 1 else np.ones((1, len(q)))
+    if len(nodes) == 1:
+        return np.ones((1, len(q)))
+    return np.stack([math.prod((q - b) / (a - b) for b in nodes if b != a) for a in nodes])
+
 
 
 def adams(leaf: Leaf, at: Sequence[float], t: float, s: float, variable: Variable, power: float) -> tuple[float, ...]:
