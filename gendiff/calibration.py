@@ -11,13 +11,15 @@ solution, step after step from the states that the fitted table itself has reach
 
 rho_i lowers the say of the few trajectories that end in another mode. The times are chosen among those of the fine
 trajectory, by the error at the end on pilots that took no part in the fit: first a family of grids, then one time after
-the other. The analytic solver is one of the candidates, so on those pilots the result is never worse than it.
+the other. A last quarter of the pilots, which saw neither, compares the result with the analytic solver and keeps the
+better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,36 +29,37 @@ from gendiff.denoisers import Denoise
 from gendiff.errors import SamplerError
 from gendiff.processes import Leaf, Process
 from gendiff.random import Noise
-from gendiff.samplers import run, sample
-from gendiff.solvers import Adams, Calibrated, Fitted, SoftGrid, Solver
+from gendiff.samplers import run
+from gendiff.solvers import Adams, Calibrated, Fitted, Past, Row, SoftGrid, Solver
 from gendiff.spaces import State, map_state, tensors
 from gendiff.times import Grid
 
 
 @dataclass(frozen=True)
 class Pilot:
-    """Fine trajectories of a model: states at times, some to fit and the last to judge by."""
+    """Fine trajectories of a model: the states of some samples at times."""
 
     denoiser: Denoise
     process: Process
     cond: dict[str, Any]
     times: list[float]
     states: list[State]
-    fit: int
 
-    def part(self, x: State, fitting: bool) -> State:
-        """The samples to fit, or those to judge by."""
-        rows = slice(0, self.fit) if fitting else slice(self.fit, None)
-        return map_state(lambda p: p[rows], x)
+    def select(self, rows: slice) -> Pilot:
+        """Some of the samples."""
+        cond = {k: v[rows] if isinstance(v, Tensor) else v for k, v in self.cond.items()}
+        process = self.denoiser.process.masked(cond.get("mask"))
+        states = [map_state(lambda p: p[rows], x) for x in self.states]
+        return Pilot(self.denoiser, process, cond, self.times, states)
 
-    def conditions(self, fitting: bool) -> dict[str, Any]:
-        """Their conditions."""
-        rows = slice(0, self.fit) if fitting else slice(self.fit, None)
-        return {k: v[rows] if isinstance(v, Tensor) else v for k, v in self.cond.items()}
 
-    def bound(self, fitting: bool) -> Process:
-        """The process on those samples."""
-        return self.denoiser.process.masked(self.conditions(fitting).get("mask"))
+@dataclass(frozen=True)
+class Pilots:
+    """Half of the trajectories are fitted, a quarter chooses the grid, and a quarter has the last word."""
+
+    fit: Pilot
+    choose: Pilot
+    judge: Pilot
 
 
 @torch.no_grad()
@@ -79,7 +82,7 @@ def calibrate(
 
     Args:
         denoiser: The model, guided or not, e.g. `model.denoiser`.
-        like: The shapes of the pilots, [B, ...]; 256 are a good number. A quarter of them is kept to judge by.
+        like: The shapes of the pilots, [B, ...]; 256 are a good number. Half are fitted, the rest choose and judge.
         solver: The analytic solver to start from, one evaluation a step; Adams by default.
         evaluations: Numbers of steps to fit a table for.
         grid: The only grid to fit on; by default the grid is fitted too.
@@ -101,22 +104,27 @@ def calibrate(
     counts = [evaluations] if isinstance(evaluations, int) else list(evaluations)
     n = tensors(like)[0].shape[0]
     if n < 8:
-        raise SamplerError(f"calibrate got {n} pilots", "at least 8, of which a quarter judges", "a larger `like`")
+        raise SamplerError(
+            f"calibrate got {n} pilots", "at least 8: half fit, half choose and judge", "a larger `like`"
+        )
     process = denoiser.process
     if solver.evaluations(process) != len(solver.times(process, solver.steps)) - 1:
-        raise SamplerError(f"calibrate got {solver!r}", "a solver with one evaluation a step", "calibrate(..., Adams())")
+        raise SamplerError(
+            f"calibrate got {solver!r}", "a solver with one evaluation a step", "calibrate(..., Adams())"
+        )
     noise = noise or Noise.of(0, n)
-    pilot = follow(denoiser, like, solver, grid, cond or {}, start, noise, fine)
-    found = Calibrated(counts[0], solver, ())
+    pilots = follow(denoiser, like, solver, grid, cond or {}, start, noise, fine)
+    found = Calibrated(counts[0], solver, (), solver.times)
     for count in counts:
-        found = found.with_table(best(pilot, solver, grid, count, depth, ridge, refine))
+        table = best(pilots, solver, grid, count, depth, ridge, refine)
+        found = found if table is None else found.with_table(table)
     return found
 
 
 def follow(
     denoiser: Denoise, like: State, solver: Solver, grid: Grid | None, cond: dict[str, Any], start: State | None,
     noise: Noise, fine: int,
-) -> Pilot:  # fmt: skip
+) -> Pilots:  # fmt: skip
     """The fine trajectories of the pilots."""
     process = denoiser.process.masked(cond.get("mask"))
     first = (grid or solver.times)(process, 8)[0]
@@ -126,8 +134,10 @@ def follow(
     states = [x]
     rows = Adams(len(times), 3, path).rows(process)
     run(denoiser, process, rows, x, noise=noise, cond=cond, callback=lambda p: states.append(p.state))
+    whole = Pilot(denoiser, process, cond, list(path.times), states)
     n = tensors(like)[0].shape[0]
-    return Pilot(denoiser, process, cond, list(path.times), states, n - n // 4)
+    half, third = n // 2, n - n // 4
+    return Pilots(*(whole.select(rows) for rows in (slice(half), slice(half, third), slice(third, None))))
 
 
 @dataclass(frozen=True)
@@ -141,85 +151,83 @@ class Along(Grid):
 
 
 def best(
-    pilot: Pilot, solver: Solver, grid: Grid | None, count: int, depth: int, ridge: float, refine: int
-) -> Fitted:
-    """The table of `count` steps with the least error on the pilots that judge."""
-    own = Along(tuple((grid or solver.times)(pilot.process, count)))
-    candidates = [(error(pilot, analytic(pilot, solver, list(own.times), depth)), analytic(pilot, solver, list(own.times), depth))]
+    pilots: Pilots, solver: Solver, grid: Grid | None, count: int, depth: int, ridge: float, refine: int
+) -> Fitted | None:
+    """The fitted table of `count` steps, or None where the solver itself does better on the pilots that judge."""
+    process = pilots.fit.process
+    own = (grid or solver.times)(process, count)
+    rows = replace(solver, steps=count, times=Along(tuple(own))).rows(process)  # type: ignore[type-var]
+    # Weights are held to those of a solver that mixes points.
+    points = Adams() if any(row.norms is not None for row in rows) else solver
+    tried: dict[tuple[int, ...], tuple[float, Fitted]] = {}
 
-    def attempt(places: list[int]) -> None:
-        table = fitted(pilot, solver, places, depth, ridge)
-        candidates.append((error(pilot, table), table))
+    def attempt(places: list[int]) -> float:
+        key = tuple(places)
+        if key not in tried:
+            table = fitted(pilots.fit, points, places, depth, ridge)
+            tried[key] = (error(pilots.choose, table_rows(process, table)), table)
+        return tried[key][0]
 
-    if grid is not None:
-        attempt(nearest(pilot, list(own.times)))
-        return min(candidates, key=lambda c: c[0])[1]
-    scales = [(s, p) for s in (0.03, 0.1, 0.3) for p in (1.0, 1.3, 1.6)]
-    grids = [own, *(SoftGrid(s, p) for s, p in scales)]
-    tried: dict[tuple[int, ...], float] = {}
-    for g in grids:
-        places = nearest(pilot, g(pilot.process, count))
-        if len(places) == count + 1 and tuple(places) not in tried:
+    shapes = [SoftGrid(scale, power) for scale in (0.03, 0.1, 0.3) for power in (1.0, 1.3, 1.6)]
+    for times in [own, *(shape(process, count) for shape in shapes if grid is None)]:
+        places = nearest(pilots.fit.times, times)
+        if len(places) == count + 1:
             attempt(places)
-            tried[tuple(places)] = candidates[-1][0]
     if not tried:
-        return candidates[0][1]
-    places = list(min(tried, key=lambda p: tried[p]))
-    least = tried[tuple(places)]
-    for _ in range(refine):
-        for k in range(1, count):
+        return None
+    if grid is None:
+        moved(min(tried, key=lambda key: tried[key][0]), attempt, refine)
+    least = min(tried.values(), key=lambda value: value[0])[1]
+    return least if error(pilots.judge, table_rows(process, least)) < error(pilots.judge, rows) else None
+
+
+def moved(places: tuple[int, ...], attempt: Callable[[list[int]], float], rounds: int) -> None:
+    """Moves one time after the other, as far as the error falls."""
+    here, least = list(places), attempt(list(places))
+    for _ in range(rounds):
+        for k in range(1, len(here) - 1):
             for jump in (-8, 8, -3, 3, -1, 1):
-                moved = places.copy()
-                moved[k] += jump
-                while places[k - 1] < moved[k] < places[k + 1]:
-                    attempt(moved)
-                    if candidates[-1][0] >= least:
+                while here[k - 1] < here[k] + jump < here[k + 1]:
+                    there = [*here[:k], here[k] + jump, *here[k + 1 :]]
+                    found = attempt(there)
+                    if not found < least:
                         break
-                    least, places = candidates[-1][0], moved.copy()
-                    moved[k] += jump
-    return min(candidates, key=lambda c: c[0])[1]
+                    here, least = there, found
 
 
-def nearest(pilot: Pilot, times: list[float]) -> list[int]:
-    """The places of the fine trajectory nearest to these times, each once; ends kept."""
+def nearest(fine: list[float], times: list[float]) -> list[int]:
+    """The places in the fine times nearest to these, each once; ends kept."""
     out = [0]
     for t in times[1:-1]:
-        k = min(range(len(pilot.times)), key=lambda i: abs(pilot.times[i] - t))
-        if out[-1] < k < len(pilot.times) - 1:
+        k = min(range(len(fine)), key=lambda i: abs(fine[i] - t))
+        if out[-1] < k < len(fine) - 1:
             out.append(k)
-    return [*out, len(pilot.times) - 1]
+    return [*out, len(fine) - 1]
 
 
-def weights_of(solver: Solver, process: Process, times: list[float], k: int) -> Any:
-    """The analytic weights of step k."""
-    from gendiff.solvers import Past
-
-    past = Past(times[:k])
-    past.ahead = len(times) - 2 - k
-    rows = list(solver.step(process, times[k], times[k + 1], past))
-    return rows[-1].weights
-
-
-def analytic(pilot: Pilot, solver: Solver, times: list[float], depth: int) -> Fitted:
-    """The solver's own weights."""
-    return Fitted(tuple(times), tuple(weights_of(solver, pilot.process, times, k) for k in range(len(times) - 1)))
+def analytic(process: Process, solver: Solver, times: Sequence[float]) -> Fitted:
+    """The solver's own weights on these times (its predictor's, where it corrects)."""
+    table, past = [], Past()
+    for k, (t, s) in enumerate(pairwise(times)):
+        past.ahead = len(times) - 2 - k
+        table.append(list(solver.step(process, t, s, past))[-1].weights)
+        past.append(t)
+    return Fitted(tuple(times), tuple(table))
 
 
 def fitted(pilot: Pilot, solver: Solver, places: list[int], depth: int, ridge: float) -> Fitted:
     """The least-squares weights on the grid of these places, step after step."""
     times = [pilot.times[k] for k in places]
-    process, cond = pilot.bound(True), pilot.conditions(True)
-    x = pilot.part(pilot.states[0], True)
-    history: list[State] = []
-    table = []
-    for k, (t, s) in enumerate(zip(times, times[1:], strict=False)):
-        history = [pilot.denoiser(x, t, **cond), *history[: depth - 1]]
-        move = process.move(t, s)
-        weights = weights_of(solver, process, times, k)
+    process, space = pilot.process, pilot.process.space
+    prior = analytic(process, solver, times).weights
+    x, history, table = pilot.states[0], [], []
+    for k, (t, s) in enumerate(pairwise(times)):
+        history = [pilot.denoiser(x, t, **pilot.cond), *history[: depth - 1]]
+        move, weights = process.move(t, s), prior[k]
         if len(history) > 1:
             plain = process.take(x, history[0], move)
-            residual = process.space.log(plain, pilot.part(pilot.states[places[k + 1]], True))
-            features = [process.space.log(history[0], d) for d in history[1:]]
+            residual = space.log(plain, pilot.states[places[k + 1]])
+            features = [space.log(history[0], d) for d in history[1:]]
             pulls = process.per_part(lambda leaf, t=t, s=s: pull(leaf, t, s))
             weights = per_part(solve, residual, features, pulls, weights, ridge)
         table.append(weights)
@@ -239,7 +247,7 @@ def per_part(f: Any, residual: State, features: list[State], pulls: Any, weights
     return f(residual, features, pulls, weights, ridge)
 
 
-def solve(residual: Tensor, features: list[Tensor], pull: float, prior: tuple[float, ...], ridge: float) -> tuple:
+def solve(residual: Tensor, features: list[Tensor], pull: float, prior: Any, ridge: float) -> tuple[float, ...]:
     """The weights of one part: ridge regression towards `prior`, samples reweighted once by their residual."""
     m = len(features)
     held = torch.tensor([*prior[1:], *[0.0] * m][:m], dtype=torch.float64)
@@ -260,12 +268,15 @@ def solve(residual: Tensor, features: list[Tensor], pull: float, prior: tuple[fl
     return (1 - float(w.sum()), *w.tolist())
 
 
-def error(pilot: Pilot, table: Fitted) -> float:
-    """Mean square distance to the fine end, over the pilots that judge; the largest fortieth left out."""
-    process, cond = pilot.bound(False), pilot.conditions(False)
-    x = pilot.part(pilot.states[0], False)
-    solver = Calibrated(len(table.weights), Adams(), (table,), Along(table.times))
-    y = sample(pilot.denoiser, x, solver=solver, noise=Noise.of(0, tensors(x)[0].shape[0]), cond=cond, start=x)
-    square = process.space.dist2(y, pilot.part(pilot.states[-1], False)).sort().values
-    kept = square[: max(1, len(square) - len(square) // 40)]
-    return float(kept.mean())
+def table_rows(process: Process, table: Fitted) -> list[Row]:
+    """The rows of a fitted table."""
+    return Calibrated(len(table.weights), Adams(), (table,), Along(table.times)).rows(process)
+
+
+def error(pilot: Pilot, rows: list[Row]) -> float:
+    """Mean square distance to the fine end; the largest fortieth is left out."""
+    x = pilot.states[0]
+    n = tensors(x)[0].shape[0]
+    y = run(pilot.denoiser, pilot.process, rows, x, noise=Noise.of(0, n), cond=pilot.cond)
+    square = pilot.process.space.dist2(y, pilot.states[-1]).sort().values
+    return float(square[: max(1, n - n // 40)].mean())

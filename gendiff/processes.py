@@ -105,7 +105,12 @@ class Process(ABC):
 
     def aim(self, x: State, leads: Sequence[State], weights: Any, norms: Any) -> State:
         """The point that the affine mix of leads (newest first) leads to from x/n."""
-        space = self.space
+        space, y = self.space, divided(x, norms, 1)
+        if space.flat:
+            for lead, w in zip(leads, weights, strict=False):
+                if w != 0:
+                    y = torch.add(y, lead, alpha=w)
+            return y
         shared = not isinstance(weights, Mapping)
         v = None
         for j in range(len(weights) if shared else max(map(len, weights.values()))):
@@ -113,7 +118,6 @@ class Process(ABC):
             if w != 0:
                 more = space.scale(leads[j], w)
                 v = more if v is None else map_state(torch.add, v, more)
-        y = divided(x, norms, 1)
         return space.exp(y, space.tangent(y, v))
 
 
@@ -182,7 +186,10 @@ class Gaussian(Leaf):
         return Move(keep, alpha_s - keep * alpha_t, churn * spread)  # type: ignore[operator]
 
     def take(self, x: Tensor, target: Tensor, move: Move, noise: Noise | None = None) -> Tensor:
-        y = along(move.keep, x) * x + along(move.pull, x) * target
+        if isinstance(move.keep, Tensor) or isinstance(move.pull, Tensor):
+            y = along(move.keep, x) * x + along(move.pull, x) * target
+        else:
+            y = torch.add(x * move.keep, target, alpha=move.pull)
         if isinstance(move.churn, Tensor) or move.churn:
             y = y + along(move.churn, x) * self.on.random(x, needed(noise))
         return y

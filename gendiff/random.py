@@ -132,7 +132,7 @@ class Increment(Noise):
     DEPTH: ClassVar[int] = 20
 
     @staticmethod
-    def of(noise: Noise, t: float, s: float) -> Increment:
+    def between(noise: Noise, t: float, s: float) -> Increment:
         """The increment between two times."""
         return Increment(noise.seed, noise.index, noise.stream, noise.step, start=t, stop=s)
 

@@ -3,7 +3,7 @@
 from gendiff.solvers.calibrated import Calibrated as Calibrated
 from gendiff.solvers.calibrated import Fitted as Fitted
 from gendiff.solvers.calibrated import FittedTimes as FittedTimes
-from gendiff.solvers.calibrated import SoftGrid as SoftGrid
+from gendiff.solvers.grids import SoftGrid as SoftGrid
 from gendiff.solvers.multistep import DEIS as DEIS
 from gendiff.solvers.multistep import IPNDM as IPNDM
 from gendiff.solvers.multistep import LMS as LMS

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gendiff.processes import Process
+from gendiff.solvers.grids import SoftGrid
 from gendiff.solvers.single import leads
 from gendiff.solvers.table import Past, Row, Solver, norms
 from gendiff.solvers.weights import Clock, Index, LogSNR, Soft, Variable, adams, multistep2, noisy, unipc
@@ -59,7 +60,7 @@ class Adams(Solver):
 
     steps: int = 10
     order: int = 3  # type: ignore[misc]
-    times: Grid = field(default_factory=Karras)
+    times: Grid = field(default_factory=SoftGrid)
     variable: Variable = field(default_factory=Soft)
     rates: bool = False
     corrector: int = 0
@@ -113,7 +114,7 @@ def LMS(steps: int = 20, order: int = 4, times: Grid | None = None) -> Adams:
 
 def IPNDM(steps: int = 20, order: int = 4, times: Grid | None = None) -> Adams:
     """Improved PNDM (Zhang & Chen 2023): the constants of Adams and Bashforth from the first step on."""
-    return Adams(steps, order, times or LinearGrid(), Index(), rates=True)
+    return Adams(steps, order, times or SoftGrid(), Index(), rates=True)
 
 
 def SASolver(steps: int = 20, order: int = 3, times: Grid | None = None, eta: float = 1.0) -> Adams:

@@ -106,7 +106,6 @@ def lagrange(nodes: Sequence[float], q: np.ndarray) -> np.ndarray:
     return np.stack([math.prod((q - b) / (a - b) for b in nodes if b != a) for a in nodes])
 
 
-
 def adams(leaf: Leaf, at: Sequence[float], t: float, s: float, variable: Variable, power: float) -> tuple[float, ...]:
     """The weights for the step t -> s of predictions made at the times `at`, newest first.
 
