@@ -3,7 +3,7 @@
 python benchmarks/samplers.py GOLDENS [OUT.json] [--starts 512]
 
 For each start (sigma = 80, and t = 1 of the linear flow) and number of evaluations: the least error of all, by whom,
-the default's error, and the calibrated table's, as RMS per coordinate to the exact end of the probability flow, in float64.
+the default's, and the calibrated table's, as RMS per coordinate to the exact end of the probability flow, in float64.
 Peers' best numbers on the same problems are given beside them.
 """
 

@@ -3,7 +3,7 @@ r"""Solvers that start every step afresh.
     Euler, DDIM    w = (1)                                                              order 1
     DDPM           w = (1), churn = the posterior's deviation                            order 1 (weakly)
     Heun           redo the step with w = (c_t/2c_s, 1 - c_t/2c_s) on (D_s, D_t)         order 2 (Karras 2022, Alg. 1)
-    Midpoint, RK4  the classical rules on dy/dt = c'(t) e, in rates                      order 2, 4
+    Midpoint, RK4  the classical rules, in rates                                         order 2, 4
     DPMSolver      rates, interpolated in lambda at r = 1/2, or 1/3 and 2/3              order 1, 2, 3 (Lu et al. 2022)
     DPMpp2S        points, the prediction at half the step in lambda                     order 2 (Lu et al. 2022b)
     Churn          EDM's: noise is added before each step of another solver              (Karras 2022, Alg. 2)
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from gendiff.processes import Leaf, Process
+from gendiff.schedules import Schedule
 from gendiff.solvers.table import Past, Row, Solver, norms
 from gendiff.solvers.weights import LogSNR, adams, heun, noisy, posterior
 from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, schedule_of
@@ -104,7 +105,7 @@ class Midpoint(Solver):
 
 @dataclass(frozen=True)
 class RK4(Solver):
-    """Four evaluations a step: Kutta's rule in the schedule's time. Fourth order on flat spaces, second on curved."""
+    """Four evaluations a step: Kutta's rule on the clock. Fourth order on flat spaces, second on curved."""
 
     order: ClassVar[int] = 4
     steps: int = 10
@@ -114,7 +115,9 @@ class RK4(Solver):
         if s <= 0:
             yield stage(process, t, s, t, (t,), (1.0,), last=True)
             return
-        u = (t + s) / 2
+        schedule = schedule_of(process)
+        c = (schedule.clock(t) + schedule.clock(s)) / 2
+        u = schedule.unclock(c / (1 - c) if schedule.bounded else c)
         yield stage(process, t, u, t, (t,), (1.0,))
         yield stage(process, t, u, u, (u, t), (1.0, 0.0), redo=True)
         yield stage(process, t, s, u, (u, u, t), (1.0, 0.0, 0.0), redo=True)
@@ -237,9 +240,11 @@ def stage(
     """A row of rates at the times `nodes`, newest first.
 
     Args:
-        weights: For dy/dt = c'(t) e on a step in time, or None to interpolate in lambda.
+        weights: For the rates on the first part's clock, or None to interpolate in lambda.
         skip: A node that the interpolation leaves out.
     """
+
+    first = schedule_of(process)
 
     def mixed(leaf: Leaf) -> tuple[float, ...]:
         if weights is None:
@@ -248,7 +253,10 @@ def stage(
             if skip is not None:
                 w.insert(skip, 0.0)
         else:
-            w = [b * (slope(leaf, u) if b else 0.0) for b, u in zip(weights, nodes, strict=True)]
+            w = [
+                b * (slope(leaf.schedule, u) / slope(first, u) if b else 0.0)
+                for b, u in zip(weights, nodes, strict=True)
+            ]
         return leads(leaf, t, nodes, w)
 
     return Row(
@@ -264,7 +272,7 @@ def leads(leaf: Leaf, t: float, nodes: Any, weights: Any) -> tuple[float, ...]:
     return tuple(w / total * c(t) / c(u) if w else 0.0 for w, u in zip(weights, nodes, strict=False))
 
 
-def slope(leaf: Leaf, t: float) -> float:
+def slope(schedule: Schedule, t: float) -> float:
     """dc/dt."""
     low, high = max(t - 1e-5, 0.0), min(t + 1e-5, 1.0)
-    return (leaf.schedule.clock(high) - leaf.schedule.clock(low)) / (high - low)
+    return (schedule.clock(high) - schedule.clock(low)) / (high - low)
