@@ -38,6 +38,7 @@ from gendiff.solvers import (
     SoftGrid,
     Solver,
     UniPC,
+    recommended,
 )
 from gendiff.times import Grid
 
@@ -74,11 +75,6 @@ GRIDS: list[Grid] = [
 ]
 
 
-def default(n: int) -> Solver:
-    """What a user gets who names no solver's details."""
-    return Adams(n, corrector=3)
-
-
 class Problem:
     """One data distribution, one start, and the exact ends."""
 
@@ -110,7 +106,7 @@ class Problem:
             best = min(tried, key=lambda k: tried[k] if np.isfinite(tried[k]) else np.inf)
             out["best"].append(tried[best])
             out["by"].append(best)
-            out["default"].append(self.error(default(n)))
+            out["default"].append(self.error(recommended(self.denoiser.process, n)))
         out["calibrated"] = self.calibrated((5, 8, 10))
         return out
 

@@ -13,6 +13,7 @@ from gendiff.solvers.multistep import DPMpp2M as DPMpp2M
 from gendiff.solvers.multistep import DPMpp3M as DPMpp3M
 from gendiff.solvers.multistep import SASolver as SASolver
 from gendiff.solvers.multistep import UniPC as UniPC
+from gendiff.solvers.multistep import recommended as recommended
 from gendiff.solvers.single import DDIM as DDIM
 from gendiff.solvers.single import DDPM as DDPM
 from gendiff.solvers.single import RK4 as RK4

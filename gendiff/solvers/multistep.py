@@ -20,7 +20,7 @@ from gendiff.solvers.grids import SoftGrid
 from gendiff.solvers.single import leads
 from gendiff.solvers.table import Past, Row, Solver, norms
 from gendiff.solvers.weights import Clock, Index, LogSNR, Soft, Variable, adams, multistep2, noisy, unipc
-from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid
+from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, schedule_of
 
 
 @dataclass(frozen=True)
@@ -188,3 +188,14 @@ class PNDM(Solver):
 def process_free(order: int) -> tuple[float, ...]:
     """The constants of Adams and Bashforth, newest first."""
     return ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))[order - 1]
+
+
+def recommended(process: Process, evaluations: int = 20) -> Solver:
+    """What to take without reasons to choose: by measurement, one solver for each kind of clock.
+
+    From a bounded clock (flows, cosine) the first step is the coarse one, which PNDM takes by the trapezoid; from a
+    large sigma the last ones are, which corrected Adams takes in Soft.
+    """
+    if schedule_of(process).bounded and evaluations > 2:
+        return PNDM(evaluations - 1, SoftGrid(0.2, 1.0))
+    return Adams(evaluations, 4, SoftGrid(0.15, 1.6), Soft(0.3), corrector=4)

@@ -57,6 +57,7 @@ from gendiff.solvers import (
     Solver,
     UniPC,
     adams,
+    recommended,
 )
 from gendiff.spaces import State
 from gendiff.testing import check_order
@@ -287,6 +288,12 @@ def test_stochastic_solvers_keep_the_marginal() -> None:
         x = sample(data, torch.empty(5000, 1, dtype=F64), solver=solver, noise=Noise.of(2, 5000))
         assert float(x.mean()) == pytest.approx(0.5, abs=0.04), solver
         assert float(x.var()) == pytest.approx(0.3, rel=0.1), solver
+
+
+def test_recommended_solvers_spend_what_was_asked() -> None:
+    for schedule in SCHEDULES:
+        for n in (1, 2, 10):
+            assert recommended(Gaussian(schedule), n).evaluations(Gaussian(schedule)) == n
 
 
 def test_correctors_cost_nothing() -> None:
