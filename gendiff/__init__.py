@@ -6,6 +6,7 @@ Notation, in the whole package: t in [0, 1] is the time now (0 data, 1 noise), s
 x_t a noisy one, z standard noise, alpha and sigma the schedule, c the clock, B the batch.
 """
 
+from gendiff.calibration import calibrate as calibrate
 from gendiff.cite import cite as cite
 from gendiff.denoisers import X0 as X0
 from gendiff.denoisers import Denoiser as Denoiser
@@ -46,9 +47,25 @@ from gendiff.schedules import Polynomial as Polynomial
 from gendiff.schedules import Shifted as Shifted
 from gendiff.solvers import DDIM as DDIM
 from gendiff.solvers import DDPM as DDPM
+from gendiff.solvers import DEIS as DEIS
+from gendiff.solvers import IPNDM as IPNDM
+from gendiff.solvers import LMS as LMS
+from gendiff.solvers import PNDM as PNDM
+from gendiff.solvers import RK4 as RK4
+from gendiff.solvers import Adams as Adams
+from gendiff.solvers import Calibrated as Calibrated
+from gendiff.solvers import Churn as Churn
 from gendiff.solvers import DPMpp2M as DPMpp2M
+from gendiff.solvers import DPMpp2S as DPMpp2S
+from gendiff.solvers import DPMpp3M as DPMpp3M
+from gendiff.solvers import DPMSolver as DPMSolver
 from gendiff.solvers import Euler as Euler
 from gendiff.solvers import Heun as Heun
+from gendiff.solvers import Midpoint as Midpoint
+from gendiff.solvers import OnePath as OnePath
+from gendiff.solvers import SASolver as SASolver
+from gendiff.solvers import SoftGrid as SoftGrid
+from gendiff.solvers import UniPC as UniPC
 from gendiff.spaces import SO3 as SO3
 from gendiff.spaces import Centered as Centered
 from gendiff.spaces import Euclidean as Euclidean

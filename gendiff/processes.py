@@ -35,7 +35,7 @@ from torch import Tensor
 from gendiff.errors import GendiffError
 from gendiff.random import Noise
 from gendiff.schedules import Linear, Schedule, Time, maths
-from gendiff.spaces import Euclidean, Product, Space, State, Weight, along
+from gendiff.spaces import Euclidean, Product, Space, State, Weight, along, map_state
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Process(ABC):
         """x_t given x0."""
 
     @abstractmethod
-    def renoise(self, x: State, t: float, s: float, noise: Noise) -> State:
-        """x_s given x_t at an earlier, cleaner t < s."""
+    def renoise(self, x: State, t: float, s: float, noise: Noise, spread: float = 1.0) -> State:
+        """x_s given x_t at an earlier, cleaner t < s; `spread` is a factor on the noise."""
 
     @abstractmethod
     def move(self, t: Time, s: Time, churn: Weight = 0.0, spread: float = 1.0) -> Any:
@@ -98,6 +98,34 @@ class Process(ABC):
     def mix(self, predictions: Sequence[State], weights: Any) -> State:
         """The affine mix of predictions (newest first), weights a tuple, or a dict of tuples by part."""
         return self.space.mix(predictions, weights)
+
+    def lead(self, x: State, x0: State, norms: Any) -> State:
+        """The tangent that leads from the state on its clock, x/n, to the prediction; norms as in a solver's row."""
+        return self.space.log(divided(x, norms, 0), x0)
+
+    def aim(self, x: State, leads: Sequence[State], weights: Any, norms: Any) -> State:
+        """The point that the affine mix of leads (newest first) leads to from x/n."""
+        space, y = self.space, divided(x, norms, 1)
+        if space.flat:
+            for lead, w in zip(leads, weights, strict=False):
+                if w != 0:
+                    y = torch.add(y, lead, alpha=w)
+            return y
+        shared = not isinstance(weights, Mapping)
+        v = None
+        for j in range(len(weights) if shared else max(map(len, weights.values()))):
+            w = weights[j] if shared else {k: part[j] if j < len(part) else 0.0 for k, part in weights.items()}
+            if w != 0:
+                more = space.scale(leads[j], w)
+                v = more if v is None else map_state(torch.add, v, more)
+        return space.exp(y, space.tangent(y, v))
+
+
+def divided(x: State, norms: Any, which: int) -> State:
+    """x/n, part by part; where n is 1 the state itself."""
+    if isinstance(norms, Mapping):
+        return {name: divided(part, norms[name], which) for name, part in x.items()}
+    return x if norms[which] == 1 else x / norms[which]
 
 
 class Leaf(Process):
@@ -141,11 +169,11 @@ class Gaussian(Leaf):
         alpha, sigma = self.schedule(t)
         return along(alpha, x0) * x0 + along(sigma, x0) * z
 
-    def renoise(self, x: Tensor, t: float, s: float, noise: Noise) -> Tensor:
+    def renoise(self, x: Tensor, t: float, s: float, noise: Noise, spread: float = 1.0) -> Tensor:
         alpha_t, sigma_t = self.schedule(t)
         alpha_s, sigma_s = self.schedule(s)
         a = alpha_s / alpha_t
-        return a * x + math.sqrt(max(sigma_s**2 - (a * sigma_t) ** 2, 0.0)) * self.on.random(x, noise)
+        return a * x + spread * math.sqrt(max(sigma_s**2 - (a * sigma_t) ** 2, 0.0)) * self.on.random(x, noise)
 
     def move(self, t: Time, s: Time, churn: Weight = 0.0, spread: float = 1.0) -> Move:
         alpha_t, sigma_t = self.schedule(t)
@@ -158,7 +186,10 @@ class Gaussian(Leaf):
         return Move(keep, alpha_s - keep * alpha_t, churn * spread)  # type: ignore[operator]
 
     def take(self, x: Tensor, target: Tensor, move: Move, noise: Noise | None = None) -> Tensor:
-        y = along(move.keep, x) * x + along(move.pull, x) * target
+        if isinstance(move.keep, Tensor) or isinstance(move.pull, Tensor):
+            y = along(move.keep, x) * x + along(move.pull, x) * target
+        else:
+            y = torch.add(x * move.keep, target, alpha=move.pull)
         if isinstance(move.churn, Tensor) or move.churn:
             y = y + along(move.churn, x) * self.on.random(x, needed(noise))
         return y
@@ -199,9 +230,9 @@ class Geodesic(Leaf):
     def noise(self, x0: State, t: Time, noise: Noise) -> State:
         return self.on.lerp(x0, self.on.random(x0, noise), self.schedule(t)[1])
 
-    def renoise(self, x: State, t: float, s: float, noise: Noise) -> State:
+    def renoise(self, x: State, t: float, s: float, noise: Noise, spread: float = 1.0) -> State:
         (alpha_t, _), (alpha_s, _) = self.schedule(t), self.schedule(s)
-        return self.on.lerp(x, self.on.random(x, noise), 1 - alpha_s / alpha_t)
+        return self.on.lerp(x, self.on.random(x, noise), spread * (1 - alpha_s / alpha_t))
 
     def move(self, t: Time, s: Time, churn: Weight = 0.0, spread: float = 1.0) -> Move:
         kappa_t, kappa_s = self.schedule(t)[1], self.schedule(s)[1]
@@ -258,8 +289,11 @@ class Joint(Process):
     def noise(self, x0: State, t: Time, noise: Noise) -> State:
         return self.each(lambda name, part: part.noise(x0[name], pick(t, name), noise.fork(name)))
 
-    def renoise(self, x: State, t: float, s: float, noise: Noise) -> State:
-        return self.each(lambda name, part: part.renoise(x[name], pick(t, name), pick(s, name), noise.fork(name)))
+    def renoise(self, x: State, t: float, s: float, noise: Noise, spread: float = 1.0) -> State:
+        def one(name: str, part: Process) -> State:
+            return part.renoise(x[name], pick(t, name), pick(s, name), noise.fork(name), spread)
+
+        return self.each(one)
 
     def move(self, t: Time, s: Time, churn: Weight = 0.0, spread: Any = 1.0) -> dict[str, Any]:
         return self.each(

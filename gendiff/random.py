@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -115,3 +116,47 @@ class Noise:
     def integers(self, shape: Sequence[int], high: int) -> Tensor:
         """Uniform integers in [0, high), int64 [B, ...]."""
         return (self.uniform(shape) * high).long().clamp_(max=high - 1)
+
+
+@dataclass(frozen=True)
+class Increment(Noise):
+    """Normal numbers read off one Brownian path per sample: (W_t - W_s)/sqrt(t - s) for 0 <= s < t <= 1.
+
+    The path is a function of the source alone: a Brownian bridge halved DEPTH times, each midpoint with its own draw
+    (numbered as in a heap), then linear. Refining a grid refines the noise, whatever the number of steps.
+    """
+
+    start: float = 1.0
+    stop: float = 0.0
+
+    DEPTH: ClassVar[int] = 20
+
+    @staticmethod
+    def between(noise: Noise, t: float, s: float) -> Increment:
+        """The increment between two times."""
+        return Increment(noise.seed, noise.index, noise.stream, noise.step, start=t, stop=s)
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        source = Noise(self.seed, self.index, self.stream)
+        draws: dict[int, Tensor] = {}
+
+        def draw(node: int) -> Tensor:
+            if node not in draws:
+                draws[node] = source.at(node).normal(shape, torch.float64)
+            return draws[node]
+
+        def path(t: float) -> Tensor:
+            low, high, node, scale = 0.0, 1.0, 1, 0.5
+            a, b = torch.zeros_like(draw(0)), draw(0)
+            for _ in range(self.DEPTH):
+                if t in (low, high):
+                    break
+                middle = (a + b) / 2 + scale * draw(node)
+                half, scale = (low + high) / 2, scale / math.sqrt(2)
+                if t < half:
+                    high, b, node = half, middle, 2 * node
+                else:
+                    low, a, node = half, middle, 2 * node + 1
+            return a + (b - a) * ((t - low) / (high - low))
+
+        return ((path(self.start) - path(self.stop)) / math.sqrt(self.start - self.stop)).to(dtype)

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+from torch import Tensor
 
 from gendiff.denoisers import Denoise
 from gendiff.given import Given
-from gendiff.random import Noise
+from gendiff.processes import Move, Process
+from gendiff.random import Increment, Noise
 from gendiff.solvers import Row, Solver
 from gendiff.spaces import State
 
@@ -58,7 +62,7 @@ def sample(
     """
     cond = cond or {}
     process = denoiser.process.masked(cond.get("mask"))
-    rows = solver.rows(process)
+    rows = table(solver, denoiser.process)
     x = process.prior(like, noise.fork("prior"), rows[0].t) if start is None else start
     if given is not None:
         x = given.put(process, x, rows[0].t, noise.fork("given").at(-1))
@@ -80,32 +84,62 @@ def run(
 ) -> State:
     """Moves x through the rows; `process` is already bound to the batch's mask.
 
-    A run may be cut after any row with `last`: run(..., rows, x, first=k, past=[prediction]), with the state and the
-    prediction that a callback saw after row k - 1, goes on as if nothing had happened.
+    A run may be cut after any row with `last` that no later row redoes: run(..., rows, x, first=k, past=[prediction]),
+    with the state and the prediction that a callback saw after row k - 1, goes on as if nothing had happened.
 
     Args:
         first: The row to begin with; x is the state before it.
-        past: Earlier predictions that rows still weigh, newest first.
+        past: Earlier predictions that rows still weigh, newest first (leads, for tables that mix rates).
     """
     churn, known, up = noise.fork("churn"), noise.fork("given"), noise.fork("renoise")
     depth = max(widest(row.weights) for row in rows)
-    predictions = list(past)
-    base = x
+    history = list(past)
+    prediction = history[0] if history else None
+    base, drawn = x, first
     for number, row in enumerate(rows[first:], first):
         if row.move is None:
-            x = process.renoise(x, row.t, row.s, up.at(number))
-            predictions = []
+            x = process.renoise(x, row.t, row.s, up.at(number), row.spread)
+            history, prediction = [], None
         else:
             if row.at is not None:
-                predictions = [denoiser(x, row.at, **cond), *predictions[: depth - 1]]
+                prediction = denoiser(x, row.at, **cond)
+                kept = prediction if row.norms is None else process.lead(x, prediction, row.norms)
+                history = [kept, *history[: depth - 1]]
             if not row.redo:
-                base = x
-            x = process.take(base, process.mix(predictions, row.weights), row.move, churn.at(number))
+                base, drawn = x, number
+            if row.norms is None:
+                target = process.mix(history, row.weights)
+            else:
+                target = process.aim(base, history, row.weights, row.norms)
+            fresh = source(churn, row, drawn)
+            x = process.take(base, target, row.move, fresh)
             if given is not None and row.last:
                 x = given.put(process, x, row.s, known.at(number))
         if callback is not None:
-            callback(Progress(number, len(rows), row.s, x, predictions[0] if predictions else None))
+            callback(Progress(number, len(rows), row.s, x, prediction))
     return process.space.project(x)
+
+
+def source(churn: Noise, row: Row, drawn: int) -> Noise | None:
+    """Where a row takes its noise from; None where it surely takes none."""
+    if isinstance(row.move, Move) and not isinstance(row.move.churn, Tensor) and row.move.churn == 0:
+        return None
+    return Increment.between(churn, row.t, row.s) if row.path else churn.at(drawn)
+
+
+@lru_cache(maxsize=64)
+def written(solver: Solver, process: Process) -> list[Row]:
+    """The rows of a solver on a process: the same for every batch, so they are written once."""
+    return solver.rows(process)
+
+
+def table(solver: Solver, process: Process) -> list[Row]:
+    """The rows, from the cache where solver and process can be its keys."""
+    try:
+        hash((solver, process))
+    except TypeError:  # weights by part are dicts
+        return solver.rows(process)
+    return written(solver, process)
 
 
 def widest(weights: Any) -> int:

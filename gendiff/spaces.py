@@ -22,7 +22,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -67,9 +67,11 @@ class Space(ABC):
 
     Attributes:
         mask: None, or bool [B, *sites]: the real sites of one padded batch.
+        flat: Whether exp is addition, so that mixes are linear.
     """
 
     mask: Tensor | None = None
+    flat: ClassVar[bool] = False
 
     @abstractmethod
     def exp(self, x: State, v: State) -> State:
@@ -116,6 +118,11 @@ class Space(ABC):
         if not moves:
             return points[0]
         base = points[0]
+        if self.flat:
+            y = base * weights[0]
+            for w, p in moves:
+                y = torch.add(y, p, alpha=w)
+            return y
         v = self.scale(self.log(base, moves[0][1]), moves[0][0])
         for w, p in moves[1:]:
             v = map_state(torch.add, v, self.scale(self.log(base, p), w))
@@ -157,6 +164,8 @@ def components(like: Tensor, mask: Tensor | None) -> int:
 class Euclidean(Space):
     """R^n: exp is addition, mixing is linear, noise is N(0, I)."""
 
+    flat: ClassVar[bool] = True
+
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         return x + v
 
@@ -183,6 +192,8 @@ class Centered(Space):
     Translations are divided out by projection (Köhler et al. 2020; Hoogeboom et al. 2022, EDM): states, noise and
     predictions all lie in the subspace, under the mask.
     """
+
+    flat: ClassVar[bool] = True
 
     def center(self, x: Tensor) -> Tensor:
         if self.mask is None:

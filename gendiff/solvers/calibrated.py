@@ -1,0 +1,64 @@
+"""Tables that were fitted to a model: another solver, with weights and times replaced where a table was fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from gendiff.processes import Process
+from gendiff.solvers.grids import SoftGrid
+from gendiff.solvers.table import Past, Row, Solver
+from gendiff.times import Grid
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The table of one number of steps: its times, and the weights of every step (by part for bundles)."""
+
+    times: tuple[float, ...]
+    weights: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class FittedTimes(Grid):
+    """The times of the table with this number of steps, else another grid."""
+
+    tables: tuple[Fitted, ...]
+    otherwise: Grid
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        for table in self.tables:
+            if len(table.weights) == steps:
+                return list(table.times)
+        return self.otherwise(process, steps)
+
+
+@dataclass(frozen=True)
+class Calibrated(Solver):
+    """A solver with tables fitted to a model by `gendiff.calibration.calibrate`; steps they do not know are its own.
+
+    Args:
+        solver: The analytic solver, used wherever there is no table.
+        tables: One for each number of steps.
+    """
+
+    order: ClassVar[int] = 1
+    steps: int
+    solver: Solver
+    tables: tuple[Fitted, ...]
+    times: Grid = field(default_factory=SoftGrid)
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        for table in self.tables:
+            done = len(past)
+            if len(table.weights) == self.steps and table.times[: done + 2] == (*past, t, s):
+                yield Row(t, s, at=t, weights=table.weights[done], move=process.move(t, s))
+                return
+        yield from self.solver.step(process, t, s, past)
+
+    def with_table(self, table: Fitted) -> Calibrated:
+        """With one more table, in place of an earlier one of as many steps."""
+        kept = tuple(other for other in self.tables if len(other.weights) != len(table.weights))
+        tables = (*kept, table)
+        return replace(self, tables=tables, times=FittedTimes(tables, self.solver.times))

@@ -1,0 +1,201 @@
+r"""Solvers that remember: one evaluation a step, the order from the past.
+
+    DPMpp2M        points  (1 + h/2h', -h/2h')                       order 2 (Lu et al. 2022b, Alg. 2); eta: its SDE
+    Adams          points or rates, interpolated in a variable       any order; see `weights` for the families
+    UniPC          points, the rule of Zhao et al. (2023)            order + 1 with its corrector
+    PNDM           rates, constants, first step by the trapezoid     order 2 warming up to 4 (Liu et al. 2022)
+
+A corrector redoes the last move with the new prediction, which costs no evaluation: the step r -> t is taken again with
+the weights of (D_t, D_r, ...) before the step t -> s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from gendiff.processes import Process
+from gendiff.solvers.grids import SoftGrid
+from gendiff.solvers.single import leads
+from gendiff.solvers.table import Past, Row, Solver, norms
+from gendiff.solvers.weights import Clock, Index, LogSNR, Soft, Variable, adams, multistep2, noisy, unipc
+from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, schedule_of
+
+
+@dataclass(frozen=True)
+class DPMpp2M(Solver):
+    """DPM-Solver++(2M): one evaluation a step, second order, from the last two predictions.
+
+    Args:
+        eta: Noise of the reverse SDE: 1 is SDE-DPM-Solver++(2M), first order.
+        spread: Factor on that noise.
+    """
+
+    order: ClassVar[int] = 2
+    steps: int = 20
+    times: Grid = field(default_factory=LinearGrid)
+    eta: float = 0.0
+    spread: float = 1.0
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        weights = process.per_part(lambda leaf: multistep2(leaf, past[-1], t, s) if past else (1.0,))
+        churn = process.per_part(lambda leaf: noisy(leaf, t, s, self.eta))
+        yield Row(t, s, at=t, weights=weights, move=process.move(t, s, churn, self.spread))
+
+
+@dataclass(frozen=True)
+class Adams(Solver):
+    """Exponential Adams of any order, in any variable, on points or rates, with or without noise and corrector.
+
+    Args:
+        order: Of the predictor, and of the whole without a corrector.
+        variable: In what predictions are interpolated.
+        rates: Mix rates (noise predictions) rather than points (clean ones).
+        corrector: Of how many predictions the last move is redone, the newest included; 0 leaves it out.
+        eta: Noise of the reverse SDE, for points.
+        spread: Factor on that noise.
+        settle: Lower the order over the last steps.
+    """
+
+    steps: int = 10
+    order: int = 3  # type: ignore[misc]
+    times: Grid = field(default_factory=SoftGrid)
+    variable: Variable = field(default_factory=Soft)
+    rates: bool = False
+    corrector: int = 0
+    eta: float = 0.0
+    spread: float = 1.0
+    settle: bool = False
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        at = (t, *reversed(past))
+        order = min(self.order, past.ahead + 1) if self.settle else self.order
+        if self.corrector and past:
+            yield self.row(process, past[-1], t, at[: self.corrector], t, redo=True)
+            yield self.row(process, t, s, at[:order], None)
+        else:
+            yield self.row(process, t, s, at[:order], t)
+
+    def row(
+        self, process: Process, t: float, s: float, nodes: Sequence[float], at: float | None, redo: bool = False
+    ) -> Row:
+        """The move t -> s towards the mix of predictions at the nodes."""
+        newest = nodes[0]
+
+        def weights(leaf: Any) -> tuple[float, ...]:
+            power = -1.0 if self.rates else 1 + self.eta**2
+            w = adams(leaf, nodes, t, s, self.variable, power)
+            if redo and len(w) < 2 <= len(nodes):
+                w = (0.0, 1.0)  # nothing to interpolate with: the move stays as it was
+            return leads(leaf, t, nodes, w) if self.rates else w
+
+        churn = process.per_part(lambda leaf: noisy(leaf, t, s, self.eta))
+        return Row(
+            t, s, at=at, weights=process.per_part(weights), redo=redo, move=process.move(t, s, churn, self.spread),
+            norms=norms(process, newest, t) if self.rates else None,
+        )  # fmt: skip
+
+
+def DPMpp3M(steps: int = 20, times: Grid | None = None, eta: float = 0.0) -> Adams:
+    """DPM-Solver++(3M), with eta = 1 its SDE: points, in lambda, with the weights that make it third order."""
+    return Adams(steps, 3, times or Karras(), LogSNR(), eta=eta, settle=steps < 15)
+
+
+def DEIS(steps: int = 20, order: int = 3, times: Grid | None = None) -> Adams:
+    """DEIS, tAB in log rho (Zhang & Chen 2023)."""
+    return Adams(steps, order, times or LogSNRGrid(), LogSNR(), rates=True)
+
+
+def LMS(steps: int = 20, order: int = 4, times: Grid | None = None) -> Adams:
+    """Linear multistep in sigma (k-diffusion's LMS)."""
+    return Adams(steps, order, times or Karras(), Clock(), rates=True)
+
+
+def IPNDM(steps: int = 20, order: int = 4, times: Grid | None = None) -> Adams:
+    """Improved PNDM (Zhang & Chen 2023): the constants of Adams and Bashforth from the first step on."""
+    return Adams(steps, order, times or SoftGrid(), Index(), rates=True)
+
+
+def SASolver(steps: int = 20, order: int = 3, times: Grid | None = None, eta: float = 1.0) -> Adams:
+    """SA-Solver (Xue et al. 2023): stochastic Adams, predictor and corrector in lambda."""
+    return Adams(steps, order, times or Karras(), LogSNR(), corrector=order, eta=eta, settle=True)
+
+
+@dataclass(frozen=True)
+class UniPC(Solver):
+    """UniPC: a predictor of the given order and a corrector that raises it by one, at one evaluation a step.
+
+    Args:
+        bh2: B(h) = exp(h) - 1, better with few steps; else B(h) = h.
+        corrector: Whether to correct.
+    """
+
+    steps: int = 10
+    order: int = 3  # type: ignore[misc]
+    times: Grid = field(default_factory=Karras)
+    bh2: bool = True
+    corrector: bool = True
+    settle: bool = True
+
+    def at_most(self, done: int, ahead: int) -> int:
+        """The order of a step after `done` steps, with `ahead` to come: it grows from 1 and falls to 1."""
+        return min(self.order, done + 1, ahead + 1) if self.settle else min(self.order, done + 1)
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        at = (t, *reversed(past))
+        order = self.at_most(len(past), past.ahead)
+        evaluate: float | None = t
+        if self.corrector and past:
+            # The corrector has the order of the predictor whose move it redoes.
+            before = self.at_most(len(past) - 1, past.ahead + 1)
+            r = past[-1]
+            weights = process.per_part(lambda leaf: unipc(leaf, at[: before + 1], r, t, self.bh2, True))
+            yield Row(r, t, at=t, weights=weights, redo=True, move=process.move(r, t))
+            evaluate = None
+        weights = process.per_part(lambda leaf: unipc(leaf, at[:order], t, s, self.bh2, False))
+        yield Row(t, s, at=evaluate, weights=weights, move=process.move(t, s))
+
+
+@dataclass(frozen=True)
+class PNDM(Solver):
+    """PNDM without Runge-Kutta warm-up (PLMS): one evaluation a step, and one more in the first."""
+
+    order: ClassVar[int] = 2
+    steps: int = 20
+    times: Grid = field(default_factory=LinearGrid)
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        def row(at: float, nodes: Sequence[float], w: Sequence[float], redo: bool = False, last: bool = True) -> Row:
+            weights = process.per_part(lambda leaf: leads(leaf, t, nodes, w))
+            move, both = process.move(t, s), norms(process, at, t)
+            return Row(t, s, at=at, weights=weights, redo=redo, move=move, last=last, norms=both)
+
+        nodes = [t, *reversed(past)][:4]
+        if past:
+            w = list(process_free(len(nodes)))
+            if len(past) < 4 and len(nodes) == len(past) + 1:
+                # The trial evaluation of the first step stands before the oldest prediction.
+                nodes.insert(-1, past[-1] if len(past) == 1 else nodes[-2])
+                w.insert(-1, 0.0)
+            yield row(t, nodes, w)
+        else:
+            yield row(t, (t,), (1.0,), last=s <= 0)
+            if s > 0:
+                yield row(s, (s, t), (0.5, 0.5), redo=True)
+
+
+def process_free(order: int) -> tuple[float, ...]:
+    """The constants of Adams and Bashforth, newest first."""
+    return ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))[order - 1]
+
+
+def recommended(process: Process, evaluations: int = 20) -> Solver:
+    """What to take without reasons to choose: by measurement, one solver for each kind of clock.
+
+    From a bounded clock (flows, cosine) the first step is the coarse one, which PNDM takes by the trapezoid; from a
+    large sigma the last ones are, which corrected Adams takes in Soft.
+    """
+    if schedule_of(process).bounded and evaluations > 2:
+        return PNDM(evaluations - 1, SoftGrid(0.2, 1.0))
+    return Adams(evaluations, 4, SoftGrid(0.15, 1.6), Soft(0.3), corrector=4)

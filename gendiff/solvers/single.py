@@ -1,0 +1,278 @@
+r"""Solvers that start every step afresh.
+
+    Euler, DDIM    w = (1)                                                              order 1
+    DDPM           w = (1), churn = the posterior's deviation                            order 1 (weakly)
+    Heun           redo the step with w = (c_t/2c_s, 1 - c_t/2c_s) on (D_s, D_t)         order 2 (Karras 2022, Alg. 1)
+    Midpoint, RK4  the classical rules, in rates                                         order 2, 4
+    DPMSolver      rates, interpolated in lambda at r = 1/2, or 1/3 and 2/3              order 1, 2, 3 (Lu et al. 2022)
+    DPMpp2S        points, the prediction at half the step in lambda                     order 2 (Lu et al. 2022b)
+    Churn          EDM's: noise is added before each step of another solver              (Karras 2022, Alg. 2)
+
+Into sigma = 0 all take the first-order step, which is the last prediction itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from gendiff.processes import Leaf, Process
+from gendiff.schedules import Schedule
+from gendiff.solvers.table import Past, Row, Solver, norms
+from gendiff.solvers.weights import LogSNR, adams, heun, noisy, posterior
+from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, schedule_of
+
+
+@dataclass(frozen=True)
+class Euler(Solver):
+    """The Euler step of the probability flow in the clock; equal to DDIM with eta = 0."""
+
+    order: ClassVar[int] = 1
+    steps: int = 50
+    times: Grid = field(default_factory=LinearGrid)
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        yield Row(t, s, at=t, move=process.move(t, s))
+
+
+@dataclass(frozen=True)
+class DDIM(Solver):
+    """Song et al. (2021), Eq. 12: eta = 0 is deterministic, eta = 1 is DDPM.
+
+    Args:
+        spread: Factor on the injected noise; below 1 samples colder than the model.
+    """
+
+    order: ClassVar[int] = 1
+    steps: int = 50
+    eta: float = 0.0
+    spread: float = 1.0
+    times: Grid = field(default_factory=LinearGrid)
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        churn = process.per_part(lambda leaf: self.eta * posterior(leaf, t, s))
+        yield Row(t, s, at=t, move=process.move(t, s, churn, self.spread))
+
+
+@dataclass(frozen=True)
+class DDPM(Solver):
+    """Ancestral sampling with the posterior's variance (Ho et al. 2020, "fixed small"); exact as steps grow."""
+
+    order: ClassVar[int] = 1
+    steps: int = 100
+    spread: float = 1.0
+    times: Grid = field(default_factory=LinearGrid)
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        churn = process.per_part(lambda leaf: posterior(leaf, t, s))
+        yield Row(t, s, at=t, move=process.move(t, s, churn, self.spread))
+
+
+@dataclass(frozen=True)
+class Heun(Solver):
+    """Two evaluations a step, second order: Algorithm 1 of Karras et al. (2022) without churn, on any space."""
+
+    order: ClassVar[int] = 2
+    steps: int = 18
+    times: Grid = field(default_factory=LinearGrid)
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        move = process.move(t, s)
+        yield Row(t, s, at=t, move=move, last=s <= 0)
+        if s > 0:
+            weights = process.per_part(lambda leaf: heun(leaf.schedule.clock(t), leaf.schedule.clock(s)))
+            yield Row(t, s, at=s, weights=weights, redo=True, move=move)
+
+
+@dataclass(frozen=True)
+class Midpoint(Solver):
+    """Two evaluations a step, the second halfway in time."""
+
+    order: ClassVar[int] = 2
+    steps: int = 18
+    times: Grid = field(default_factory=LinearGrid)
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        if s <= 0:
+            yield stage(process, t, s, t, (t,), (1.0,), last=True)
+            return
+        u = (t + s) / 2
+        yield stage(process, t, u, t, (t,), (1.0,))
+        yield stage(process, t, s, u, (u, t), (1.0, 0.0), redo=True, last=True)
+
+
+@dataclass(frozen=True)
+class RK4(Solver):
+    """Four evaluations a step: Kutta's rule on the clock. Fourth order on flat spaces, second on curved."""
+
+    order: ClassVar[int] = 4
+    steps: int = 10
+    times: Grid = field(default_factory=LinearGrid)
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        if s <= 0:
+            yield stage(process, t, s, t, (t,), (1.0,), last=True)
+            return
+        schedule = schedule_of(process)
+        c = (schedule.clock(t) + schedule.clock(s)) / 2
+        u = schedule.unclock(c / (1 - c) if schedule.bounded else c)
+        yield stage(process, t, u, t, (t,), (1.0,))
+        yield stage(process, t, u, u, (u, t), (1.0, 0.0), redo=True)
+        yield stage(process, t, s, u, (u, u, t), (1.0, 0.0, 0.0), redo=True)
+        yield stage(process, t, s, s, (s, u, u, t), (1 / 6, 1 / 3, 1 / 3, 1 / 6), redo=True, last=True)
+
+
+@dataclass(frozen=True)
+class DPMSolver(Solver):
+    """DPM-Solver-1, 2 and 3: noise predictions, one, two or three evaluations a step.
+
+    Args:
+        order: Of every step.
+        orders: Of the steps one by one, instead; missing ones are `order`.
+    """
+
+    steps: int = 10
+    order: int = 2  # type: ignore[misc]
+    orders: tuple[int, ...] = ()
+    times: Grid = field(default_factory=LogSNRGrid)
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        order = self.orders[len(past)] if len(past) < len(self.orders) else self.order
+        schedule = schedule_of(process)
+        now, then = schedule.logsnr(t), schedule.logsnr(s)
+        if order == 1 or not math.isfinite(then - now):
+            yield stage(process, t, s, t, (t,), (1.0,), last=True)
+            return
+        between = [schedule.time(now + (then - now) * k / order) for k in range(1, order)]
+        yield stage(process, t, between[0], t, (t,), (1.0,))
+        if order == 2:
+            yield stage(process, t, s, between[0], (between[0], t), (1.0, 0.0), redo=True, last=True)
+            return
+        u, v = between
+        yield stage(process, t, v, u, (u, t), None, redo=True)
+        # The last stage interpolates between the first and the third evaluation.
+        yield stage(process, t, s, v, (v, u, t), None, redo=True, last=True, skip=1)
+
+
+@dataclass(frozen=True)
+class DPMpp2S(Solver):
+    """DPM-Solver++(2S), and with eta = 1 its ancestral form."""
+
+    order: ClassVar[int] = 2
+    steps: int = 10
+    times: Grid = field(default_factory=Karras)
+    eta: float = 0.0
+    spread: float = 1.0
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        schedule = schedule_of(process)
+        move = process.move(t, s, process.per_part(lambda leaf: noisy(leaf, t, s, self.eta)), self.spread)
+        now, then = schedule.logsnr(t), schedule.logsnr(s)
+        if not math.isfinite(then - now):
+            yield Row(t, s, at=t, move=move)
+            return
+        # Half of the way down, which the noise lengthens: c_down = c_s (c_s/c_t)^(eta^2).
+        u = schedule.time(now + (then - now) * (1 + self.eta**2) / 2)
+        yield Row(t, u, at=t, move=process.move(t, u), last=False)
+        yield Row(t, s, at=u, weights=(1.0, 0.0), redo=True, move=move)
+
+
+@dataclass(frozen=True)
+class Churn(Solver):
+    """Another solver after some noise: before each step from sigma in [low, high], sigma grows by min(churn/n, 0.41).
+
+    Args:
+        solver: A solver of single steps, e.g. Heun() or Euler(); its own steps and grid are not used.
+        churn: S_churn.
+        low: S_tmin.
+        high: S_tmax.
+        spread: S_noise.
+    """
+
+    order: ClassVar[int] = 1
+    steps: int = 18
+    times: Grid = field(default_factory=Karras)
+    solver: Solver = field(default_factory=Heun)
+    churn: float = 40.0
+    low: float = 0.05
+    high: float = 50.0
+    spread: float = 1.003
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        schedule = schedule_of(process)
+        alpha, sigma = schedule(t)
+        if alpha > 0 and self.low <= sigma / alpha <= self.high:
+            up = schedule.unclock(sigma / alpha * (1 + min(self.churn / self.steps, math.sqrt(2) - 1)))
+            if up > t:
+                yield Row(t, up, spread=self.spread, last=False)
+                t = up
+        yield from self.solver.step(process, t, s, Past())
+
+
+@dataclass(frozen=True)
+class OnePath(Solver):
+    """Another solver, its noise read off one Brownian path in t: more steps refine the same sample."""
+
+    order: ClassVar[int] = 1
+    steps: int = 50
+    times: Grid = field(default_factory=LinearGrid)
+    solver: Solver = field(default_factory=DDPM)
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        for row in self.solver.step(process, t, s, past):
+            yield replace(row, path=True)
+
+
+def stage(
+    process: Process,
+    t: float,
+    s: float,
+    at: float,
+    nodes: tuple[float, ...],
+    weights: tuple[float, ...] | None,
+    *,
+    redo: bool = False,
+    last: bool = False,
+    skip: int | None = None,
+) -> Row:
+    """A row of rates at the times `nodes`, newest first.
+
+    Args:
+        weights: For the rates on the first part's clock, or None to interpolate in lambda.
+        skip: A node that the interpolation leaves out.
+    """
+
+    first = schedule_of(process)
+
+    def mixed(leaf: Leaf) -> tuple[float, ...]:
+        if weights is None:
+            kept = [u for k, u in enumerate(nodes) if k != skip]
+            w = list(adams(leaf, kept, t, s, LogSNR(), -1.0))
+            if skip is not None:
+                w.insert(skip, 0.0)
+        else:
+            w = [
+                b * (slope(leaf.schedule, u) / slope(first, u) if b else 0.0)
+                for b, u in zip(weights, nodes, strict=True)
+            ]
+        return leads(leaf, t, nodes, w)
+
+    return Row(
+        t, s, at=at, weights=process.per_part(mixed), redo=redo, move=process.move(t, s), last=last,
+        norms=norms(process, at, t),
+    )  # fmt: skip
+
+
+def leads(leaf: Leaf, t: float, nodes: Any, weights: Any) -> tuple[float, ...]:
+    """The weights of rates made weights of the l_j = -c_j e_j, after scaling them to the sum one."""
+    total, c = sum(weights), leaf.schedule.clock
+    # The newest may be the clock's end, c = 0, where no step has a rate to mix.
+    return tuple(w / total * c(t) / c(u) if w else 0.0 for w, u in zip(weights, nodes, strict=False))
+
+
+def slope(schedule: Schedule, t: float) -> float:
+    """dc/dt."""
+    low, high = max(t - 1e-5, 0.0), min(t + 1e-5, 1.0)
+    return (schedule.clock(high) - schedule.clock(low)) / (high - low)

@@ -1,0 +1,100 @@
+"""Calibration: better than the analytic table on starts it never saw, on flat and curved spaces, and safe to save."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gendiff import EDM, SO3, Centered, Exponential, Gaussian, Geodesic, Guided, Heun, Joint, Linear, LinearGrid
+from gendiff.calibration import calibrate
+from gendiff.config import from_config, to_config
+from gendiff.errors import SamplerError
+from gendiff.oracles import Mixture
+from gendiff.random import Noise
+from gendiff.samplers import sample
+from gendiff.solvers import Adams, Calibrated, SoftGrid, Solver, UniPC
+from gendiff.spaces import State
+
+F64 = torch.float64
+
+
+def mixture(schedule: Any) -> Mixture:
+    """Three modes that none of the benchmark's problems has."""
+    means = torch.tensor([[1.1, 0.2, 0.0], [-0.9, 0.6, 0.4], [0.2, -1.0, -0.5]], dtype=F64)
+    return Mixture(Gaussian(schedule), means, 0.02, torch.tensor([0.5, 0.2, 0.3], dtype=F64))
+
+
+class Smooth:
+    """A denoiser on frames that depends smoothly on state and time."""
+
+    process = Joint(pos=Gaussian(Linear(), Centered()), rot=Geodesic(SO3(), Exponential(3.0)))
+
+    def __call__(self, x: State, t: float, **cond: Any) -> State:
+        seen = x["pos"].mean((1, 2))[:, None, None] + x["rot"].mean((1, 2, 3))[:, None, None]
+        wave = torch.tensor([0.7, -0.4, 1.1], dtype=F64)
+        field = {
+            "pos": torch.sin(x["pos"] * 2 + wave + t) - x["pos"] + seen,
+            "rot": torch.sin(x["rot"].sum(-1) * 2 + wave - t + seen),
+        }
+        space = self.process.space
+        return space.exp(x, space.tangent(x, space.scale(field, t)))
+
+
+def error(denoiser: Any, like: State, solver: Solver, fine: Solver) -> Tensor:
+    """Squared distances to the fine end, from starts of another seed than the pilots'."""
+    space, noise = denoiser.process.space, Noise.of(31, 128)
+    ends = [sample(denoiser, like, solver=s, noise=noise) for s in (solver, fine)]
+    return space.dist2(*ends)
+
+
+@pytest.mark.parametrize("schedule", [EDM(), Linear()], ids=repr)
+def test_better_on_unseen_starts(schedule: Any) -> None:
+    denoiser, like = mixture(schedule), torch.empty(128, 3, dtype=F64)
+    analytic = Adams(6)
+    found = calibrate(denoiser, like, analytic, evaluations=(6, 9))
+    fine = Heun(300, SoftGrid())
+    for n in (6, 9):
+        ours, theirs = (error(denoiser, like, replace(s, steps=n), fine).median() for s in (found, analytic))
+        assert float(ours) < 0.35 * float(theirs), (n, float(ours), float(theirs))
+        assert replace(found, steps=n).evaluations(denoiser.process) == n
+    # Numbers of steps without a table are the analytic solver's.
+    for n in (5, 12):
+        torch.testing.assert_close(
+            *(sample(denoiser, like, solver=replace(s, steps=n), noise=Noise.of(1, 128)) for s in (found, analytic))
+        )
+
+
+def test_on_frames() -> None:
+    denoiser = Smooth()
+    like = {"pos": torch.empty(128, 4, 3, dtype=F64), "rot": torch.empty(128, 4, 3, 3, dtype=F64)}
+    analytic = Adams(6, times=LinearGrid())
+    found = calibrate(denoiser, like, analytic, evaluations=6, fine=64)
+    ours, theirs = (float(error(denoiser, like, s, Heun(100)).mean()) for s in (found, analytic))
+    assert ours < 0.5 * theirs, (ours, theirs)
+    assert from_config(json.loads(json.dumps(to_config(found)))) == found
+    one = calibrate(denoiser, like, analytic, evaluations=6, fine=64, grid=LinearGrid())
+    assert float(error(denoiser, like, one, Heun(100)).mean()) < theirs
+
+
+def test_saved_tables_are_the_same_solver() -> None:
+    denoiser, like = mixture(EDM()), torch.empty(64, 3, dtype=F64)
+    found = calibrate(denoiser, like, UniPC(), evaluations=(4, 5), refine=0)
+    again = from_config(json.loads(json.dumps(to_config(found))))
+    assert isinstance(again, Calibrated) and again == found
+    ends = [sample(denoiser, like, solver=replace(s, steps=5), noise=Noise.of(1, 64)) for s in (found, again)]
+    assert torch.equal(*ends)
+
+
+def test_guided_models_and_wrong_requests() -> None:
+    denoiser, like = mixture(EDM()), torch.empty(64, 3, dtype=F64)
+    guided: Any = Guided(denoiser, 1.5, lambda cond: cond)  # type: ignore[arg-type]
+    assert isinstance(calibrate(guided, like, evaluations=4, refine=0), Calibrated)
+    with pytest.raises(SamplerError, match="pilots"):
+        calibrate(denoiser, torch.empty(4, 3, dtype=F64))
+    with pytest.raises(SamplerError, match="one evaluation"):
+        calibrate(denoiser, like, Heun())

@@ -1,0 +1,304 @@
+"""The tables themselves: measured orders, ends, one Brownian path, correctors, config round trips, and their cost."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gendiff import (
+    DDPM,
+    EDM,
+    SO3,
+    VE,
+    VP,
+    Centered,
+    Cosine,
+    Discrete,
+    DPMpp2M,
+    Euler,
+    Exponential,
+    Gaussian,
+    Geodesic,
+    Heun,
+    Joint,
+    Linear,
+    LinearGrid,
+    Torus,
+    UpAndDown,
+)
+from gendiff.config import from_config, to_config
+from gendiff.oracles import Mixture, Normal
+from gendiff.random import Increment, Noise
+from gendiff.samplers import sample
+from gendiff.solvers import (
+    DEIS,
+    IPNDM,
+    LMS,
+    PNDM,
+    RK4,
+    Adams,
+    Churn,
+    Clock,
+    DPMpp2S,
+    DPMpp3M,
+    DPMSolver,
+    LogSNR,
+    Midpoint,
+    OnePath,
+    SASolver,
+    Soft,
+    Solver,
+    UniPC,
+    adams,
+    recommended,
+)
+from gendiff.spaces import State
+from gendiff.testing import check_order
+from gendiff.times import Grid
+
+F64 = torch.float64
+MEANS = torch.tensor([[1.0, 0.3], [-0.8, 0.5], [0.1, -1.0]], dtype=F64)
+
+
+def mixture(process: Gaussian) -> Mixture:
+    return Mixture(process, MEANS, 0.2, torch.tensor([0.5, 0.3, 0.2], dtype=F64))
+
+
+class Smooth:
+    """A denoiser that depends smoothly on state and time."""
+
+    def __init__(self, process: Any) -> None:
+        self.process = process
+
+    def __call__(self, x: State, t: float, **cond: Any) -> State:
+        if isinstance(x, dict):
+            return {k: self.part(self.process.parts[k].space, v, t) for k, v in x.items()}
+        return self.part(self.process.space, x, t)
+
+    @staticmethod
+    def part(space: Any, x: Tensor, t: float) -> Tensor:
+        u = x.flatten(-2) if isinstance(space, SO3) else x
+        d = 3 if isinstance(space, SO3) else x.shape[-1]
+        wave = torch.sin(torch.linspace(0.3, 1.7, u.shape[-1] * d, dtype=F64)).reshape(u.shape[-1], d)
+        return space.exp(x, space.tangent(x, 0.5 * torch.sin(torch.sin(u) @ wave + 1.3 * t)))
+
+
+@dataclass(frozen=True)
+class Gentle(Grid):
+    """Quadratic in the number of the step, so that the first steps, of low order, are too short to count."""
+
+    start: float
+    end: float
+
+    def __call__(self, process: Any, steps: int) -> list[float]:
+        return [self.start + (self.end - self.start) * (i / steps) ** 2 for i in range(steps + 1)]
+
+
+FLAT: dict[str, tuple[Any, Callable[[], Gentle]]] = {
+    "cosine": (mixture(Gaussian(Cosine())), lambda: Gentle(0.9, 0.1)),
+    "flow": (mixture(Gaussian(Linear())), lambda: Gentle(0.9, 0.1)),
+    "EDM": (mixture(Gaussian(EDM(5.0, 3.0))), lambda: Gentle(1.0, 0.35)),
+}
+SECOND: list[Solver] = [Midpoint(), DPMSolver(), DPMpp2S(), Adams(order=2), DEIS(order=2), LMS(order=2), UniPC(order=1)]
+THIRD: list[Solver] = [
+    Adams(),
+    Adams(order=2, corrector=3),
+    DPMpp3M(50),
+    DEIS(),
+    LMS(order=3),
+    DPMSolver(order=3),
+    UniPC(order=2, settle=False),
+]
+
+
+@pytest.mark.parametrize("case", FLAT)
+@pytest.mark.parametrize(
+    ("solver", "order"),
+    [*((s, 2) for s in SECOND), *((s, 3) for s in THIRD), (RK4(), 4), (LMS(), 4)],
+    ids=lambda v: repr(v) if isinstance(v, Solver) else str(v),
+)
+def test_order_on_flat_spaces(case: str, solver: Solver, order: int) -> None:
+    denoiser, grid = FLAT[case]
+    like = torch.empty(8, 2, dtype=F64)
+    start = denoiser.process.prior(like, Noise.of(4, 8), grid().start)
+    errors = []
+    truth = sample(denoiser, like, solver=RK4(300, grid()), noise=Noise.of(0, 8), start=start)
+    counts = (24, 48, 96)
+    for n in counts:
+        x = sample(denoiser, like, solver=replace(solver, steps=n, times=grid()), noise=Noise.of(0, 8), start=start)  # type: ignore[type-var]
+        errors.append(float((x - truth).square().mean().sqrt()))
+    found = math.log(errors[1] / errors[2]) / math.log(2)
+    assert found > order - 0.4, (found, errors)
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        Geodesic(SO3()),
+        Geodesic(Torus()),
+        Joint(pos=Gaussian(Linear(), Centered()), rot=Geodesic(SO3(), Exponential(3.0))),
+    ],
+    ids=["SO(3)", "torus", "SE(3)"],
+)
+@pytest.mark.parametrize(
+    "solver",
+    [Midpoint(), Adams(order=2), DPMpp2S(), DPMSolver(), UniPC(order=1)],
+    ids=lambda s: type(s).__name__,
+)
+def test_order_on_curved_spaces(process: Any, solver: Solver) -> None:
+    shapes = {"pos": (8, 4, 3), "rot": (8, 4, 3, 3)}
+    like: State = (
+        {k: torch.empty(shape, dtype=F64) for k, shape in shapes.items()}
+        if isinstance(process, Joint)
+        else torch.empty((8, 3, 3, 3) if isinstance(process.space, SO3) else (8, 4), dtype=F64)
+    )
+    start = process.prior(like, Noise.of(4, 8), 0.9)
+    fine = Heun(512, times=LinearGrid(0.9, 0.2))
+    found = check_order(
+        solver, Smooth(process), like, grid=lambda: LinearGrid(0.9, 0.2), start=start, reference=fine, tolerance=9.0
+    )
+    assert found > 1.7
+
+
+EVERY: list[Solver] = [
+    Midpoint(),
+    RK4(),
+    DPMSolver(order=2),
+    DPMSolver(order=3),
+    DPMpp2S(),
+    DPMpp2S(eta=1.0),
+    DPMpp2M(eta=1.0),
+    DPMpp3M(),
+    DPMpp3M(eta=1.0),
+    Adams(),
+    Adams(order=4, corrector=4),
+    DEIS(),
+    IPNDM(),
+    LMS(),
+    PNDM(),
+    UniPC(),
+    UniPC(bh2=False),
+    SASolver(),
+    Churn(),
+    OnePath(),
+    OnePath(solver=DPMpp2M(eta=1.0)),
+]
+SCHEDULES = [VP(), Cosine(), VE(), EDM(), Linear(), Discrete.linear(), Discrete.linear().zero_terminal()]
+
+
+@pytest.mark.parametrize("solver", EVERY, ids=repr)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: repr(s)[:40])
+def test_ends_are_values(solver: Solver, schedule: Any) -> None:
+    """Finite, and near the data, from alpha = 0 to sigma = 0 in 1 to 1000 steps, in both precisions."""
+    process = Gaussian(schedule)
+    for dtype in (torch.float32, torch.float64):
+        data = Normal(process, torch.zeros(2, dtype=dtype), 0.25 * torch.eye(2, dtype=dtype))
+        for n in (1, 2, 3, 12):
+            own = replace(solver, steps=n)  # type: ignore[type-var]
+            for chosen in (own, replace(own, times=LinearGrid())):
+                x = sample(data, torch.empty(16, 2, dtype=dtype), solver=chosen, noise=Noise.of(1, 16))
+                assert bool(torch.isfinite(x).all()), (chosen, n)
+                if n == 12 and chosen is own:
+                    assert 0.1 < float(x.square().mean().sqrt()) < 1.5, (chosen, n)
+
+
+@pytest.mark.parametrize("solver", [Adams(corrector=3), DEIS(), UniPC(), LMS(), PNDM(), SASolver()], ids=repr)
+def test_a_thousand_steps(solver: Solver) -> None:
+    data = Normal(Gaussian(Cosine()), torch.zeros(2), 0.25 * torch.eye(2))
+    chosen = replace(solver, steps=1000)  # type: ignore[type-var]
+    x = sample(data, torch.empty(200, 2), solver=chosen, noise=Noise.of(1, 200))
+    assert float(x.std()) == pytest.approx(0.5, rel=0.2)
+
+
+@pytest.mark.parametrize("solver", EVERY, ids=repr)
+def test_config_and_batches(solver: Solver) -> None:
+    assert from_config(json.loads(json.dumps(to_config(solver)))) == solver
+    process = Joint(pos=Gaussian(Linear(), Centered()), rot=Geodesic(SO3(), Exponential(3.0)))
+    denoiser = Smooth(process)
+    for times in (solver.times, UpAndDown(LinearGrid(), 2, 2)):
+        chosen = replace(solver, steps=5, times=times)  # type: ignore[type-var]
+        like = {"pos": torch.empty(6, 4, 3, dtype=F64), "rot": torch.empty(6, 4, 3, 3, dtype=F64)}
+        whole = sample(denoiser, like, solver=chosen, noise=Noise.of(2, 6))
+        one = sample(denoiser, {k: v[:1] for k, v in like.items()}, solver=chosen, noise=Noise.of(2, 1, 3))
+        for name, part in one.items():
+            torch.testing.assert_close(part[0], whole[name][3], rtol=1e-9, atol=1e-9)
+
+
+def test_weights_sum_to_one_and_reproduce_polynomials() -> None:
+    """Interpolation in q integrates polynomials of q exactly."""
+    leaf, at, s = Gaussian(EDM()), [0.5, 0.6, 0.8], 0.4
+    lam = [leaf.schedule.logsnr(u) / 2 for u in (*at, s)]
+    for power in (1.0, 2.0, -1.0):
+        w = adams(leaf, at, at[0], s, LogSNR(), power)
+        assert sum(w) == pytest.approx(1, abs=1e-12)
+        u = torch.linspace(lam[0], lam[3], 200001, dtype=F64)
+        mass = torch.exp(power * u)
+        for k in (1, 2):
+            exact = torch.trapezoid(u**k * mass, u) / torch.trapezoid(mass, u)
+            assert sum(a * q**k for a, q in zip(w, lam, strict=False)) == pytest.approx(float(exact), rel=1e-7)
+    c = [leaf.schedule.clock(u) for u in at]
+    w = adams(leaf, at, at[0], 0.0, Soft(0.3), 1.0)
+    q = [math.log1p((v / 0.3) ** 2) for v in c]
+    assert sum(a * v for a, v in zip(w, q, strict=True)) == pytest.approx(0, abs=1e-9)
+    assert sum(a * v * v for a, v in zip(w, q, strict=True)) == pytest.approx(0, abs=1e-9)
+
+
+def test_an_exact_prediction_ends_exactly() -> None:
+    """A constant prediction is reached by all, a constant noise prediction is followed by all."""
+    for solver in (Adams(), DEIS(), UniPC(), LMS(), PNDM(), DPMSolver(), RK4(), IPNDM()):
+        point = Mixture(Gaussian(EDM()), torch.tensor([[0.4, -0.2]], dtype=F64), 1e-30)
+        x = sample(point, torch.empty(4, 2, dtype=F64), solver=replace(solver, steps=6), noise=Noise.of(0, 4))  # type: ignore[type-var]
+        torch.testing.assert_close(x, torch.tensor([[0.4, -0.2]], dtype=F64).expand(4, 2), rtol=0, atol=1e-9)
+
+
+def test_one_brownian_path() -> None:
+    source = Noise.of(3, 4000)
+    shape = (4000, 2)
+    whole = Increment.between(source, 1.0, 0.0).normal(shape, F64)
+    parts = [
+        Increment.between(source, t, s).normal(shape, F64) * math.sqrt(t - s)
+        for t, s in [(1.0, 0.7), (0.7, 0.25), (0.25, 0.0)]
+    ]
+    torch.testing.assert_close(sum(parts), whole, rtol=0, atol=1e-12)
+    for part, length in zip(parts, (0.3, 0.45, 0.25), strict=True):
+        assert float(part.var()) == pytest.approx(length, rel=0.06)
+    assert abs(float((parts[0] * parts[1]).mean())) < 0.02
+    # The same sample is refined: runs of 40 and 80 steps stay together, and apart from another seed's.
+    data = mixture(Gaussian(Linear()))
+    like = torch.empty(32, 2, dtype=F64)
+
+    def end(n: int, solver: Solver) -> Tensor:
+        return sample(data, like, solver=replace(solver, steps=n), noise=Noise.of(1, 32))  # type: ignore[type-var]
+
+    one = float((end(64, OnePath()) - end(128, OnePath())).square().mean())
+    other = float((end(64, DDPM()) - end(128, DDPM())).square().mean())
+    assert one < 0.2 * other, (one, other)
+
+
+def test_stochastic_solvers_keep_the_marginal() -> None:
+    data = Normal(Gaussian(Cosine()), torch.tensor([0.5], dtype=F64), torch.tensor([[0.3]], dtype=F64))
+    for solver in (DPMpp2M(60, eta=1.0), DPMpp3M(60, eta=1.0), SASolver(60), DPMpp2S(40, eta=1.0), OnePath(64)):
+        x = sample(data, torch.empty(5000, 1, dtype=F64), solver=solver, noise=Noise.of(2, 5000))
+        assert float(x.mean()) == pytest.approx(0.5, abs=0.04), solver
+        assert float(x.var()) == pytest.approx(0.3, rel=0.1), solver
+
+
+def test_recommended_solvers_spend_what_was_asked() -> None:
+    for schedule in SCHEDULES:
+        for n in (1, 2, 10):
+            assert recommended(Gaussian(schedule), n).evaluations(Gaussian(schedule)) == n
+
+
+def test_correctors_cost_nothing() -> None:
+    process = Gaussian(EDM())
+    for solver in (UniPC(9), Adams(9, corrector=3), Euler(9), DEIS(9)):
+        assert solver.evaluations(process) == 9
+    assert PNDM(9).evaluations(process) == 10
+    assert Clock()(math.inf, Linear()) == 1.0
