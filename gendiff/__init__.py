@@ -7,6 +7,10 @@ x_t a noisy one, z standard noise, alpha and sigma the schedule, c the clock, B 
 """
 
 from gendiff.cite import cite as cite
+from gendiff.conversions import PathVelocity as PathVelocity
+from gendiff.conversions import Rescheduled as Rescheduled
+from gendiff.conversions import Score as Score
+from gendiff.conversions import convert as convert
 from gendiff.denoisers import X0 as X0
 from gendiff.denoisers import Denoiser as Denoiser
 from gendiff.denoisers import EDMHead as EDMHead
@@ -40,9 +44,13 @@ from gendiff.schedules import VP as VP
 from gendiff.schedules import Cosine as Cosine
 from gendiff.schedules import Discrete as Discrete
 from gendiff.schedules import Exponential as Exponential
+from gendiff.schedules import Laplace as Laplace
 from gendiff.schedules import Linear as Linear
 from gendiff.schedules import Polynomial as Polynomial
 from gendiff.schedules import Shifted as Shifted
+from gendiff.schedules import Sigmoid as Sigmoid
+from gendiff.schedules import TrigFlow as TrigFlow
+from gendiff.schedules import ZeroTerminal as ZeroTerminal
 from gendiff.solvers import DDIM as DDIM
 from gendiff.solvers import DDPM as DDPM
 from gendiff.solvers import DPMpp2M as DPMpp2M
