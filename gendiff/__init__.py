@@ -62,11 +62,25 @@ from gendiff.spaces import Euclidean as Euclidean
 from gendiff.spaces import Product as Product
 from gendiff.spaces import Sphere as Sphere
 from gendiff.spaces import Torus as Torus
+from gendiff.times import AYS as AYS
+from gendiff.times import AlignYourSteps as AlignYourSteps
+from gendiff.times import Beta as Beta
+from gendiff.times import BetaGrid as BetaGrid
+from gendiff.times import CosineInterpolated as CosineInterpolated
+from gendiff.times import Interval as Interval
 from gendiff.times import Karras as Karras
+from gendiff.times import Leading as Leading
 from gendiff.times import LinearGrid as LinearGrid
+from gendiff.times import Linspace as Linspace
 from gendiff.times import LogitNormal as LogitNormal
 from gendiff.times import LogNormal as LogNormal
 from gendiff.times import LogSNRGrid as LogSNRGrid
+from gendiff.times import LossBins as LossBins
+from gendiff.times import Mode as Mode
+from gendiff.times import PolyExponential as PolyExponential
+from gendiff.times import Restart as Restart
+from gendiff.times import ShiftedGrid as ShiftedGrid
+from gendiff.times import Trailing as Trailing
 from gendiff.times import Uniform as Uniform
 from gendiff.times import UpAndDown as UpAndDown
 
