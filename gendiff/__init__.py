@@ -11,6 +11,13 @@ from gendiff.conversions import PathVelocity as PathVelocity
 from gendiff.conversions import Rescheduled as Rescheduled
 from gendiff.conversions import Score as Score
 from gendiff.conversions import convert as convert
+from gendiff.couplings import Aligned as Aligned
+from gendiff.couplings import Immiscible as Immiscible
+from gendiff.couplings import Independent as Independent
+from gendiff.couplings import Paired as Paired
+from gendiff.couplings import Sinkhorn as Sinkhorn
+from gendiff.couplings import Transport as Transport
+from gendiff.couplings import reflow as reflow
 from gendiff.denoisers import X0 as X0
 from gendiff.denoisers import Denoiser as Denoiser
 from gendiff.denoisers import EDMHead as EDMHead
@@ -36,6 +43,7 @@ from gendiff.model import load as load
 from gendiff.processes import Gaussian as Gaussian
 from gendiff.processes import Geodesic as Geodesic
 from gendiff.processes import Joint as Joint
+from gendiff.profiles import Profiles as Profiles
 from gendiff.random import Noise as Noise
 from gendiff.samplers import sample as sample
 from gendiff.schedules import EDM as EDM

@@ -134,7 +134,7 @@ def test_golden_flow_conversions(golden: Golden) -> None:
     t = 1 - g["t"]
     for name, schedule in [("CondOT", Linear()), ("Cosine", Cosine())]:
         process, x, v = Gaussian(schedule), g[f"{name}__x_t"], -g[f"{name}__dx_t"]
-        close = {"rtol": 1e-9, "atol": 1e-9}
+        close: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
         v0 = convert(process, x, g["x_data"], t, X0(), PathVelocity())
         torch.testing.assert_close(-v0, g[f"{name}__v_from_data"], **close)
         v1 = convert(process, x, g["x_noise"], t, Eps(), PathVelocity())

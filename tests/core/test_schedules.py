@@ -270,7 +270,7 @@ def test_golden_paths_and_their_velocities(golden: Golden) -> None:
     def col(v: Tensor) -> Tensor:
         return v[:, None]
 
-    close = {"rtol": 1e-9, "atol": 1e-10}
+    close: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-10}
     for name, schedule in [("CondOT", Linear()), ("Cosine", Cosine())]:
         (alpha, sigma), (da, ds) = schedule(t), schedule.slopes(t)
         for value, key in [(alpha, "alpha"), (sigma, "sigma"), (-da, "d_alpha"), (-ds, "d_sigma")]:
