@@ -77,6 +77,10 @@ class Objective:
     coupling: Coupling = field(default_factory=Independent)
 
 
+DEFAULT = Objective()
+"""Made once: the step then compiles to one graph."""
+
+
 def part_losses(process: Any, head: Head, weighting: Weighting, x: State, guess: State, x0: State, t: Any) -> Any:
     """Losses [B] of a leaf process, or a dict of them by part."""
     if isinstance(process, Joint):
@@ -118,9 +122,9 @@ def denoising_loss(
     Returns:
         "loss" [B], and beside it each part and "auxiliary", unweighted by their factors, detached.
     """
-    objective = objective or Objective()
+    objective = DEFAULT if objective is None else objective
     process = denoiser.process.masked(cond.get("mask"))
-    forward, coupling = noise.fork("forward"), coupling or objective.coupling
+    forward, coupling = noise.fork("forward"), objective.coupling if coupling is None else coupling
     if isinstance(coupling, Independent):
         x = process.noise(x0, t, forward)
     else:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,12 +25,21 @@ class Discrete(Schedule):
     """
 
     betas: tuple[float, ...]
+    _log2: list[float] = field(init=False, repr=False, compare=False)
+    """log alpha^2 at index 0 (clean) .. T."""
+    _table: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.betas or not all(0 < b <= 1 for b in self.betas):
             raise RecipeError(
                 "Discrete got betas outside (0, 1]", "T variances, each in (0, 1]", "Discrete.linear(1000)"
             )
+        # Made here and not when first needed: a compiled training step only reads it.
+        log2 = [0.0]
+        for beta in self.betas:
+            log2.append(log2[-1] + (math.log1p(-beta) if beta < 1 else -math.inf))
+        object.__setattr__(self, "_log2", log2)
+        object.__setattr__(self, "_table", torch.tensor(log2, dtype=torch.float64))
 
     @staticmethod
     def linear(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Discrete:
@@ -55,19 +63,6 @@ class Discrete(Schedule):
         bars = [r * r for r in root]
         alphas = [bars[0]] + [bars[i] / bars[i - 1] for i in range(1, len(bars))]
         return Discrete(tuple(1 - a for a in alphas))
-
-    @cached_property
-    def _log2(self) -> list[float]:
-        """log alpha^2 at index 0 (clean) .. T."""
-        total, out = 0.0, [0.0]
-        for beta in self.betas:
-            total += math.log1p(-beta) if beta < 1 else -math.inf
-            out.append(total)
-        return out
-
-    @cached_property
-    def _table(self) -> Tensor:
-        return torch.tensor(self._log2, dtype=torch.float64)
 
     @property
     def bounded(self) -> bool:
