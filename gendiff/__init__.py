@@ -33,6 +33,7 @@ from gendiff.domain import Rejected as Rejected
 from gendiff.domain import Request as Request
 from gendiff.domain import Source as Source
 from gendiff.errors import GendiffError as GendiffError
+from gendiff.fitting import fitted_grid as fitted_grid
 from gendiff.given import Given as Given
 from gendiff.guidance import Autoguided as Autoguided
 from gendiff.guidance import Guided as Guided
