@@ -125,7 +125,7 @@ class CosineInterpolated(TimeDistribution):
     """A cosine schedule's log-SNR, shifted by a resolution that moves from `low` to `high` as noise grows.
 
     logsnr(u) = lerp(c(u; low), c(u; high), u), c(u; d) = -2 log tan(...) + 2 log(d/size), both running from the
-    log-SNR of sigma_min to that of sigma_max (Hoogeboom et al. 2023, "simple diffusion", Eq. 7).
+    log-SNR of sigma_min to that of sigma_max (Hoogeboom et al. 2023, "simple diffusion").
 
     Args:
         size: The resolution of the data.

@@ -51,7 +51,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Restart(Grid):
-    """Jumps back to more noise within intervals, and down again (Xu et al. 2023, Alg. 1).
+    """Jumps back to more noise within intervals, and down again (Xu et al. 2023).
 
     The first descent is the inner grid's. When it has come to an interval's low end (to the level of the grid nearest
     to it), it jumps to the high end and descends by Karras's levels, as often as the interval says.
