@@ -8,6 +8,17 @@ x_t a noisy one, z standard noise, alpha and sigma the schedule, c the clock, B 
 
 from gendiff.calibration import calibrate as calibrate
 from gendiff.cite import cite as cite
+from gendiff.conversions import PathVelocity as PathVelocity
+from gendiff.conversions import Rescheduled as Rescheduled
+from gendiff.conversions import Score as Score
+from gendiff.conversions import convert as convert
+from gendiff.couplings import Aligned as Aligned
+from gendiff.couplings import Immiscible as Immiscible
+from gendiff.couplings import Independent as Independent
+from gendiff.couplings import Paired as Paired
+from gendiff.couplings import Sinkhorn as Sinkhorn
+from gendiff.couplings import Transport as Transport
+from gendiff.couplings import reflow as reflow
 from gendiff.denoisers import X0 as X0
 from gendiff.denoisers import Denoiser as Denoiser
 from gendiff.denoisers import EDMHead as EDMHead
@@ -23,6 +34,7 @@ from gendiff.domain import Rejected as Rejected
 from gendiff.domain import Request as Request
 from gendiff.domain import Source as Source
 from gendiff.errors import GendiffError as GendiffError
+from gendiff.fitting import fitted_grid as fitted_grid
 from gendiff.given import Given as Given
 from gendiff.guidance import Autoguided as Autoguided
 from gendiff.guidance import Corrected as Corrected
@@ -34,6 +46,7 @@ from gendiff.model import load as load
 from gendiff.processes import Gaussian as Gaussian
 from gendiff.processes import Geodesic as Geodesic
 from gendiff.processes import Joint as Joint
+from gendiff.profiles import Profiles as Profiles
 from gendiff.random import Noise as Noise
 from gendiff.samplers import sample as sample
 from gendiff.schedules import EDM as EDM
@@ -42,9 +55,13 @@ from gendiff.schedules import VP as VP
 from gendiff.schedules import Cosine as Cosine
 from gendiff.schedules import Discrete as Discrete
 from gendiff.schedules import Exponential as Exponential
+from gendiff.schedules import Laplace as Laplace
 from gendiff.schedules import Linear as Linear
 from gendiff.schedules import Polynomial as Polynomial
 from gendiff.schedules import Shifted as Shifted
+from gendiff.schedules import Sigmoid as Sigmoid
+from gendiff.schedules import TrigFlow as TrigFlow
+from gendiff.schedules import ZeroTerminal as ZeroTerminal
 from gendiff.solvers import DDIM as DDIM
 from gendiff.solvers import DDPM as DDPM
 from gendiff.solvers import DEIS as DEIS
@@ -72,11 +89,25 @@ from gendiff.spaces import Euclidean as Euclidean
 from gendiff.spaces import Product as Product
 from gendiff.spaces import Sphere as Sphere
 from gendiff.spaces import Torus as Torus
+from gendiff.times import AYS as AYS
+from gendiff.times import AlignYourSteps as AlignYourSteps
+from gendiff.times import Beta as Beta
+from gendiff.times import BetaGrid as BetaGrid
+from gendiff.times import CosineInterpolated as CosineInterpolated
+from gendiff.times import Interval as Interval
 from gendiff.times import Karras as Karras
+from gendiff.times import Leading as Leading
 from gendiff.times import LinearGrid as LinearGrid
+from gendiff.times import Linspace as Linspace
 from gendiff.times import LogitNormal as LogitNormal
 from gendiff.times import LogNormal as LogNormal
 from gendiff.times import LogSNRGrid as LogSNRGrid
+from gendiff.times import LossBins as LossBins
+from gendiff.times import Mode as Mode
+from gendiff.times import PolyExponential as PolyExponential
+from gendiff.times import Restart as Restart
+from gendiff.times import ShiftedGrid as ShiftedGrid
+from gendiff.times import Trailing as Trailing
 from gendiff.times import Uniform as Uniform
 from gendiff.times import UpAndDown as UpAndDown
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gendiff.couplings import Coupling, Independent
 from gendiff.denoisers import Denoiser, Head, Heads
 from gendiff.processes import Joint, Leaf, pick
 from gendiff.random import Noise
@@ -67,11 +68,17 @@ class Objective:
         weighting: w(t), for all parts.
         parts: Factors by part; 1 where a part is not named.
         auxiliary: Factor on the domain's own extra loss.
+        coupling: Which noise an example is joined to.
     """
 
     weighting: Weighting = field(default_factory=Output)
     parts: Mapping[str, float] = field(default_factory=dict)
     auxiliary: float = 1.0
+    coupling: Coupling = field(default_factory=Independent)
+
+
+DEFAULT = Objective()
+"""Made once: the step then compiles to one graph."""
 
 
 def part_losses(process: Any, head: Head, weighting: Weighting, x: State, guess: State, x0: State, t: Any) -> Any:
@@ -97,6 +104,7 @@ def denoising_loss(
     *,
     objective: Objective | None = None,
     auxiliary: Callable[..., Tensor | None] | None = None,
+    coupling: Coupling | None = None,
     **cond: Any,
 ) -> dict[str, Tensor]:
     """The loss of a batch, per sample.
@@ -108,14 +116,19 @@ def denoising_loss(
         noise: The source for this step's noise.
         objective: Weighting and factors.
         auxiliary: f(x0_hat, x0, t, **cond) -> [B], the domain's extra loss.
+        coupling: This batch's own, e.g. `Paired(z)`; else the objective's.
         cond: Conditions [B, ...], with "mask" for padded batches.
 
     Returns:
         "loss" [B], and beside it each part and "auxiliary", unweighted by their factors, detached.
     """
-    objective = objective or Objective()
+    objective = DEFAULT if objective is None else objective
     process = denoiser.process.masked(cond.get("mask"))
-    x = process.noise(x0, t, noise.fork("forward"))
+    forward, coupling = noise.fork("forward"), objective.coupling if coupling is None else coupling
+    if isinstance(coupling, Independent):
+        x = process.noise(x0, t, forward)
+    else:
+        x = process.noised(x0, coupling(process, x0, process.endpoint(x0, forward), forward, cond), t)
     guess = denoiser(x, t, **cond)
     losses = part_losses(process, denoiser.head, objective.weighting, x, guess, x0, t)
     if not isinstance(losses, dict):

@@ -59,6 +59,16 @@ class Process(ABC):
     def noise(self, x0: State, t: Time, noise: Noise) -> State:
         """x_t given x0."""
 
+    def endpoint(self, x0: State, noise: Noise) -> State:
+        """A draw z of the reference noise, of the shape of x0: the far end of the path that `noise` takes."""
+        return self.space.random(x0, noise)
+
+    def noised(self, x0: State, z: State, t: Time) -> State:
+        """x_t on the path from x0 to a given z: `noise(x0, t, noise)` is `noised(x0, endpoint(x0, noise), t)`."""
+        raise GendiffError(
+            f"{self!r} has no path to a given noise", "a process on flat or curved spaces, or Independent()"
+        )
+
     @abstractmethod
     def renoise(self, x: State, t: float, s: float, noise: Noise, spread: float = 1.0) -> State:
         """x_s given x_t at an earlier, cleaner t < s; `spread` is a factor on the noise."""
@@ -228,7 +238,10 @@ class Geodesic(Leaf):
         return replace(self, on=self.on.masked(mask))
 
     def noise(self, x0: State, t: Time, noise: Noise) -> State:
-        return self.on.lerp(x0, self.on.random(x0, noise), self.schedule(t)[1])
+        return self.noised(x0, self.on.random(x0, noise), t)
+
+    def noised(self, x0: State, z: State, t: Time) -> State:
+        return self.on.lerp(x0, z, self.schedule(t)[1])
 
     def renoise(self, x: State, t: float, s: float, noise: Noise, spread: float = 1.0) -> State:
         (alpha_t, _), (alpha_s, _) = self.schedule(t), self.schedule(s)
@@ -288,6 +301,9 @@ class Joint(Process):
 
     def noise(self, x0: State, t: Time, noise: Noise) -> State:
         return self.each(lambda name, part: part.noise(x0[name], pick(t, name), noise.fork(name)))
+
+    def noised(self, x0: State, z: State, t: Time) -> State:
+        return self.each(lambda name, part: part.noised(x0[name], z[name], pick(t, name)))
 
     def renoise(self, x: State, t: float, s: float, noise: Noise, spread: float = 1.0) -> State:
         def one(name: str, part: Process) -> State:

@@ -11,7 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from gendiff import EDM, VE, VP, Cosine, Discrete, Exponential, Linear, Polynomial, Shifted
+from gendiff import (
+    EDM,
+    VE,
+    VP,
+    Cosine,
+    Discrete,
+    Exponential,
+    Laplace,
+    Linear,
+    Polynomial,
+    Shifted,
+    Sigmoid,
+    TrigFlow,
+    ZeroTerminal,
+)
 from gendiff.errors import RecipeError
 from gendiff.schedules import Flow, Schedule
 
@@ -34,8 +48,25 @@ SMOOTH = [
     Shifted(EDM(), 2.0),
     Shifted(Exponential(3.0), 0.7),
     Shifted(Shifted(Linear(), 2.0), 1.5),
+    TrigFlow(),
+    TrigFlow(1.0),
+    Sigmoid(),
+    Sigmoid(0.0, 3.0, 0.7),
+    Laplace(),
+    Laplace(1.0, 1.5),
+    ZeroTerminal(VP()),
+    ZeroTerminal(EDM()),
+    ZeroTerminal(Linear()),
+    Shifted(TrigFlow(), 2.0),
+    Shifted(ZeroTerminal(VP()), 2.0),
 ]
-TABLES = [Discrete.linear(), Discrete.cosine(), Discrete.linear().zero_terminal(), Discrete.linear(10, 0.1, 0.9)]
+TABLES: list[Schedule] = [
+    Discrete.linear(),
+    Discrete.cosine(),
+    Discrete.linear().zero_terminal(),
+    Discrete.linear(10, 0.1, 0.9),
+]
+TABLES.append(ZeroTerminal(Discrete.linear()))
 ALL = [*SMOOTH, *TABLES]
 TIMES = [1e-6, 1e-4, 1e-3, 0.01, 0.1, 0.3, 0.5, 0.77, 0.9, 0.99, 0.9995]
 
@@ -49,10 +80,12 @@ def test_endpoints_are_values(schedule: Schedule) -> None:
     )
     assert schedule.clock(0.0) == 0 and schedule.logsnr(0.0) == math.inf
     if schedule.bounded:
-        assert schedule(1.0) == (0.0, 1.0) and schedule.logsnr(1.0) == -math.inf
+        inner = schedule.schedule if isinstance(schedule, Shifted) else schedule
+        last = inner.sigma_data if isinstance(inner, TrigFlow) else 1.0
+        assert schedule(1.0) == (0.0, last) and schedule.logsnr(1.0) == -math.inf
         assert schedule.clock(1.0) == 1
         alpha, sigma = schedule(torch.ones(1, dtype=torch.float64))
-        assert float(alpha) == 0 and float(sigma) == 1
+        assert float(alpha) == 0 and float(sigma) == last
         assert float(schedule.logsnr(torch.ones(1, dtype=torch.float64))) == -math.inf
 
 
@@ -91,7 +124,7 @@ def test_noise_grows_and_signal_never_does(schedule: Schedule) -> None:
     assert bool((schedule.clock(t).diff() > 0).all())
     if isinstance(schedule, Flow):
         torch.testing.assert_close(alpha + sigma, torch.ones_like(t))
-    if isinstance(schedule, VP | Cosine | Discrete):
+    if isinstance(schedule, VP | Cosine | Discrete | Sigmoid | Laplace):
         torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(t))
 
 
@@ -114,6 +147,19 @@ def precise(schedule: Schedule, t: float) -> tuple[Any, Any]:
             case VE(low, high):
                 r = m.mpf(high) / m.mpf(low)
                 return m.mpf(1), high * (r**u - 1) / (r - 1)
+            case TrigFlow(d):
+                return m.cos(m.pi * u / 2), d * m.sin(m.pi * u / 2)
+            case Sigmoid(a, b, tau):
+                low, now, high = (1 / (1 + m.exp(-m.mpf(v) / tau)) for v in (a, a + u * (b - a), b))
+                return m.sqrt((high - now) / (high - low)), m.sqrt((now - low) / (high - low))
+            case Laplace(mean, scale):
+                half = m.mpf(1) / 2
+                logsnr = mean - scale * m.sign(half - u) * m.log(1 - 2 * abs(u - half))
+                return 1 / m.sqrt(1 + m.exp(-logsnr)), 1 / m.sqrt(1 + m.exp(logsnr))
+            case ZeroTerminal(inner):
+                left, a = precise(inner, 1.0)[0], precise(inner, t)[0]
+                alpha = (a - left) / (1 - left)
+                return alpha, m.sqrt(1 - alpha * alpha)
             case Discrete(betas):
                 place = u * len(betas)
                 k = int(m.floor(place))
@@ -123,7 +169,11 @@ def precise(schedule: Schedule, t: float) -> tuple[Any, Any]:
         raise AssertionError(schedule)
 
 
-@pytest.mark.parametrize("schedule", [VP(), Cosine(), Linear(), Exponential(), VE(), Discrete.linear()], ids=repr)
+PRECISE = [VP(), Cosine(), Linear(), Exponential(), VE(), Discrete.linear()]
+PRECISE += [TrigFlow(), Sigmoid(), Laplace(), ZeroTerminal(VP())]
+
+
+@pytest.mark.parametrize("schedule", PRECISE, ids=repr)
 @pytest.mark.parametrize("t", [1e-12, 1e-9, 1e-7, 1e-5, 1.23e-4, 1e-3, 0.0377, 0.42, 0.999])
 def test_no_digits_are_lost_near_the_data(schedule: Schedule, t: float) -> None:
     """sqrt(1 - exp(2 log alpha)) has lost half of them at t = 1e-5."""
@@ -183,3 +233,61 @@ def test_edm_times_are_karras_steps() -> None:
 def test_a_table_refuses_betas_that_are_none(betas: tuple[float, ...]) -> None:
     with pytest.raises(RecipeError, match="betas"):
         Discrete(betas)
+
+
+@pytest.mark.parametrize("schedule", ALL, ids=repr)
+def test_slopes_are_exact_derivatives(schedule: Schedule) -> None:
+    """Against central differences, on floats and on tensors; and against 40 digits where there is a formula."""
+    times = [0.0104, 0.1003, 0.3004, 0.5005, 0.7703, 0.9002, 0.9805]  # off the nodes of the tables
+    for t in times:
+        if isinstance(schedule, Discrete) and len(schedule.betas) == 10:
+            t += 0.0131
+        h = 1e-6 if not isinstance(schedule, Discrete | ZeroTerminal) else 2e-5
+        (a0, s0), (a1, s1) = schedule(t - h), schedule(t + h)
+        slopes = schedule.slopes(t)
+        assert slopes == pytest.approx(((a1 - a0) / (2 * h), (s1 - s0) / (2 * h)), rel=2e-5, abs=1e-7), t
+        many = schedule.slopes(torch.tensor([t], dtype=torch.float64))
+        assert (float(many[0]), float(many[1])) == pytest.approx(slopes, rel=1e-12, abs=1e-300)
+    for t in (0.0, 1.0):
+        assert all(math.isfinite(v) for v in schedule.slopes(t)), t
+
+
+@pytest.mark.parametrize("schedule", [s for s in PRECISE if not isinstance(s, Discrete)], ids=repr)
+def test_slopes_keep_their_digits(schedule: Schedule) -> None:
+    for t in (1e-5, 0.037, 0.42, 0.77, 0.999):
+        with mpmath.workdps(40):
+            h = mpmath.mpf(t) * mpmath.mpf("1e-10")
+            low, high = precise(schedule, mpmath.mpf(t) - h), precise(schedule, mpmath.mpf(t) + h)  # type: ignore[arg-type]
+            exact = [float((b - a) / (2 * h)) for a, b in zip(low, high, strict=True)]
+        assert schedule.slopes(t) == pytest.approx(exact, rel=1e-12, abs=1e-300)
+
+
+def test_golden_paths_and_their_velocities(golden: Golden) -> None:
+    """Their time runs the other way, so d/dt changes its sign."""
+    g = golden("flow_paths")
+    t, z, x0 = 1 - g["t"], g["x_noise"], g["x_data"]
+
+    def col(v: Tensor) -> Tensor:
+        return v[:, None]
+
+    close: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-10}
+    for name, schedule in [("CondOT", Linear()), ("Cosine", Cosine())]:
+        (alpha, sigma), (da, ds) = schedule(t), schedule.slopes(t)
+        for value, key in [(alpha, "alpha"), (sigma, "sigma"), (-da, "d_alpha"), (-ds, "d_sigma")]:
+            torch.testing.assert_close(value, g[f"{name}__{key}"], **close)
+        torch.testing.assert_close(col(alpha) * x0 + col(sigma) * z, g[f"{name}__x_t"], **close)
+        torch.testing.assert_close(-(col(da) * x0 + col(ds) * z), g[f"{name}__dx_t"], **close)
+
+
+def test_shifts_by_resolution_and_by_tokens() -> None:
+    assert Shifted.resolution(Linear(), 1024**2, 512**2) == Shifted(Linear(), 2.0)
+    assert Shifted.dynamic(Linear(), 256).shift == pytest.approx(math.exp(0.5))
+    assert Shifted.dynamic(Linear(), 4096).shift == pytest.approx(math.exp(1.15))
+
+
+def test_a_bent_schedule_is_the_bent_table() -> None:
+    """Both rescale sqrt(alpha_bar) linearly; the table keeps its first entry, the wrapper t = 0."""
+    bent = ZeroTerminal(Discrete.linear())
+    alphas = torch.tensor([bent(k / 1000)[0] for k in range(1, 1001)], dtype=torch.float64)
+    torch.testing.assert_close(alphas, Discrete.linear().zero_terminal().alphas_cumprod.sqrt(), rtol=1e-4, atol=1e-4)
+    assert ZeroTerminal(Linear())(0.3) == Linear()(0.3) and ZeroTerminal(Linear()).flow

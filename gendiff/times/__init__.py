@@ -1,0 +1,33 @@
+"""Times to train at (`training`), and grids of times to sample on (`grids`, `tables`, `walks`)."""
+
+from gendiff.times.common import schedule_of as schedule_of
+from gendiff.times.grids import AYS as AYS
+from gendiff.times.grids import AlignYourSteps as AlignYourSteps
+from gendiff.times.grids import BetaGrid as BetaGrid
+from gendiff.times.grids import Fixed as Fixed
+from gendiff.times.grids import Grid as Grid
+from gendiff.times.grids import Karras as Karras
+from gendiff.times.grids import Levels as Levels
+from gendiff.times.grids import LinearGrid as LinearGrid
+from gendiff.times.grids import LogSNRGrid as LogSNRGrid
+from gendiff.times.grids import PolyExponential as PolyExponential
+from gendiff.times.grids import ShiftedGrid as ShiftedGrid
+from gendiff.times.grids import counted as counted
+from gendiff.times.grids import from_sigmas as from_sigmas
+from gendiff.times.tables import Leading as Leading
+from gendiff.times.tables import Linspace as Linspace
+from gendiff.times.tables import Trailing as Trailing
+from gendiff.times.training import Beta as Beta
+from gendiff.times.training import Binned as Binned
+from gendiff.times.training import CosineInterpolated as CosineInterpolated
+from gendiff.times.training import LogitNormal as LogitNormal
+from gendiff.times.training import LogNormal as LogNormal
+from gendiff.times.training import LossBins as LossBins
+from gendiff.times.training import Mixed as Mixed
+from gendiff.times.training import Mode as Mode
+from gendiff.times.training import TimeDistribution as TimeDistribution
+from gendiff.times.training import Uniform as Uniform
+from gendiff.times.training import stratified as stratified
+from gendiff.times.walks import Interval as Interval
+from gendiff.times.walks import Restart as Restart
+from gendiff.times.walks import UpAndDown as UpAndDown

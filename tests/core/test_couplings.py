@@ -1,0 +1,261 @@
+"""Couplings: least cost by brute force, marginals kept, conditions and masks apart, the batch's order unimportant."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linprog
+from torch import Tensor, nn
+
+from gendiff import (
+    SO3,
+    VP,
+    Aligned,
+    Centered,
+    Denoiser,
+    Exponential,
+    Gaussian,
+    Geodesic,
+    Heun,
+    Immiscible,
+    Independent,
+    Joint,
+    Linear,
+    Objective,
+    Paired,
+    Sinkhorn,
+    Sphere,
+    Torus,
+    Transport,
+    Velocity,
+    denoising_loss,
+    reflow,
+    sample,
+)
+from gendiff.config import from_config, to_config
+from gendiff.couplings import Coupling, pairwise, turn
+from gendiff.errors import GendiffError
+from gendiff.oracles import Normal
+from gendiff.processes import Process
+from gendiff.random import Noise
+from gendiff.rotations import uniform
+from gendiff.spaces import State, map_state
+from gendiff.testing import randomised
+
+Golden = Callable[[str], dict[str, Tensor]]
+F64 = torch.float64
+FRAMES = Joint(pos=Gaussian(Linear(), Centered()), rot=Geodesic(SO3(), Exponential(3.0)))
+
+
+def like(process: Process, n: int) -> State:
+    """Something of the process's shape."""
+    if isinstance(process, Joint):
+        return {"pos": torch.empty(n, 5, 3, dtype=F64), "rot": torch.empty(n, 5, 3, 3, dtype=F64)}
+    return torch.empty(n, 5, 3, 3, dtype=F64) if isinstance(process.space, SO3) else torch.empty(n, 5, 3, dtype=F64)
+
+
+PROCESSES = [
+    Gaussian(VP()),
+    Gaussian(Linear(), Centered()),
+    Geodesic(SO3()),
+    Geodesic(Torus()),
+    Geodesic(Sphere()),
+    FRAMES,
+]
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+def test_noise_is_the_path_to_its_endpoint(process: Process) -> None:
+    x0, t = process.space.random(like(process, 4), Noise.of(1, 4)), torch.tensor([0.1, 0.5, 0.9, 1.0], dtype=F64)
+    for mask in (None, torch.arange(5)[None] < torch.tensor([5, 3, 2, 4])[:, None]):
+        bound, noise = process.masked(mask), Noise.of(2, 4).fork("x")
+        a, b = bound.noise(x0, t, noise), bound.noised(x0, bound.endpoint(x0, noise), t)
+        map_state(lambda u, v: torch.testing.assert_close(u, v, rtol=0, atol=0), a, b)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+def test_transport_is_the_best_permutation(process: Process) -> None:
+    x0, z = (process.space.random(like(process, 6), Noise.of(seed, 6)) for seed in (1, 2))
+    coupled = Transport()(process, x0, z, Noise.of(0, 6), {})
+    cost = pairwise(process.space, x0, z)
+    by_hand = torch.stack([process.space.dist2(x0, map_state(lambda p, k=k: p.roll(-k, 0), z)) for k in range(6)])
+    for k in range(6):
+        torch.testing.assert_close(cost[torch.arange(6), (torch.arange(6) + k) % 6], by_hand[k])
+    best = min(sum(float(cost[i, j]) for i, j in enumerate(p)) for p in itertools.permutations(range(6)))
+    assert float(process.space.dist2(x0, coupled).sum()) == pytest.approx(best)
+    assert best <= float(process.space.dist2(x0, z).sum()) + 1e-9
+    one = "pos" if isinstance(process, Joint) else None
+    before, after = (z[one], coupled[one]) if one else (z, coupled)
+    assert sorted(before.flatten(1).sum(1).tolist()) == sorted(after.flatten(1).sum(1).tolist())
+
+
+def test_golden_plan_of_transport(golden: Golden) -> None:
+    """The plan that linear programming finds between the golden sets, with uniform marginals."""
+    g = golden("torchcfm_targets")
+    noise, data, process = g["x0_noise"], g["x1_data"], Gaussian(Linear())
+    n = len(data)
+    cost = pairwise(process.space, data, noise)
+    rows = torch.eye(n, dtype=F64).repeat_interleave(n, 1)
+    columns = torch.eye(n, dtype=F64).repeat(1, n)
+    plan = linprog(cost.flatten().numpy(), A_eq=torch.cat([rows, columns]).numpy(), b_eq=np.full(2 * n, 1 / n)).x
+    expected = torch.as_tensor(plan).reshape(n, n) @ noise * n
+    torch.testing.assert_close(Transport()(process, data, noise, Noise.of(0, n), {}), expected, rtol=1e-7, atol=1e-9)
+    if "ot_exact_plan" in g:
+        torch.testing.assert_close(torch.as_tensor(plan).reshape(n, n).T, g["ot_exact_plan"], rtol=1e-7, atol=1e-9)
+
+
+BATCHED: list[Coupling] = [Transport(), Sinkhorn(), Sinkhorn(0.5, 20)]
+
+
+@pytest.mark.parametrize("coupling", BATCHED, ids=repr)
+def test_noise_never_crosses_conditions_or_masks(coupling: Coupling) -> None:
+    n, process = 24, Gaussian(Linear())
+    label = torch.arange(n) % 3
+    length = 3 + (torch.arange(n) // 3) % 2
+    mask = torch.arange(5)[None] < length[:, None]
+    bound = process.masked(mask)
+    x0, z = (bound.space.random(torch.empty(n, 5, 3, dtype=F64), Noise.of(seed, n)) for seed in (1, 2))
+    got = coupling(bound, x0, z, Noise.of(3, n), {"label": label, "mask": mask, "scale": 2.0})
+    source = (got[:, None] - z[None]).abs().flatten(2).sum(-1).argmin(1)
+    assert torch.equal(got, z[source]) and not torch.equal(source, torch.arange(n))
+    assert torch.equal(label[source], label) and torch.equal(length[source], length)
+    # Alone, each condition is coupled as in the batch.
+    for value in range(3):
+        rows = (label == value) & (length == 3)
+        sub = process.masked(mask[rows])
+        noise = Noise.of(3, n).select(rows)
+        alone = coupling(sub, x0[rows], z[rows], noise, {"label": label[rows], "mask": mask[rows]})
+        torch.testing.assert_close(alone, got[rows], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("coupling", [*BATCHED, Independent(), Immiscible(), Aligned()], ids=repr)
+def test_the_order_of_the_batch_changes_nothing(coupling: Coupling) -> None:
+    n, process = 12, Gaussian(Linear(), Centered())
+    x0, order = process.space.random(torch.empty(n, 5, 3, dtype=F64), Noise.of(1, n)), torch.randperm(n)
+    noise, label = Noise.of(2, n), torch.arange(n) % 2
+    z = process.endpoint(x0, noise)
+    a = coupling(process, x0, z, noise, {"label": label})
+    b = coupling(process, x0[order], z[order], noise.select(order), {"label": label[order]})
+    torch.testing.assert_close(a[order], b, rtol=0, atol=1e-12)
+
+
+def test_sinkhorn_has_its_marginals_and_tends_to_transport() -> None:
+    n, process = 16, Gaussian(Linear())
+    x0, z = Noise.of(1, n).normal((n, 2), F64), Noise.of(2, n).normal((n, 2), F64)
+    cost, label = pairwise(process.space, x0, z), torch.arange(n) % 2
+    plan = Sinkhorn(0.1, 300).log_plan(cost, {"label": label}).exp()
+    ones = torch.ones(n, dtype=F64)
+    torch.testing.assert_close(plan.sum(1), ones, rtol=1e-10, atol=0)
+    torch.testing.assert_close(plan.sum(0), ones, rtol=1e-3, atol=0)
+    assert float(plan[label[:, None] != label].abs().max()) == 0
+    sharp = Sinkhorn(0.002, 5000)(process, x0, z, Noise.of(3, n), {})
+    assert float(process.space.dist2(x0, sharp).mean()) == pytest.approx(
+        float(process.space.dist2(x0, Transport()(process, x0, z, Noise.of(3, n), {})).mean()), rel=0.05
+    )
+    loose = Sinkhorn(1e3).log_plan(cost, {}).exp()
+    torch.testing.assert_close(loose, torch.full_like(loose, 1 / n), rtol=0.02, atol=0)
+    # Partners are drawn from the plan: over many seeds, as often as it says.
+    plan, counts = Sinkhorn(0.3).log_plan(cost, {}).exp(), torch.zeros(n, n, dtype=F64)
+    for seed in range(2000):
+        got = Sinkhorn(0.3)(process, x0, z, Noise.of(seed, n), {})
+        counts += (got[:, None] == z[None]).all(-1)
+    assert float(((counts / 2000 - plan).abs() / (plan * (1 - plan) / 2000).sqrt().clamp_min(1e-3)).max()) < 5
+
+
+def test_transport_keeps_the_marginal_of_the_noise() -> None:
+    n, process = 512, Gaussian(Linear())
+    x0 = 3 + Noise.of(1, n).normal((n, 2), F64)
+    for coupling in (Transport(), Sinkhorn(0.1)):
+        z = coupling(process, x0, Noise.of(2, n).normal((n, 2), F64), Noise.of(3, n), {})
+        assert float(z.mean().abs()) < 0.1 and float(z.std()) == pytest.approx(1, abs=0.06)
+
+
+def test_aligned_noise_lies_on_its_cloud_as_well_as_any_rotation_can() -> None:
+    n, process = 6, Gaussian(Linear(), Centered())
+    mask = torch.arange(9)[None] < torch.tensor([9, 7, 5, 4, 3, 8])[:, None]
+    bound = process.masked(mask)
+    x0, z = (bound.space.random(torch.empty(n, 9, 3, dtype=F64), Noise.of(seed, n)) for seed in (1, 2))
+    got = Aligned()(bound, x0, z, Noise.of(0, n), {})
+    r = turn(z, x0)
+    torch.testing.assert_close(r.mT @ r, torch.eye(3, dtype=F64).expand(n, 3, 3))
+    torch.testing.assert_close(torch.linalg.det(r), torch.ones(n, dtype=F64))
+    least = bound.space.dist2(x0, got)
+    for seed in range(200):
+        other = z @ uniform((n,), Noise.of(seed, n), F64)
+        assert bool((bound.space.dist2(x0, other) >= least - 1e-9).all())
+    assert float(got[~mask].abs().max()) == 0
+    torch.testing.assert_close(bound.space.norm2(x0, got), bound.space.norm2(x0, z))
+    # A turned cloud is found again, and the pose of the noise stops mattering.
+    q = uniform((n,), Noise.of(7, n), F64)
+    torch.testing.assert_close(Aligned()(bound, x0, x0 @ q, Noise.of(0, n), {}), x0)
+    torch.testing.assert_close(Aligned()(bound, x0, z @ q, Noise.of(0, n), {}), got)
+    frames = FRAMES.masked(mask)
+    a = {
+        "pos": x0,
+        "rot": frames.space.random({"pos": x0, "rot": torch.empty(n, 9, 3, 3, dtype=F64)}, Noise.of(3, n))["rot"],
+    }
+    b = {"pos": z, "rot": a["rot"]}
+    both = Aligned()(frames, a, b, Noise.of(0, n), {})
+    torch.testing.assert_close(both["pos"], got)
+    assert both["rot"] is b["rot"]
+
+
+def test_immiscible_noise_is_the_nearest_of_its_draws_whatever_the_batch() -> None:
+    n, process = 400, Gaussian(Linear())
+    x0, noise = 2 * Noise.of(1, n).normal((n, 3), F64), Noise.of(2, n).fork("forward")
+    z = process.endpoint(x0, noise)
+    got = Immiscible(4)(process, x0, z, noise, {})
+    draws = torch.stack([z, *(process.endpoint(x0, noise.fork(f"candidate {k}")) for k in (1, 2, 3))])
+    nearest = (draws - x0).square().sum(-1).argmin(0)
+    assert torch.equal(got, draws[nearest, torch.arange(n)]) and len(nearest.unique()) == 4
+    some = Immiscible(4)(process, x0[5:9], z[5:9], noise.select(slice(5, 9)), {})
+    assert torch.equal(some, got[5:9])
+    assert Immiscible(1)(process, x0, z, noise, {}) is z
+    frames = FRAMES.space.random(like(FRAMES, 4), Noise.of(0, 4))
+    far = FRAMES.endpoint(frames, Noise.of(1, 4))
+    near = Immiscible(8)(FRAMES, frames, far, Noise.of(1, 4), {})
+    assert bool((FRAMES.space.dist2(frames, near) <= FRAMES.space.dist2(frames, far)).all())
+
+
+class Line(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        return self.inner(x)
+
+
+def test_the_loss_sees_the_coupled_noise() -> None:
+    denoiser = Denoiser(randomised(Line().double()), Velocity(), Gaussian(Linear()))
+    x0, t, noise = Noise.of(1, 8).normal((8, 2), F64), torch.linspace(0.1, 1, 8, dtype=F64), Noise.of(2, 8)
+    plain = denoising_loss(denoiser, x0, t, noise)["loss"]
+    z = denoiser.process.endpoint(x0, noise.fork("forward"))
+    same = denoising_loss(denoiser, x0, t, noise, coupling=Paired(z))["loss"]
+    torch.testing.assert_close(plain, same)
+    coupled = Transport()(denoiser.process, x0, z, noise, {})
+    x = denoiser.process.noised(x0, coupled, t)
+    by_hand = (denoiser.network(x, t) - (coupled - x0)).square().mean(1)
+    torch.testing.assert_close(denoising_loss(denoiser, x0, t, noise, coupling=Transport())["loss"], by_hand)
+    objective = Objective(coupling=Transport())
+    torch.testing.assert_close(denoising_loss(denoiser, x0, t, noise, objective=objective)["loss"], by_hand)
+    assert from_config(json.loads(json.dumps(to_config(objective)))) == objective
+    with pytest.raises(GendiffError, match="Paired"):
+        denoising_loss(denoiser, x0[:4], t[:4], Noise.of(2, 4), coupling=Paired(z))
+
+
+def test_reflow_pairs_join_the_ends_of_trajectories() -> None:
+    """On a Gaussian the flow is affine, so z and x0 are perfectly correlated; and x0 is what `sample` gives."""
+    oracle = Normal(
+        Gaussian(Linear()), torch.tensor([1.0, -2.0], dtype=F64), torch.diag(torch.tensor([0.25, 4.0], dtype=F64))
+    )
+    z, x0 = reflow(oracle, torch.empty(64, 2, dtype=F64), solver=Heun(60), noise=Noise.of(0, 64))
+    assert torch.equal(x0, sample(oracle, torch.empty(64, 2, dtype=F64), solver=Heun(60), noise=Noise.of(0, 64)))
+    exact = oracle.means[0] + oracle.variances[0].sqrt() * z  # monotone transport, axis by axis
+    torch.testing.assert_close(x0, exact, rtol=2e-2, atol=2e-2)
