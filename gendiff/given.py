@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.processes import Process
+from gendiff.processes import Process, pick
 from gendiff.random import Noise
 from gendiff.solvers import Solver
-from gendiff.spaces import State, map_state
+from gendiff.spaces import Centered, Product, Space, State, map_state, over
 from gendiff.times import UpAndDown
 
 
@@ -39,7 +39,7 @@ class Given:
     def put(self, process: Process, x: State, s: float, noise: Noise) -> State:
         """x_s with its known sites replaced by a fresh noising of the known values; exact at s = 0."""
         known = self.x0 if s <= 0 else process.noise(self.x0, s, noise)
-        return process.space.where(self.keep, known, x)
+        return process.space.where(self.keep, settled(process.space, self.keep, known, x), x)
 
     def expand(self, n: int) -> Given:
         """The same for n samples, where one was given."""
@@ -52,6 +52,22 @@ class Given:
     def select(self, rows: slice, device: torch.device) -> Given:
         """Some of the samples, on a device."""
         return Given(*(map_state(lambda x: x[rows].to(device), part) for part in (self.x0, self.keep)))
+
+
+def settled(space: Space, keep: Any, known: State, x: State) -> State:
+    """The known sites, on centred spaces moved to where the state has them: there the place of a part is unknown.
+
+    Their mean stays the state's own, so what is replaced is exactly what is known, their differences.
+    """
+    if isinstance(space, Product):
+        return space.each(lambda name, part: settled(part, pick(keep, name), known[name], x[name]))
+    if not isinstance(space, Centered):
+        return known
+    kept = over(keep, x).expand_as(x)  # type: ignore[union-attr]
+    if space.mask is not None:
+        kept = kept & over(space.mask, x)
+    n = kept.sum(-2, keepdim=True).clamp_min(1)
+    return known + torch.where(kept, x - known, 0.0).sum(-2, keepdim=True) / n
 
 
 def resampled(solver: Solver, repeats: int = 10, length: int = 1) -> Solver:

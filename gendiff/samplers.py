@@ -14,6 +14,7 @@ from typing import Any
 
 from gendiff.denoisers import Denoise
 from gendiff.given import Given
+from gendiff.predictions import Prediction, take
 from gendiff.random import Noise
 from gendiff.solvers import Row, Solver
 from gendiff.spaces import State
@@ -90,6 +91,7 @@ def run(
     churn, known, up = noise.fork("churn"), noise.fork("given"), noise.fork("renoise")
     depth = max(widest(row.weights) for row in rows)
     predictions = list(past)
+    paired = any(isinstance(p, Prediction) for p in past)
     base = x
     for number, row in enumerate(rows[first:], first):
         if row.move is None:
@@ -100,7 +102,10 @@ def run(
                 predictions = [denoiser(x, row.at, **cond), *predictions[: depth - 1]]
             if not row.redo:
                 base = x
-            x = process.take(base, process.mix(predictions, row.weights), row.move, churn.at(number))
+            if paired := paired or type(predictions[0]) is Prediction:
+                x = take(process, base, predictions, row, churn.at(number))
+            else:
+                x = process.take(base, process.mix(predictions, row.weights), row.move, churn.at(number))
             if given is not None and row.last:
                 x = given.put(process, x, row.s, known.at(number))
         if callback is not None:
