@@ -29,11 +29,12 @@ from torch import Tensor
 
 from gendiff.denoisers import Denoise
 from gendiff.errors import SamplerError
+from gendiff.given import Given
 from gendiff.guidance.wrappers import floored, like, moved, nudged, tilted
-from gendiff.operators import Linear, Operator
+from gendiff.operators import Differences, Linear, Mask, Operator
 from gendiff.predictions import Prediction, clean
-from gendiff.processes import Process
-from gendiff.spaces import State, along, map_state, tensors
+from gendiff.processes import Gaussian, Process
+from gendiff.spaces import Centered, State, along, map_state, tensors
 from gendiff.times import schedule_of
 
 TINY = 1e-30
@@ -93,12 +94,20 @@ class MMPS(Method):
 
 @dataclass(frozen=True)
 class TMPD(Method):
-    """Tweedie moment projection: the diagonal of A V A^T by its row sums."""
+    """Tweedie moment projection: the diagonal of A V A^T by its row sums.
+
+    Args:
+        floor: The least variance, as a share of that of unit data; row sums may even be negative.
+    """
+
+    floor: float = 0.01
 
     def agree(self, measured: Measured, look: Look) -> State:
         rows = measured.apply(measured.pick(look.pull(torch.ones_like(look.residual))))
-        scale = measured.noise**2 + along(measured.gain(look), rows) * rows  # type: ignore[operator]
-        return tilted(look.process, look.x0, look.pull(look.residual / (scale.clamp_min(0) + TINY**0.5)), look.t)
+        alpha, sigma = schedule_of(look.process, measured.part)(look.t)
+        floor = along(self.floor * sigma * sigma / (alpha * alpha + sigma * sigma), rows)
+        variance = torch.maximum(along(measured.gain(look), rows) * rows, floor + 0 * rows)  # type: ignore[operator]
+        return tilted(look.process, look.x0, look.pull(look.residual / (measured.noise**2 + variance)), look.t)
 
 
 @dataclass(frozen=True)
@@ -259,24 +268,34 @@ class Consistent:
         return agreed
 
 
+def known(given: Given, process: Process) -> Measured | None:
+    """What is given as a measurement without noise, on a flat space; None elsewhere."""
+    if not isinstance(process, Gaussian):
+        return None
+    operator = Differences(given.keep) if isinstance(process.on, Centered) else Mask(given.keep)
+    return Measured(operator, operator(given.x0), method=MMPS(5))
+
+
 def conjugate(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
     """x with apply(x) = b by conjugate gradients for symmetric positive `apply`, each sample for itself, b [B, ...].
 
-    A sample whose residual or curvature has vanished stays where it is, so semi-definite systems may be given.
+    A sample whose residual or curvature has fallen to rounding stays where it is: systems may be semi-definite.
     """
     x, r, p = torch.zeros_like(b), b, b
     rr = inner(r, r)
-    small = rr * torch.finfo(b.dtype).eps ** 2
+    eps = 100 * torch.finfo(b.dtype).eps
+    small, top = rr * eps**2, torch.zeros_like(rr)
     for _ in range(iterations):
         q = apply(p)
-        curvature = inner(p, q)
-        alive = (rr > small) & (curvature > 0)
+        curvature, pp = inner(p, q), inner(p, p)
+        top = torch.maximum(top, curvature / torch.where(pp > 0, pp, 1.0))
+        alive = (rr > small) & (curvature > eps * top * pp)
         step = torch.where(alive, rr / torch.where(alive, curvature, 1.0), 0.0)
         x = x + along(step, b) * p
         r = r - along(step, b) * q
         new = inner(r, r)
         p = r + along(torch.where(alive, new / torch.where(alive, rr, 1.0), 0.0), b) * p
-        rr = torch.where(alive, new, rr * 0)
+        rr = torch.where(alive, new, 0.0)
     return x
 
 

@@ -35,7 +35,7 @@ from gendiff.predictions import clean
 from gendiff.processes import Gaussian, Joint, Process, pick
 from gendiff.random import Noise
 from gendiff.solvers import Row, Solver
-from gendiff.spaces import State, along, map_state, tensors
+from gendiff.spaces import State, map_state, tensors
 from gendiff.times import schedule_of
 
 
@@ -199,9 +199,7 @@ def look(
     return x0, tilted(process, x0, like(x, gradient), t), phi.detach()
 
 
-def resample(
-    log_w: Tensor, evidence: Tensor, threshold: float, noise: Noise
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def resample(log_w: Tensor, evidence: Tensor, threshold: float, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Systematic resampling of the groups that need it: new weights, evidence, kept rows [B K], effective sizes."""
     b, k = log_w.shape
     size = effective(log_w)
@@ -225,9 +223,7 @@ def effective(log_w: Tensor) -> Tensor:
 def ratio(process: Process, x: State, y: State, x0: State, target: State, move: Any) -> Tensor | float:
     """log p(y | x) - log q(y | x), p with the prediction and q with the target, on flat parts: [B K]."""
     if isinstance(process, Joint):
-        return sum(
-            (ratio(p, x[n], y[n], x0[n], target[n], pick(move, n)) for n, p in process.parts.items()), start=0.0
-        )
+        return sum((ratio(p, x[n], y[n], x0[n], target[n], pick(move, n)) for n, p in process.parts.items()), start=0.0)
     if not isinstance(process, Gaussian) or not noisy(move):
         return 0.0
     model, proposal = (y - move.keep * x - move.pull * centre for centre in (x0, target))

@@ -2,7 +2,7 @@ r"""A guided denoiser is a denoiser.
 
     Guided      a rule joins the prediction with conditions and the one without; both in one batch
     Autoguided  a rule joins a model and a weaker one of the same data (Karras et al. 2024)
-    Classified  x0 + w (sigma^2/alpha) grad_x log p(y | x_t): a classifier's gradient (Dhariwal & Nichol 2021) by Tweedie
+    Classified  x0 + w (sigma^2/alpha) grad_x log p(y | x_t): a classifier's gradient (Dhariwal & Nichol 2021)
     Corrected   f(x0): what is known of every clean state
 
 They wrap one another: Classified(Guided(model, APG(3.0), without), log_p).
