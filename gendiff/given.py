@@ -19,14 +19,16 @@ with exact denoisers and DPM-Solver++(2M); a pass is one evaluation, or one prod
     30 PiGDM                  60   0.846 +- 0.482    0.15, 1.23       0.46, 1.24       0.134
     30 MMPS(1)                90   0.894 +- 0.433    0.48, 1.29       0.47, 1.12       0.071
     30 MMPS(3)               150   0.894 +- 0.433    0.08, 1.06       0.12, 1.03       0.071
-    30 MMPS(5)               210   0.894 +- 0.433    0.04, 0.97       0.03, 1.02       0.071
-    30 MMPS(5), twice        413   0.896 +- 0.427    0.04, 0.95       0.01, 0.95       0.045
+    30 MMPS(5)               210   0.894 +- 0.433    0.04, 0.97       0.03, 1.02       0.072
+    30 MMPS(5), twice        413   0.896 +- 0.427    0.04, 0.95       0.01, 0.95       0.046
 
 (4000 samples. Pair: x_2 given x_1 = 1 at correlation 0.9. 16-D: ten known of a smooth Gaussian process, eight known of
 a covariance of random axes; RMS of the error of the mean over the posterior's deviation, ratio of deviations. Mixture:
 eight modes on a circle, x_1 known; Wasserstein-1 distance of x_2.) Hence `model.sample(given=...)` takes MMPS(5) where
 the whole state is flat, and the repeated grid where it is not, or where the sampler's grid is already `UpAndDown`,
 which is also the one to take for strongly multimodal answers.
+
+On `Centered` spaces a part is known up to a shift: what is replaced is the differences within it (`settled`).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from gendiff.denoisers import Denoise
 from gendiff.errors import SamplerError
 from gendiff.given import Given
 from gendiff.guidance.wrappers import floored, like, moved, nudged, tilted
-from gendiff.operators import Differences, Linear, Mask, Operator
+from gendiff.operators import Differences, LinearOperator, Mask, Operator
 from gendiff.predictions import Prediction, clean
 from gendiff.processes import Gaussian, Process
 from gendiff.spaces import Centered, State, along, map_state, tensors
@@ -188,7 +188,7 @@ class Measured:
     part: str | None = None
 
     def __post_init__(self) -> None:
-        if self.method.linear and not isinstance(self.operator, Linear):
+        if self.method.linear and not isinstance(self.operator, LinearOperator):
             raise SamplerError(
                 f"{self.method!r} got the operator {self.operator!r}", "a linear one", "Measured(..., method=DPS())"
             )
@@ -203,7 +203,7 @@ class Measured:
 
     def back(self, y: Tensor, part: Tensor) -> Tensor:
         """A^T y."""
-        assert isinstance(self.operator, Linear)
+        assert isinstance(self.operator, LinearOperator)
         return self.operator.adjoint(y, part)
 
     def gain(self, look: Look) -> Any:

@@ -31,7 +31,7 @@ class Operator(ABC):
         """y [B, ...] of x [B, ...]."""
 
 
-class Linear(Operator):
+class LinearOperator(Operator):
     """A linear operator."""
 
     @abstractmethod
@@ -40,7 +40,7 @@ class Linear(Operator):
 
 
 @dataclass(frozen=True)
-class Mask(Linear):
+class Mask(LinearOperator):
     """The values where `keep` is True, zeros elsewhere.
 
     Args:
@@ -57,7 +57,7 @@ class Mask(Linear):
 
 
 @dataclass(frozen=True)
-class Differences(Linear):
+class Differences(LinearOperator):
     """The kept sites [B, N, D] less their mean, zeros elsewhere: all that is known of a shape without a place.
 
     Args:
@@ -76,7 +76,7 @@ class Differences(Linear):
 
 
 @dataclass(frozen=True)
-class Matrix(Linear):
+class Matrix(LinearOperator):
     """A dense matrix on the flattened state.
 
     Args:
@@ -93,7 +93,7 @@ class Matrix(Linear):
 
 
 @dataclass(frozen=True)
-class Average(Linear):
+class Average(LinearOperator):
     """Downsampling by the mean over blocks.
 
     Args:
@@ -121,7 +121,7 @@ class Average(Linear):
 
 
 @dataclass(frozen=True)
-class Blur(Linear):
+class Blur(LinearOperator):
     """Convolution with one kernel along each of some axes; zeros outside.
 
     Args:
@@ -163,10 +163,10 @@ def convolve(x: Tensor, kernel: tuple[float, ...], axis: int) -> Tensor:
     return torch.stack(terms).sum(0)
 
 
-class Chain(Linear):
-    """Linear operators one after the other, the first first."""
+class Chain(LinearOperator):
+    """LinearOperator operators one after the other, the first first."""
 
-    def __init__(self, *operators: Linear) -> None:
+    def __init__(self, *operators: LinearOperator) -> None:
         self.operators = operators
 
     def __repr__(self) -> str:
