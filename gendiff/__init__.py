@@ -26,6 +26,7 @@ from gendiff.given import Given as Given
 from gendiff.guidance import APG as APG
 from gendiff.guidance import Autoguided as Autoguided
 from gendiff.guidance import Classified as Classified
+from gendiff.guidance import Corrected as Corrected
 from gendiff.guidance import Guided as Guided
 from gendiff.guidance import PlusPlus as PlusPlus
 from gendiff.guidance import Rescaled as Rescaled

@@ -130,18 +130,23 @@ def value(text: str) -> Any:
 
 
 class bar:
-    """A progress bar: `with bar("sampling") as progress: progress(0.5)`."""
+    """A progress bar: `with bar("sampling") as progress: progress(0.5, "half of it")`."""
 
     def __init__(self, title: str) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %")
-        self.progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
-        self.task = self.progress.add_task(title, total=1.0)
+        times = TimeElapsedColumn(), TimeRemainingColumn()
+        self.progress = Progress(*columns, *times, TextColumn("{task.fields[note]}"))
+        self.task = self.progress.add_task(title, total=1.0, note="")
 
     def __enter__(self) -> Any:
         self.progress.start()
-        return lambda share: self.progress.update(self.task, completed=share)
+
+        def tick(share: float, note: str = "") -> None:
+            self.progress.update(self.task, completed=share, note=note)
+
+        return tick
 
     def __exit__(self, *error: object) -> None:
         self.progress.stop()

@@ -30,6 +30,8 @@ def load_point(group: str, kind: str, name: str) -> Any:
     try:
         return found[name].load()
     except ModuleNotFoundError as error:
+        if (error.name or "").startswith("gendiff"):
+            raise
         raise GendiffError(
             f"The {kind} {name!r} needs the package {error.name}",
             "it is not installed",

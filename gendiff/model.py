@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from gendiff.config import complete, from_config, to_config, unread
@@ -236,15 +236,20 @@ class Model:
             "metrics": to_config(self.metrics),
         }
 
-    def save(self, path: str | Path) -> Path:
-        """Writes weights and config to one .safetensors file, replacing it whole or not at all."""
+    def save(self, path: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+        """Writes weights and config to one .safetensors file, replacing it whole or not at all.
+
+        Args:
+            path: Where to.
+            dtype: Store floating weights in this type (torch.bfloat16 halves the file); they load as float32.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        weights = {
-            name: value.detach().cpu().contiguous() for name, value in self.denoiser.network.state_dict().items()
-        }
+        own = self.denoiser.network.state_dict()
+        kept = {k: v.to(dtype) if v.is_floating_point() and dtype else v for k, v in own.items()}
         part = path.with_name(path.name + ".part")
-        save_file(weights, part, metadata={"gendiff": json.dumps(self.config())})
+        weights = {k: v.detach().cpu().contiguous() for k, v in kept.items()}
+        part.write_bytes(serialise(weights, metadata={"gendiff": json.dumps(self.config())}))
         part.replace(path)
         return path
 

@@ -9,19 +9,18 @@ any space, and with `back` mixed as a solver mixes predictions every solver has 
 
     x_s <- exp(x_s, alpha_s (log(x_s, x0) - log(x_s, back)))
 
-The shift is the newest prediction's and is made at every move, so its sum grows with the number of steps.
+Solvers remember and mix `back` alone; the shift is the newest prediction's and is made at every move, so its sum grows
+with the number of steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from gendiff.processes import Process
-from gendiff.random import Noise
 from gendiff.spaces import State, map_state
 
 
@@ -41,13 +40,6 @@ class Prediction:
 def clean(prediction: Any) -> State:
     """The clean state of any prediction."""
     return prediction.x0 if isinstance(prediction, Prediction) else prediction
-
-
-def take(process: Process, base: State, predictions: Sequence[Any], row: Any, noise: Noise) -> State:
-    """A row's move from `base` by predictions of which some are a `Prediction`."""
-    backs = [p.back if isinstance(p, Prediction) else p for p in predictions]
-    x = process.take(base, process.mix(backs, row.weights), row.move, noise)
-    return shift(process, x, predictions[0], row.s) if isinstance(predictions[0], Prediction) else x
 
 
 def shift(process: Process, x: State, prediction: Prediction, s: float) -> State:

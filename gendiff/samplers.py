@@ -14,7 +14,7 @@ from typing import Any
 
 from gendiff.denoisers import Denoise
 from gendiff.given import Given
-from gendiff.predictions import Prediction, take
+from gendiff.predictions import Prediction, shift
 from gendiff.random import Noise
 from gendiff.solvers import Row, Solver
 from gendiff.spaces import State
@@ -91,7 +91,7 @@ def run(
     churn, known, up = noise.fork("churn"), noise.fork("given"), noise.fork("renoise")
     depth = max(widest(row.weights) for row in rows)
     predictions = list(past)
-    paired = any(isinstance(p, Prediction) for p in past)
+    split: Prediction | None = None
     base = x
     for number, row in enumerate(rows[first:], first):
         if row.move is None:
@@ -99,13 +99,14 @@ def run(
             predictions = []
         else:
             if row.at is not None:
-                predictions = [denoiser(x, row.at, **cond), *predictions[: depth - 1]]
+                prediction = denoiser(x, row.at, **cond)
+                split = prediction if isinstance(prediction, Prediction) else None
+                predictions = [prediction if split is None else split.back, *predictions[: depth - 1]]
             if not row.redo:
                 base = x
-            if paired := paired or type(predictions[0]) is Prediction:
-                x = take(process, base, predictions, row, churn.at(number))
-            else:
-                x = process.take(base, process.mix(predictions, row.weights), row.move, churn.at(number))
+            x = process.take(base, process.mix(predictions, row.weights), row.move, churn.at(number))
+            if split is not None:
+                x = shift(process, x, split, row.s)
             if given is not None and row.last:
                 x = given.put(process, x, row.s, known.at(number))
         if callback is not None:

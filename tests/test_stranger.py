@@ -6,6 +6,7 @@ Means and spreads are circular: angle and length of the mean resultant exp(i ang
 
 from __future__ import annotations
 
+import ast
 import math
 import os
 import subprocess
@@ -80,10 +81,16 @@ def test_it_keeps_the_contract(torsions: Any) -> None:
 
 
 def test_it_is_short(root: Path) -> None:
-    """The domain is at most 45 lines of code, without blank lines and docstrings."""
-    text = (root / "examples" / "gendiff_torsions" / "gendiff_torsions.py").read_text()
-    lines = [line.strip() for line in text[text.index("@dataclass") :].splitlines()]
-    assert len([line for line in lines if line and not line.startswith('"""')]) <= 45
+    """The whole package is at most 45 lines of code, without blank lines, comments and docstrings."""
+    tree = ast.parse((root / "examples" / "gendiff_torsions" / "gendiff_torsions.py").read_text())
+    lines: set[int] = set()
+    for node in ast.walk(tree):
+        documentation = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if isinstance(node, ast.stmt) and not documentation:
+            body = isinstance(node, ast.ClassDef | ast.FunctionDef)
+            lines |= set(range(node.lineno, (node.body[0].lineno if body else (node.end_lineno or 0) + 1)))
+            lines |= {d.lineno for d in node.decorator_list} if body else set()
+    assert len(lines) <= 45
 
 
 def circular(degrees: torch.Tensor) -> tuple[float, float]:

@@ -118,11 +118,12 @@ class Audio(Domain):
         return (self.spectrogram.analyse(samples) - torch.tensor(self.mean)) / torch.tensor(self.std)
 
     def decode(self, x: Tensor) -> Clip:
-        """Frames `[frames, mels]` to a clip of frames * hop samples. Louder than full scale cannot be said, so states
-        from a poor model give a poor clip, not an overflow.
+        """Frames `[frames, mels]` to a clip of frames * hop samples. A clip beyond full scale, as strong guidance makes
+        them, is turned down to a peak of 0.99, the limit of the training clips.
         """
         L = x.float() * torch.tensor(self.std) + torch.tensor(self.mean)
         wave = self.spectrogram.synthesise(L.clamp_max(math.log(self.spectrogram.win)), self.phase)
+        wave = wave * (0.99 / wave.abs().max().clamp_min(0.99))
         return Clip(wave.numpy(), self.spectrogram.sample_rate)
 
     def fit(self, artifacts: Sequence[Clip]) -> Audio:

@@ -64,7 +64,8 @@ def sheet(
             axis.tick_params(labelbottom=True)
     axes[0].set_xlim(0, max(picture.shape[1] for picture in pictures) / spectrogram.rate)
     if image is not None:
-        figure.colorbar(image, ax=list(axes), label="dB", shrink=0.8, pad=0.01)
+        shrink = min(0.8, 6 / figure.get_figheight())
+        figure.colorbar(image, ax=list(axes), label="dB", shrink=shrink, aspect=30, pad=0.01)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

@@ -6,7 +6,6 @@ across the seam at 180 degrees, where whoever treats angles as numbers averages 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -65,7 +64,7 @@ class Torsions(Domain):
         angles = np.mod(basin + rng.normal(0, SPREAD, basin.shape) + 180, 360) - 180
         return Examples([Example(torch.from_numpy(piece).float()) for piece in angles])
 
-    def metrics(self) -> dict[str, Callable[[list[Any], list[Any]], float]]:
+    def metrics(self) -> dict[str, Any]:
         def on_circles(pieces: list[Tensor]) -> np.ndarray:
             angle = torch.deg2rad(torch.cat(pieces))[:1000]
             return torch.cat([angle.sin(), angle.cos()], -1).double().numpy()

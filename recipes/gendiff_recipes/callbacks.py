@@ -12,6 +12,7 @@ import lightning as L
 import numpy as np
 import torch
 
+from gendiff.cli import bar
 from gendiff.ema import EMA
 from gendiff.model import Model
 
@@ -149,6 +150,35 @@ class Measuring(L.Callback):
         found = {f"metrics/{name}": float(metric(artifacts, self.reference)) for name, metric in metrics.items()}
         for logger in trainer.loggers:
             logger.log_metrics(found, trainer.global_step)
+
+
+class Bar(L.Callback):
+    """A progress bar over the share of the run that is over, by steps or by time, with the loss.
+
+    Args:
+        title: Before the bar.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.bar = bar(title)
+        self._tick: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._tick = self.bar.__enter__()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._tick is not None and trainer.global_step % 10 == 0:
+            self._tick(pl_module.progress(), f"step {trainer.global_step}, loss {float(outputs['loss']):.3g}")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._tick is not None:
+            self._tick(1.0)
+            self.bar.__exit__(None, None, None)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if self._tick is not None:
+            self.bar.__exit__(None, None, None)
 
 
 class Throughput(L.Callback):

@@ -54,7 +54,7 @@ class Show:
 
 def pictures(title: str, domain: Domain, artifacts: list[Any], captions: list[str]) -> Block:
     """Pictures, enlarged."""
-    return Pictures(title, artifacts, captions, width=56)
+    return Pictures(title, artifacts, captions, width=56, columns=10)
 
 
 def sounds(title: str, domain: Domain, artifacts: list[Any], captions: list[str]) -> Block:
@@ -87,7 +87,7 @@ SHOWS: dict[str, Show] = {
     "proteins": Show(
         "Proteins: backbones in SE(3)",
         "An equivariant network on frames: positions by a straight flow, rotations along geodesics, two clocks.",
-        proteins.ideal, 0.5, 48, 6, structures,
+        proteins.ideal, 0.5, 32, 6, structures,
     ),
 }  # fmt: skip
 
@@ -104,16 +104,13 @@ def real_captions(domain: Domain, examples: list[Any]) -> list[str]:
 
 def losses(folder: Path) -> Curve:
     """The training losses in a run's metrics.csv."""
+    shown = {"train/loss": "loss", "train/pos": "positions", "train/rot": "rotations", "train/auxiliary": "geometry"}
     series: dict[str, tuple[list[float], list[float]]] = {}
     with (folder / "metrics.csv").open(encoding="utf8") as file:
         for row in csv.DictReader(file):
             for name, text in row.items():
-                if (
-                    text
-                    and name.startswith("train/")
-                    and name not in ("train/ms_per_step", "train/examples_per_second")
-                ):
-                    xs, ys = series.setdefault(name.removeprefix("train/"), ([], []))
+                if text and name in shown:
+                    xs, ys = series.setdefault(shown[name], ([], []))
                     xs.append(float(row["step"]))
                     ys.append(float(text))
     return Curve("Training loss", series, log=True)
@@ -123,11 +120,13 @@ def section(show: Show, model: Model, result: Evaluation, folder: Path) -> Secti
     """What a domain made, beside what is real, in pictures and numbers."""
     domain = model.domain
     test = domain.dataset("test")
-    real = [test[i] for i in range(min(show.shown, len(test)))]
-    shown = result.samples[: show.shown]
-    asked = ask(domain, len(result.samples))
+    real = subset(list(test), show.shown, seed=0)
+    n = len(result.samples)
+    chosen = [round(i * (n - 1) / (show.shown - 1)) for i in range(show.shown)] if domain.ragged else range(show.shown)
+    asked = {k: [v[i] for i in chosen] for k, v in ask(domain, n).items()}  # short and long ones, of every class
+    shown = [result.samples[i] for i in chosen]
     training = json.loads((folder / "training.json").read_text(encoding="utf8"))
-    rows = [[name, value, result.floor[name]] for name, value in result.generated.items()]
+    rows = [[name.replace("_", " "), value, result.floor[name]] for name, value in result.generated.items()]
     made = show.block("Generated", domain, shown, captions_of(domain, asked, len(shown)))
     known = show.block("Real", domain, [e.artifact for e in real], real_captions(domain, real))
     return Section(
@@ -136,10 +135,11 @@ def section(show: Show, model: Model, result: Evaluation, folder: Path) -> Secti
             (made, known),
             (
                 Table(
-                    "Distance to real test data",
-                    ["", "generated", "real training data"],
+                    "Against real test data",
+                    ["measure", "generated", "real"],
                     rows,
-                    note="The last column is the floor: what a perfect model would reach with as many samples.",
+                    note="Each measure of the samples, and of as many real training examples in their place: "
+                    "what a perfect model would show.",
                 ),
                 losses(folder),
             ),

@@ -11,13 +11,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from gendiff.errors import RecipeError
 from gendiff.model import Model
 
-from .callbacks import Averaging, Measuring, Showing, Throughput
+from .callbacks import Averaging, Bar, Measuring, Showing, Throughput
 from .data import Batches
 from .evaluation import ask, subset
 from .module import Denoising
@@ -134,9 +134,9 @@ def train(
                     what=asked(options.measured),
                 ),
                 ModelCheckpoint(out, save_last=True, save_top_k=0, every_n_train_steps=options.checkpoint),
-                *([] if quiet else [RichProgressBar()]),
+                *([] if quiet else [Bar(recipe.name)]),
             ],
-            enable_progress_bar=not quiet,
+            enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
             default_root_dir=out,

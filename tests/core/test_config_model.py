@@ -370,3 +370,12 @@ def replace_class(cls: type) -> Any:
     """The class under a name that its config can find."""
     setattr(HERE, cls.__name__, cls)
     return cls()
+
+
+def test_half_precision_halves_the_file_and_loads_as_float32(model: Model, tmp_path: Path) -> None:
+    whole, half = model.save(tmp_path / "a.safetensors"), model.save(tmp_path / "b.safetensors", dtype=torch.bfloat16)
+    assert half.stat().st_size < whole.stat().st_size
+    assert half.stat().st_mode == (tmp_path / "a.safetensors").stat().st_mode
+    for own, back in zip(model.denoiser.parameters(), gendiff.load(half).denoiser.parameters(), strict=True):
+        assert back.dtype == torch.float32
+        assert torch.equal(back, own.to(torch.bfloat16).float())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -285,3 +286,14 @@ def test_reading_a_user_recording_and_encoding_it(tmp_path, domain):
     soundfile.write(tmp_path / "a.flac", np.stack([0.2 * np.sin(2 * np.pi * 330 * time)] * 2, 1), 44100)
     clip = Prepare()(read(tmp_path / "a.flac"))
     assert domain.encode(clip).shape == (65, 64)
+
+
+def test_a_state_beyond_full_scale_is_turned_down() -> None:
+    domain = Audio(source=Tones(count=4))
+    clip = domain.dataset("train")[0].artifact
+    state = domain.encode(clip)
+    gain = math.log(8.0) / torch.tensor(domain.std)
+    quiet, loud = domain.decode(state), domain.decode(state + gain)
+    assert loud.peak == pytest.approx(0.99, abs=1e-3) and quiet.peak < 1
+    ratio = loud.samples / loud.peak - quiet.samples / quiet.peak
+    assert np.abs(ratio).max() < 1e-3  # the same sound, only its level differs
