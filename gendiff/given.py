@@ -6,7 +6,29 @@ Replacement (Song et al. 2021, App. I.2) keeps the known sites on their own nois
 
 after each step. Alone it is biased: the rest is never told why the known part moved. On a grid that also goes up
 (`times.UpAndDown`, RePaint) the two parts are reconciled by walking each stretch again, and the bias goes with the
-number of repeats. `resampled` wraps any solver's grid so; it is the default whenever something is given.
+number of repeats. `resampled` wraps any solver's grid so.
+
+On flat spaces the other way is a denoiser that agrees with what is known (`inverse.Consistent`), by MMPS. Measured
+with exact denoisers and DPM-Solver++(2M); a pass is one evaluation, or one product with the network's Jacobian:
+
+    steps, method         passes   correlated pair   16-D smooth      16-D random      mixture
+                                   0.900 +- 0.436    bias, spread     bias, spread     W1 (floor 0.009)
+    30 replacement            30   0.458 +- 0.669    -                -                0.142
+    30 repeated 10 times     291   0.856 +- 0.434    0.44, 1.13       0.25, 1.02       0.045
+    30 repeated 30 times     871   0.885 +- 0.418    0.28, 1.02       0.15, 0.96       0.010
+    30 PiGDM                  60   0.846 +- 0.482    0.15, 1.23       0.46, 1.24       0.134
+    30 MMPS(1)                90   0.894 +- 0.433    0.48, 1.29       0.47, 1.12       0.071
+    30 MMPS(3)               150   0.894 +- 0.433    0.08, 1.06       0.12, 1.03       0.071
+    30 MMPS(5)               210   0.894 +- 0.433    0.04, 0.97       0.03, 1.02       0.072
+    30 MMPS(5), twice        413   0.896 +- 0.427    0.04, 0.95       0.01, 0.95       0.046
+
+(4000 samples. Pair: x_2 given x_1 = 1 at correlation 0.9. 16-D: ten known of a smooth Gaussian process, eight known of
+a covariance of random axes; RMS of the error of the mean over the posterior's deviation, ratio of deviations. Mixture:
+eight modes on a circle, x_1 known; Wasserstein-1 distance of x_2.) Hence `model.sample(given=...)` takes MMPS(5) where
+the whole state is flat, and the repeated grid where it is not, or where the sampler's grid is already `UpAndDown`,
+which is also the one to take for strongly multimodal answers.
+
+On `Centered` spaces a part is known up to a shift: what is replaced is the differences within it (`settled`).
 """
 
 from __future__ import annotations
@@ -17,10 +39,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.processes import Process
+from gendiff.processes import Process, pick
 from gendiff.random import Noise
 from gendiff.solvers import Solver
-from gendiff.spaces import State, map_state
+from gendiff.spaces import Centered, Product, Space, State, map_state, over
 from gendiff.times import UpAndDown
 
 
@@ -39,7 +61,7 @@ class Given:
     def put(self, process: Process, x: State, s: float, noise: Noise) -> State:
         """x_s with its known sites replaced by a fresh noising of the known values; exact at s = 0."""
         known = self.x0 if s <= 0 else process.noise(self.x0, s, noise)
-        return process.space.where(self.keep, known, x)
+        return process.space.where(self.keep, settled(process.space, self.keep, known, x), x)
 
     def expand(self, n: int) -> Given:
         """The same for n samples, where one was given."""
@@ -52,6 +74,20 @@ class Given:
     def select(self, rows: slice, device: torch.device) -> Given:
         """Some of the samples, on a device."""
         return Given(*(map_state(lambda x: x[rows].to(device), part) for part in (self.x0, self.keep)))
+
+
+def settled(space: Space, keep: Any, known: State, x: State) -> State:
+    """The known sites, on centred spaces moved to where the state has them: there the place of a part is unknown.
+
+    Their mean stays the state's own, so what is replaced is exactly what is known, their differences.
+    """
+    if isinstance(space, Product):
+        return space.each(lambda name, part: settled(part, pick(keep, name), known[name], x[name]))
+    if not isinstance(space, Centered):
+        return known
+    kept = torch.where(over(keep, x), space.real(torch.ones_like(x)), 0.0) > 0  # type: ignore[arg-type]
+    n = kept.sum(-2, keepdim=True).clamp_min(1)
+    return known + torch.where(kept, x - known, 0.0).sum(-2, keepdim=True) / n
 
 
 def resampled(solver: Solver, repeats: int = 10, length: int = 1) -> Solver:

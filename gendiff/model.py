@@ -25,14 +25,19 @@ from gendiff.config import complete, from_config, to_config, unread
 from gendiff.denoisers import Denoiser, Head
 from gendiff.discovery import domain_class
 from gendiff.domain import Domain, Request, crop
+from gendiff.editing import From, partly
 from gendiff.errors import CheckpointError, GendiffError, RequestError
 from gendiff.given import Given, resampled
 from gendiff.guidance import Corrected, Guided
-from gendiff.processes import Process
+from gendiff.guidance.rules import one
+from gendiff.inverse import Consistent, Measured
+from gendiff.inverse import known as known_as
+from gendiff.processes import Gaussian, Process
 from gendiff.random import Noise
 from gendiff.samplers import Progress, sample
 from gendiff.solvers import Solver
 from gendiff.spaces import State, map_state
+from gendiff.times import UpAndDown
 
 FORMAT = 1
 KEYS = ("format", "version", "domain", "network", "process", "head", "sampler", "recipe", "metrics")
@@ -94,7 +99,9 @@ class Model:
         sampler: Solver | None = None,
         steps: int | None = None,
         guidance: Any = 1.0,
-        given: Given | None = None,
+        given: Given | Measured | None = None,
+        start: Any = None,
+        strength: float = 0.5,
         seed: int = 0,
         batch: int = 64,
         precision: torch.dtype | None = None,
@@ -109,8 +116,10 @@ class Model:
             args: Handed to the domain's `request` with `what`: labels, lengths.
             sampler: How, e.g. `Heun(18)`; the model's own by default.
             steps: The default sampler with another number of steps.
-            guidance: Classifier-free guidance; 1 is off.
-            given: What is known of every sample (`model.known`), reconciled by resampling.
+            guidance: Classifier-free guidance; 1 is off. A scale, or a rule, e.g. `Within(APG(3.0), 0.3, 3.0)`.
+            given: What is known of every sample: parts of it (`model.known`), or a measurement (`Measured`).
+            start: An artifact to start from, noised to the time `strength`, instead of pure noise (SDEdit).
+            strength: How much of `start` is remade: near 0 nothing, 1 all.
             seed: Sample i of a seed is always the same.
             batch: How many at a time.
             precision: torch.bfloat16 runs the network, and nothing else, under autocast.
@@ -121,8 +130,8 @@ class Model:
             RequestError: For something the domain cannot answer.
         """
         states, masks = self.states(
-            n, *args, sampler=sampler, steps=steps, guidance=guidance, given=given, seed=seed, batch=batch,
-            precision=precision, corrected=corrected, progress=progress, **what,
+            n, *args, sampler=sampler, steps=steps, guidance=guidance, given=given, start=start, strength=strength,
+            seed=seed, batch=batch, precision=precision, corrected=corrected, progress=progress, **what,
         )  # fmt: skip
         singles = [single for x, mask in zip(states, masks, strict=True) for single in crop(x, mask)]
         return [self.domain.decode(x) for x in singles]
@@ -135,7 +144,9 @@ class Model:
         sampler: Solver | None = None,
         steps: int | None = None,
         guidance: Any = 1.0,
-        given: Given | None = None,
+        given: Given | Measured | None = None,
+        start: Any = None,
+        strength: float = 0.5,
         seed: int = 0,
         batch: int = 64,
         precision: torch.dtype | None = None,
@@ -149,35 +160,47 @@ class Model:
         solver = sampler or self.sampler
         if steps is not None:
             solver = dataclasses.replace(solver, steps=steps)  # type: ignore[type-var]
-        if given is not None and sampler is None:
+        own = self.denoiser
+        repeated = isinstance(solver.times, UpAndDown) or not isinstance(own.process, Gaussian)
+        if isinstance(given, Given) and sampler is None and repeated:
             solver = resampled(solver)
+        first = None
+        if start is not None:
+            solver = dataclasses.replace(solver, times=From(solver.times, strength))  # type: ignore[type-var]
+            first = map_state(lambda x: x[None], self.domain.encode(start))
         request = self.domain.request(n, *args, **what)
         known = None if given is None else given.expand(n)
-        own = self.denoiser
         denoiser: Any = Denoiser(own.network, own.head, own.process, precision=precision)
-        if not (isinstance(guidance, int | float) and guidance == 1):
+        if not one(guidance):
             denoiser = Guided(denoiser, guidance, self.domain.without)
-        if corrected:
-            denoiser = Corrected(denoiser, self.domain.correct)
         was_training = self.denoiser.training
         self.denoiser.eval()
         states, masks = [], []
         try:
-            for start in range(0, n, batch):
-                part = slice(start, min(start + batch, n))
+            for begin in range(0, n, batch):
+                part = slice(begin, min(begin + batch, n))
                 like, cond = self.place(request, part)
+                noise = Noise.of(seed, part.stop - begin, begin, self.device)
+                here = None if known is None else known.select(part, self.device)
+                follow: Any = denoiser
+                measured = known_as(here, own.process) if isinstance(here, Given) and not repeated else here
+                if isinstance(measured, Measured):
+                    follow = Consistent(follow, measured)
+                if corrected:
+                    follow = Corrected(follow, self.domain.correct)
 
-                def tick(p: Progress, start: int = start) -> None:
+                def tick(p: Progress, begin: int = begin) -> None:
                     if progress is not None:
-                        progress((start + batch * (p.number + 1) / p.total) / (-(-n // batch) * batch))
+                        progress((begin + batch * (p.number + 1) / p.total) / (-(-n // batch) * batch))
 
                 x = sample(
-                    denoiser,
+                    follow,
                     like,
                     solver=solver,
-                    noise=Noise.of(seed, part.stop - start, start, self.device),
+                    noise=noise,
                     cond=cond,
-                    given=None if known is None else known.select(part, self.device),
+                    given=here if isinstance(here, Given) else None,
+                    start=None if first is None else partly(own.process, first, like, strength, noise, cond),
                     callback=tick,
                 )
                 states.append(x)

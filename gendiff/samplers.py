@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gendiff.denoisers import Denoise
 from gendiff.given import Given
+from gendiff.predictions import Prediction, shift
 from gendiff.processes import Move, Process
 from gendiff.random import Increment, Noise
 from gendiff.solvers import Row, Solver
@@ -95,6 +96,7 @@ def run(
     depth = max(widest(row.weights) for row in rows)
     history = list(past)
     prediction = history[0] if history else None
+    split: Prediction | None = None
     base, drawn = x, first
     for number, row in enumerate(rows[first:], first):
         if row.move is None:
@@ -103,6 +105,8 @@ def run(
         else:
             if row.at is not None:
                 prediction = denoiser(x, row.at, **cond)
+                split = prediction if isinstance(prediction, Prediction) else None
+                prediction = prediction if split is None else split.back
                 kept = prediction if row.norms is None else process.lead(x, prediction, row.norms)
                 history = [kept, *history[: depth - 1]]
             if not row.redo:
@@ -113,6 +117,8 @@ def run(
                 target = process.aim(base, history, row.weights, row.norms)
             fresh = source(churn, row, drawn)
             x = process.take(base, target, row.move, fresh)
+            if split is not None:
+                x = shift(process, x, split, row.s)
             if given is not None and row.last:
                 x = given.put(process, x, row.s, known.at(number))
         if callback is not None:

@@ -1,0 +1,121 @@
+"""What a user passes to `model.sample`: rules, measurements, known parts, something to start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gendiff import (
+    APG,
+    DPS,
+    Domain,
+    Euler,
+    Examples,
+    Gaussian,
+    Heun,
+    Linear,
+    Measured,
+    Model,
+    PlusPlus,
+    Request,
+    Rescaled,
+    Within,
+)
+from gendiff.errors import RequestError
+from gendiff.operators import Average
+from gendiff.testing import distance, randomised
+from gendiff.times import LinearGrid, UpAndDown
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.kind, self.calls = nn.Linear(4, 4), nn.Embedding(3, 4), 0
+
+    def forward(self, x: Tensor, t: Tensor, kind: Tensor) -> Tensor:
+        self.calls += 1
+        return torch.tanh(self.mix(x) + self.kind(kind)[:, None] + t[:, None, None])
+
+
+@dataclass(frozen=True)
+class Strips(Domain):
+    """Strips of 6 x 4 numbers, of two kinds."""
+
+    name: ClassVar[str] = "strips"
+
+    @property
+    def process(self) -> Gaussian:
+        return Gaussian(Linear())
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        return {"kind": ("flat", "steep")}
+
+    def encode(self, artifact: Tensor) -> Tensor:
+        return artifact
+
+    def decode(self, x: Tensor) -> Tensor:
+        return x
+
+    def request(self, n: int, *args: Any, **what: Any) -> Request:
+        return Request(torch.empty(n, 6, 4), self.label_conditions(n, **what))
+
+    def network(self, **size: Any) -> nn.Module:
+        return Net()
+
+    def dataset(self, split: str, root: Any = None) -> Examples:
+        return Examples([])
+
+
+@pytest.fixture
+def model() -> Model:
+    made = Model.new(Strips())
+    randomised(made.denoiser.network)
+    return made
+
+
+def test_guidance_takes_rules(model: Model) -> None:
+    plain = model.sample(3, kind="steep", sampler=Heun(5))
+    for rule in (APG(3.0), Within(Rescaled(APG(3.0), 0.5), 0.2, 5.0), PlusPlus()):
+        x = model.sample(3, kind="steep", sampler=Heun(5), guidance=rule)
+        assert distance(x[0], plain[0]) > 1e-4
+        again = model.sample(3, kind="steep", sampler=Heun(5), guidance=rule, batch=2)
+        assert max(distance(a, b) for a, b in zip(x, again, strict=True)) < 1e-5
+    assert torch.equal(model.sample(1, kind="steep", sampler=Heun(5), guidance=APG(1.0))[0], plain[0])
+
+
+def test_a_measurement_is_met(model: Model) -> None:
+    low = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(0)) / 2
+    measured = Measured(Average(2, (1,)), low)
+    for x in model.sample(3, kind="flat", given=measured, sampler=Euler(12), batch=2):
+        assert distance(Average(2, (1,))(x[None]), low) < 0.02
+    near = model.sample(2, given=Measured(Average(2, (1,)), low, method=DPS(0.2)), sampler=Euler(40), guidance=1.5)
+    far = model.sample(2, sampler=Euler(40), guidance=1.5)
+    for x, y in zip(near, far, strict=True):
+        assert (Average(2, (1,))(x[None]) - low).norm() < 0.6 * (Average(2, (1,))(y[None]) - low).norm()
+
+
+def test_known_parts_are_moments_on_flat_spaces_unless_the_grid_goes_up(model: Model) -> None:
+    strip = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    keep = (torch.arange(6) < 3)[:, None].expand(6, 4)
+    given, net = model.known(strip, keep), model.denoiser.network
+    for sampler, calls in ((Euler(6), 6), (Euler(6, times=UpAndDown(LinearGrid(), 1, 2)), 11)):
+        net.calls = 0  # type: ignore[assignment]
+        x = model.sample(1, given=given, sampler=sampler)[0]
+        assert torch.equal(x[:3], strip[:3]) and distance(x[3:], strip[3:]) > 0.1
+        assert net.calls == calls
+
+
+def test_an_edit_is_near_its_start(model: Model) -> None:
+    strip = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    little = model.sample(2, start=strip, strength=0.02, sampler=Euler(100))
+    much = model.sample(2, start=strip, strength=0.9, sampler=Euler(100))
+    assert distance(little[0], strip) < 0.25 < distance(much[0], strip)
+    assert distance(little[0], little[1]) > 1e-3
+    assert torch.equal(model.sample(2, start=strip, strength=0.9, sampler=Euler(100), batch=1)[1], much[1])
+    with pytest.raises(RequestError, match="same size"):
+        model.sample(1, start=torch.zeros(5, 4))
