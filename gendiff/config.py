@@ -19,7 +19,7 @@ from gendiff.errors import RecipeError, UnknownName, nearest
 from gendiff.processes import Joint
 from gendiff.spaces import Product, Space
 
-CORE = ("spaces", "schedules", "processes", "denoisers", "times", "solvers", "losses")
+CORE = ("spaces", "schedules", "processes", "categories", "brownian", "denoisers", "times", "solvers", "losses")
 BUNDLES = {"Joint": Joint, "Product": Product, "Heads": Heads}
 
 
