@@ -71,7 +71,9 @@ def each(process: Process, f: Any, *states: State) -> Tensor:
         ]
         return torch.stack(parts).sum(0)
     if not isinstance(process, Bounded):
-        raise GendiffError(f"{process!r} has no variational bound", "Gaussian, Absorbing, UniformCategories, or a Joint")
+        raise GendiffError(
+            f"{process!r} has no variational bound", "Gaussian, Absorbing, UniformCategories, or a Joint"
+        )
     return f(process, "", *states)
 
 

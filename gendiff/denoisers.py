@@ -270,7 +270,9 @@ class Denoiser(nn.Module):
         seen, time = self.head.inputs(process, x, t)
         first = tensors(x)[0]
         parameter = next(self.network.parameters(), None)
-        dtype = parameter.dtype if parameter is not None else first.dtype if first.is_floating_point() else torch.float32
+        dtype = (
+            parameter.dtype if parameter is not None else first.dtype if first.is_floating_point() else torch.float32
+        )
         if isinstance(time, Mapping):
             time = {name: times(part, first, dtype) for name, part in time.items()}
         else:

@@ -136,7 +136,9 @@ def real(space: Space, v: State) -> State:
 
 def inner(u: State, v: State) -> Tensor:
     """<u, v> per sample, [B]."""
-    return torch.stack([(a * b)[..., None].flatten(1).sum(1) for a, b in zip(tensors(u), tensors(v), strict=True)]).sum(0)
+    return torch.stack([(a * b)[..., None].flatten(1).sum(1) for a, b in zip(tensors(u), tensors(v), strict=True)]).sum(
+        0
+    )
 
 
 def with_traces(
