@@ -1,6 +1,6 @@
 r"""Brownian motion on SO(3): diffusion whose noise is IGSO(3), beside the geodesic flow.
 
-    x_t = x0 g,  g ~ IGSO3(sigma_t)        prior uniform, as sigma(1) is large        (Leach et al. 2022; Yim et al. 2023)
+    x_t = x0 g,  g ~ IGSO3(sigma_t)        prior uniform, as sigma(1) is large      (Leach et al. 2022; Yim et al. 2023)
 
 Variances add, as they do on R^n. The score of x_t given x0 points home along the geodesic, v = log_x(x0), w = |v|:
 

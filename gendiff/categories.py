@@ -1,7 +1,7 @@
 r"""Categories: states that are classes, predictions that are distributions over classes.
 
 A state is int64 [B, *sites]; a prediction of the clean state is log-probabilities [B, *sites, K]. On these the space is
-flat: exp(x, v) = log softmax(x + v), log(x, y) = log y - log x, so mixing and guidance are geometric means, renormalised.
+flat: exp(x, v) = log softmax(x + v), log(x, y) = log y - log x, so mixing and guidance are geometric means.
 
 Noise replaces a class by a draw from a fixed distribution pi, with a flow schedule's sigma = 1 - alpha:
 
@@ -21,7 +21,7 @@ al. 2025). `spread` below 1 is a temperature on p. The variational bound, per un
     rate(t) error,   rate = -alpha'/(1 - alpha),   error = (1 - alpha)/alpha pi(x_t) sum_y D(r_y, r^_y),  y != x_t
     r_y = q(y | x0)/q(x_t | x0),   D(r, r^) = r log(r/r^) - r + r^
 
-(Campbell et al. 2022; Lou et al. 2024): on masks the error is the cross entropy of the masked sites (Sahoo et al. 2024).
+(Campbell et al. 2022; Lou et al. 2024): on masks the error is the cross entropy of masked sites (Sahoo et al. 2024).
 """
 
 from __future__ import annotations

@@ -5,23 +5,25 @@ With c a part's clock, y = x/n its state on the straight frame, and v the proces
     dy/dt = (dlog c/dt) v(y, x0, t)                          v = y - x0 on R^n, -log_y(x0) on curved spaces
     log p(y_0) = log p_1(y_1) + int_0^1 div(dy/dt) dt     log p(x) = log p(y) - dim log n
 
-(Chen et al. 2018; Song et al. 2021), from t = 0 to 1 by Runge-Kutta's classical fourth order in
-fixed steps, in the normal chart at each step's start, each sample by itself. The divergence is a trace over the tangent space,
+(Chen et al. 2018; Song et al. 2021), from t = 0 to 1 by Runge-Kutta's classical fourth order in fixed steps, in the
+normal chart at each step's start, each sample by itself. The divergence is a trace over the tangent space,
 
-    Exact        sum_i <P e_i, D_{P e_i} v>                  as many directional derivatives as there are tangent numbers
+    Exact        sum_i <P e_i, D_{P e_i} v>                  one directional derivative per tangent number
     Hutchinson   mean_k <P z_k, D_{P z_k} v>                 probes z_k drawn once per sample, before the integration
 
 where D_e v is the derivative along exp_x(h e) and P projects to the tangent space (Centered: the subspace; Sphere: the
 tangent plane; SO3: left-invariant fields, whose plain trace is the divergence) and to real sites.
 
 Densities are by the space's own volume: Lebesgue's on R^n, that of the (N - 1) D dimensional subspace on Centered, the
-metric's on curved ones (SO3 has the volume 8 pi^2, a circle 2 pi); minus `space.log_random` turns them into densities by
-the normalised uniform measure. The prior's density is the process's `log_prior`.
+metric's on curved ones (SO3 has the volume 8 pi^2, a circle 2 pi); less `space.log_random` they are densities by the
+normalised uniform measure. The prior's density is the process's `log_prior`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -118,6 +120,14 @@ class Hutchinson(Divergence):
         return traces.mean(0), traces.std(0) / k**0.5
 
 
+@functools.cache
+def forward_mode() -> None:
+    """Wakes torch's forward-mode derivatives, whose first use warns of what torch itself still does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
+
+
 def basis(like: State) -> Iterator[State]:
     """The unit arrays of a tangent's shape, the same for all samples."""
     for number, x in enumerate(tensors(like)):
@@ -185,6 +195,7 @@ def log_likelihood(
     Raises:
         GendiffError: For processes without a probability flow, such as those on categories.
     """
+    forward_mode()
     cond = cond or {}
     process = denoiser.process.masked(cond.get("mask"))
     space, method = process.space, divergence or Exact()

@@ -162,7 +162,7 @@ class IGSO3:
         return 2 * torch.sin(omega.double() / 2) ** 2 / math.pi * torch.exp(self.log_density(omega))
 
     def angle_cdf(self, omega: Tensor) -> Tensor:
-        """P(angle <= omega) for one sigma, by Gauss-Legendre quadrature of the density on 64 panels of each interval."""
+        """P(angle <= omega) for one sigma, by Gauss-Legendre quadrature of the density with 64 nodes."""
         import numpy as np
 
         x, weight = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(64))

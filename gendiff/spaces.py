@@ -97,7 +97,7 @@ class Space(ABC):
 
     @abstractmethod
     def log_random(self, x: State) -> Tensor:
-        """The log density [B] of `random` at x, by the space's own volume: Lebesgue's, or the metric's on curved ones."""
+        """The log density [B] of `random` at x, by the space's own volume: Lebesgue's, or the metric's."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

@@ -222,7 +222,7 @@ def test_joints_guidance_given_and_batches(solver: Any) -> None:
 def test_the_loss_of_a_joint_trains_every_part() -> None:
     model, index = toy(), torch.arange(8)
     like, cond = batch(index)
-    x0 = map_state(lambda x: torch.ones_like(x), like)
+    x0 = map_state(torch.ones_like, like)
     x0 = {"kind": torch.where(cond["mask"], x0["kind"], 0), "pos": torch.where(cond["mask"][..., None], x0["pos"], 0)}
     t = torch.linspace(0.05, 1, 8, dtype=F64)
     losses = denoising_loss(model, x0, t, Noise.of(0, 8), **cond)

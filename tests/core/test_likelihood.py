@@ -68,7 +68,7 @@ def test_the_golden_mixture(golden: Golden) -> None:
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine(), VP(), EDM()], ids=repr)
 def test_gaussians(schedule: Any) -> None:
-    """Exact to 1e-6 where the prior is; elsewhere the density is that of the flow from the prior: also in closed form."""
+    """Exact where the prior is; elsewhere the density is that of the flow from the prior: in closed form too."""
     oracle = Normal(Gaussian(schedule), MEAN, COVARIANCE)
     found = log_likelihood(oracle, POINTS, steps=96)
     alpha, sigma = schedule(1.0)
@@ -210,7 +210,7 @@ def test_joints_add_up_and_batches_do_not_mix() -> None:
 
 @pytest.mark.parametrize("schedule", [Linear(), VP()], ids=repr)
 def test_bounds_on_a_gaussian(schedule: Any) -> None:
-    """At the exact denoiser the bound is log p; on a grid it is below by the grid's gap; for a worse one it is below."""
+    """At the exact denoiser the bound is log p; on a grid, or for a worse one, it is below."""
     n = 500
     oracle = Normal(Gaussian(schedule), MEAN, COVARIANCE)
     exact = Field(oracle.process, lambda x, t, **cond: batched(oracle, x, t))
