@@ -203,6 +203,7 @@ def log_likelihood(
     start = first_time(process, least or (1e-5 if first.dtype == torch.float64 else 1e-3))
     grid = times(steps) if grid is None else grid
     x = space.project(x0)
+    drift(process, x, x, 1.0)  # refuses, before anything is spent, what has no flow
     y = framed(process, x, grid[0], True)
     probes = method.directions(space.log(y, y), noise)
 

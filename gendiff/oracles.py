@@ -138,9 +138,9 @@ class RotationMixture:
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         angle = (low + high).detach() / 2
         # One Newton step, in which derivatives with respect to x survive.
-        with torch.enable_grad():
-            w = angle.clone().requires_grad_()
-            (slope,) = torch.autograd.grad((self._process.gain(w, sigma) * w).sum(), w)
+        h = 1e-6 + 1e-4 * angle
+        up, down = (self._process.gain(w, sigma) * w for w in (angle + h, angle - h))
+        slope = (up - down) / (2 * h)
         angle = angle + (size - self._process.gain(angle, sigma) * angle) / slope
         return self._process.on.exp(x, score * (angle / size)[..., None])
 

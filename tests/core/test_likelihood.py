@@ -66,11 +66,11 @@ def test_the_golden_mixture(golden: Golden) -> None:
     assert float((found.bits_per_dim - case["bits_per_dim"]).abs().max()) < 1e-6
 
 
-@pytest.mark.parametrize("schedule", [Linear(), Cosine(), VP(), EDM()], ids=repr)
-def test_gaussians(schedule: Any) -> None:
+@pytest.mark.parametrize(("schedule", "power"), [(Linear(), 2), (Cosine(), 2), (VP(), 1), (EDM(), 0.7)], ids=repr)
+def test_gaussians(schedule: Any, power: float) -> None:
     """Exact where the prior is; elsewhere the density is that of the flow from the prior: in closed form too."""
     oracle = Normal(Gaussian(schedule), MEAN, COVARIANCE)
-    found = log_likelihood(oracle, POINTS, steps=96)
+    found = log_likelihood(oracle, POINTS, grid=[(i / 160) ** power for i in range(161)])
     alpha, sigma = schedule(1.0)
     # The flow of a Gaussian is affine: p_1 is matched to the prior, and the rest is change of variables.
     end = torch.distributions.MultivariateNormal(
@@ -78,7 +78,7 @@ def test_gaussians(schedule: Any) -> None:
     )
     prior = torch.distributions.MultivariateNormal(torch.zeros(2, dtype=F64), sigma**2 * torch.eye(2, dtype=F64))
     expected = oracle.log_density(POINTS) + prior.log_prob(found.end) - end.log_prob(found.end)
-    assert float((found.log_p - expected).abs().max()) < 2e-6
+    assert float((found.log_p - expected).abs().max()) < 5e-6
     assert bool((found.error == 0).all())
 
 
@@ -90,8 +90,8 @@ def test_hutchinson_is_within_its_error_and_belongs_to_the_sample() -> None:
     x = oracle.draw(n)
     truth = oracle.log_density(x)
     for gaussian in (False, True):
-        found = log_likelihood(oracle, x, steps=24, divergence=Hutchinson(24, gaussian), noise=Noise.of(1, n))
-        assert bool(((found.log_p - truth).abs() < 4 * found.error + 1e-3).all()) and float(found.error.min()) > 0
+        found = log_likelihood(oracle, x, steps=12, divergence=Hutchinson(12, gaussian), noise=Noise.of(1, n))
+        assert bool(((found.log_p - truth).abs() < 4.5 * found.error + 5e-3).all()) and float(found.error.min()) > 0
     rows = torch.tensor([5, 2])
     one = log_likelihood(oracle, x[rows], steps=6, divergence=Hutchinson(4), noise=Noise(1, rows))
     whole = log_likelihood(oracle, x, steps=6, divergence=Hutchinson(4), noise=Noise.of(1, n))
@@ -135,7 +135,7 @@ def test_rotations_by_brownian_motion() -> None:
     """A mixture of IGSO(3), known in closed form."""
     oracle = RotationMixture(BrownianSO3(VE(0.05, 4.5)), CENTERS, 0.6, torch.tensor([0.7, 0.3], dtype=F64))
     x = SO3().exp(CENTERS[[0, 0, 1]], torch.tensor([[0.1, 0.2, 0.0], [0.9, -0.5, 0.3], [0.0, 0.4, 0.4]], dtype=F64))
-    found = log_likelihood(oracle, x, steps=40)
+    found = log_likelihood(oracle, x, steps=24)
     assert float((found.log_p - oracle.log_density(x)).abs().max()) < 1e-3
 
 
@@ -160,7 +160,7 @@ def test_a_flow_on_the_circle_integrates_to_one_and_is_a_change_of_variables() -
 @pytest.mark.parametrize("space", [SO3(), Sphere()], ids=repr)
 def test_flows_on_curved_spaces_are_changes_of_variables(space: Any) -> None:
     """log p = log p_1(end) + log |det d end/dx| in orthonormal frames, by finite differences."""
-    n, h = 3, 1e-4
+    n, h = 2, 1e-4
     shape = (n, 3, 3) if isinstance(space, SO3) else (n, 3)
     x = space.random(torch.empty(shape, dtype=F64), Noise.of(0, n))
     pull = torch.tensor([0.4, -0.3, 0.7], dtype=F64)
@@ -178,14 +178,14 @@ def test_flows_on_curved_spaces_are_changes_of_variables(space: Any) -> None:
         _, _, vh = torch.linalg.svd(x[:, None, :], full_matrices=True)
         return vh[:, 1:]
 
-    found = log_likelihood(model, x, steps=24)
+    found = log_likelihood(model, x, steps=10)
     columns = []
     for i in range(frame(x).shape[1]):
-        ends = [log_likelihood(model, space.exp(x, s * h * frame(x)[:, i]), steps=24).end for s in (1, -1)]
+        ends = [log_likelihood(model, space.exp(x, s * h * frame(x)[:, i]), steps=10).end for s in (1, -1)]
         move = (space.log(found.end, ends[0]) - space.log(found.end, ends[1])) / (2 * h)
         columns.append((frame(found.end) * move[:, None]).sum(-1))
     expected = space.log_random(found.end) + torch.linalg.det(torch.stack(columns, -1)).abs().log()
-    assert float((found.log_p - expected).abs().max()) < 1e-5
+    assert float((found.log_p - expected).abs().max()) < 1e-4
     assert float(found.log_p.std()) > 0.05
 
 
@@ -202,7 +202,7 @@ def test_joints_add_up_and_batches_do_not_mix() -> None:
     x = {"a": POINTS, "b": SO3().random(torch.empty(4, 3, 3, dtype=F64), Noise.of(1, 4))}
     found = log_likelihood(both, x, steps=8)
     parts = log_likelihood(flat, x["a"], steps=8).log_p + log_likelihood(curved, x["b"], steps=8).log_p
-    assert float((found.log_p - parts).abs().max()) < 1e-9
+    assert float((found.log_p - parts).abs().max()) < 1e-5  # the parts share their first time
     one = log_likelihood(both, {name: part[2:3] for name, part in x.items()}, steps=8)
     assert float((one.log_p - found.log_p[2:3]).abs().max()) < 1e-12
     assert found.dim.tolist() == [5.0] * 4
