@@ -6,7 +6,14 @@ Notation, in the whole package: t in [0, 1] is the time now (0 data, 1 noise), s
 x_t a noisy one, z standard noise, alpha and sigma the schedule, c the clock, B the batch.
 """
 
+from gendiff.bounds import elbo as elbo
+from gendiff.bounds import vlb as vlb
+from gendiff.brownian import BrownianSO3 as BrownianSO3
 from gendiff.calibration import calibrate as calibrate
+from gendiff.categories import Absorbing as Absorbing
+from gendiff.categories import Categorical as Categorical
+from gendiff.categories import RateMatching as RateMatching
+from gendiff.categories import UniformCategories as UniformCategories
 from gendiff.cite import cite as cite
 from gendiff.conversions import PathVelocity as PathVelocity
 from gendiff.conversions import Rescheduled as Rescheduled
@@ -24,6 +31,7 @@ from gendiff.denoisers import Denoiser as Denoiser
 from gendiff.denoisers import EDMHead as EDMHead
 from gendiff.denoisers import Eps as Eps
 from gendiff.denoisers import Heads as Heads
+from gendiff.denoisers import Logits as Logits
 from gendiff.denoisers import Tangent as Tangent
 from gendiff.denoisers import V as V
 from gendiff.denoisers import Velocity as Velocity
@@ -53,6 +61,8 @@ from gendiff.inverse import Consistent as Consistent
 from gendiff.inverse import DiffPIR as DiffPIR
 from gendiff.inverse import Measured as Measured
 from gendiff.inverse import PiGDM as PiGDM
+from gendiff.likelihood import Hutchinson as Hutchinson
+from gendiff.likelihood import log_likelihood as log_likelihood
 from gendiff.losses import Objective as Objective
 from gendiff.losses import denoising_loss as denoising_loss
 from gendiff.model import Model as Model

@@ -19,7 +19,10 @@ from gendiff.errors import RecipeError, UnknownName, nearest
 from gendiff.processes import Joint
 from gendiff.spaces import Product, Space
 
-CORE = ("spaces", "schedules", "processes", "denoisers", "conversions", "times", "solvers", "losses", "couplings")
+CORE = (
+    "spaces", "schedules", "processes", "categories", "brownian", "denoisers", "conversions", "times", "solvers",
+    "losses", "couplings",
+)  # fmt: skip
 BUNDLES = {"Joint": Joint, "Product": Product, "Heads": Heads}
 
 

@@ -10,6 +10,7 @@ x = alpha x0 + sigma z, and y^2 = alpha^2 + sigma^2, each head is an affine map 
     EDMHead    Karras et al. (2022)   x0 = (d^2 alpha x + sigma d n F)/n^2                c_out = sigma d/n
                                       n^2 = sigma^2 + d^2 alpha^2, d = sigma_data, input x/n, time log(sigma/alpha)/4
     Tangent    any space              x0 = exp_x(c(t) F), F a tangent at x                c_out = c(t), the clock
+    Logits     categories             log p(x0) = log softmax F, x0 itself where x_t shows it   c_out = rate^(-1/2)
 
 A regression on F has the weight 1/c_out^2 on x0; that is all a loss needs to know of a head.
 """
@@ -20,7 +21,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ from gendiff.errors import SamplerError
 from gendiff.processes import Joint, Leaf, Process, pick
 from gendiff.schedules import Time, maths
 from gendiff.spaces import State, along, map_state, tensors
+
+if TYPE_CHECKING:
+    from gendiff.categories import Categories
 
 
 class Denoise(Protocol):
@@ -173,6 +177,23 @@ class Tangent(Head):
         return x, t
 
 
+@dataclass(frozen=True)
+class Logits(Head):
+    """The network sees the classes, int64, and predicts logits of the clean ones [B, *sites, K]."""
+
+    def clean(self, process: Categories, x: Tensor, out: Tensor, t: Time) -> Tensor:
+        return process.carry(x, process.space.project(out))
+
+    def raw(self, process: Categories, x: Tensor, x0: Tensor, t: Time) -> Tensor:
+        return process.on.logs(x0)
+
+    def scale(self, process: Categories, t: Time) -> Time:
+        return process.rate(t) ** -0.5
+
+    def inputs(self, process: Categories, x: Tensor, t: Time) -> tuple[Tensor, Time]:
+        return x, t
+
+
 class Heads(Head):
     """One head per part of a bundle: `Heads(pos=Velocity(), rot=Tangent())`. The network sees t itself."""
 
@@ -212,14 +233,15 @@ class Heads(Head):
 
 
 def default_head(process: Process) -> Head:
-    """Velocity on bounded flat schedules, EDM preconditioning on other flat ones, Tangent elsewhere, by part."""
+    """Velocity on bounded flat schedules, EDM preconditioning on other flat ones, Logits, Tangent; by part."""
+    from gendiff.categories import Categories
     from gendiff.processes import Gaussian
 
     if isinstance(process, Joint):
         return Heads({name: default_head(part) for name, part in process.parts.items()})
     if isinstance(process, Gaussian):
         return Velocity() if process.schedule.bounded else EDMHead()
-    return Tangent()
+    return Logits() if isinstance(process, Categories) else Tangent()
 
 
 class Denoiser(nn.Module):
@@ -248,15 +270,23 @@ class Denoiser(nn.Module):
         seen, time = self.head.inputs(process, x, t)
         first = tensors(x)[0]
         parameter = next(self.network.parameters(), None)
-        dtype = first.dtype if parameter is None else parameter.dtype
+        dtype = (
+            parameter.dtype if parameter is not None else first.dtype if first.is_floating_point() else torch.float32
+        )
         if isinstance(time, Mapping):
             time = {name: times(part, first, dtype) for name, part in time.items()}
         else:
             time = times(time, first, dtype)
         with autocast(first.device, self.precision):
-            out = self.network(map_state(lambda part: part.to(dtype), seen), time, **cond)
-        out = map_state(lambda part: part.to(first.dtype), out)
+            out = self.network(map_state(lambda part: working(part, dtype), seen), time, **cond)
+        real = next((part.dtype for part in tensors(x) if part.is_floating_point()), dtype)
+        out = map_state(lambda part: part.to(real), out)
         return self.head.clean(process, x, out, t)
+
+
+def working(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers in a dtype; classes stay classes."""
+    return x.to(dtype) if x.is_floating_point() else x
 
 
 def times(t: Time, like: Tensor, dtype: torch.dtype) -> Tensor:

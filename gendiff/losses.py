@@ -89,11 +89,8 @@ def part_losses(process: Any, head: Head, weighting: Weighting, x: State, guess:
             name: part_losses(part, head.parts[name], weighting, x[name], guess[name], x0[name], pick(t, name))
             for name, part in process.parts.items()
         }
-    space = process.space
-    error = space.norm2(x, space.log(x, guess) - space.log(x, x0))
-    dim = space.dim(x).clamp_min(1)
-    # Two factors, each from where it lies: nothing waits for the device.
-    return error * along(weighting(process, head, t), error) / along(dim, error)
+    error = process.error(x, guess, x0, t)
+    return error * along(weighting(process, head, t), error)
 
 
 def denoising_loss(

@@ -35,6 +35,7 @@ from torch import Tensor
 from gendiff.errors import GendiffError
 from gendiff.random import Noise
 from gendiff.schedules import Linear, Schedule, Time, maths
+from gendiff.slopes import slope
 from gendiff.spaces import Euclidean, Product, Space, State, Weight, along, map_state
 
 
@@ -84,6 +85,10 @@ class Process(ABC):
     @abstractmethod
     def prior(self, like: State, noise: Noise, t: float = 1.0) -> State:
         """A draw of x_t for t at the noise end."""
+
+    @abstractmethod
+    def log_prior(self, x: State, t: float = 1.0) -> Tensor:
+        """The log density [B] of `prior` at x, by the space's own volume."""
 
     @abstractmethod
     def masked(self, mask: Any) -> Process:
@@ -152,8 +157,26 @@ class Leaf(Process):
     def masked(self, mask: Any) -> Leaf:
         """The process on one padded batch."""
 
+    @abstractmethod
+    def error(self, x: State, guess: State, x0: State, t: Time) -> Tensor:
+        """How far a predicted clean state is from the true one, seen from x_t, per degree of freedom: [B]."""
+
+    @abstractmethod
+    def norm(self, t: float) -> float:
+        """n(t): the probability flow is written for y = x/n."""
+
+    @abstractmethod
+    def drift(self, y: State, x0: State, t: float) -> State:
+        """The tangent dy/dlog c of the probability flow at y = x_t/n, were the prediction x0; c the clock."""
+
     def per_part(self, f: Callable[[Any], Any]) -> Any:
         return f(self)
+
+
+def square_error(space: Space, x: State, guess: State, x0: State) -> Tensor:
+    """|log_x(guess) - log_x(x0)|^2 per degree of freedom, [B]."""
+    error = space.norm2(x, space.log(x, guess) - space.log(x, x0))
+    return error / along(space.dim(x).clamp_min(1), error)
 
 
 @dataclass(frozen=True)
@@ -206,6 +229,40 @@ class Gaussian(Leaf):
 
     def prior(self, like: Tensor, noise: Noise, t: float = 1.0) -> Tensor:
         return self.schedule(t)[1] * self.on.random(like, noise)
+
+    def log_prior(self, x: Tensor, t: float = 1.0) -> Tensor:
+        sigma = self.schedule(t)[1]
+        return self.on.log_random(x / sigma) - (self.on.dim(x) * math.log(sigma)).to(x)
+
+    def error(self, x: Tensor, guess: Tensor, x0: Tensor, t: Time) -> Tensor:
+        return square_error(self.on, x, guess, x0)
+
+    def rate(self, t: Time) -> Tensor:
+        """The weight of the squared error in the variational bound: -d(alpha^2/sigma^2)/dt/2."""
+        return -0.5 * slope(lambda u: self.schedule.logsnr(u).exp(), t)
+
+    def gap(self, x: Tensor, guess: Tensor, x0: Tensor, t: Time, s: Time) -> Tensor:
+        """KL [B] of the ancestral step t -> s from the one that knows x0."""
+        now, then = (torch.as_tensor(self.schedule.logsnr(u), dtype=torch.float64).exp() for u in (t, s))
+        square = self.on.norm2(x, guess - x0)
+        return 0.5 * along(then - now, square) * square
+
+    def decode(self, x: Tensor, guess: Tensor, x0: Tensor, t: float) -> Tensor:
+        """-log p(x0 | x_t) at the last time, [B]: the mean over x_t, with x0 ~ N(x_t/alpha, (sigma/alpha)^2)."""
+        alpha, sigma = self.schedule(t)
+        return (0.5 * self.on.dim(x0) * (1 + math.log(2 * math.pi * (sigma / alpha) ** 2))).to(x0)
+
+    def start_gap(self, x0: Tensor) -> Tensor:
+        """KL [B] of q(x_1 | x0) from the prior."""
+        alpha, sigma = self.schedule(1.0)
+        return 0.5 * (alpha / sigma) ** 2 * self.on.norm2(x0, x0)
+
+    def norm(self, t: float) -> float:
+        alpha, sigma = self.schedule(t)
+        return alpha + sigma if self.schedule.bounded else alpha
+
+    def drift(self, y: Tensor, x0: Tensor, t: float) -> Tensor:
+        return y - x0
 
     def __repr__(self) -> str:
         return f"Gaussian({self.schedule!r}, {self.on!r})"
@@ -264,6 +321,18 @@ class Geodesic(Leaf):
 
     def prior(self, like: State, noise: Noise, t: float = 1.0) -> State:
         return self.on.random(like, noise)
+
+    def log_prior(self, x: State, t: float = 1.0) -> Tensor:
+        return self.on.log_random(x)
+
+    def error(self, x: State, guess: State, x0: State, t: Time) -> Tensor:
+        return square_error(self.on, x, guess, x0)
+
+    def norm(self, t: float) -> float:
+        return 1.0
+
+    def drift(self, y: State, x0: State, t: float) -> State:
+        return self.on.scale(self.on.log(y, x0), -1.0)
 
     def __repr__(self) -> str:
         return f"Geodesic({self.on!r}, {self.schedule!r})"
@@ -324,6 +393,10 @@ class Joint(Process):
 
     def prior(self, like: State, noise: Noise, t: float = 1.0) -> State:
         return self.each(lambda name, part: part.prior(like[name], noise.fork(name), pick(t, name)))
+
+    def log_prior(self, x: State, t: float = 1.0) -> Tensor:
+        parts = self.each(lambda name, part: part.log_prior(x[name], pick(t, name)))
+        return torch.stack(list(parts.values())).sum(0)
 
     def masked(self, mask: Any) -> Joint:
         return Joint(self.each(lambda name, part: part.masked(pick(mask, name))))

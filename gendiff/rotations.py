@@ -104,6 +104,26 @@ def uniform(shape: tuple[int, ...], noise: Noise, dtype: torch.dtype = torch.flo
     return from_quaternion(noise.normal((*shape, 4), dtype))
 
 
+def images(w: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The second sum at the top: log scale, sum and derivative in w, float64."""
+    w, s = w[..., None], s[..., None]
+    k = torch.arange(-3, 4, dtype=torch.float64, device=w.device)
+    sign = 1 - 2 * (k.long() % 2).double()
+    u = w - 2 * math.pi * k
+    # Factor out the k = 0 exponential: nothing under- or overflows.
+    e = sign * torch.exp((w * w - u * u) / (2 * s * s))
+    scale = 0.5 * math.log(2 * math.pi) - 3 * torch.log(s) + s * s / 8 - w * w / (2 * s * s)
+    return scale[..., 0], (e * u).sum(-1), (e * (1 - u * u / (s * s))).sum(-1)
+
+
+def series(w: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The first sum at the top, likewise; its scale is 1."""
+    order = torch.arange(0, 12, dtype=torch.float64, device=w.device)
+    e = (2 * order + 1) * torch.exp(-order * (order + 1) * s[..., None] ** 2 / 2)
+    half = (order + 0.5) * w[..., None]
+    return torch.zeros_like(w), (e * torch.sin(half)).sum(-1), (e * (order + 0.5) * torch.cos(half)).sum(-1)
+
+
 @dataclass(frozen=True)
 class IGSO3:
     """The isotropic Gaussian on SO(3) with standard deviation parameter `sigma` (see the top of the file).
@@ -111,25 +131,17 @@ class IGSO3:
     Leach et al. (2022), "Denoising diffusion probabilistic models on SO(3)", call sigma^2/2 our exponent's factor.
     """
 
-    sigma: float
+    sigma: float | Tensor  # a tensor broadcasts to the angles
 
     def _terms(self, omega: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log |scale|, the sum and its derivative in omega, so that f = exp(scale) sum / sin(omega/2)."""
-        s, w = self.sigma, omega.double()[..., None]
-        if s < 1.5:
-            k = torch.arange(-3, 4, dtype=torch.float64, device=omega.device)
-            sign = 1 - 2 * (k.long() % 2).double()
-            u = w - 2 * math.pi * k
-            # Factor out the k = 0 exponential: nothing under- or overflows.
-            e = sign * torch.exp((w * w - u * u) / (2 * s * s))
-            scale = 0.5 * math.log(2 * math.pi) - 3 * math.log(s) + s * s / 8 - w[..., 0] ** 2 / (2 * s * s)
-            total = (e * u).sum(-1)
-            slope = (e * (1 - u * u / (s * s))).sum(-1)
-            return scale, total, slope
-        order = torch.arange(0, 12, dtype=torch.float64, device=omega.device)
-        e = (2 * order + 1) * torch.exp(-order * (order + 1) * s * s / 2)
-        half = order + 0.5
-        return torch.zeros_like(w[..., 0]), (e * torch.sin(half * w)).sum(-1), (e * half * torch.cos(half * w)).sum(-1)
+        w = omega.double()
+        s = torch.as_tensor(self.sigma, dtype=torch.float64, device=w.device)
+        if not isinstance(self.sigma, Tensor):
+            return images(w, s) if self.sigma < 1.5 else series(w, s)
+        near, far = images(w, s.clamp_max(1.5)), series(w, s.clamp_min(1.5))
+        a, b, c = (torch.where(s < 1.5, x, y) for x, y in zip(near, far, strict=True))
+        return a, b, c
 
     def log_density(self, omega: Tensor) -> Tensor:
         """log f at rotation angles in [0, pi], float64, with respect to the normalised Haar measure."""
@@ -140,8 +152,8 @@ class IGSO3:
     def score(self, omega: Tensor) -> Tensor:
         """d/d omega log f, float64: the length of the score, along the rotation axis."""
         # Below `least` both terms grow like 1/omega and cancel; there the score is linear.
-        least = 2e-4 * min(self.sigma, 1.0)
-        w = omega.double().clamp_min(least)
+        least = 2e-4 * torch.as_tensor(self.sigma, dtype=torch.float64, device=omega.device).clamp_max(1.0)
+        w = torch.maximum(omega.double(), least)
         _, total, slope = self._terms(w)
         return (slope / total - 0.5 / torch.tan(w / 2)) * (omega.double() / w)
 
@@ -150,32 +162,35 @@ class IGSO3:
         return 2 * torch.sin(omega.double() / 2) ** 2 / math.pi * torch.exp(self.log_density(omega))
 
     def angle_cdf(self, omega: Tensor) -> Tensor:
-        """P(angle <= omega), by Gauss-Legendre quadrature of the density on 64 panels of each interval."""
+        """P(angle <= omega) for one sigma, by Gauss-Legendre quadrature of the density with 64 nodes."""
         import numpy as np
 
         x, weight = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(64))
         omega = omega.double()
-        top = omega.clamp(max=max(14 * self.sigma, 1e-6)) if self.sigma < 0.2 else omega
+        sigma = float(self.sigma)
+        top = omega.clamp(max=max(14 * sigma, 1e-6)) if sigma < 0.2 else omega
         nodes = top[..., None] * (x + 1) / 2
         return (self.angle_density(nodes) * weight).sum(-1) * top / 2
 
     def sample(self, shape: tuple[int, ...], noise: Noise, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Rotations [*shape, 3, 3] (shape[0] = B) by the inverse angle CDF on 2048 points, cubic-free and uncached."""
-        top = min(math.pi, 10 * self.sigma)
-        grid = torch.linspace(0, top, 2049, dtype=torch.float64)
-        density = self.angle_density(grid)
-        density[0] = 0
+        """Rotations [*shape, 3, 3] (shape[0] = B) by a table of the angle's inverse CDF; sigma a number or [B]."""
+        device, panels = noise.index.device, 512 if isinstance(self.sigma, Tensor) else 2048
+        sigma = torch.as_tensor(self.sigma, dtype=torch.float64, device=device).reshape(-1, 1)
+        top = (10 * sigma).clamp_max(math.pi)
+        grid = top * torch.linspace(0, 1, panels + 1, dtype=torch.float64, device=device)
+        each = IGSO3(sigma if isinstance(self.sigma, Tensor) else self.sigma)
+        density = each.angle_density(grid)
+        density[:, 0] = 0
         # Simpson's rule on each panel.
-        middle = self.angle_density((grid[1:] + grid[:-1]) / 2)
-        mass = (density[1:] + 4 * middle + density[:-1]) * (top / 2048 / 6)
-        cdf = torch.cat([torch.zeros(1, dtype=torch.float64), mass.cumsum(0)])
-        cdf = (cdf / cdf[-1]).to(noise.index.device)
-        grid = grid.to(noise.index.device)
-        u = noise.fork("angle").uniform(shape)
-        right = torch.searchsorted(cdf, u).clamp(1, 2048)
-        c0, c1 = cdf[right - 1], cdf[right]
-        w0, w1 = grid[right - 1], grid[right]
-        omega = w0 + (w1 - w0) * ((u - c0) / (c1 - c0).clamp_min(1e-300)).clamp(0, 1)
+        middle = each.angle_density((grid[:, 1:] + grid[:, :-1]) / 2)
+        mass = (density[:, 1:] + 4 * middle + density[:, :-1]) * (top / panels / 6)
+        cdf = torch.nn.functional.pad(mass.cumsum(1), (1, 0))
+        cdf = cdf / cdf[:, -1:]
+        u = noise.fork("angle").uniform(shape).reshape(len(sigma), -1)
+        right = torch.searchsorted(cdf, u).clamp(1, panels)
+        c0, c1 = cdf.gather(1, right - 1), cdf.gather(1, right)
+        w0, w1 = grid.gather(1, right - 1), grid.gather(1, right)
+        omega = (w0 + (w1 - w0) * ((u - c0) / (c1 - c0).clamp_min(1e-300)).clamp(0, 1)).reshape(shape)
         axis = noise.fork("axis").normal((*shape, 3), torch.float64)
         axis = axis / axis.norm(dim=-1, keepdim=True)
         return exp_so3(axis * omega[..., None]).to(dtype)

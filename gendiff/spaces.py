@@ -97,6 +97,10 @@ class Space(ABC):
     def dim(self, like: State) -> Tensor:
         """Degrees of freedom per sample, float64 [B]."""
 
+    @abstractmethod
+    def log_random(self, x: State) -> Tensor:
+        """The log density [B] of `random` at x, by the space's own volume: Lebesgue's, or the metric's."""
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
@@ -155,6 +159,12 @@ def count(like: Tensor, mask: Tensor | None, per_site: int) -> Tensor:
     return mask.flatten(1).sum(1).double() * per_site
 
 
+def standard(space: Space, x: State) -> Tensor:
+    """log N(x; 0, I) in the space's own dimension, [B]."""
+    square = space.norm2(x, x)
+    return -0.5 * (square + along(space.dim(x) * math.log(2 * math.pi), square))
+
+
 def components(like: Tensor, mask: Tensor | None) -> int:
     """Numbers per site of a masked state."""
     return math.prod(like.shape[mask.ndim :]) if mask is not None else 1
@@ -183,6 +193,9 @@ class Euclidean(Space):
 
     def dim(self, like: Tensor) -> Tensor:
         return count(like, self.mask, components(like, self.mask))
+
+    def log_random(self, x: Tensor) -> Tensor:
+        return standard(self, x)
 
 
 @dataclass(frozen=True, repr=False)
@@ -222,6 +235,9 @@ class Centered(Space):
         sites = count(like[..., 0], self.mask, 1)
         return (sites - 1).clamp_min(0) * like.shape[-1]
 
+    def log_random(self, x: Tensor) -> Tensor:
+        return standard(self, x)
+
 
 @dataclass(frozen=True, repr=False)
 class SO3(Space):
@@ -247,6 +263,9 @@ class SO3(Space):
     def dim(self, like: Tensor) -> Tensor:
         return count(like[..., 0], self.mask, 3)
 
+    def log_random(self, x: Tensor) -> Tensor:
+        return (-math.log(8 * math.pi**2) / 3 * self.dim(x)).to(x)
+
 
 @dataclass(frozen=True, repr=False)
 class Torus(Space):
@@ -269,6 +288,9 @@ class Torus(Space):
 
     def dim(self, like: Tensor) -> Tensor:
         return count(like, self.mask, components(like, self.mask))
+
+    def log_random(self, x: Tensor) -> Tensor:
+        return (-math.log(2 * math.pi) * self.dim(x)).to(x)
 
     @staticmethod
     def wrap(x: Tensor) -> Tensor:
@@ -312,6 +334,11 @@ class Sphere(Space):
 
     def dim(self, like: Tensor) -> Tensor:
         return count(like[..., 0], self.mask, 1) * (like.shape[-1] - 1)
+
+    def log_random(self, x: Tensor) -> Tensor:
+        half = x.shape[-1] / 2
+        area = math.log(2) + half * math.log(math.pi) - math.lgamma(half)
+        return (-area * count(x[..., 0], self.mask, 1)).to(x)
 
 
 class Product(Space):
@@ -366,6 +393,9 @@ class Product(Space):
 
     def dim(self, like: State) -> Tensor:
         return torch.stack(list(self.each(lambda name, space: space.dim(like[name])).values())).sum(0)
+
+    def log_random(self, x: State) -> Tensor:
+        return torch.stack(list(self.each(lambda name, space: space.log_random(x[name])).values())).sum(0)
 
     def scale(self, v: State, w: Weight) -> State:
         pick = w.__getitem__ if isinstance(w, Mapping) else lambda _: w

@@ -1,0 +1,270 @@
+"""Categories against enumerated distributions: marginals, posteriors, bounds, samples, and joints with numbers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chi2
+from torch import Tensor, nn
+
+from gendiff import (
+    DDIM,
+    DDPM,
+    VP,
+    Absorbing,
+    Categorical,
+    Denoiser,
+    Euler,
+    Gaussian,
+    Given,
+    Guided,
+    Heads,
+    Joint,
+    Linear,
+    Logits,
+    RateMatching,
+    UniformCategories,
+    Velocity,
+    denoising_loss,
+    elbo,
+    vlb,
+)
+from gendiff.categories import Categories
+from gendiff.config import from_config, to_config
+from gendiff.denoisers import default_head
+from gendiff.errors import GendiffError
+from gendiff.random import Noise
+from gendiff.samplers import sample
+from gendiff.schedules import Polynomial
+from gendiff.spaces import map_state
+from gendiff.testing import distance, randomised
+
+F64 = torch.float64
+K, SITES = 3, 2
+TABLE = torch.tensor([[4.0, 1.0, 0.2], [0.5, 3.0, 1.0], [2.0, 0.3, 0.6]], dtype=F64)
+TABLE = TABLE / TABLE.sum()
+WORDS = torch.tensor(list(itertools.product(range(K), repeat=SITES)))
+P = TABLE[WORDS[:, 0], WORDS[:, 1]]
+PROCESSES = [
+    Absorbing(K),
+    UniformCategories(K),
+    UniformCategories(K, bridge=RateMatching()),
+    Absorbing(K, Polynomial(2.0)),
+]
+
+
+class Enumerated:
+    """The exact denoiser of a known distribution over words."""
+
+    def __init__(self, process: Categories, words: Tensor = WORDS, p: Tensor = P) -> None:
+        self.process, self.words, self.p = process, words, p
+
+    def __call__(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
+        alpha = torch.as_tensor(self.process.schedule(t)[0], dtype=F64).expand(len(x))[:, None, None, None]
+        pi, shown = self.process.pi(x), self.process.indicators(x)[:, None]
+        true = self.process.indicators(self.words)[None]
+        like = alpha * true + (1 - alpha) * pi  # q(x_t = . | word) [., words, sites, S]
+        joint = self.p * (like * shown).sum(-1).prod(-1)
+        joint = joint / joint.sum(-1, keepdim=True)
+        return torch.einsum("bw,wsk->bsk", joint, true[0][..., : self.process.classes]).log()
+
+
+def counts(x: Tensor) -> Tensor:
+    return torch.bincount(x[:, 0] * K + x[:, 1], minlength=K * K).double()
+
+
+def chi_square(found: Tensor, p: Tensor) -> float:
+    """The chance of a worse fit."""
+    expected = p * found.sum()
+    return float(chi2.sf(float(((found - expected) ** 2 / expected).sum()), len(p) - 1))
+
+
+def drawn(n: int, seed: int = 0) -> Tensor:
+    cdf = P.cumsum(0)
+    return WORDS[torch.searchsorted(cdf, Noise.of(seed, n).uniform((n,))).clamp_max(len(P) - 1)]
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+def test_noise_and_steps_have_their_marginals(process: Categories) -> None:
+    n, t, s = 20000, 0.7, 0.4
+    x0 = drawn(n)
+    for x, at in (
+        (process.noise(x0, t, Noise.of(1, n)), t),
+        (process.renoise(process.noise(x0, s, Noise.of(1, n)), s, t, Noise.of(2, n)), t),
+        (process.step(process.noise(x0, t, Noise.of(1, n)), x0, t, s, 0.0, Noise.of(2, n)), s),
+        (process.step(process.noise(x0, t, Noise.of(1, n)), x0, t, s, 0.3, Noise.of(2, n)), s),
+    ):
+        alpha = process.schedule(at)[0]
+        for k in range(K):
+            some = x[x0[:, 1] == k][:, 1]
+            p = alpha * process.indicators(torch.tensor([k]))[0] + (1 - alpha) * process.pi(x)
+            found = torch.bincount(some, minlength=len(p)).double()
+            assert chi_square(found[p > 0], p[p > 0]) > 1e-4 and float(found[p == 0].sum()) == 0
+    assert torch.equal(process.noise(x0, 0.0, Noise.of(1, n)), x0)
+    x1 = process.noise(x0, 1.0, Noise.of(1, n))
+    assert torch.equal(process.step(x1, x0, 1.0, 0.0, 0.0, Noise.of(2, n)), x0)
+
+
+@pytest.mark.parametrize("process", PROCESSES[:2], ids=repr)
+def test_the_posterior_is_bayes(process: Categories) -> None:
+    """q(x_s | x_t) by enumeration of words and of x_s."""
+    t, s = 0.6, 0.35
+    denoiser, pi = Enumerated(process), process.pi(WORDS)
+    (now, _), (then, _) = process.schedule(t), process.schedule(s)
+    a, states = now / then, len(pi)
+    eye = torch.eye(states, dtype=F64)
+    step = a * eye + (1 - a) * pi  # q(x_t | x_s): rows x_s
+    for x in itertools.product(range(states), repeat=SITES):
+        shown = torch.tensor([x])
+        found = process.reverse(shown, denoiser(shown, t), process.move(t, s))[0]
+        found = found / found.sum(-1, keepdim=True)
+        clean = [then * process.indicators(WORDS[:, i]) + (1 - then) * pi for i in range(SITES)]  # q(x_s | word)
+        joint = torch.einsum("w,wi,wj->ij", P, clean[0], clean[1]) * step[:, x[0]][:, None] * step[:, x[1]][None]
+        joint = joint / joint.sum()
+        torch.testing.assert_close(found, torch.stack([joint.sum(1), joint.sum(0)]), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+@pytest.mark.parametrize("solver", [Euler(100), DDPM(100), DDIM(150, eta=0.6)], ids=repr)
+def test_samples_have_the_enumerated_distribution(process: Categories, solver: Any) -> None:
+    n = 3000
+    x = sample(Enumerated(process), torch.empty(n, SITES, dtype=torch.int64), solver=solver, noise=Noise.of(3, n))
+    assert x.dtype == torch.int64 and chi_square(counts(x), P) > 1e-4, counts(x) / n
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+def test_the_bound_is_log_p_at_the_exact_denoiser_and_below_it_elsewhere(process: Categories) -> None:
+    many = 300
+    x0 = WORDS.repeat(many, 1)
+    noise = Noise.of(0, len(x0))
+    bound = elbo(Enumerated(process), x0, noise, draws=8)
+    mean = bound.log_p.reshape(many, -1).mean(0)
+    error = bound.log_p.reshape(many, -1).std(0) / many**0.5
+    assert bool(((mean - P.log()).abs() < 4 * error + 5e-3).all()), (mean, P.log(), error)
+    worse = Enumerated(process, p=torch.full_like(P, 1 / len(P)))
+    other = elbo(worse, x0, noise, draws=8).log_p.reshape(many, -1)
+    assert float((P * other.mean(0)).sum()) < float((P * P.log()).sum())
+    assert float((P * mean).sum()) == pytest.approx(
+        float((P * P.log()).sum()), abs=4 * float(((P * error) ** 2).sum().sqrt())
+    )
+    assert bound.dim.tolist() == [2.0] * len(x0)
+    coarse = vlb(Enumerated(process), x0, noise, grid=[1.0, 0.8, 0.6, 0.4, 0.2, 0.0]).log_p.reshape(many, -1).mean(0)
+    assert float((P * coarse).sum()) < float((P * P.log()).sum()) + 0.02
+
+
+def test_on_masks_the_error_is_the_weighted_cross_entropy() -> None:
+    process, t = Absorbing(4), torch.tensor([0.2, 0.5, 0.9], dtype=F64)
+    x0 = torch.tensor([[0, 1, 2], [3, 3, 0], [1, 2, 3]])
+    x = process.noise(x0, t, Noise.of(0, 3))
+    logs = process.carry(x, torch.log_softmax(Noise.of(1, 3).normal((3, 3, 4), F64), -1))
+    cross = -(logs.gather(-1, x0[..., None])[..., 0] * (x == 4)).sum(1) / 3
+    torch.testing.assert_close(process.error(x, logs, x0, t), cross)
+    torch.testing.assert_close(process.rate(t), 1 / t)
+
+
+class Toy(nn.Module):
+    """Sees classes, numbers, the time and a label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.label = nn.Embedding(K + 1, 8), nn.Embedding(3, 8)
+        self.time, self.pos = nn.Linear(1, 8), nn.Linear(2, 8)
+        self.out = nn.Linear(8, K + 2)
+
+    def forward(self, x: dict[str, Tensor], t: Tensor, mask: Tensor, kind: Tensor) -> dict[str, Tensor]:
+        h = self.embed(x["kind"]) + self.pos(x["pos"]) + (self.time(t[:, None]) + self.label(kind))[:, None]
+        kinds, pos = self.out(torch.tanh(h)).split((K, 2), -1)
+        return {"kind": kinds, "pos": pos}
+
+
+def toy() -> Denoiser:
+    process = Joint(kind=Absorbing(K, Polynomial(2.0)), pos=Gaussian(Linear()))
+    head = default_head(process)
+    assert head == Heads(kind=Logits(), pos=Velocity())
+    return Denoiser(randomised(Toy().double()), head, process)
+
+
+def batch(index: Tensor, length: int = 6) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    like = {
+        "kind": torch.empty(len(index), length, dtype=torch.int64),
+        "pos": torch.empty(len(index), length, 2, dtype=F64),
+    }
+    return like, {"mask": torch.arange(length)[None] < (3 + index % 4)[:, None], "kind": index % 2}
+
+
+@pytest.mark.parametrize("solver", [Euler(5), DDPM(5), DDIM(5, eta=0.5)], ids=repr)
+def test_joints_guidance_given_and_batches(solver: Any) -> None:
+    """Classes beside numbers, guided, with known parts: sample i is bitwise its own, padding is still."""
+    model = toy().requires_grad_(False)
+    guided = Guided(model, {"kind": 2.0, "pos": 1.5}, lambda cond: {**cond, "kind": torch.full_like(cond["kind"], 2)})
+
+    def draw(index: Tensor, length: int = 6) -> Any:
+        like, cond = batch(index, length)
+        x0 = {"kind": torch.ones_like(like["kind"]), "pos": torch.zeros_like(like["pos"])}
+        keep = torch.arange(length)[None].expand(len(index), -1) < 1
+        return sample(guided, like, solver=solver, noise=Noise(7, index), cond=cond, given=Given(x0, keep))
+
+    whole = draw(torch.arange(12))
+    for part in (torch.tensor([5]), torch.tensor([9, 2])):
+        one = draw(part)
+        assert torch.equal(one["kind"], whole["kind"][part])
+        assert distance(one["pos"], whole["pos"][part]) < 1e-12
+    assert torch.equal(draw(torch.arange(12), 9)["kind"][:, :6], whole["kind"])
+    mask = batch(torch.arange(12))[1]["mask"]
+    assert bool((whole["kind"][~mask] == 0).all()) and bool((whole["kind"][mask] < K).all())
+    assert bool((whole["kind"][:, 0] == 1).all()) and bool((whole["pos"][:, 0] == 0).all())
+
+
+def test_the_loss_of_a_joint_trains_every_part() -> None:
+    model, index = toy(), torch.arange(8)
+    like, cond = batch(index)
+    x0 = map_state(torch.ones_like, like)
+    x0 = {"kind": torch.where(cond["mask"], x0["kind"], 0), "pos": torch.where(cond["mask"][..., None], x0["pos"], 0)}
+    t = torch.linspace(0.05, 1, 8, dtype=F64)
+    losses = denoising_loss(model, x0, t, Noise.of(0, 8), **cond)
+    losses["loss"].mean().backward()
+    assert set(losses) == {"loss", "kind", "pos"} and bool(torch.isfinite(losses["loss"]).all())
+    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+    longer = {"kind": nn.functional.pad(x0["kind"], (0, 3)), "pos": nn.functional.pad(x0["pos"], (0, 0, 0, 3))}
+    mask = nn.functional.pad(cond["mask"], (0, 3))
+    again = denoising_loss(model, longer, t, Noise.of(0, 8), mask=mask, kind=cond["kind"])
+    torch.testing.assert_close(again["loss"], losses["loss"])
+    assert elbo(model, x0, Noise.of(0, 8), draws=2, cond=cond).log_p.shape == (8,)
+
+
+def test_guidance_is_a_power_of_the_probabilities() -> None:
+    space = Categorical(classes=4)
+    a, b = (torch.softmax(Noise.of(i, 5).normal((5, 2, 4), F64), -1) for i in (0, 1))
+    mixed = space.lerp(a.log(), b.log(), 2.5).exp()
+    power = a**-1.5 * b**2.5
+    torch.testing.assert_close(mixed, power / power.sum(-1, keepdim=True))
+    sure = torch.tensor([[1, 3]])
+    torch.testing.assert_close(space.exp(sure, space.log(sure, sure)).argmax(-1), sure)
+    assert float(space.dist2(sure, sure)) == 0
+
+
+def test_a_low_temperature_takes_the_likeliest() -> None:
+    process, n = Absorbing(K), 500
+    logs = torch.tensor([0.5, 0.3, 0.2], dtype=F64).log().expand(n, 1, K)
+    x = torch.full((n, 1), K)
+    sharp = process.take(x, logs, process.move(1.0, 0.0, 0.0, 0.05), Noise.of(0, n))
+    assert bool((sharp == 0).all())
+    assert (
+        chi_square(
+            torch.bincount(process.step(x, logs, 1.0, 0.0, 0.0, Noise.of(0, n))[:, 0]).double(), logs[0, 0].exp()
+        )
+        > 1e-4
+    )
+
+
+def test_configs_and_refusals() -> None:
+    for process in PROCESSES:
+        assert from_config(json.loads(json.dumps(to_config(process)))) == process
+    with pytest.raises(GendiffError, match="flow schedule"):
+        Absorbing(3, VP())
+    with pytest.raises(GendiffError, match="continuous space"):
+        Absorbing(3).drift(torch.zeros(1, 1), torch.zeros(1, 1), 0.5)
