@@ -26,7 +26,7 @@ from gendiff.processes import Leaf, needed
 from gendiff.random import Noise
 from gendiff.rotations import IGSO3
 from gendiff.schedules import VE, Schedule, Time
-from gendiff.spaces import SO3, Weight, along
+from gendiff.spaces import SO3, Space, Weight, along
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class BrownianSO3(Leaf):
     """
 
     schedule: Schedule = field(default_factory=lambda: VE(0.02, 4.0))
-    on: SO3 = field(default_factory=SO3)
+    on: Space = field(default_factory=SO3)
 
     def __post_init__(self) -> None:
         alpha, sigma = self.schedule(1.0)

@@ -146,7 +146,7 @@ class Categories(Leaf):
     classes: int
     schedule: Schedule = field(default_factory=Linear)
     bridge: Bridge = field(default_factory=Posterior)
-    on: Categorical = field(init=False, repr=False, compare=False)
+    on: Any = field(init=False, repr=False, compare=False)  # the `Categorical` of these classes
 
     def __post_init__(self) -> None:
         if not self.schedule.flow:
@@ -226,7 +226,7 @@ class Categories(Leaf):
 
     def error(self, x: Tensor, guess: Tensor, x0: Tensor, t: Time) -> Tensor:
         logs, pi, shown, true = self.on.logs(guess).double(), self.pi(x), self.indicators(x), self.indicators(x0)
-        alpha = along(torch.as_tensor(self.schedule(t)[0], dtype=torch.float64).clamp(1e-9, 1 - 1e-9), logs)
+        alpha: Any = along(torch.as_tensor(self.schedule(t)[0], dtype=torch.float64).clamp(1e-9, 1 - 1e-9), logs)
         p = torch.nn.functional.pad(logs.exp(), (0, len(pi) - self.classes))
         at = (shown * pi).sum(-1, keepdim=True)
 

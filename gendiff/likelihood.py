@@ -164,7 +164,7 @@ def with_traces(
         def along_e(h: Tensor, e: State = e) -> State:
             return velocity(space.exp(y, space.scale(e, h)))
 
-        v, change = torch.func.jvp(along_e, (zero,), (torch.ones_like(zero),))
+        v, change = torch.func.jvp(along_e, (zero,), (torch.ones_like(zero),))  # type: ignore[misc]
         out.append(inner(e, change))
     return v, torch.stack(out)
 
@@ -241,7 +241,7 @@ def stage(
     y = space.exp(base, u)
     v, traces = with_traces(space, velocity, y, directions)
     zero = torch.zeros((), dtype=tensors(y)[0].dtype, device=tensors(y)[0].device)
-    _, pulled = torch.func.jvp(
+    _, pulled = torch.func.jvp(  # type: ignore[misc]
         lambda h: space.log(base, space.exp(y, space.scale(v, h))), (zero,), (torch.ones_like(zero),)
     )
     return pulled, traces
