@@ -64,9 +64,9 @@ class BrownianSO3(Leaf):
     def noise(self, x0: Tensor, t: Time, noise: Noise) -> Tensor:
         return self.turned(x0, self.schedule(t)[1], noise)
 
-    def renoise(self, x: Tensor, t: float, s: float, noise: Noise) -> Tensor:
+    def renoise(self, x: Tensor, t: float, s: float, noise: Noise, spread: float = 1.0) -> Tensor:
         a, b = self.schedule(t)[1], self.schedule(s)[1]
-        return self.turned(x, math.sqrt(max(b * b - a * a, 0.0)), noise)
+        return self.turned(x, spread * math.sqrt(max(b * b - a * a, 0.0)), noise)
 
     def turned(self, x: Tensor, sigma: float | Tensor, noise: Noise) -> Tensor:
         """x times a draw of IGSO3(sigma), sigma a number or [B]; x itself at 0."""

@@ -188,8 +188,8 @@ class Categories(Leaf):
     def noise(self, x0: Tensor, t: Time, noise: Noise) -> Tensor:
         return self.blur(x0, self.schedule(t)[0], noise)
 
-    def renoise(self, x: Tensor, t: float, s: float, noise: Noise) -> Tensor:
-        return self.blur(x, self.schedule(s)[0] / self.schedule(t)[0], noise)
+    def renoise(self, x: Tensor, t: float, s: float, noise: Noise, spread: float = 1.0) -> Tensor:
+        return self.blur(x, 1 - spread * (1 - self.schedule(s)[0] / self.schedule(t)[0]), noise)
 
     def blur(self, x: Tensor, keep: float | Tensor, noise: Noise) -> Tensor:
         """Every site kept with a probability, else drawn from pi."""
