@@ -110,7 +110,7 @@ def judge_backbones(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
 JUDGES: dict[str, tuple[Callable[[], Recipe], float, int, Callable[[Model, Recipe, int, Path], Numbers]]] = {
     "fashion": (images.fashion, 20, 1000, judge_fashion),
     "fsdd": (audio.fsdd, 12, 600, judge_fsdd),
-    "backbones": (proteins.backbones, 40, 200, judge_backbones),
+    "backbones": (proteins.backbones, 40, 120, judge_backbones),
 }
 
 
@@ -146,6 +146,7 @@ def main() -> None:
     out = args.out or Path("runs") / args.name
     recipe = make().override(f"trainer.minutes={minutes}", *args.changes)
     model = gendiff.load(out) if args.skip_training else train(recipe, out, quiet=True)
+    model.sampler = recipe.sampler or model.sampler
     training = json.loads((out / "training.json").read_text())
     numbers = judge(model, recipe, n, out)
     result = {

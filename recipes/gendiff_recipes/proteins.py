@@ -39,5 +39,5 @@ def backbones() -> Recipe:
         drop=0.3,
         optimizer=Optimizer(lr=1.5e-3, weight_decay=1e-4, warmup=200, decay=0.8),
         trainer=Trainer(steps=40000, minutes=40, batch=8, show=2000, samples=12),
-        sampler=DDPM(100, spread=0.4),
+        sampler=DDPM(60, spread=0.75),
     )
