@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+import gendiff
 from gendiff.errors import RecipeError, UnknownName
 from gendiff_recipes import images
 from gendiff_recipes.recipe import Optimizer, Recipe
+from gendiff_recipes.training import PRECISIONS
 
 
 def test_override_changes_nested_fields_and_nothing_else() -> None:
@@ -56,3 +59,16 @@ def test_the_learning_rate_warms_up_stays_and_falls() -> None:
     assert o.factor(9, 0.1) == o.factor(500, 0.6) == 1.0
     assert o.factor(900, 0.8) == pytest.approx(0.51)
     assert o.factor(1000, 1.0) == pytest.approx(0.02)
+
+
+WEIGHTS = Path(__file__).parents[2] / "weights"
+
+
+@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("*.safetensors")), ids=lambda p: p.stem)
+def test_shipped_weights_load_sample_and_hold_their_recipe(path: Path, tmp_path: Path) -> None:
+    model = gendiff.load(path)
+    recipe = Recipe.of(model.recipe)
+    assert recipe.sampler == model.sampler and recipe.trainer.precision in PRECISIONS
+    assert model.metrics and path.stem in (path.parent / "README.md").read_text()
+    artifact = model.sample(1, steps=2, **model.domain.preview(1))[0]
+    model.domain.write(artifact, tmp_path / f"sample{model.domain.suffix}")
