@@ -24,9 +24,11 @@ with exact denoisers and DPM-Solver++(2M); a pass is one evaluation, or one prod
 
 (4000 samples. Pair: x_2 given x_1 = 1 at correlation 0.9. 16-D: ten known of a smooth Gaussian process, eight known of
 a covariance of random axes; RMS of the error of the mean over the posterior's deviation, ratio of deviations. Mixture:
-eight modes on a circle, x_1 known; Wasserstein-1 distance of x_2.) Hence `model.sample(given=...)` takes MMPS(5) where
-the whole state is flat, and the repeated grid where it is not, or where the sampler's grid is already `UpAndDown`,
-which is also the one to take for strongly multimodal answers.
+eight modes on a circle, x_1 known; Wasserstein-1 distance of x_2.) So much for exact denoisers. On a trained network
+(the shipped Fashion-MNIST weights, lower half of a picture unknown) MMPS(5) ends in saturated patches, while the
+repeated grid gives pictures a person would believe: moments need a Jacobian that a briefly trained U-Net does not have.
+Hence `model.sample(given=...)` takes the repeated grid everywhere, and moments are asked for by name:
+`given=inverse.known(given, process)`.
 
 On `Centered` spaces a part is known up to a shift: what is replaced is the differences within it (`settled`).
 """

@@ -31,13 +31,11 @@ from gendiff.given import Given, resampled
 from gendiff.guidance import Corrected, Guided
 from gendiff.guidance.rules import one
 from gendiff.inverse import Consistent, Measured
-from gendiff.inverse import known as known_as
-from gendiff.processes import Gaussian, Process
+from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.samplers import Progress, sample
 from gendiff.solvers import Solver
 from gendiff.spaces import State, map_state
-from gendiff.times import UpAndDown
 
 FORMAT = 1
 KEYS = ("format", "version", "domain", "network", "process", "head", "sampler", "recipe", "metrics")
@@ -117,7 +115,8 @@ class Model:
             sampler: How, e.g. `Heun(18)`; the model's own by default.
             steps: The default sampler with another number of steps.
             guidance: Classifier-free guidance; 1 is off. A scale, or a rule, e.g. `Within(APG(3.0), 0.3, 3.0)`.
-            given: What is known of every sample: parts of it (`model.known`), or a measurement (`Measured`).
+            given: What is known of every sample: parts of it (`model.known`), put in place on a grid that also goes
+                up (the sampler's own, if it does), or a measurement (`Measured`), met by its method.
             start: An artifact to start from, noised to the time `strength`, instead of pure noise (SDEdit).
             strength: How much of `start` is remade: near 0 nothing, 1 all.
             seed: Sample i of a seed is always the same.
@@ -161,8 +160,7 @@ class Model:
         if steps is not None:
             solver = dataclasses.replace(solver, steps=steps)  # type: ignore[type-var]
         own = self.denoiser
-        repeated = isinstance(solver.times, UpAndDown) or not isinstance(own.process, Gaussian)
-        if isinstance(given, Given) and sampler is None and repeated:
+        if isinstance(given, Given):
             solver = resampled(solver)
         first = None
         if start is not None:
@@ -183,9 +181,8 @@ class Model:
                 noise = Noise.of(seed, part.stop - begin, begin, self.device)
                 here = None if known is None else known.select(part, self.device)
                 follow: Any = denoiser
-                measured = known_as(here, own.process) if isinstance(here, Given) and not repeated else here
-                if isinstance(measured, Measured):
-                    follow = Consistent(follow, measured)
+                if isinstance(here, Measured):
+                    follow = Consistent(follow, here)
                 if corrected:
                     follow = Corrected(follow, self.domain.correct)
 
