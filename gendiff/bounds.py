@@ -14,7 +14,7 @@ divided by G'(t): nearly even weights, whatever the schedule.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
@@ -28,7 +28,6 @@ from gendiff.likelihood import first_time, leaves
 from gendiff.processes import Joint, Process
 from gendiff.random import Noise
 from gendiff.schedules import Time
-from gendiff.slopes import slope
 from gendiff.spaces import State, along, tensors
 
 
@@ -87,6 +86,13 @@ def progress(process: Process, t: Tensor, start: float, bottom: float) -> Tensor
 
     ways = leaves(process.per_part(share))
     return 0.5 * t + 0.5 * sum(ways) / len(ways)
+
+
+def slope(f: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
+    """f'(t), elementwise, float64; f must treat every time by itself."""
+    with torch.enable_grad():
+        u = torch.as_tensor(t, dtype=torch.float64).detach().clone().requires_grad_()
+        return torch.autograd.grad(f(u).sum(), u)[0]
 
 
 def strata(process: Process, u: Tensor, start: float, bottom: float = -14.0) -> tuple[Tensor, Tensor]:

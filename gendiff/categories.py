@@ -37,7 +37,6 @@ from gendiff.errors import GendiffError
 from gendiff.processes import Leaf, needed
 from gendiff.random import Noise
 from gendiff.schedules import Linear, Schedule, Time
-from gendiff.slopes import slope
 from gendiff.spaces import Space, Weight, along, count, over
 
 FLOOR = -100.0
@@ -244,7 +243,7 @@ class Categories(Leaf):
     def rate(self, t: Time) -> Tensor:
         """The weight of the error in the bound, per site: -alpha'/(1 - alpha)."""
         t = torch.as_tensor(t, dtype=torch.float64)
-        return -slope(lambda u: self.schedule(u)[0], t) / self.schedule(t)[1]
+        return -self.schedule.slopes(t)[0] / self.schedule(t)[1]
 
     def gap(self, x: Tensor, guess: Tensor, x0: Tensor, t: Time, s: Time) -> Tensor:
         """KL of the step's law from the one the clean state would give, in nats [B]."""

@@ -37,7 +37,6 @@ from gendiff.denoisers import Denoise
 from gendiff.errors import GendiffError
 from gendiff.processes import Joint, Leaf, Process
 from gendiff.random import Noise
-from gendiff.slopes import slope
 from gendiff.spaces import Product, Space, State, map_state, tensors
 
 
@@ -209,7 +208,7 @@ def log_likelihood(
 
     def at(t: float) -> Callable[[State], State]:
         t = max(t, start)  # the velocity has a limit at 0, of the form 0/0
-        rates = process.per_part(lambda leaf: float(slope(lambda u: leaf.schedule.clock(u).log(), t)))
+        rates = process.per_part(lambda leaf: leaf.schedule.clock_slope(t) / leaf.schedule.clock(t))
 
         def velocity(y: State) -> State:
             guess = denoiser(space.project(framed(process, y, t, False)), t, **cond)

@@ -35,7 +35,6 @@ from torch import Tensor
 from gendiff.errors import GendiffError
 from gendiff.random import Noise
 from gendiff.schedules import Linear, Schedule, Time, maths
-from gendiff.slopes import slope
 from gendiff.spaces import Euclidean, Product, Space, State, Weight, along, map_state
 
 
@@ -239,7 +238,8 @@ class Gaussian(Leaf):
 
     def rate(self, t: Time) -> Tensor:
         """The weight of the squared error in the variational bound: -d(alpha^2/sigma^2)/dt/2."""
-        return -0.5 * slope(lambda u: self.schedule.logsnr(u).exp(), t)
+        (alpha, sigma), (up, down) = self.schedule(t), self.schedule.slopes(t)
+        return -(alpha / sigma**2) * (up - alpha * down / sigma)
 
     def gap(self, x: Tensor, guess: Tensor, x0: Tensor, t: Time, s: Time) -> Tensor:
         """KL [B] of the ancestral step t -> s from the one that knows x0."""

@@ -254,3 +254,22 @@ def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
                 torch.randn(p.shape, generator=generator) * (0.5 / max(p.shape[-1], 1) ** 0.5 if p.ndim > 1 else 0.1)
             )
     return network
+
+
+class Recorded(Noise):
+    """Noise read from an array, to repeat another program's run: draw k of any stream is given[k], [draws, B, ...]."""
+
+    given: Tensor
+
+    def __init__(self, given: Tensor, step: int = 0) -> None:
+        super().__init__(0, torch.arange(given.shape[1]), 0, step)
+        object.__setattr__(self, "given", given)
+
+    def fork(self, name: str) -> Noise:
+        return self
+
+    def at(self, step: int) -> Noise:
+        return Recorded(self.given, step)
+
+    def normal(self, shape: Any, dtype: torch.dtype = torch.float64) -> Tensor:
+        return self.given[self.step].to(dtype)

@@ -37,6 +37,15 @@ def stack(a: Any, b: Any) -> Any:
     return a
 
 
+def unruled(rule: Any, denoiser: Denoise, process: Process, x: State, t: Any, cond: dict[str, Any]) -> Any:
+    """The prediction where a rule needs one branch at most: at rest, or the plain one; None where it needs both."""
+    if isinstance(t, Tensor):
+        return None
+    if rule.still(process, t):
+        return resting(process, x, t)
+    return None if rule.on(process, t) else denoiser(x, t, **cond)
+
+
 @dataclass(frozen=True)
 class Guided:
     """Classifier-free guidance.
@@ -57,11 +66,8 @@ class Guided:
 
     def __call__(self, x: State, t: Any, **cond: Any) -> Any:
         rule, process = as_rule(self.scale), self.process.masked(cond.get("mask"))
-        if not isinstance(t, Tensor):
-            if rule.still(process, t):
-                return resting(process, x, t)
-            if not rule.on(process, t):
-                return self.denoiser(x, t, **cond)
+        if (alone := unruled(rule, self.denoiser, process, x, t, cond)) is not None:
+            return alone
         time = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
         both = self.denoiser(
             map_state(lambda part: torch.cat([part, part]), x), time, **stack(cond, self.without(cond))
@@ -91,11 +97,8 @@ class Autoguided:
 
     def __call__(self, x: State, t: Any, **cond: Any) -> Any:
         rule, process = as_rule(self.scale), self.process.masked(cond.get("mask"))
-        if not isinstance(t, Tensor):
-            if rule.still(process, t):
-                return resting(process, x, t)
-            if not rule.on(process, t):
-                return self.denoiser(x, t, **cond)
+        if (alone := unruled(rule, self.denoiser, process, x, t, cond)) is not None:
+            return alone
         return rule.join(process, x, self.weaker(x, t, **cond), self.denoiser(x, t, **cond), t)
 
 

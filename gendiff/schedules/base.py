@@ -45,9 +45,12 @@ class Schedule(ABC):
 
         Where a slope is infinite, as that of sigma at t = 0 on variance-preserving paths, it is very large instead.
         """
-        inside = maths(t).clip(t, 1e-40, 1 - 2.0**-53)
-        alpha, sigma = self(Dual(inside, t * 0 + 1.0))
+        alpha, sigma = self(moving(t))
         return alpha.slope, sigma.slope
+
+    def clock_slope(self, t: Time) -> Time:
+        """dc/dt of the clock, exact like `slopes`."""
+        return self.clock(moving(t)).slope
 
     def clock(self, t: Time) -> Time:
         """sigma/alpha, or sigma/(alpha + sigma) if the schedule is bounded: the variable of straight steps."""
@@ -57,6 +60,11 @@ class Schedule(ABC):
     def unclock(self, c: Time) -> Time:
         """The t at which sigma/alpha is c, for every schedule."""
         return self.time(-2 * maths(c).log(c))
+
+
+def moving(t: Time) -> Dual:
+    """t with slope 1, moved inside (0, 1) by less than rounding."""
+    return Dual(maths(t).clip(t, 1e-40, 1 - 2.0**-53), t * 0 + 1.0)
 
 
 class Flow(Schedule):

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from gendiff.processes import Leaf, Process
-from gendiff.schedules import Schedule
 from gendiff.solvers.table import Past, Row, Solver, norms
 from gendiff.solvers.weights import LogSNR, adams, heun, noisy, posterior
 from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, schedule_of
@@ -254,7 +253,7 @@ def stage(
                 w.insert(skip, 0.0)
         else:
             w = [
-                b * (slope(leaf.schedule, u) / slope(first, u) if b else 0.0)
+                b * (leaf.schedule.clock_slope(u) / first.clock_slope(u) if b else 0.0)
                 for b, u in zip(weights, nodes, strict=True)
             ]
         return leads(leaf, t, nodes, w)
@@ -270,9 +269,3 @@ def leads(leaf: Leaf, t: float, nodes: Any, weights: Any) -> tuple[float, ...]:
     total, c = sum(weights), leaf.schedule.clock
     # The newest may be the clock's end, c = 0, where no step has a rate to mix.
     return tuple(w / total * c(t) / c(u) if w else 0.0 for w, u in zip(weights, nodes, strict=False))
-
-
-def slope(schedule: Schedule, t: float) -> float:
-    """dc/dt."""
-    low, high = max(t - 1e-5, 0.0), min(t + 1e-5, 1.0)
-    return (schedule.clock(high) - schedule.clock(low)) / (high - low)

@@ -11,6 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from gendiff import Gaussian
+from gendiff.oracles import Mixture
+from gendiff.schedules import Schedule
+
 BESIDE = Path(__file__).resolve().parents[3] / "shared" / "goldens"
 
 
@@ -27,3 +31,9 @@ def golden() -> Callable[[str], dict[str, Tensor]]:
             return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
 
     return read
+
+
+@pytest.fixture
+def mixture(golden: Callable[[str], dict[str, Tensor]]) -> Callable[[Schedule], Mixture]:
+    g = golden("mixture_denoiser")
+    return lambda schedule: Mixture(Gaussian(schedule), g["means"], float(g["std"]) ** 2, g["weights"])

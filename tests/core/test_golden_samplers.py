@@ -27,37 +27,14 @@ from gendiff import (
     Shifted,
 )
 from gendiff.oracles import Mixture
-from gendiff.random import Noise
 from gendiff.samplers import sample
 from gendiff.schedules import Schedule
 from gendiff.solvers import Solver
+from gendiff.testing import Recorded
 from gendiff.times import Grid, Levels, Trailing
 
 Golden = Callable[[str], dict[str, Tensor]]
 F64 = torch.float64
-
-
-@pytest.fixture
-def mixture(golden: Golden) -> Callable[[Schedule], Mixture]:
-    g = golden("mixture_denoiser")
-    return lambda schedule: Mixture(Gaussian(schedule), g["means"], float(g["std"]) ** 2, g["weights"])
-
-
-class Recorded(Noise):
-    """Noise read from an array: draw k is given[k]."""
-
-    def __init__(self, given: Tensor, step: int = 0) -> None:
-        super().__init__(0, torch.arange(given.shape[1]), 0, step)
-        object.__setattr__(self, "given", given)
-
-    def fork(self, name: str) -> Noise:
-        return self
-
-    def at(self, step: int) -> Noise:
-        return Recorded(self.given, step)  # type: ignore[attr-defined]
-
-    def normal(self, shape: Any, dtype: torch.dtype = F64) -> Tensor:
-        return self.given[self.step].to(dtype)  # type: ignore[attr-defined]
 
 
 def trajectory(denoiser: Mixture, solver: Solver, start: Tensor, noise: Tensor | None = None) -> Tensor:

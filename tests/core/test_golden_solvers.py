@@ -10,39 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from gendiff import EDM, VE, Discrete, DPMpp2M, Gaussian, Karras, LinearGrid
+from gendiff import EDM, VE, Discrete, DPMpp2M, Karras, LinearGrid
 from gendiff.oracles import Mixture
 from gendiff.random import Noise
 from gendiff.samplers import sample
 from gendiff.schedules import Schedule
 from gendiff.solvers import DEIS, LMS, PNDM, Adams, DPMSolver, LogSNR, Solver, UniPC
+from gendiff.testing import Recorded
 from gendiff.times import Levels
 
 Golden = Callable[[str], dict[str, Tensor]]
 F64 = torch.float64
-
-
-@pytest.fixture
-def mixture(golden: Golden) -> Callable[[Schedule], Mixture]:
-    g = golden("mixture_denoiser")
-    return lambda schedule: Mixture(Gaussian(schedule), g["means"], float(g["std"]) ** 2, g["weights"])
-
-
-class Recorded(Noise):
-    """Noise read from an array: draw k is given[k]."""
-
-    def __init__(self, given: Tensor, step: int = 0) -> None:
-        super().__init__(0, torch.arange(given.shape[1]), 0, step)
-        object.__setattr__(self, "given", given)
-
-    def fork(self, name: str) -> Noise:
-        return self
-
-    def at(self, step: int) -> Noise:
-        return Recorded(self.given, step)  # type: ignore[attr-defined]
-
-    def normal(self, shape: Any, dtype: torch.dtype = F64) -> Tensor:
-        return self.given[self.step].to(dtype)  # type: ignore[attr-defined]
 
 
 def moves(model: Mixture, solver: Solver, start: Tensor, noise: Tensor | None = None) -> Tensor:

@@ -246,6 +246,8 @@ def test_slopes_are_exact_derivatives(schedule: Schedule) -> None:
         (a0, s0), (a1, s1) = schedule(t - h), schedule(t + h)
         slopes = schedule.slopes(t)
         assert slopes == pytest.approx(((a1 - a0) / (2 * h), (s1 - s0) / (2 * h)), rel=2e-5, abs=1e-7), t
+        c0, c1 = schedule.clock(t - h), schedule.clock(t + h)
+        assert schedule.clock_slope(t) == pytest.approx((c1 - c0) / (2 * h), rel=2e-5, abs=1e-7), t
         many = schedule.slopes(torch.tensor([t], dtype=torch.float64))
         assert (float(many[0]), float(many[1])) == pytest.approx(slopes, rel=1e-12, abs=1e-300)
     for t in (0.0, 1.0):
