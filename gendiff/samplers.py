@@ -4,10 +4,14 @@ r"""The one loop that samples: it reads a solver's rows and moves a state from n
 
 The loop holds no state between calls, draws noise only where a row injects some, and never looks at the values of a
 tensor, so it neither waits for the device nor breaks a compiled graph.
+
+What cannot be written as rows beforehand brings a loop of its own (`Loop`): steps that adapt to each sample, all steps at
+once, particles.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from gendiff.denoisers import Denoise
+from gendiff.errors import SamplerError
 from gendiff.given import Given
 from gendiff.predictions import Prediction, shift
 from gendiff.processes import Move, Process
@@ -35,11 +40,28 @@ class Progress:
     prediction: State
 
 
+class Loop(ABC):
+    """A sampler with a loop of its own; a frozen dataclass, wherever a `Solver` may stand."""
+
+    @abstractmethod
+    def draw(
+        self,
+        denoiser: Denoise,
+        like: State,
+        *,
+        noise: Noise,
+        cond: dict[str, Any],
+        start: State | None = None,
+        callback: Callable[[Progress], None] | None = None,
+    ) -> State:
+        """One batch of samples; arguments as those of `sample`."""
+
+
 def sample(
     denoiser: Denoise,
     like: State,
     *,
-    solver: Solver,
+    solver: Solver | Loop,
     noise: Noise,
     cond: dict[str, Any] | None = None,
     given: Given | None = None,
@@ -51,7 +73,7 @@ def sample(
     Args:
         denoiser: Predicts the clean state.
         like: The shapes, dtype and device of the samples, [B, ...]; its values are not read.
-        solver: The table to follow, e.g. `Heun(18)`.
+        solver: The table to follow, e.g. `Heun(18)`, or a loop of its own kind.
         noise: The source of randomness; its index names the B samples.
         cond: Conditions [B, ...], with "mask" for padded batches.
         given: What is known of the sample.
@@ -60,8 +82,19 @@ def sample(
 
     Returns:
         The state at the grid's last time, [B, ...].
+
+    Raises:
+        SamplerError: If parts are given to a sampler that has no grid to put them back on.
     """
     cond = cond or {}
+    if isinstance(solver, Loop):
+        if given is not None:
+            raise SamplerError(
+                f"{solver!r} got known parts to put back after each step of a grid, and has none",
+                "a solver with a grid, or the known parts as a measurement",
+                "model.sample(n, given=inverse.known(given, process))",
+            )
+        return solver.draw(denoiser, like, noise=noise, cond=cond, start=start, callback=callback)
     process = denoiser.process.masked(cond.get("mask"))
     rows = table(solver, denoiser.process)
     x = process.prior(like, noise.fork("prior"), rows[0].t) if start is None else start
