@@ -113,33 +113,22 @@ class Process(ABC):
         """The affine mix of predictions (newest first), weights a tuple, or a dict of tuples by part."""
         return self.space.mix(predictions, weights)
 
+    @abstractmethod
     def lead(self, x: State, x0: State, norms: Any) -> State:
         """The tangent that leads from the state on its clock, x/n, to the prediction; norms as in a solver's row."""
-        return self.space.log(divided(x, norms, 0), x0)
 
-    def aim(self, x: State, leads: Sequence[State], weights: Any, norms: Any) -> State:
-        """The point that the affine mix of leads (newest first) leads to from x/n."""
-        space, y = self.space, divided(x, norms, 1)
-        if space.flat:
-            for lead, w in zip(leads, weights, strict=False):
-                if w != 0:
-                    y = torch.add(y, lead, alpha=w)
-            return y
-        shared = not isinstance(weights, Mapping)
-        v = None
-        for j in range(len(weights) if shared else max(map(len, weights.values()))):
-            w = weights[j] if shared else {k: part[j] if j < len(part) else 0.0 for k, part in weights.items()}
-            if w != 0:
-                more = space.scale(leads[j], w)
-                v = more if v is None else map_state(torch.add, v, more)
-        return space.exp(y, space.tangent(y, v))
+    @abstractmethod
+    def advance(
+        self, x: State, history: Sequence[State], weights: Any, norms: Any, move: Any, noise: Noise | None = None
+    ) -> State:
+        """A whole row of a solver: the target that the history gives, and the step from x towards it.
 
-
-def divided(x: State, norms: Any, which: int) -> State:
-    """x/n, part by part; where n is 1 the state itself."""
-    if isinstance(norms, Mapping):
-        return {name: divided(part, norms[name], which) for name, part in x.items()}
-    return x if norms[which] == 1 else x / norms[which]
+        Args:
+            history: Predictions, or where there are norms their leads, newest first.
+            weights: Their weights, a tuple, or by part.
+            norms: None, or what the row says; the target is then where the mixed leads lead to from x/n.
+            move: Coefficients from `move`.
+        """
 
 
 class Leaf(Process):
@@ -170,6 +159,25 @@ class Leaf(Process):
 
     def per_part(self, f: Callable[[Any], Any]) -> Any:
         return f(self)
+
+    def lead(self, x: State, x0: State, norms: Any) -> State:
+        return self.space.log(divided(x, norms[0]), x0)
+
+    def advance(
+        self, x: State, history: Sequence[State], weights: Any, norms: Any, move: Any, noise: Noise | None = None
+    ) -> State:
+        if norms is None:
+            return self.take(x, self.mix(history, weights), move, noise)
+        space, y = self.space, divided(x, norms[1])
+        v, *rest = (space.scale(lead, w) for lead, w in zip(history, weights, strict=False) if w != 0)
+        for more in rest:
+            v = map_state(torch.add, v, more)
+        return self.take(x, space.exp(y, space.tangent(y, v)), move, noise)
+
+
+def divided(x: State, n: float) -> State:
+    """x/n; where n is 1 the state itself."""
+    return x if n == 1 else x / n
 
 
 def square_error(space: Space, x: State, guess: State, x0: State) -> Tensor:
@@ -218,12 +226,27 @@ class Gaussian(Leaf):
         return Move(keep, alpha_s - keep * alpha_t, churn * spread)  # type: ignore[operator]
 
     def take(self, x: Tensor, target: Tensor, move: Move, noise: Noise | None = None) -> Tensor:
-        if isinstance(move.keep, Tensor) or isinstance(move.pull, Tensor):
-            y = along(move.keep, x) * x + along(move.pull, x) * target
-        else:
-            y = torch.add(x * move.keep, target, alpha=move.pull)
+        if not any(isinstance(w, Tensor) for w in (move.keep, move.pull, move.churn)):
+            return self.advance(x, (target,), (1.0,), None, move, noise)
+        y = along(move.keep, x) * x + along(move.pull, x) * target
         if isinstance(move.churn, Tensor) or move.churn:
             y = y + along(move.churn, x) * self.on.random(x, needed(noise))
+        return y
+
+    def lead(self, x: Tensor, x0: Tensor, norms: Any) -> Tensor:
+        return torch.sub(x0, x, alpha=1 / norms[0])
+
+    def advance(
+        self, x: Tensor, history: Sequence[Tensor], weights: Any, norms: Any, move: Move, noise: Noise | None = None
+    ) -> Tensor:
+        # One linear combination: keep x + pull sum_j w_j x0_j, or (keep + pull/n) x + pull sum_j w_j l_j.
+        pull: Any = move.pull
+        y = x * (move.keep if norms is None else move.keep + pull / norms[1])
+        for x0, w in zip(history, weights, strict=False):
+            if w != 0:
+                y.add_(x0, alpha=pull * w)  # y is nobody else's yet
+        if move.churn:
+            y.add_(self.on.random(x, needed(noise)), alpha=move.churn)  # type: ignore[arg-type]
         return y
 
     def prior(self, like: Tensor, noise: Noise, t: float = 1.0) -> Tensor:
@@ -406,6 +429,18 @@ class Joint(Process):
 
     def mix(self, predictions: Sequence[State], weights: Any) -> State:
         return self.each(lambda name, part: part.mix([p[name] for p in predictions], pick(weights, name)))
+
+    def lead(self, x: State, x0: State, norms: Any) -> State:
+        return self.each(lambda name, part: part.lead(x[name], x0[name], norms[name]))
+
+    def advance(
+        self, x: State, history: Sequence[State], weights: Any, norms: Any, move: Any, noise: Noise | None = None
+    ) -> State:
+        def one(name: str, part: Process) -> State:
+            past, own = [p[name] for p in history], None if noise is None else noise.fork(name)
+            return part.advance(x[name], past, pick(weights, name), norms and norms[name], move[name], own)
+
+        return self.each(one)
 
 
 def pick(value: Any, name: str) -> Any:

@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from torch import Tensor
-
 from gendiff.denoisers import Denoise
 from gendiff.errors import SamplerError
 from gendiff.given import Given
 from gendiff.predictions import Prediction, shift
-from gendiff.processes import Move, Process
+from gendiff.processes import Process
 from gendiff.random import Increment, Noise
 from gendiff.solvers import Row, Solver
 from gendiff.spaces import State
@@ -97,10 +95,11 @@ def sample(
         return solver.draw(denoiser, like, noise=noise, cond=cond, start=start, callback=callback)
     process = denoiser.process.masked(cond.get("mask"))
     rows = table(solver, denoiser.process)
-    x = process.prior(like, noise.fork("prior"), rows[0].t) if start is None else start
+    if start is None:
+        start = process.prior(like, noise.fork("prior"), rows[0].t)
     if given is not None:
-        x = given.put(process, x, rows[0].t, noise.fork("given").at(-1))
-    return run(denoiser, process, rows, x, noise=noise, cond=cond, given=given, callback=callback)
+        start = given.put(process, start, rows[0].t, noise.fork("given").at(-1))
+    return run(denoiser, process, rows, start, noise=noise, cond=cond, given=given, callback=callback)
 
 
 def run(
@@ -126,43 +125,41 @@ def run(
         past: Earlier predictions that rows still weigh, newest first (leads, for tables that mix rates).
     """
     churn, known, up = noise.fork("churn"), noise.fork("given"), noise.fork("renoise")
-    depth = max(widest(row.weights) for row in rows)
+    depth = max(row.reach for row in rows)
     history = list(past)
-    prediction = history[0] if history else None
+    shown = history[0] if history else None
     split: Prediction | None = None
     base, drawn = x, first
     for number, row in enumerate(rows[first:], first):
         if row.move is None:
-            x = process.renoise(x, row.t, row.s, up.at(number), row.spread)
-            history, prediction = [], None
+            x = base = process.renoise(x, row.t, row.s, up.at(number), row.spread)
+            history, shown = [], None
         else:
-            if row.at is not None:
-                prediction = denoiser(x, row.at, **cond)
-                split = prediction if isinstance(prediction, Prediction) else None
-                prediction = prediction if split is None else split.back
-                kept = prediction if row.norms is None else process.lead(x, prediction, row.norms)
-                history = [kept, *history[: depth - 1]]
             if not row.redo:
                 base, drawn = x, number
-            if row.norms is None:
-                target = process.mix(history, row.weights)
-            else:
-                target = process.aim(base, history, row.weights, row.norms)
-            fresh = source(churn, row, drawn)
-            x = process.take(base, target, row.move, fresh)
+            if row.at is not None:
+                del history[depth - 1 :]
+                prediction = denoiser(x, row.at, **cond)
+                split = prediction if isinstance(prediction, Prediction) else None
+                back = prediction if split is None else split.back
+                history.insert(0, back if row.norms is None else process.lead(x, back, row.norms))
+                shown = back if callback is not None else None
+                del prediction, back
+            # A state that is moved from anew is needed no more: nothing but history, base and the new state is held.
+            x = base
+            fresh = source(churn, row, drawn) if row.draws else None
+            x = process.advance(base, history, row.weights, row.norms, row.move, fresh)
             if split is not None:
                 x = shift(process, x, split, row.s)
             if given is not None and row.last:
                 x = given.put(process, x, row.s, known.at(number))
         if callback is not None:
-            callback(Progress(number, len(rows), row.s, x, prediction))
+            callback(Progress(number, len(rows), row.s, x, shown))
     return process.space.project(x)
 
 
-def source(churn: Noise, row: Row, drawn: int) -> Noise | None:
-    """Where a row takes its noise from; None where it surely takes none."""
-    if isinstance(row.move, Move) and not isinstance(row.move.churn, Tensor) and row.move.churn == 0:
-        return None
+def source(churn: Noise, row: Row, drawn: int) -> Noise:
+    """Where a row takes its noise from."""
     return Increment.between(churn, row.t, row.s) if row.path else churn.at(drawn)
 
 
@@ -180,7 +177,3 @@ def table(solver: Solver, process: Process) -> list[Row]:
         return solver.rows(process)
     return written(solver, process)
 
-
-def widest(weights: Any) -> int:
-    """How many predictions the weights reach back."""
-    return max(widest(part) for part in weights.values()) if isinstance(weights, dict) else len(weights)

@@ -20,11 +20,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from gendiff.processes import Leaf, Process
+from torch import Tensor
+
+from gendiff.processes import Leaf, Move, Process
 from gendiff.times import Grid
 
 
@@ -43,6 +45,8 @@ class Row:
         norms: (n at `at`, n at t) by part where the weights mix rates (then of the l_j, c_t/c_j included), else None.
         spread: Factor on the noise of a renoising.
         path: Whether the noise is the increment of one Brownian path in t, the same on every grid.
+        reach: How many predictions the weights reach back; known from them.
+        draws: Whether the move may need noise; known from it.
     """
 
     t: float
@@ -55,6 +59,26 @@ class Row:
     norms: Any = None
     spread: float = 1.0
     path: bool = False
+    reach: int = field(init=False, repr=False, compare=False)
+    draws: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reach", reach(self.weights))
+        object.__setattr__(self, "draws", draws(self.move))
+
+
+def reach(weights: Any) -> int:
+    """The place of the last prediction with a weight, counted from one."""
+    if isinstance(weights, dict):
+        return max(map(reach, weights.values()))
+    return max((j + 1 for j, w in enumerate(weights) if w != 0), default=1)
+
+
+def draws(move: Any) -> bool:
+    """Whether a step by these coefficients may draw noise."""
+    if isinstance(move, dict):
+        return any(map(draws, move.values()))
+    return not isinstance(move, Move) or isinstance(move.churn, Tensor) or move.churn != 0
 
 
 class Past(list[float]):
