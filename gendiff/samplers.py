@@ -95,11 +95,12 @@ def sample(
         return solver.draw(denoiser, like, noise=noise, cond=cond, start=start, callback=callback)
     process = denoiser.process.masked(cond.get("mask"))
     rows = table(solver, denoiser.process)
-    if start is None:
-        start = process.prior(like, noise.fork("prior"), rows[0].t)
-    if given is not None:
-        start = given.put(process, start, rows[0].t, noise.fork("given").at(-1))
-    return run(denoiser, process, rows, start, noise=noise, cond=cond, given=given, callback=callback)
+
+    def first() -> State:
+        x = process.prior(like, noise.fork("prior"), rows[0].t) if start is None else start
+        return x if given is None else given.put(process, x, rows[0].t, noise.fork("given").at(-1))
+
+    return run(denoiser, process, rows, first(), noise=noise, cond=cond, given=given, callback=callback)
 
 
 def run(

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from gendiff.config import from_config, to_config
 from gendiff.denoisers import Denoise, Denoiser, Head
@@ -273,3 +275,38 @@ class Recorded(Noise):
 
     def normal(self, shape: Any, dtype: torch.dtype = torch.float64) -> Tensor:
         return self.given[self.step].to(dtype)
+
+
+class Plain(Noise):
+    """Noise that is all ones: what sampling costs beside making random numbers."""
+
+    def normal(self, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.ones(*shape, dtype=dtype, device=self.index.device)
+
+
+class Costs(TorchDispatchMode):
+    """Counts tensors as large as a state: `with torch.no_grad(), Costs(like) as costs: sample(...)`.
+
+    Attributes:
+        operations: How many operations gave one, in place or not; views are free.
+        peak: The most that lived at one time of those made inside, in states.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        self.size = like.numel() * like.element_size()
+        self.operations = 0
+        self.peak = 0.0
+        self.live = WeakIdKeyDictionary()  # a tensor made inside: where its memory is, and how much
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(x, Tensor) and x.numel() * x.element_size() >= self.size:
+                self.operations += not func.is_view
+                if not any(x is other for other in args):
+                    storage = x.untyped_storage()
+                    self.live[x] = (storage.data_ptr(), storage.nbytes())
+        # Views share their memory.
+        self.peak = max(self.peak, sum(dict(self.live.values()).values()) / self.size)
+        return out
