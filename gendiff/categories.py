@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -142,6 +142,7 @@ class Categories(Leaf):
         bridge: `Posterior()` or `RateMatching()`.
     """
 
+    flows: ClassVar[bool] = False
     classes: int
     schedule: Schedule = field(default_factory=Linear)
     bridge: Bridge = field(default_factory=Posterior)

@@ -27,7 +27,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -115,7 +115,10 @@ class Process(ABC):
 
     @abstractmethod
     def lead(self, x: State, x0: State, norms: Any) -> State:
-        """The tangent that leads from the state on its clock, x/n, to the prediction; norms as in a solver's row."""
+        """The tangent that leads from the state on its clock, x/n, to the prediction; norms as in a solver's row.
+
+        A part without norms keeps the prediction itself.
+        """
 
     @abstractmethod
     def advance(
@@ -132,10 +135,15 @@ class Process(ABC):
 
 
 class Leaf(Process):
-    """A process of one part: a `schedule` and the space it is `on`."""
+    """A process of one part: a `schedule` and the space it is `on`.
+
+    Attributes:
+        flows: Whether it has a probability flow; those on categories have none.
+    """
 
     schedule: Schedule
     on: Space
+    flows: ClassVar[bool] = True
 
     @property
     def space(self) -> Space:
@@ -161,7 +169,7 @@ class Leaf(Process):
         return f(self)
 
     def lead(self, x: State, x0: State, norms: Any) -> State:
-        return self.space.log(divided(x, norms[0]), x0)
+        return x0 if norms is None else self.space.log(divided(x, norms[0]), x0)
 
     def advance(
         self, x: State, history: Sequence[State], weights: Any, norms: Any, move: Any, noise: Noise | None = None
@@ -234,7 +242,7 @@ class Gaussian(Leaf):
         return y
 
     def lead(self, x: Tensor, x0: Tensor, norms: Any) -> Tensor:
-        return torch.sub(x0, x, alpha=1 / norms[0])
+        return x0 if norms is None else torch.sub(x0, x, alpha=1 / norms[0])
 
     def advance(
         self, x: Tensor, history: Sequence[Tensor], weights: Any, norms: Any, move: Move, noise: Noise | None = None
@@ -281,6 +289,8 @@ class Gaussian(Leaf):
         return 0.5 * (alpha / sigma) ** 2 * self.on.norm2(x0, x0)
 
     def norm(self, t: float) -> float:
+        if self.schedule.flow:
+            return 1.0
         alpha, sigma = self.schedule(t)
         return alpha + sigma if self.schedule.bounded else alpha
 
@@ -332,7 +342,7 @@ class Geodesic(Leaf):
         if isinstance(churn, Tensor) or churn:
             root = kappa_s**2 - churn**2  # type: ignore[operator]
             root = root.clamp_min(0).sqrt() if isinstance(root, Tensor) else math.sqrt(max(root, 0.0))
-            return Move(root / kappa_t, 1.0, churn * spread)  # type: ignore[operator]
+            return Move(root / kappa_t, 1 - root / kappa_t, churn * spread)  # type: ignore[operator]
         return Move(kappa_s / kappa_t, 1 - kappa_s / kappa_t)
 
     def take(self, x: State, target: State, move: Move, noise: Noise | None = None) -> State:

@@ -27,11 +27,15 @@ from gendiff.solvers.single import OnePath as OnePath
 from gendiff.solvers.table import Past as Past
 from gendiff.solvers.table import Row as Row
 from gendiff.solvers.table import Solver as Solver
+from gendiff.solvers.weights import Circle as Circle
 from gendiff.solvers.weights import Clock as Clock
 from gendiff.solvers.weights import Index as Index
 from gendiff.solvers.weights import LogSNR as LogSNR
+from gendiff.solvers.weights import Points as Points
+from gendiff.solvers.weights import Rates as Rates
 from gendiff.solvers.weights import Soft as Soft
 from gendiff.solvers.weights import Variable as Variable
+from gendiff.solvers.weights import View as View
 from gendiff.solvers.weights import adams as adams
 from gendiff.solvers.weights import heun as heun
 from gendiff.solvers.weights import multistep2 as multistep2

@@ -1,7 +1,7 @@
 r"""Solvers that remember: one evaluation a step, the order from the past.
 
     DPMpp2M        points  (1 + h/2h', -h/2h')                       order 2 (Lu et al. 2022b, Alg. 2); eta: its SDE
-    Adams          points or rates, interpolated in a variable       any order; see `weights` for the families
+    Adams          any view, interpolated in any variable            any order; see `weights` for the families
     UniPC          points, the rule of Zhao et al. (2023)            order + 1 with its corrector
     PNDM           rates, constants, first step by the trapezoid     order 2 warming up to 4 (Liu et al. 2022)
 
@@ -15,11 +15,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from gendiff.errors import SamplerError
 from gendiff.processes import Process
 from gendiff.solvers.grids import SoftGrid
-from gendiff.solvers.single import leads
 from gendiff.solvers.table import Past, Row, Solver, norms
-from gendiff.solvers.weights import Clock, Index, LogSNR, Soft, Variable, adams, multistep2, noisy, unipc
+from gendiff.solvers.weights import (
+    Circle,
+    Clock,
+    Index,
+    LogSNR,
+    Points,
+    Rates,
+    Soft,
+    View,
+    leads,
+    multistep2,
+    noisy,
+    unipc,
+)
 from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, schedule_of
 
 
@@ -46,12 +59,11 @@ class DPMpp2M(Solver):
 
 @dataclass(frozen=True)
 class Adams(Solver):
-    """Exponential Adams of any order, in any variable, on points or rates, with or without noise and corrector.
+    """Exponential Adams of any order, in any view, with or without noise and corrector.
 
     Args:
         order: Of the predictor, and of the whole without a corrector.
-        variable: In what predictions are interpolated.
-        rates: Mix rates (noise predictions) rather than points (clean ones).
+        view: What is mixed, and in what variable it is interpolated.
         corrector: Of how many predictions the last move is redone, the newest included; 0 leaves it out.
         eta: Noise of the reverse SDE, for points.
         spread: Factor on that noise.
@@ -61,12 +73,19 @@ class Adams(Solver):
     steps: int = 10
     order: int = 3  # type: ignore[misc]
     times: Grid = field(default_factory=SoftGrid)
-    variable: Variable = field(default_factory=Soft)
-    rates: bool = False
+    view: View = field(default_factory=Circle)
     corrector: int = 0
     eta: float = 0.0
     spread: float = 1.0
     settle: bool = False
+
+    def __post_init__(self) -> None:
+        if self.eta and not isinstance(self.view, Points):
+            raise SamplerError(
+                f"Adams got the noise eta={self.eta} in the view {self.view!r}",
+                "points, of which alone the reverse SDE is written",
+                f"Adams({self.steps}, view=Points(LogSNR()), eta={self.eta})",
+            )
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         at = (t, *reversed(past))
@@ -81,45 +100,42 @@ class Adams(Solver):
         self, process: Process, t: float, s: float, nodes: Sequence[float], at: float | None, redo: bool = False
     ) -> Row:
         """The move t -> s towards the mix of predictions at the nodes."""
-        newest = nodes[0]
 
         def weights(leaf: Any) -> tuple[float, ...]:
-            power = -1.0 if self.rates else 1 + self.eta**2
-            w = adams(leaf, nodes, t, s, self.variable, power)
-            if redo and len(w) < 2 <= len(nodes):
-                w = (0.0, 1.0)  # nothing to interpolate with: the move stays as it was
-            return leads(leaf, t, nodes, w) if self.rates else w
+            w = self.view.weights(leaf, nodes, t, s, self.eta)
+            # With nothing to interpolate, the move that is redone stays as it was.
+            return (0.0, 1.0) if redo and len(w) < 2 <= len(nodes) else w
 
         churn = process.per_part(lambda leaf: noisy(leaf, t, s, self.eta))
         return Row(
             t, s, at=at, weights=process.per_part(weights), redo=redo, move=process.move(t, s, churn, self.spread),
-            norms=norms(process, newest, t) if self.rates else None,
+            norms=process.per_part(lambda leaf: self.view.norms(leaf, nodes[0], t, s)),
         )  # fmt: skip
 
 
 def DPMpp3M(steps: int = 20, times: Grid | None = None, eta: float = 0.0) -> Adams:
     """DPM-Solver++(3M), with eta = 1 its SDE: points, in lambda, with the weights that make it third order."""
-    return Adams(steps, 3, times or Karras(), LogSNR(), eta=eta, settle=steps < 15)
+    return Adams(steps, 3, times or Karras(), Points(LogSNR()), eta=eta, settle=steps < 15)
 
 
 def DEIS(steps: int = 20, order: int = 3, times: Grid | None = None) -> Adams:
     """DEIS, tAB in log rho (Zhang & Chen 2023)."""
-    return Adams(steps, order, times or LogSNRGrid(), LogSNR(), rates=True)
+    return Adams(steps, order, times or LogSNRGrid(), Rates(LogSNR()))
 
 
 def LMS(steps: int = 20, order: int = 4, times: Grid | None = None) -> Adams:
     """Linear multistep in sigma (k-diffusion's LMS)."""
-    return Adams(steps, order, times or Karras(), Clock(), rates=True)
+    return Adams(steps, order, times or Karras(), Rates(Clock()))
 
 
 def IPNDM(steps: int = 20, order: int = 4, times: Grid | None = None) -> Adams:
     """Improved PNDM (Zhang & Chen 2023): the constants of Adams and Bashforth from the first step on."""
-    return Adams(steps, order, times or SoftGrid(), Index(), rates=True)
+    return Adams(steps, order, times or SoftGrid(), Rates(Index()))
 
 
 def SASolver(steps: int = 20, order: int = 3, times: Grid | None = None, eta: float = 1.0) -> Adams:
     """SA-Solver (Xue et al. 2023): stochastic Adams, predictor and corrector in lambda."""
-    return Adams(steps, order, times or Karras(), LogSNR(), corrector=order, eta=eta, settle=True)
+    return Adams(steps, order, times or Karras(), Points(LogSNR()), corrector=order, eta=eta, settle=True)
 
 
 @dataclass(frozen=True)
@@ -198,4 +214,4 @@ def recommended(process: Process, evaluations: int = 20) -> Solver:
     """
     if schedule_of(process).bounded and evaluations > 2:
         return PNDM(evaluations - 1, SoftGrid(0.2, 1.0))
-    return Adams(evaluations, 4, SoftGrid(0.15, 1.6), Soft(0.3), corrector=4)
+    return Adams(evaluations, 4, SoftGrid(0.15, 1.6), Points(Soft(0.3)), corrector=4)

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from gendiff.processes import Leaf, Process
 from gendiff.solvers.table import Past, Row, Solver, norms
-from gendiff.solvers.weights import LogSNR, adams, heun, noisy, posterior
+from gendiff.solvers.weights import LogSNR, adams, heun, leads, noisy, posterior
 from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, schedule_of
 
 
@@ -262,10 +262,3 @@ def stage(
         t, s, at=at, weights=process.per_part(mixed), redo=redo, move=process.move(t, s), last=last,
         norms=norms(process, at, t),
     )  # fmt: skip
-
-
-def leads(leaf: Leaf, t: float, nodes: Any, weights: Any) -> tuple[float, ...]:
-    """The weights of rates made weights of the l_j = -c_j e_j, after scaling them to the sum one."""
-    total, c = sum(weights), leaf.schedule.clock
-    # The newest may be the clock's end, c = 0, where no step has a rate to mix.
-    return tuple(w / total * c(t) / c(u) if w else 0.0 for w, u in zip(weights, nodes, strict=False))

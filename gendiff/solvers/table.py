@@ -14,19 +14,25 @@ are mixed in one of two views, the same in every row of a table:
 In both the weights sum to one, so a constant prediction, or a constant rate, is followed exactly. Rates carry the
 families that mix noise predictions; on curved spaces they are tangents in the space's own frame. Weights, like clocks,
 come by part for bundles. All numbers are float64 on the host.
+
+A corrector redoes the last move r -> t with the prediction made at its end, weights w' in place of w, before the step
+t -> s with weights v. Where moves are linear, x_s = keep x + pull target = (keep + pull/n) x + pull sum_j w_j l_j, these
+are one row, on the state that was predicted (`merged`):
+
+    u_j = v_j + (pull'/pull) (keep + pull/n) (w'_j - w_j),   w counted from the prediction before
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from gendiff.processes import Leaf, Move, Process
+from gendiff.processes import Move, Process, pick
 from gendiff.times import Grid
 
 
@@ -111,21 +117,47 @@ class Solver(ABC):
                 past.ahead = next((k for k, (u, v) in enumerate(moves[i + 1 :]) if v > u), len(moves) - i - 1)
                 out.extend(self.step(process, t, s, past))
                 past.append(t)
-        return out
+        return merged(out)
 
     def evaluations(self, process: Process) -> int:
         """How often the denoiser is evaluated."""
         return sum(row.at is not None for row in self.rows(process))
 
 
-def norm(leaf: Leaf, t: float) -> float:
-    """n with y = x/n the state on the clock: alpha, or alpha + sigma where the clock is bounded."""
-    if leaf.schedule.flow:
-        return 1.0
-    alpha, sigma = leaf.schedule(t)
-    return alpha + sigma if leaf.schedule.bounded else alpha
+def merged(rows: list[Row]) -> list[Row]:
+    """The rows, each corrector and the step after it made one where moves are linear; the same states to rounding."""
+    out: list[Row] = []
+    for k, row in enumerate(rows):
+        follows = rows[k + 1] if k + 1 < len(rows) else None
+        if row.redo and follows is not None and follows.at is None and linear(row.move) and linear(follows.move):
+            continue  # the next row takes it in
+        if row.at is None and k and rows[k - 1].redo and linear(row.move) and linear(rows[k - 1].move):
+            redone = rows[k - 1]
+            before = next(r for r in reversed(rows[: k - 1]) if not r.redo and r.move is not None)
+            row = replace(row, at=redone.at, weights=joined(before, redone, row))
+        out.append(row)
+    return out
+
+
+def joined(before: Row, redone: Row, row: Row) -> Any:
+    """The weights u_j above, by part."""
+
+    def one(w: Any, corrected: Any, v: Any, old: Any, move: Any, n: Any) -> Any:
+        if isinstance(move, dict):
+            return {k: one(pick(w, k), pick(corrected, k), pick(v, k), old[k], move[k], n and n[k]) for k in move}
+        factor = old.pull / move.pull * (move.keep + (move.pull / n[1] if n else 0.0))
+        width = max(len(v), len(corrected), len(w) + 1)
+        v, corrected, w = (x + (0.0,) * (width - len(x)) for x in (v, corrected, (0.0, *w)))
+        return tuple(a + factor * (b - c) for a, b, c in zip(v, corrected, w, strict=True))
+
+    return one(before.weights, redone.weights, row.weights, redone.move, row.move, row.norms)
+
+
+def linear(move: Any) -> bool:
+    """Whether every part's step is a share of the way to its target."""
+    return all(map(linear, move.values())) if isinstance(move, dict) else isinstance(move, Move)
 
 
 def norms(process: Process, at: float, t: float) -> Any:
     """What a row that mixes rates needs: (n at the evaluation, n at the start of the move), by part."""
-    return process.per_part(lambda leaf: (norm(leaf, at), norm(leaf, t)))
+    return process.per_part(lambda leaf: (leaf.norm(at), leaf.norm(t)))

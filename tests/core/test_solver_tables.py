@@ -36,7 +36,8 @@ from gendiff import (
 from gendiff.config import from_config, to_config
 from gendiff.oracles import Mixture, Normal
 from gendiff.random import Increment, Noise
-from gendiff.samplers import sample
+from gendiff.errors import SamplerError
+from gendiff.samplers import run, sample
 from gendiff.solvers import (
     DEIS,
     IPNDM,
@@ -45,6 +46,7 @@ from gendiff.solvers import (
     RK4,
     Adams,
     Churn,
+    Circle,
     Clock,
     DPMpp2S,
     DPMpp3M,
@@ -52,6 +54,8 @@ from gendiff.solvers import (
     LogSNR,
     Midpoint,
     OnePath,
+    Points,
+    Rates,
     SASolver,
     Soft,
     Solver,
@@ -106,9 +110,21 @@ FLAT: dict[str, tuple[Any, Callable[[], Gentle]]] = {
     "flow": (mixture(Gaussian(Linear())), lambda: Gentle(0.9, 0.1)),
     "EDM": (mixture(Gaussian(EDM(5.0, 3.0))), lambda: Gentle(1.0, 0.35)),
 }
-SECOND: list[Solver] = [Midpoint(), DPMSolver(), DPMpp2S(), Adams(order=2), DEIS(order=2), LMS(order=2), UniPC(order=1)]
+SOFT = Points(Soft())
+SECOND: list[Solver] = [
+    Midpoint(),
+    DPMSolver(),
+    DPMpp2S(),
+    Adams(order=2),
+    Adams(order=2, view=SOFT),
+    DEIS(order=2),
+    LMS(order=2),
+    UniPC(order=1),
+]
 THIRD: list[Solver] = [
     Adams(),
+    Adams(view=SOFT),
+    Adams(order=2, view=SOFT, corrector=3),
     Adams(order=2, corrector=3),
     DPMpp3M(50),
     DEIS(),
@@ -121,7 +137,7 @@ THIRD: list[Solver] = [
 @pytest.mark.parametrize("case", FLAT)
 @pytest.mark.parametrize(
     ("solver", "order"),
-    [*((s, 2) for s in SECOND), *((s, 3) for s in THIRD), (RK4(), 4), (LMS(), 4)],
+    [*((s, 2) for s in SECOND), *((s, 3) for s in THIRD), (RK4(), 4), (LMS(), 4), (Adams(order=4, corrector=4), 4)],
     ids=lambda v: repr(v) if isinstance(v, Solver) else str(v),
 )
 def test_order_on_flat_spaces(case: str, solver: Solver, order: int) -> None:
@@ -149,8 +165,8 @@ def test_order_on_flat_spaces(case: str, solver: Solver, order: int) -> None:
 )
 @pytest.mark.parametrize(
     "solver",
-    [Midpoint(), Adams(order=2), DPMpp2S(), DPMSolver(), UniPC(order=1)],
-    ids=lambda s: type(s).__name__,
+    [Midpoint(), Adams(order=2), Adams(order=2, view=SOFT), DPMpp2S(), DPMSolver(), UniPC(order=1)],
+    ids=lambda s: f"{type(s).__name__} {getattr(s, 'view', '')}",
 )
 def test_order_on_curved_spaces(process: Any, solver: Solver) -> None:
     shapes = {"pos": (8, 4, 3), "rot": (8, 4, 3, 3)}
@@ -179,6 +195,8 @@ EVERY: list[Solver] = [
     DPMpp3M(eta=1.0),
     Adams(),
     Adams(order=4, corrector=4),
+    Adams(view=SOFT),
+    Adams(order=4, view=SOFT, corrector=4),
     DEIS(),
     IPNDM(),
     LMS(),
@@ -252,10 +270,65 @@ def test_weights_sum_to_one_and_reproduce_polynomials() -> None:
 
 def test_an_exact_prediction_ends_exactly() -> None:
     """A constant prediction is reached by all, a constant noise prediction is followed by all."""
-    for solver in (Adams(), DEIS(), UniPC(), LMS(), PNDM(), DPMSolver(), RK4(), IPNDM()):
+    for solver in (Adams(view=SOFT), DEIS(), UniPC(), LMS(), PNDM(), DPMSolver(), RK4(), IPNDM()):
         point = Mixture(Gaussian(EDM()), torch.tensor([[0.4, -0.2]], dtype=F64), 1e-30)
         x = sample(point, torch.empty(4, 2, dtype=F64), solver=replace(solver, steps=6), noise=Noise.of(0, 4))  # type: ignore[type-var]
         torch.testing.assert_close(x, torch.tensor([[0.4, -0.2]], dtype=F64).expand(4, 2), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", [EDM(), Linear(), VP(), Cosine(), Discrete.linear().zero_terminal()], ids=repr)
+def test_on_the_circle_a_gaussian_of_its_width_is_followed_exactly(schedule: Any) -> None:
+    """One step of any length, from either kind of noise end into sigma = 0, with F = 0 and so with any history."""
+    process = Gaussian(schedule)
+    data = Normal(process, torch.zeros(3, dtype=F64), 0.7**2 * torch.eye(3, dtype=F64))
+    z = Noise.of(0, 4).normal((4, 3), F64)
+    alpha, sigma = schedule(1.0)
+    for steps, corrector in ((1, 0), (5, 0), (5, 4)):
+        solver = Adams(steps, 3, view=Circle(0.7), corrector=corrector, times=LinearGrid())
+        x = sample(data, z, solver=solver, noise=Noise.of(0, 4), start=sigma * z)
+        expected = sigma * z * 0.7 / math.hypot(0.7 * alpha, sigma)  # y/r is constant
+        torch.testing.assert_close(x, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_limits_of_the_circle_are_points_and_rates() -> None:
+    leaf, at = Gaussian(EDM(5.0, 3.0)), [0.6, 0.7, 0.85]
+    c = [leaf.schedule.clock(u) for u in (*at, 0.5)]
+    move = leaf.move(at[0], 0.5)
+    for width, view, q in ((1e-4, "points", [1 / v for v in c]), (1e4, "rates", c)):
+        circle = Circle(width)
+        w, n = circle.weights(leaf, at, at[0], 0.5), circle.norms(leaf, at[0], at[0], 0.5)
+        # With Lagrange polynomials in the limit's own measure, the integral over it.
+        u = torch.linspace(q[0], q[3], 100001, dtype=F64)
+        basis = [math.prod((u - b) / (a - b) for b in q[:3] if b != a) for a in q[:3]]
+        mean = [float(torch.trapezoid(b, u) / (q[3] - q[0])) for b in basis]  # type: ignore[arg-type]
+        if view == "rates":  # l_j = -c_j e_j, and the move pulls by 1 - c_s/c_t
+            mean = [m * c[0] / v for m, v in zip(mean, c, strict=False)]
+            assert n is not None and n[1] == pytest.approx(1, rel=1e-6)
+        assert w == pytest.approx(mean, rel=1e-5)
+        assert move.keep == pytest.approx(c[3] / c[0])
+
+
+def test_noise_goes_with_points() -> None:
+    with pytest.raises(SamplerError, match="points"):
+        Adams(eta=1.0)
+
+
+@pytest.mark.parametrize(
+    "solver", [UniPC(7), UniPC(7, 2, bh2=False), Adams(7, 3, view=SOFT, corrector=4), Adams(7, 4, corrector=3),
+               Adams(7, 3, view=Rates(Clock()), corrector=3), replace(SASolver(7), spread=0.0)], ids=repr
+)  # fmt: skip
+def test_a_corrector_and_the_next_step_are_one_row(solver: Solver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On flat spaces the merged rows reach the states of the rows as they are written."""
+    denoiser, like = mixture(Gaussian(EDM())), torch.empty(8, 2, dtype=F64)
+    rows = solver.rows(denoiser.process)
+    assert len(rows) == 7 and all(row.at == row.t and not row.redo for row in rows)
+    start = denoiser.process.prior(like, Noise.of(4, 8))
+    once = run(denoiser, denoiser.process, rows, start, noise=Noise.of(0, 8), cond={})
+    monkeypatch.setattr("gendiff.solvers.table.merged", lambda rows: rows)
+    written = solver.rows(denoiser.process)
+    assert len(written) == 13
+    twice = run(denoiser, denoiser.process, written, start, noise=Noise.of(0, 8), cond={})
+    torch.testing.assert_close(once, twice, rtol=1e-10, atol=1e-10)
 
 
 def test_one_brownian_path() -> None:
