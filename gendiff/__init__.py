@@ -108,7 +108,6 @@ from gendiff.solvers import Heun as Heun
 from gendiff.solvers import Midpoint as Midpoint
 from gendiff.solvers import OnePath as OnePath
 from gendiff.solvers import SASolver as SASolver
-from gendiff.solvers import SoftGrid as SoftGrid
 from gendiff.solvers import UniPC as UniPC
 from gendiff.spaces import SO3 as SO3
 from gendiff.spaces import Centered as Centered
@@ -132,6 +131,7 @@ from gendiff.times import LogSNRGrid as LogSNRGrid
 from gendiff.times import LossBins as LossBins
 from gendiff.times import Mode as Mode
 from gendiff.times import PolyExponential as PolyExponential
+from gendiff.times import PowerGrid as PowerGrid
 from gendiff.times import Restart as Restart
 from gendiff.times import ShiftedGrid as ShiftedGrid
 from gendiff.times import Trailing as Trailing

@@ -1,18 +1,24 @@
 r"""Calibration: a solver's weights, and its grid, fitted to the model it samples from.
 
-A step is linear in its weights. With D_j the last predictions and x^ the end of the step towards D_0 alone,
+A step is linear in its weights. With w those of the analytic solver, l_j the last predictions in its view and x^ the end
+of its step,
 
-    x_s = x^ + pull sum_{j >= 1} w_j log_{D_0}(D_j)          (exactly on flat spaces, to first order on curved ones)
+    x_s = x^ + pull sum_j (v_j - w_j) l_j              (exactly on flat spaces, to first order on curved ones)
 
-so against pilot trajectories of the model itself, followed finely to x*_s, the best weights are a least-squares
+so against pilot trajectories of the model itself, followed finely to x*_s, the best weights v are a least-squares
 solution, step after step from the states that the fitted table itself has reached:
 
-    min_w  sum_i rho_i |log_{x^}(x*_s) - pull sum_j w_j log_{D_0}(D_j)|^2  +  ridge |w - w_analytic|^2
+    min_v  sum_i rho_i |log_{x^}(x*_s) - pull sum_j (v_j - w_j) l_j|^2  +  ridge |v - w|^2
 
-rho_i lowers the say of the few trajectories that end in another mode. The times are chosen among those of the fine
-trajectory, by the error at the end on pilots that took no part in the fit: first a family of grids, then one time after
-the other. A last quarter of the pilots, which saw neither, compares the result with the analytic solver and keeps the
-better.
+Where points are mixed, weights sum to one and l_j is log_{x0_0}(x0_j). rho_i lowers the say of the few trajectories that
+end in another mode. Grids are tried among the times of the fine trajectory, by the error at the end on pilots that took
+no part in the fit. Then all weights and times together are refined by what they do to the end (`polished`),
+
+    min_theta  sum_i rho_i |log(x(theta), x*_0)|^2     by Gauss and Newton, with Levenberg's damping,
+
+derivatives by differences of whole runs: 1 + number of weights and times runs of the pilots a round. Rounds go on while the
+error falls on the pilots that choose. A last quarter of the pilots, which saw neither, compares the result with the
+analytic solver and keeps the better.
 """
 
 from __future__ import annotations
@@ -27,12 +33,12 @@ from torch import Tensor
 
 from gendiff.denoisers import Denoise
 from gendiff.errors import SamplerError
-from gendiff.processes import Leaf, Process
+from gendiff.processes import Leaf, Move
 from gendiff.random import Noise
 from gendiff.samplers import run
-from gendiff.solvers import Adams, Calibrated, Fitted, Past, Row, SoftGrid, Solver
+from gendiff.solvers import Adams, Calibrated, Fitted, Row, Solver
 from gendiff.spaces import State, map_state, tensors
-from gendiff.times import Grid
+from gendiff.times import Grid, PowerGrid
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Pilot:
     """Fine trajectories of a model: the states of some samples at times."""
 
     denoiser: Denoise
-    process: Process
+    process: Any
     cond: dict[str, Any]
     times: list[float]
     states: list[State]
@@ -51,6 +57,20 @@ class Pilot:
         process = self.denoiser.process.masked(cond.get("mask"))
         states = [map_state(lambda p: p[rows], x) for x in self.states]
         return Pilot(self.denoiser, process, cond, self.times, states)
+
+    def ends(self, rows: list[Row]) -> tuple[State, Tensor]:
+        """log(x, x*) of the ends that rows lead to, and its square per sample [B]."""
+        x = self.states[0]
+        noise = Noise.of(0, tensors(x)[0].shape[0], device=tensors(x)[0].device)
+        y = run(self.denoiser, self.process, rows, x, noise=noise, cond=self.cond)
+        space, goal = self.process.space, self.states[-1]
+        away = space.log(goal, y)
+        return away, space.norm2(goal, away)
+
+    def error(self, rows: list[Row], left_out: float = 0.025) -> float:
+        """The mean square distance to the fine end, without a share of the largest: those that ended in another mode."""
+        square = self.ends(rows)[1].sort().values
+        return float(square[: max(1, len(square) - int(left_out * len(square)))].mean())
 
 
 @dataclass(frozen=True)
@@ -76,49 +96,60 @@ def calibrate(
     depth: int = 4,
     fine: int = 192,
     ridge: float = 1e-5,
-    refine: int = 1,
+    rounds: int = 8,
+    otherwise: Solver | None = None,
 ) -> Calibrated:
     """A solver for this model, at these numbers of evaluations.
 
     Args:
         denoiser: The model, guided or not, e.g. `model.denoiser`.
         like: The shapes of the pilots, [B, ...]; 256 are a good number. Half are fitted, the rest choose and judge.
-        solver: The analytic solver to start from, one evaluation a step; Adams by default.
+        solver: The analytic solver to start from, one evaluation a step; `Adams()` by default.
         evaluations: Numbers of steps to fit a table for.
         grid: The only grid to fit on; by default the grid is fitted too.
         cond: Conditions of the pilots.
         start: Their states at the grid's first time, instead of draws of the prior.
         noise: The source of those draws.
-        depth: How many predictions a step may mix.
+        depth: How many predictions a step may mix; as many as the solver does, if that is more.
         fine: Steps of the pilots' fine trajectories.
         ridge: How strongly weights are held to the analytic ones, relative to the data.
-        refine: How often each time of the grid is moved to where the error is least.
+        rounds: At most so many refinements of all numbers together; each costs some dozens of runs.
+        otherwise: What the result does at other numbers of steps; the analytic solver by default.
 
     Returns:
         The solver with the first of these numbers of steps; `model.sample(sampler=..., steps=8)` takes another.
 
     Raises:
-        SamplerError: For fewer than 8 pilots, or a solver with more than one evaluation a step.
+        SamplerError: For fewer than 8 pilots, a solver with more than one evaluation a step, or categories.
     """
-    solver = solver or Adams()
     counts = [evaluations] if isinstance(evaluations, int) else list(evaluations)
+    process, base = denoiser.process, solver or Adams()
     n = tensors(like)[0].shape[0]
     if n < 8:
         raise SamplerError(
             f"calibrate got {n} pilots", "at least 8: half fit, half choose and judge", "a larger `like`"
         )
-    process = denoiser.process
-    if solver.evaluations(process) != len(solver.times(process, solver.steps)) - 1:
-        raise SamplerError(
-            f"calibrate got {solver!r}", "a solver with one evaluation a step", "calibrate(..., Adams())"
-        )
-    noise = noise or Noise.of(0, n)
-    pilots = follow(denoiser, like, solver, grid, cond or {}, start, noise, fine)
-    found = Calibrated(counts[0], solver, (), solver.times)
     for count in counts:
-        table = best(pilots, solver, grid, count, depth, ridge, refine)
+        rows = replace(base, steps=count).rows(process)  # type: ignore[type-var]
+        if len(rows) != count or any(row.at is None for row in rows):
+            raise SamplerError(
+                f"calibrate got {base!r}", "a solver with one evaluation and one move a step", "calibrate(..., Adams())"
+            )
+    if not all(flowing(process.per_part(lambda leaf: leaf.flows))):
+        raise SamplerError(f"calibrate got {process!r}", "a process with a probability flow in every part")
+    noise = noise or Noise.of(0, n, device=tensors(like)[0].device)
+    pilots = follow(denoiser, like, base, grid, cond or {}, start, noise, fine)
+    other = otherwise or base
+    found = Calibrated(counts[0], base, (), other, other.times)
+    for count in counts:
+        table = best(pilots, base, grid, count, depth, ridge, rounds)
         found = found if table is None else found.with_table(table)
     return found
+
+
+def flowing(value: Any) -> list[bool]:
+    """The values of a nested dict."""
+    return [leaf for part in value.values() for leaf in flowing(part)] if isinstance(value, dict) else [value]
 
 
 def follow(
@@ -128,11 +159,11 @@ def follow(
     """The fine trajectories of the pilots."""
     process = denoiser.process.masked(cond.get("mask"))
     first = (grid or solver.times)(process, 8)[0]
-    times = [t for t in SoftGrid(power=1.15)(process, fine) if t < first]
+    times = [t for t in PowerGrid()(process, fine) if t < first]
     path = Along((first, *times))
     x = process.prior(like, noise.fork("prior"), first) if start is None else start
     states = [x]
-    rows = Adams(len(times), 3, path).rows(process)
+    rows = Adams(len(times), times=path).rows(process)
     run(denoiser, process, rows, x, noise=noise, cond=cond, callback=lambda p: states.append(p.state))
     whole = Pilot(denoiser, process, cond, list(path.times), states)
     n = tensors(like)[0].shape[0]
@@ -146,53 +177,31 @@ class Along(Grid):
 
     times: tuple[float, ...]
 
-    def __call__(self, process: Process, steps: int) -> list[float]:
+    def __call__(self, process: Any, steps: int) -> list[float]:
         return list(self.times)
 
 
 def best(
-    pilots: Pilots, solver: Solver, grid: Grid | None, count: int, depth: int, ridge: float, refine: int
+    pilots: Pilots, solver: Solver, grid: Grid | None, count: int, depth: int, ridge: float, rounds: int
 ) -> Fitted | None:
     """The fitted table of `count` steps, or None where the solver itself does better on the pilots that judge."""
     process = pilots.fit.process
     own = (grid or solver.times)(process, count)
-    rows = replace(solver, steps=count, times=Along(tuple(own))).rows(process)  # type: ignore[type-var]
-    # Weights are held to those of a solver that mixes points.
-    points = Adams() if any(row.norms is not None for row in rows) else solver
-    tried: dict[tuple[int, ...], tuple[float, Fitted]] = {}
-
-    def attempt(places: list[int]) -> float:
-        key = tuple(places)
-        if key not in tried:
-            table = fitted(pilots.fit, points, places, depth, ridge)
-            tried[key] = (error(pilots.choose, table_rows(process, table)), table)
-        return tried[key][0]
-
-    shapes = [SoftGrid(scale, power) for scale in (0.03, 0.1, 0.3) for power in (1.0, 1.3, 1.6)]
+    shapes = [PowerGrid(power) for power in (1.2, 1.5, 1.8, 2.1, 2.5, 3.0)]
+    tried: list[tuple[float, Fitted]] = []
     for times in [own, *(shape(process, count) for shape in shapes if grid is None)]:
         places = nearest(pilots.fit.times, times)
         if len(places) == count + 1:
-            attempt(places)
+            table = fitted(pilots.fit, solver, places, depth, ridge)
+            tried.append((pilots.choose.error(table_rows(process, solver, table)), table))
     if not tried:
         return None
-    if grid is None:
-        moved(min(tried, key=lambda key: tried[key][0]), attempt, refine)
-    least = min(tried.values(), key=lambda value: value[0])[1]
-    return least if error(pilots.judge, table_rows(process, least)) < error(pilots.judge, rows) else None
-
-
-def moved(places: tuple[int, ...], attempt: Callable[[list[int]], float], rounds: int) -> None:
-    """Moves one time after the other, as far as the error falls."""
-    here, least = list(places), attempt(list(places))
-    for _ in range(rounds):
-        for k in range(1, len(here) - 1):
-            for jump in (-8, 8, -3, 3, -1, 1):
-                while here[k - 1] < here[k] + jump < here[k + 1]:
-                    there = [*here[:k], here[k] + jump, *here[k + 1 :]]
-                    found = attempt(there)
-                    if not found < least:
-                        break
-                    here, least = there, found
+    # The grid that looks best at first need not be the one that can be refined most.
+    tried.sort(key=lambda pair: pair[0])
+    ends = [polished(pilots, solver, table, rounds, grid is None) for _, table in tried[:2]]
+    least = min(ends, key=lambda pair: pair[0])[1]
+    ours, theirs = table_rows(process, solver, least), analytic_rows(process, solver, own)
+    return least if pilots.judge.error(ours, 0.0) < pilots.judge.error(theirs, 0.0) else None
 
 
 def nearest(fine: list[float], times: list[float]) -> list[int]:
@@ -205,78 +214,146 @@ def nearest(fine: list[float], times: list[float]) -> list[int]:
     return [*out, len(fine) - 1]
 
 
-def analytic(process: Process, solver: Solver, times: Sequence[float]) -> Fitted:
-    """The solver's own weights on these times (its predictor's, where it corrects)."""
-    table, past = [], Past()
-    for k, (t, s) in enumerate(pairwise(times)):
-        past.ahead = len(times) - 2 - k
-        table.append(list(solver.step(process, t, s, past))[-1].weights)
-        past.append(t)
-    return Fitted(tuple(times), tuple(table))
+def analytic_rows(process: Any, solver: Solver, times: Sequence[float]) -> list[Row]:
+    """The solver's own rows on these times."""
+    return replace(solver, steps=len(times) - 1, times=Along(tuple(times))).rows(process)  # type: ignore[type-var]
+
+
+def table_rows(process: Any, solver: Solver, table: Fitted) -> list[Row]:
+    """The rows of a fitted table."""
+    rows = analytic_rows(process, solver, table.times)
+    return [replace(row, weights=w) for row, w in zip(rows, table.weights, strict=True)]
 
 
 def fitted(pilot: Pilot, solver: Solver, places: list[int], depth: int, ridge: float) -> Fitted:
     """The least-squares weights on the grid of these places, step after step."""
     times = [pilot.times[k] for k in places]
     process, space = pilot.process, pilot.process.space
-    prior = analytic(process, solver, times).weights
     x, history, table = pilot.states[0], [], []
-    for k, (t, s) in enumerate(pairwise(times)):
-        history = [pilot.denoiser(x, t, **pilot.cond), *history[: depth - 1]]
-        move, weights = process.move(t, s), prior[k]
-        if len(history) > 1:
-            plain = process.take(x, history[0], move)
-            residual = space.log(plain, pilot.states[places[k + 1]])
-            features = [space.log(history[0], d) for d in history[1:]]
-            pulls = process.per_part(lambda leaf, t=t, s=s: pull(leaf, t, s))
-            weights = per_part(solve, residual, features, pulls, weights, ridge)
+    for row, k in zip(analytic_rows(process, solver, times), places[1:], strict=True):
+        x0 = pilot.denoiser(x, row.at, **pilot.cond)
+        kept = x0 if row.norms is None else process.lead(x, x0, row.norms)
+        history = [kept, *history[: max(depth, row.reach) - 1]]
+        residual = space.log(process.advance(x, history, row.weights, row.norms, row.move), pilot.states[k])
+        features = [space.log(history[0], p) for p in history[1:]] if row.norms is None else history
+        weights = per_part(solve, residual, features, row.move, row.norms, row.weights, ridge)
         table.append(weights)
-        x = process.take(x, process.mix(history, weights), move)
+        x = process.advance(x, history, weights, row.norms, row.move)
     return Fitted(tuple(times), tuple(table))
 
 
-def pull(leaf: Leaf, t: float, s: float) -> float:
-    """How far the end of a step moves with its target."""
-    return float(leaf.move(t, s).pull)  # type: ignore[attr-defined]
-
-
-def per_part(f: Any, residual: State, features: list[State], pulls: Any, weights: Any, ridge: float) -> Any:
+def per_part(
+    f: Callable[..., Any], residual: State, features: list[State], move: Any, norms: Any, weights: Any, ridge: float
+) -> Any:
     """f for each part of a bundle, or for the only one."""
     if isinstance(residual, dict):
-        return {k: f(residual[k], [x[k] for x in features], pulls[k], weights[k], ridge) for k in residual}
-    return f(residual, features, pulls, weights, ridge)
+        return {
+            k: per_part(f, residual[k], [x[k] for x in features], move[k], norms and norms[k], weights[k], ridge)
+            for k in residual
+        }
+    return f(residual, features, move, norms, weights, ridge)
 
 
-def solve(residual: Tensor, features: list[Tensor], pull: float, prior: Any, ridge: float) -> tuple[float, ...]:
+def solve(
+    residual: Tensor, features: list[Tensor], move: Any, norms: Any, prior: tuple[float, ...], ridge: float
+) -> tuple[float, ...]:
     """The weights of one part: ridge regression towards `prior`, samples reweighted once by their residual."""
     m = len(features)
-    held = torch.tensor([*prior[1:], *[0.0] * m][:m], dtype=torch.float64)
-    a = torch.stack([pull * f.double().flatten(1) for f in features], -1).cpu()  # [B, N, m]
+    if not m:
+        return prior
+    points = norms is None
+    pull = move.pull if isinstance(move, Move) else 1 - move.end / move.start
+    a = torch.stack([float(pull) * f.double().flatten(1) for f in features], -1).cpu()  # [B, N, m]
     y = residual.double().flatten(1).cpu()
-    w = held
+    change = torch.zeros(m, dtype=torch.float64)
     for robust in (False, True):
         rho = torch.ones(len(y), dtype=torch.float64)
         if robust:
-            square = (y - a @ w).square().mean(1)
+            square = (y - a @ change).square().mean(1)
             rho = 1 / (1 + square / (9 * square.median() + 1e-30))
         gram = torch.einsum("b,bnj,bnk->jk", rho, a, a)
-        right = torch.einsum("b,bnj,bn->j", rho, a, y - a @ held)
         size = gram.diagonal().mean()
         if not bool(size > 0):
-            return (1 - float(held.sum()), *held.tolist())
-        w = held + torch.linalg.solve(gram + ridge * size * torch.eye(m, dtype=torch.float64), right)
-    return (1 - float(w.sum()), *w.tolist())
+            return prior
+        held = ridge * torch.diag(gram.diagonal() + 1e-6 * size)
+        change = torch.linalg.solve(gram + held, torch.einsum("b,bnj,bn->j", rho, a, y))
+    own = [*prior, *[0.0] * (m + points)][: m + points]
+    new = [-float(change.sum()), *change.tolist()] if points else change.tolist()
+    return tuple(w + c for w, c in zip(own, new, strict=True))
 
 
-def table_rows(process: Process, table: Fitted) -> list[Row]:
-    """The rows of a fitted table."""
-    return Calibrated(len(table.weights), Adams(), (table,), Along(table.times)).rows(process)
+def polished(pilots: Pilots, solver: Solver, table: Fitted, rounds: int, times: bool) -> tuple[float, Fitted]:
+    """The table refined by its effect on the end, and its error on the pilots that choose."""
+    process = pilots.fit.process
+
+    def rows(table: Fitted) -> list[Row]:
+        return table_rows(process, solver, table)
+
+    points = any(none(row.norms) for row in rows(table))
+    theta = numbers(table)
+    count = len(table.times) - 2
+    gaps = [min(a - b, b - c) for a, b, c in zip(table.times, table.times[1:], table.times[2:], strict=False)]
+    scale = torch.tensor([1.0] * (len(theta) - count) + gaps, dtype=torch.float64)
+    free = [i for i in range(len(theta)) if times or i < len(theta) - count]
+    least, damping = pilots.choose.error(rows(table)), 1e-3
+    for _ in range(rounds):
+        away, square = pilots.fit.ends(rows(filled(table, theta)))
+        rho = (1 / (1 + square / (9 * square.quantile(0.95) + 1e-30))).double().cpu()
+        y = flat(away)
+        columns = []
+        for i in free:
+            there = theta.clone()
+            step = 1e-3 * float(scale[i])
+            there[i] += step
+            columns.append((flat(pilots.fit.ends(rows(filled(table, there, points)))[0]) - y) / 1e-3)
+        a = torch.stack(columns, -1)
+        gram = torch.einsum("b,bnj,bnk->jk", rho, a, a)
+        right = torch.einsum("b,bnj,bn->j", rho, a, y)
+        for _ in range(6):
+            held = damping * torch.diag(gram.diagonal() + 1e-9 * gram.diagonal().mean())
+            move = torch.zeros_like(theta)
+            move[free] = -torch.linalg.solve(gram + held, right) * scale[free]
+            there = theta + move
+            falls = all(a > b for a, b in pairwise([table.times[0], *there[len(theta) - count :].tolist(), 0.0]))
+            found = pilots.choose.error(rows(filled(table, there, points))) if falls else float("inf")
+            if found < least:
+                theta, least, damping = there, found, damping / 10
+                break
+            damping = max(damping * 10, 1e-6)
+        else:
+            break
+    return least, filled(table, theta, points)
 
 
-def error(pilot: Pilot, rows: list[Row]) -> float:
-    """Mean square distance to the fine end; the largest fortieth is left out."""
-    x = pilot.states[0]
-    n = tensors(x)[0].shape[0]
-    y = run(pilot.denoiser, pilot.process, rows, x, noise=Noise.of(0, n), cond=pilot.cond)
-    square = pilot.process.space.dist2(y, pilot.states[-1]).sort().values
-    return float(square[: max(1, n - n // 40)].mean())
+def none(norms: Any) -> bool:
+    """Whether points are mixed in some part."""
+    return any(map(none, norms.values())) if isinstance(norms, dict) else norms is None
+
+
+def numbers(table: Fitted) -> Tensor:
+    """All weights and the inner times, float64."""
+    return torch.tensor([*(w for row in table.weights for w in listed(row)), *table.times[1:-1]], dtype=torch.float64)
+
+
+def listed(weights: Any) -> list[float]:
+    """The weights of all parts, one after the other."""
+    return [w for part in weights.values() for w in listed(part)] if isinstance(weights, dict) else list(weights)
+
+
+def filled(table: Fitted, theta: Tensor, points: bool = False) -> Fitted:
+    """The table with other numbers; where points are mixed the newest weight makes the sum one."""
+    source = iter(theta.tolist())
+
+    def part(weights: Any) -> Any:
+        if isinstance(weights, dict):
+            return {k: part(w) for k, w in weights.items()}
+        w = [next(source) for _ in weights]
+        return (1 - sum(w[1:]), *w[1:]) if points else tuple(w)
+
+    weights = tuple(part(row) for row in table.weights)
+    return Fitted((table.times[0], *source, table.times[-1]), weights)
+
+
+def flat(x: State) -> Tensor:
+    """A tangent as float64 [B, N] on the host."""
+    return torch.cat([part.double().flatten(1) for part in tensors(x)], 1).cpu()

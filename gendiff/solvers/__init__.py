@@ -3,7 +3,6 @@
 from gendiff.solvers.calibrated import Calibrated as Calibrated
 from gendiff.solvers.calibrated import Fitted as Fitted
 from gendiff.solvers.calibrated import FittedTimes as FittedTimes
-from gendiff.solvers.grids import SoftGrid as SoftGrid
 from gendiff.solvers.multistep import DEIS as DEIS
 from gendiff.solvers.multistep import IPNDM as IPNDM
 from gendiff.solvers.multistep import LMS as LMS
@@ -13,7 +12,6 @@ from gendiff.solvers.multistep import DPMpp2M as DPMpp2M
 from gendiff.solvers.multistep import DPMpp3M as DPMpp3M
 from gendiff.solvers.multistep import SASolver as SASolver
 from gendiff.solvers.multistep import UniPC as UniPC
-from gendiff.solvers.multistep import recommended as recommended
 from gendiff.solvers.single import DDIM as DDIM
 from gendiff.solvers.single import DDPM as DDPM
 from gendiff.solvers.single import RK4 as RK4

@@ -1,4 +1,4 @@
-"""Tables that were fitted to a model: another solver, with weights and times replaced where a table was fitted."""
+"""Tables that were fitted to a model: a solver's rows, with weights and times replaced where a table was fitted."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from gendiff.processes import Process
-from gendiff.solvers.grids import SoftGrid
 from gendiff.solvers.table import Past, Row, Solver
-from gendiff.times import Grid
+from gendiff.times import Grid, PowerGrid
 
 
 @dataclass(frozen=True)
@@ -36,29 +35,32 @@ class FittedTimes(Grid):
 
 @dataclass(frozen=True)
 class Calibrated(Solver):
-    """A solver with tables fitted to a model by `gendiff.calibration.calibrate`; steps they do not know are its own.
+    """A solver with tables fitted to a model by `gendiff.calibration.calibrate`; steps they do not know are another's.
 
     Args:
-        solver: The analytic solver, used wherever there is no table.
+        solver: The analytic solver that the tables were fitted from: one evaluation a step.
         tables: One for each number of steps.
+        otherwise: What takes the steps that no table knows.
     """
 
     order: ClassVar[int] = 1
     steps: int
     solver: Solver
     tables: tuple[Fitted, ...]
-    times: Grid = field(default_factory=SoftGrid)
+    otherwise: Solver
+    times: Grid = field(default_factory=PowerGrid)
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        done = len(past)
         for table in self.tables:
-            done = len(past)
             if len(table.weights) == self.steps and table.times[: done + 2] == (*past, t, s):
-                yield Row(t, s, at=t, weights=table.weights[done], move=process.move(t, s))
+                *_, row = self.solver.step(process, t, s, past)
+                yield replace(row, at=t, weights=table.weights[done])
                 return
-        yield from self.solver.step(process, t, s, past)
+        yield from self.otherwise.step(process, t, s, past)
 
     def with_table(self, table: Fitted) -> Calibrated:
         """With one more table, in place of an earlier one of as many steps."""
         kept = tuple(other for other in self.tables if len(other.weights) != len(table.weights))
         tables = (*kept, table)
-        return replace(self, tables=tables, times=FittedTimes(tables, self.solver.times))
+        return replace(self, tables=tables, times=FittedTimes(tables, self.otherwise.times))

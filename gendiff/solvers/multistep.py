@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 from gendiff.errors import SamplerError
 from gendiff.processes import Process
-from gendiff.solvers.grids import SoftGrid
 from gendiff.solvers.table import Past, Row, Solver, norms
 from gendiff.solvers.weights import (
     Circle,
@@ -26,14 +25,13 @@ from gendiff.solvers.weights import (
     LogSNR,
     Points,
     Rates,
-    Soft,
     View,
     leads,
     multistep2,
     noisy,
     unipc,
 )
-from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, schedule_of
+from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, PowerGrid
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,10 @@ class DPMpp2M(Solver):
 class Adams(Solver):
     """Exponential Adams of any order, in any view, with or without noise and corrector.
 
+    As it stands it is what to take without reasons to choose: on ten problems with exact answers, two starts each and 5
+    to 50 evaluations, its error was 0.4 times (geometric mean) that of the best of 96 solvers and grids picked for each
+    (`benchmarks/samplers.py`).
+
     Args:
         order: Of the predictor, and of the whole without a corrector.
         view: What is mixed, and in what variable it is interpolated.
@@ -71,10 +73,10 @@ class Adams(Solver):
     """
 
     steps: int = 10
-    order: int = 3  # type: ignore[misc]
-    times: Grid = field(default_factory=SoftGrid)
+    order: int = 4  # type: ignore[misc]
+    times: Grid = field(default_factory=PowerGrid)
     view: View = field(default_factory=Circle)
-    corrector: int = 0
+    corrector: int = 4
     eta: float = 0.0
     spread: float = 1.0
     settle: bool = False
@@ -115,27 +117,27 @@ class Adams(Solver):
 
 def DPMpp3M(steps: int = 20, times: Grid | None = None, eta: float = 0.0) -> Adams:
     """DPM-Solver++(3M), with eta = 1 its SDE: points, in lambda, with the weights that make it third order."""
-    return Adams(steps, 3, times or Karras(), Points(LogSNR()), eta=eta, settle=steps < 15)
+    return Adams(steps, 3, times or Karras(), Points(LogSNR()), 0, eta, settle=steps < 15)
 
 
 def DEIS(steps: int = 20, order: int = 3, times: Grid | None = None) -> Adams:
     """DEIS, tAB in log rho (Zhang & Chen 2023)."""
-    return Adams(steps, order, times or LogSNRGrid(), Rates(LogSNR()))
+    return Adams(steps, order, times or LogSNRGrid(), Rates(LogSNR()), 0)
 
 
 def LMS(steps: int = 20, order: int = 4, times: Grid | None = None) -> Adams:
     """Linear multistep in sigma (k-diffusion's LMS)."""
-    return Adams(steps, order, times or Karras(), Rates(Clock()))
+    return Adams(steps, order, times or Karras(), Rates(Clock()), 0)
 
 
 def IPNDM(steps: int = 20, order: int = 4, times: Grid | None = None) -> Adams:
     """Improved PNDM (Zhang & Chen 2023): the constants of Adams and Bashforth from the first step on."""
-    return Adams(steps, order, times or SoftGrid(), Rates(Index()))
+    return Adams(steps, order, times or PowerGrid(), Rates(Index()), 0)
 
 
 def SASolver(steps: int = 20, order: int = 3, times: Grid | None = None, eta: float = 1.0) -> Adams:
     """SA-Solver (Xue et al. 2023): stochastic Adams, predictor and corrector in lambda."""
-    return Adams(steps, order, times or Karras(), Points(LogSNR()), corrector=order, eta=eta, settle=True)
+    return Adams(steps, order, times or Karras(), Points(LogSNR()), order, eta, settle=True)
 
 
 @dataclass(frozen=True)
@@ -204,14 +206,3 @@ class PNDM(Solver):
 def process_free(order: int) -> tuple[float, ...]:
     """The constants of Adams and Bashforth, newest first."""
     return ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))[order - 1]
-
-
-def recommended(process: Process, evaluations: int = 20) -> Solver:
-    """What to take without reasons to choose: by measurement, one solver for each kind of clock.
-
-    From a bounded clock (flows, cosine) the first step is the coarse one, which PNDM takes by the trapezoid; from a
-    large sigma the last ones are, which corrected Adams takes in Soft.
-    """
-    if schedule_of(process).bounded and evaluations > 2:
-        return PNDM(evaluations - 1, SoftGrid(0.2, 1.0))
-    return Adams(evaluations, 4, SoftGrid(0.15, 1.6), Points(Soft(0.3)), corrector=4)

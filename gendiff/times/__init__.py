@@ -11,6 +11,7 @@ from gendiff.times.grids import Levels as Levels
 from gendiff.times.grids import LinearGrid as LinearGrid
 from gendiff.times.grids import LogSNRGrid as LogSNRGrid
 from gendiff.times.grids import PolyExponential as PolyExponential
+from gendiff.times.grids import PowerGrid as PowerGrid
 from gendiff.times.grids import ShiftedGrid as ShiftedGrid
 from gendiff.times.grids import counted as counted
 from gendiff.times.grids import from_sigmas as from_sigmas

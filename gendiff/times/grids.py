@@ -4,6 +4,7 @@ LinearGrid       t_i = start + (end - start) i/n
 Linspace         n times from start to last, then 0; Leading and Trailing count a table's training times
 Karras           sigma_i = (smax^(1/rho) + i/(n-1) (smin^(1/rho) - smax^(1/rho)))^rho, then 0      (2022, Eq. 5)
 LogSNRGrid       the same with log sigma, rho -> infinity; "exponential" in k-diffusion
+PowerGrid        sigma/(alpha + sigma) = top (1 - i/n)^power
 PolyExponential  log sigma_i = log smin + (1 - i/(n-1))^rho log(smax/smin), then 0
 BetaGrid         quantiles of a Beta distribution                                                  (Lee et al. 2024)
 ShiftedGrid      another grid at a log-SNR lower by 2 log(shift)
@@ -47,6 +48,33 @@ class LinearGrid(Grid):
     def __call__(self, process: Process, steps: int) -> list[float]:
         counted(steps)
         return [self.start + (self.end - self.start) * (i / steps) for i in range(steps)] + [self.end]
+
+
+@dataclass(frozen=True)
+class PowerGrid(Grid):
+    """sigma/(alpha + sigma) = top (1 - i/n)^power: the same noise levels on every schedule, whatever its own time.
+
+    On flows that is t itself. Levels of many times the data's scale, where predictions hardly change, get few steps, and
+    the last steps shrink with their number rather than to a fixed sigma_min.
+
+    Args:
+        power: 1 is even; above it steps are shorter towards the data.
+        sigma_max: The first sigma/alpha, where the schedule goes further.
+        part: Whose schedule, for bundles.
+    """
+
+    power: float = 1.8
+    sigma_max: float = 80.0
+    part: str | None = None
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        schedule = schedule_of(process, self.part)
+        alpha, sigma = schedule(1.0)
+        ends = alpha == 0 or sigma / alpha <= self.sigma_max
+        top = sigma / (alpha + sigma) if ends else self.sigma_max / (1 + self.sigma_max)
+        levels = [top * (1 - i / steps) ** self.power for i in range(counted(steps))]
+        first = 1.0 if ends else schedule.unclock(self.sigma_max)
+        return [first, *(schedule.unclock(k / (1 - k)) for k in levels[1:]), 0.0]
 
 
 @dataclass(frozen=True)
