@@ -97,6 +97,7 @@ from gendiff.solvers import LMS as LMS
 from gendiff.solvers import PNDM as PNDM
 from gendiff.solvers import RK4 as RK4
 from gendiff.solvers import Adams as Adams
+from gendiff.solvers import AnnealedLangevin as AnnealedLangevin
 from gendiff.solvers import Calibrated as Calibrated
 from gendiff.solvers import Churn as Churn
 from gendiff.solvers import DPMpp2M as DPMpp2M
@@ -104,7 +105,9 @@ from gendiff.solvers import DPMpp2S as DPMpp2S
 from gendiff.solvers import DPMpp3M as DPMpp3M
 from gendiff.solvers import DPMSolver as DPMSolver
 from gendiff.solvers import Euler as Euler
+from gendiff.solvers import EulerMaruyama as EulerMaruyama
 from gendiff.solvers import Heun as Heun
+from gendiff.solvers import Langevin as Langevin
 from gendiff.solvers import Midpoint as Midpoint
 from gendiff.solvers import OnePath as OnePath
 from gendiff.solvers import SASolver as SASolver
