@@ -11,7 +11,6 @@ import torch
 from gendiff import (
     EDM,
     SO3,
-    VE,
     VP,
     BrownianSO3,
     Cosine,
@@ -52,7 +51,7 @@ def marginal(process: Gaussian, t: float) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0, 1.3])
-@pytest.mark.parametrize("schedule", [VP(), Cosine(), VE(0.05, 5.0), Linear()], ids=repr)
+@pytest.mark.parametrize("schedule", [VP(), Cosine(), EDM(20.0, 2.0), Linear()], ids=repr)
 def test_euler_maruyama_is_weakly_first_order(schedule: Any, eta: float) -> None:
     process = Gaussian(schedule)
     errors = []
