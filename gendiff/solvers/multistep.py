@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from gendiff.processes import Process
+from gendiff.processes import Leaf, Process
 from gendiff.solvers.grids import SoftGrid
 from gendiff.solvers.single import leads
-from gendiff.solvers.table import Past, Row, Solver, norms
+from gendiff.solvers.table import Past, Row, Solver, norms, reach
 from gendiff.solvers.weights import Clock, Index, LogSNR, Soft, Variable, adams, multistep2, noisy, unipc
 from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, schedule_of
 
@@ -81,19 +81,19 @@ class Adams(Solver):
         self, process: Process, t: float, s: float, nodes: Sequence[float], at: float | None, redo: bool = False
     ) -> Row:
         """The move t -> s towards the mix of predictions at the nodes."""
-        newest = nodes[0]
 
-        def weights(leaf: Any) -> tuple[float, ...]:
-            power = -1.0 if self.rates else 1 + self.eta**2
-            w = adams(leaf, nodes, t, s, self.variable, power)
-            if redo and len(w) < 2 <= len(nodes):
-                w = (0.0, 1.0)  # nothing to interpolate with: the move stays as it was
-            return leads(leaf, t, nodes, w) if self.rates else w
+        def mixed(leaf: Leaf) -> tuple[float, ...]:
+            w = adams(leaf, nodes, t, s, self.variable, -1.0 if self.rates else 1 + self.eta**2)
+            return (0.0, 1.0) if redo and len(w) < 2 <= len(nodes) else w  # with one node the move stays as it was
 
-        churn = process.per_part(lambda leaf: noisy(leaf, t, s, self.eta))
+        weights, churn = process.per_part(mixed), process.per_part(lambda leaf: noisy(leaf, t, s, self.eta))
+        # The newest prediction alone is the end itself at sigma = 0; its rate would leave the rounding of x/n there.
+        rates = self.rates and (s > 0 or at is None or reach(weights) > 1)
+        if rates:
+            weights = process.per_part(lambda leaf: leads(leaf, t, nodes, mixed(leaf)))
         return Row(
-            t, s, at=at, weights=process.per_part(weights), redo=redo, move=process.move(t, s, churn, self.spread),
-            norms=norms(process, newest, t) if self.rates else None,
+            t, s, at=at, weights=weights, redo=redo, move=process.move(t, s, churn, self.spread),
+            norms=norms(process, nodes[0], t) if rates else None,
         )  # fmt: skip
 
 
@@ -179,10 +179,11 @@ class PNDM(Solver):
                 nodes.insert(-1, past[-1] if len(past) == 1 else nodes[-2])
                 w.insert(-1, 0.0)
             yield row(t, nodes, w)
+        elif s > 0:
+            yield row(t, (t,), (1.0,), last=False)
+            yield row(s, (s, t), (0.5, 0.5), redo=True)
         else:
-            yield row(t, (t,), (1.0,), last=s <= 0)
-            if s > 0:
-                yield row(s, (s, t), (0.5, 0.5), redo=True)
+            yield Row(t, s, at=t, move=process.move(t, s))
 
 
 def process_free(order: int) -> tuple[float, ...]:

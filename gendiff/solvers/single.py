@@ -9,7 +9,8 @@ r"""Solvers that start every step afresh.
     DPMpp2S        points, the prediction at half the step in lambda                     order 2 (Lu et al. 2022b)
     Churn          EDM's: noise is added before each step of another solver              (Karras 2022, Alg. 2)
 
-Into sigma = 0 all take the first-order step, which is the last prediction itself.
+Into sigma = 0 all take the first-order step, which is the last prediction itself: in points, since x/n and the rate
+that begins there would leave their rounding.
 
 The process is dx = f x dt + g dW with f = alpha'/alpha and g^2 = 2 sigma^2 k, k = sigma'/sigma - f. Its reversals, eta
 times as noisy, have the same marginals (Song et al. 2021, Eq. 6 and 13); with h = t - s, score = (alpha x0 - x)/sigma^2
@@ -146,7 +147,7 @@ class Midpoint(Solver):
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         if s <= 0:
-            yield stage(process, t, s, t, (t,), (1.0,), last=True)
+            yield Row(t, s, at=t, move=process.move(t, s))
             return
         u = (t + s) / 2
         yield stage(process, t, u, t, (t,), (1.0,))
@@ -163,7 +164,7 @@ class RK4(Solver):
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         if s <= 0:
-            yield stage(process, t, s, t, (t,), (1.0,), last=True)
+            yield Row(t, s, at=t, move=process.move(t, s))
             return
         schedule = schedule_of(process)
         c = (schedule.clock(t) + schedule.clock(s)) / 2
@@ -193,7 +194,7 @@ class DPMSolver(Solver):
         schedule = schedule_of(process)
         now, then = schedule.logsnr(t), schedule.logsnr(s)
         if order == 1 or not math.isfinite(then - now):
-            yield stage(process, t, s, t, (t,), (1.0,), last=True)
+            yield Row(t, s, at=t, move=process.move(t, s))
             return
         between = [schedule.time(now + (then - now) * k / order) for k in range(1, order)]
         yield stage(process, t, between[0], t, (t,), (1.0,))
