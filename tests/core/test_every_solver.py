@@ -174,7 +174,11 @@ def error(solver: Solver, schedule: Any, steps: int, dtype: torch.dtype = F64) -
     return float((end.double() - exact).square().mean().sqrt())
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: repr(s)[:40])
+# Every other schedule, and all of them among the slow tests.
+HALF = [pytest.param(schedule, marks=[pytest.mark.slow] * (k % 2)) for k, schedule in enumerate(SCHEDULES)]
+
+
+@pytest.mark.parametrize("schedule", HALF, ids=lambda s: repr(s)[:40])
 @pytest.mark.parametrize("solver", DETERMINISTIC, ids=repr)
 def test_the_exact_end_is_neared(solver: Solver, schedule: Any) -> None:
     coarse, fine = (error(solver, schedule, n) for n in (10, 40))

@@ -64,8 +64,8 @@ class Smooth:
     def __init__(self, process: Any, two: bool = False) -> None:
         self.process, self.two = process, two
 
-    def __call__(self, x: State, t: Any, *, push: Tensor, mask: Tensor | None = None) -> Any:
-        process = self.process.masked(mask)
+    def __call__(self, x: State, t: Any, **cond: Any) -> Any:
+        process, push = self.process.masked(cond.get("mask")), cond["push"]
         time = torch.as_tensor(t, dtype=F64).expand(len(push))
 
         def part(space: Any, x: Tensor) -> Tensor:
