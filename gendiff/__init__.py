@@ -67,6 +67,7 @@ from gendiff.losses import Objective as Objective
 from gendiff.losses import denoising_loss as denoising_loss
 from gendiff.model import Model as Model
 from gendiff.model import load as load
+from gendiff.parallel import Parallel as Parallel
 from gendiff.particles import Likelihood as Likelihood
 from gendiff.particles import Reward as Reward
 from gendiff.particles import steer as steer
@@ -97,6 +98,7 @@ from gendiff.solvers import LMS as LMS
 from gendiff.solvers import PNDM as PNDM
 from gendiff.solvers import RK4 as RK4
 from gendiff.solvers import Adams as Adams
+from gendiff.solvers import AnnealedLangevin as AnnealedLangevin
 from gendiff.solvers import Calibrated as Calibrated
 from gendiff.solvers import Churn as Churn
 from gendiff.solvers import DPMpp2M as DPMpp2M
@@ -104,7 +106,9 @@ from gendiff.solvers import DPMpp2S as DPMpp2S
 from gendiff.solvers import DPMpp3M as DPMpp3M
 from gendiff.solvers import DPMSolver as DPMSolver
 from gendiff.solvers import Euler as Euler
+from gendiff.solvers import EulerMaruyama as EulerMaruyama
 from gendiff.solvers import Heun as Heun
+from gendiff.solvers import Langevin as Langevin
 from gendiff.solvers import Midpoint as Midpoint
 from gendiff.solvers import OnePath as OnePath
 from gendiff.solvers import SASolver as SASolver

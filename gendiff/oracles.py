@@ -21,6 +21,8 @@ from gendiff.brownian import BrownianSO3
 from gendiff.errors import GendiffError
 from gendiff.processes import Gaussian
 from gendiff.rotations import IGSO3
+from gendiff.schedules import Time
+from gendiff.spaces import along
 
 
 class Mixture:
@@ -55,23 +57,28 @@ class Mixture:
     def process(self) -> Gaussian:
         return self._process
 
-    def parts(self, x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
-        """log w_k N(x; ...) [B, K], the residual along the axes [B, K, D], and the marginal variances [K, D]."""
+    def parts(self, x: Tensor, alpha: Any, sigma: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """log w_k N(x; ...) [B, K], the residual along the axes [B, K, D], and the marginal variances [.., K, D]."""
         s = alpha * alpha * self.variances + sigma * sigma
         y = torch.einsum("kde,bkd->bke", self.axes, x[:, None] - alpha * self.means)
         log = -0.5 * (y * y / s + torch.log(2 * math.pi * s)).sum(-1) + torch.log(self.weights)
         return log, y, s
 
-    def __call__(self, x: Tensor, t: float, **cond: Any) -> Tensor:
-        """E[x0 | x_t = x] for x [B, D]."""
+    def at(self, x: Tensor, t: Time) -> tuple[Any, Any]:
+        """alpha and sigma at t, a float or [B], ready for [B, K, D]."""
         alpha, sigma = self._process.schedule(t)
+        return along(alpha, x[:, None]), along(sigma, x[:, None])
+
+    def __call__(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
+        """E[x0 | x_t = x] for x [B, D] at t, a float or float64 [B]."""
+        alpha, sigma = self.at(x, t)
         log, y, s = self.parts(x, alpha, sigma)
         each = self.means + torch.einsum("kde,bke->bkd", self.axes, alpha * self.variances / s * y)
         return (torch.softmax(log, dim=1)[..., None] * each).sum(1)
 
-    def log_density(self, x: Tensor, t: float = 0.0) -> Tensor:
+    def log_density(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """log p_t(x) in nats, [B]."""
-        return torch.logsumexp(self.parts(x, *self._process.schedule(t))[0], dim=1)
+        return torch.logsumexp(self.parts(x, *self.at(x, t))[0], dim=1)
 
     def draw(self, n: int, seed: int = 0) -> Tensor:
         """n exact samples of the data, [n, D]."""

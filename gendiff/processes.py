@@ -188,6 +188,11 @@ def divided(x: State, n: float) -> State:
     return x if n == 1 else x / n
 
 
+def gain(y: Tensor, x: Tensor, w: Any) -> None:
+    """Adds w x to y, which nobody else has seen; by subtraction, since torch.compile rounds an added w x twice."""
+    y.sub_(x, alpha=-w)
+
+
 def square_error(space: Space, x: State, guess: State, x0: State) -> Tensor:
     """|log_x(guess) - log_x(x0)|^2 per degree of freedom, [B]."""
     error = space.norm2(x, space.log(x, guess) - space.log(x, x0))
@@ -252,9 +257,9 @@ class Gaussian(Leaf):
         y = x * (move.keep if norms is None else move.keep + pull / norms[1])
         for x0, w in zip(history, weights, strict=False):
             if w != 0:
-                y.add_(x0, alpha=pull * w)  # y is nobody else's yet
+                gain(y, x0, pull * w)
         if move.churn:
-            y.add_(self.on.random(x, needed(noise)), alpha=move.churn)  # type: ignore[arg-type]
+            gain(y, self.on.random(x, needed(noise)), move.churn)
         return y
 
     def prior(self, like: Tensor, noise: Noise, t: float = 1.0) -> Tensor:

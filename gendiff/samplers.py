@@ -5,8 +5,8 @@ r"""The one loop that samples: it reads a solver's rows and moves a state from n
 The loop holds no state between calls, draws noise only where a row injects some, and never looks at the values of a
 tensor, so it neither waits for the device nor breaks a compiled graph.
 
-What cannot be written as rows beforehand brings a loop of its own (`Loop`): steps that adapt to each sample, all steps at
-once, particles.
+What cannot be written as rows beforehand brings a loop of its own (`Loop`): steps that adapt to each sample, all steps
+at once, particles.
 """
 
 from __future__ import annotations

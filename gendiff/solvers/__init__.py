@@ -3,6 +3,8 @@
 from gendiff.solvers.calibrated import Calibrated as Calibrated
 from gendiff.solvers.calibrated import Fitted as Fitted
 from gendiff.solvers.calibrated import FittedTimes as FittedTimes
+from gendiff.solvers.langevin import AnnealedLangevin as AnnealedLangevin
+from gendiff.solvers.langevin import Langevin as Langevin
 from gendiff.solvers.multistep import DEIS as DEIS
 from gendiff.solvers.multistep import IPNDM as IPNDM
 from gendiff.solvers.multistep import LMS as LMS
@@ -19,6 +21,7 @@ from gendiff.solvers.single import Churn as Churn
 from gendiff.solvers.single import DPMpp2S as DPMpp2S
 from gendiff.solvers.single import DPMSolver as DPMSolver
 from gendiff.solvers.single import Euler as Euler
+from gendiff.solvers.single import EulerMaruyama as EulerMaruyama
 from gendiff.solvers.single import Heun as Heun
 from gendiff.solvers.single import Midpoint as Midpoint
 from gendiff.solvers.single import OnePath as OnePath

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gendiff.errors import SamplerError
-from gendiff.processes import Process
+from gendiff.processes import Leaf, Process
 from gendiff.solvers.table import Past, Row, Solver, norms
 from gendiff.solvers.weights import (
     Circle,
@@ -103,16 +103,22 @@ class Adams(Solver):
     ) -> Row:
         """The move t -> s towards the mix of predictions at the nodes."""
 
-        def weights(leaf: Any) -> tuple[float, ...]:
+        def mixed(leaf: Leaf) -> tuple[float, ...]:
             w = self.view.weights(leaf, nodes, t, s, self.eta)
-            # With nothing to interpolate, the move that is redone stays as it was.
-            return (0.0, 1.0) if redo and len(w) < 2 <= len(nodes) else w
+            return (0.0, 1.0) if redo and len(w) < 2 <= len(nodes) else w  # with one node the move stays as it was
 
-        churn = process.per_part(lambda leaf: noisy(leaf, t, s, self.eta))
+        weights, churn = process.per_part(mixed), process.per_part(lambda leaf: noisy(leaf, t, s, self.eta))
+        # The newest prediction alone is the end itself at sigma = 0; its rate would leave the rounding of x/n there.
+        alone = s <= 0 and at is not None and set(listed(weights)) == {(1.0,)}
         return Row(
-            t, s, at=at, weights=process.per_part(weights), redo=redo, move=process.move(t, s, churn, self.spread),
-            norms=process.per_part(lambda leaf: self.view.norms(leaf, nodes[0], t, s)),
+            t, s, at=at, weights=weights, redo=redo, move=process.move(t, s, churn, self.spread),
+            norms=None if alone else process.per_part(lambda leaf: self.view.norms(leaf, nodes[0], t, s)),
         )  # fmt: skip
+
+
+def listed(weights: Any) -> list[tuple[float, ...]]:
+    """The weights of all parts."""
+    return [w for part in weights.values() for w in listed(part)] if isinstance(weights, dict) else [weights]
 
 
 def DPMpp3M(steps: int = 20, times: Grid | None = None, eta: float = 0.0) -> Adams:
@@ -197,10 +203,11 @@ class PNDM(Solver):
                 nodes.insert(-1, past[-1] if len(past) == 1 else nodes[-2])
                 w.insert(-1, 0.0)
             yield row(t, nodes, w)
+        elif s > 0:
+            yield row(t, (t,), (1.0,), last=False)
+            yield row(s, (s, t), (0.5, 0.5), redo=True)
         else:
-            yield row(t, (t,), (1.0,), last=s <= 0)
-            if s > 0:
-                yield row(s, (s, t), (0.5, 0.5), redo=True)
+            yield Row(t, s, at=t, move=process.move(t, s))
 
 
 def process_free(order: int) -> tuple[float, ...]:

@@ -2,13 +2,21 @@ r"""Solvers that start every step afresh.
 
     Euler, DDIM    w = (1)                                                              order 1
     DDPM           w = (1), churn = the posterior's deviation                            order 1 (weakly)
+    EulerMaruyama  w = (1), the reverse SDE by its slopes in t                           order 1 (weakly)
     Heun           redo the step with w = (c_t/2c_s, 1 - c_t/2c_s) on (D_s, D_t)         order 2 (Karras 2022, Alg. 1)
     Midpoint, RK4  the classical rules, in rates                                         order 2, 4
     DPMSolver      rates, interpolated in lambda at r = 1/2, or 1/3 and 2/3              order 1, 2, 3 (Lu et al. 2022)
     DPMpp2S        points, the prediction at half the step in lambda                     order 2 (Lu et al. 2022b)
     Churn          EDM's: noise is added before each step of another solver              (Karras 2022, Alg. 2)
 
-Into sigma = 0 all take the first-order step, which is the last prediction itself.
+Into sigma = 0 all take the first-order step, which is the last prediction itself: in points, since x/n and the rate
+that begins there would leave their rounding.
+
+The process is dx = f x dt + g dW with f = alpha'/alpha and g^2 = 2 sigma^2 k, k = sigma'/sigma - f. Its reversals, eta
+times as noisy, have the same marginals (Song et al. 2021, Eq. 6 and 13); with h = t - s, score = (alpha x0 - x)/sigma^2
+
+    x_s = x - h f x + h g^2 (1 + eta^2)/2 score + eta g sqrt(h) z
+        = (1 - h f - h (1 + eta^2) k) x + h (1 + eta^2) k alpha x0 + eta sigma sqrt(2 k h) z
 """
 
 from __future__ import annotations
@@ -18,7 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from gendiff.processes import Leaf, Process
+from gendiff.errors import SamplerError
+from gendiff.processes import Gaussian, Leaf, Move, Process
 from gendiff.solvers.table import Past, Row, Solver, norms
 from gendiff.solvers.weights import LogSNR, adams, heun, leads, noisy, posterior
 from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, schedule_of
@@ -70,6 +79,49 @@ class DDPM(Solver):
 
 
 @dataclass(frozen=True)
+class EulerMaruyama(Solver):
+    """The reverse SDE in t, as it stands: what "the SDE sampler" of a paper usually is; see the top of the file.
+
+    DDIM and DPMpp2M with noise follow the same SDE with a constant prediction exactly, and need far fewer steps.
+
+    Args:
+        eta: Factor on the noise: 1 is the reverse SDE, 0 Euler's method for the probability flow in t.
+        spread: Factor on the noise alone, without the drift that belongs to it.
+
+    Raises:
+        SamplerError: Where alpha = 0, since the drift is infinite; for processes that are not Gaussian.
+    """
+
+    order: ClassVar[int] = 1
+    steps: int = 500
+    eta: float = 1.0
+    spread: float = 1.0
+    times: Grid = field(default_factory=LinearGrid)
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        yield Row(t, s, at=t, move=process.per_part(lambda leaf: self.move(leaf, t, s)))
+
+    def move(self, leaf: Leaf, t: float, s: float) -> Move:
+        """The coefficients of the step t -> s; into sigma = 0, the prediction itself."""
+        if not isinstance(leaf, Gaussian):
+            raise SamplerError(f"EulerMaruyama got {leaf!r}", "Gaussian processes", "DDIM(eta=1.0)")
+        alpha, sigma = leaf.schedule(t)
+        if alpha <= 0:
+            raise SamplerError(
+                f"EulerMaruyama begins at t = {t}, where {leaf.schedule!r} has alpha = 0 and an infinite drift",
+                "a grid that starts below",
+                "EulerMaruyama(times=LinearGrid(start=0.99))",
+            )
+        if leaf.schedule(s)[1] <= 0:
+            return leaf.move(t, s)
+        up, down = leaf.schedule.slopes(t)
+        h, f, double = t - s, up / alpha, 1 + self.eta**2
+        k = max(down / sigma - f, 0.0)
+        pull = h * double * k * alpha
+        return Move(1 - h * f - h * double * k, pull, self.spread * self.eta * sigma * math.sqrt(2 * k * h))
+
+
+@dataclass(frozen=True)
 class Heun(Solver):
     """Two evaluations a step, second order: Algorithm 1 of Karras et al. (2022) without churn, on any space."""
 
@@ -95,7 +147,7 @@ class Midpoint(Solver):
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         if s <= 0:
-            yield stage(process, t, s, t, (t,), (1.0,), last=True)
+            yield Row(t, s, at=t, move=process.move(t, s))
             return
         u = (t + s) / 2
         yield stage(process, t, u, t, (t,), (1.0,))
@@ -112,7 +164,7 @@ class RK4(Solver):
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         if s <= 0:
-            yield stage(process, t, s, t, (t,), (1.0,), last=True)
+            yield Row(t, s, at=t, move=process.move(t, s))
             return
         schedule = schedule_of(process)
         c = (schedule.clock(t) + schedule.clock(s)) / 2
@@ -142,7 +194,7 @@ class DPMSolver(Solver):
         schedule = schedule_of(process)
         now, then = schedule.logsnr(t), schedule.logsnr(s)
         if order == 1 or not math.isfinite(then - now):
-            yield stage(process, t, s, t, (t,), (1.0,), last=True)
+            yield Row(t, s, at=t, move=process.move(t, s))
             return
         between = [schedule.time(now + (then - now) * k / order) for k in range(1, order)]
         yield stage(process, t, between[0], t, (t,), (1.0,))
@@ -221,7 +273,7 @@ class OnePath(Solver):
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         for row in self.solver.step(process, t, s, past):
-            yield replace(row, path=True)
+            yield replace(row, path=row.s < row.t)
 
 
 def stage(

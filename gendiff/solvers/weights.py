@@ -236,9 +236,12 @@ def adams(leaf: Leaf, at: Sequence[float], t: float, s: float, variable: Variabl
         nodes.append(q)
     if len(nodes) < 2 or c_s >= c_t:
         return (1.0,)
+    end = variable(0.0, schedule)
+    if c_s == 0 and not math.isfinite(end):
+        # Infinitely far beyond the nodes. Rates could be followed there, with rounding times steps^(order - 1).
+        return (1.0,)
     if power > 0 and c_s == 0:
-        end = variable(0.0, schedule)
-        return tuple(lagrange(nodes, np.array([end]))[:, 0].tolist()) if math.isfinite(end) else (1.0,)
+        return tuple(lagrange(nodes, np.array([end]))[:, 0].tolist())
     # For rates on a bounded clock the measure is that clock's: kappa = c/(1 + c).
     kappa = power < 0 and schedule.bounded
     start, stop = (clocked(c, schedule) if kappa else c for c in (c_t, c_s))
