@@ -64,7 +64,7 @@ class Adams(Solver):
     (`benchmarks/samplers.py`).
 
     Args:
-        order: Of the predictor, and of the whole without a corrector.
+        order: Of the predictor, and of the whole without a corrector; one more with one of order + 1 predictions.
         view: What is mixed, and in what variable it is interpolated.
         corrector: Of how many predictions the last move is redone, the newest included; 0 leaves it out.
         eta: Noise of the reverse SDE, for points.
@@ -76,7 +76,7 @@ class Adams(Solver):
     order: int = 4  # type: ignore[misc]
     times: Grid = field(default_factory=PowerGrid)
     view: View = field(default_factory=Circle)
-    corrector: int = 4
+    corrector: int = 5
     eta: float = 0.0
     spread: float = 1.0
     settle: bool = False

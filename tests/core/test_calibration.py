@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from gendiff import EDM, SO3, Centered, Exponential, Gaussian, Geodesic, Guided, Heun, Joint, Linear, LinearGrid
+from gendiff import EDM, SO3, Centered, Exponential, Gaussian, Geodesic, Guided, Heun, Joint, Linear, LinearGrid, PowerGrid
 from gendiff.calibration import calibrate
 from gendiff.config import from_config, to_config
 from gendiff.errors import SamplerError
 from gendiff.oracles import Mixture
 from gendiff.random import Noise
 from gendiff.samplers import sample
-from gendiff.solvers import Adams, Calibrated, SoftGrid, Solver, UniPC
+from gendiff.solvers import Adams, Calibrated, Solver, UniPC
 from gendiff.spaces import State
 
 F64 = torch.float64
@@ -57,7 +57,7 @@ def test_better_on_unseen_starts(schedule: Any) -> None:
     denoiser, like = mixture(schedule), torch.empty(128, 3, dtype=F64)
     analytic = Adams(6)
     found = calibrate(denoiser, like, analytic, evaluations=(6, 9))
-    fine = Heun(300, SoftGrid())
+    fine = Heun(300, PowerGrid())
     for n in (6, 9):
         ours, theirs = (error(denoiser, like, replace(s, steps=n), fine).median() for s in (found, analytic))
         assert float(ours) < 0.35 * float(theirs), (n, float(ours), float(theirs))
@@ -83,7 +83,7 @@ def test_on_frames() -> None:
 
 def test_saved_tables_are_the_same_solver() -> None:
     denoiser, like = mixture(EDM()), torch.empty(64, 3, dtype=F64)
-    found = calibrate(denoiser, like, UniPC(), evaluations=(4, 5), refine=0)
+    found = calibrate(denoiser, like, UniPC(), evaluations=(4, 5), rounds=0)
     again = from_config(json.loads(json.dumps(to_config(found))))
     assert isinstance(again, Calibrated) and again == found
     ends = [sample(denoiser, like, solver=replace(s, steps=5), noise=Noise.of(1, 64)) for s in (found, again)]
@@ -93,7 +93,7 @@ def test_saved_tables_are_the_same_solver() -> None:
 def test_guided_models_and_wrong_requests() -> None:
     denoiser, like = mixture(EDM()), torch.empty(64, 3, dtype=F64)
     guided: Any = Guided(denoiser, 1.5, lambda cond: cond)  # type: ignore[arg-type]
-    assert isinstance(calibrate(guided, like, evaluations=4, refine=0), Calibrated)
+    assert isinstance(calibrate(guided, like, evaluations=4, rounds=0), Calibrated)
     with pytest.raises(SamplerError, match="pilots"):
         calibrate(denoiser, torch.empty(4, 3, dtype=F64))
     with pytest.raises(SamplerError, match="one evaluation"):

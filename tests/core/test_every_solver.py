@@ -190,7 +190,9 @@ def test_the_exact_end_is_neared(solver: Solver, schedule: Any) -> None:
 
 
 @pytest.mark.parametrize("schedule", [EDM(), Discrete.linear().zero_terminal()], ids=repr)
-@pytest.mark.parametrize("solver", [Euler(), DPMpp2M(), Adams(), Adams(view=Points()), DEIS(), UniPC(), PNDM()], ids=repr)
+@pytest.mark.parametrize(
+    "solver", [Euler(), DPMpp2M(), Adams(), Adams(view=Points()), DEIS(), UniPC(), PNDM()], ids=repr
+)
 def test_a_thousand_steps_in_single_precision(solver: Solver, schedule: Any) -> None:
     """Rounding does not add up: what is left is the solver's own error, which double precision has too."""
     single, double = (error(solver, schedule, 1000, dtype) for dtype in (torch.float32, F64))

@@ -88,7 +88,7 @@ def test_sde_2m(golden: Golden, mixture: Any) -> None:
 def test_2m_heun_is_exponential_adams(golden: Golden, mixture: Any) -> None:
     g, model = golden("traj_dpmpp_multistep"), mixture(Discrete.linear())
     states, sigma = g["2M_heun_karras__states"], g["2M_heun_karras__model_sigma"]
-    close(moves(model, Adams(7, 2, with_zero(sigma), Points(LogSNR())), states[0]), states)
+    close(moves(model, Adams(7, 2, with_zero(sigma), Points(LogSNR()), 0), states[0]), states)
 
 
 def test_dpm_fast(golden: Golden, mixture: Any) -> None:
@@ -107,7 +107,7 @@ def test_azula(golden: Golden, mixture: Any, name: str) -> None:
     model = mixture(Table(tuple(g[f"{name}__alpha"].tolist()), tuple(g[f"{name}__sigma"].tolist())))
     start = g[f"{name}__x_start"]
     close(moves(model, LMS(7, 3, LinearGrid()), start)[-1], g[f"{name}__zABSampler3__end"])
-    close(moves(model, Adams(7, 2, LinearGrid(), Points(LogSNR())), start)[-1], g[f"{name}__xEABSampler2__end"])
+    close(moves(model, Adams(7, 2, LinearGrid(), Points(LogSNR()), 0), start)[-1], g[f"{name}__xEABSampler2__end"])
 
 
 @dataclass(frozen=True)
