@@ -187,7 +187,7 @@ def best(
     """The fitted table of `count` steps, or None where the solver itself does better on the pilots that judge."""
     process = pilots.fit.process
     own = (grid or solver.times)(process, count)
-    shapes = [PowerGrid(power) for power in (1.2, 1.5, 1.8, 2.1, 2.5, 3.0)]
+    shapes = [PowerGrid(power) for power in (1.0, 1.2, 1.35, 1.5, 1.8, 2.2)]
     tried: list[tuple[float, Fitted]] = []
     for times in [own, *(shape(process, count) for shape in shapes if grid is None)]:
         places = nearest(pilots.fit.times, times)

@@ -156,7 +156,7 @@ class Circle(View):
         width: d, the standard deviation of the data.
     """
 
-    width: float = 0.5
+    width: float = 1.0
 
     def weights(self, leaf: Leaf, at: Sequence[float], t: float, s: float, eta: float = 0.0) -> tuple[float, ...]:
         if not isinstance(leaf, Gaussian):

@@ -136,7 +136,7 @@ THIRD: list[Solver] = [
 @pytest.mark.parametrize("case", FLAT)
 @pytest.mark.parametrize(
     ("solver", "order"),
-    [*((s, 2) for s in SECOND), *((s, 3) for s in THIRD), (RK4(), 4), (LMS(), 4), (Adams(order=3, corrector=4), 4), (Adams(), 5)],
+    [*((s, 2) for s in SECOND), *((s, 3) for s in THIRD), (RK4(), 4), (LMS(), 4), (Adams(order=3, corrector=4), 4), (Adams(order=4), 5)],
     ids=lambda v: repr(v) if isinstance(v, Solver) else str(v),
 )
 def test_order_on_flat_spaces(case: str, solver: Solver, order: int) -> None:
@@ -165,7 +165,7 @@ def test_order_on_flat_spaces(case: str, solver: Solver, order: int) -> None:
 @pytest.mark.parametrize(
     "solver",
     [
-        Midpoint(), Adams(order=2, corrector=0), Adams(), Adams(order=2, view=SOFT, corrector=0), DPMpp2S(),
+        Midpoint(), Adams(order=2, corrector=0), Adams(order=4), Adams(order=2, view=SOFT, corrector=0), DPMpp2S(),
         DPMSolver(), UniPC(order=1),
     ],
     ids=repr,
