@@ -42,6 +42,7 @@ from gendiff.domain import Rejected as Rejected
 from gendiff.domain import Request as Request
 from gendiff.domain import Source as Source
 from gendiff.errors import GendiffError as GendiffError
+from gendiff.errors import SamplerError as SamplerError
 from gendiff.fitting import fitted_grid as fitted_grid
 from gendiff.given import Given as Given
 from gendiff.guidance import APG as APG
@@ -101,6 +102,7 @@ from gendiff.solvers import Adams as Adams
 from gendiff.solvers import AnnealedLangevin as AnnealedLangevin
 from gendiff.solvers import Calibrated as Calibrated
 from gendiff.solvers import Churn as Churn
+from gendiff.solvers import Circle as Circle
 from gendiff.solvers import DPMpp2M as DPMpp2M
 from gendiff.solvers import DPMpp2S as DPMpp2S
 from gendiff.solvers import DPMpp3M as DPMpp3M

@@ -1,7 +1,7 @@
 r"""Calibration: a solver's weights, and its grid, fitted to the model it samples from.
 
-A step is linear in its weights. With w those of the analytic solver, l_j the last predictions in its view and x^ the end
-of its step,
+A step is linear in its weights. With w those of the analytic solver, l_j the last predictions in its view and x^ the
+end of its step,
 
     x_s = x^ + pull sum_j (v_j - w_j) l_j              (exactly on flat spaces, to first order on curved ones)
 
@@ -10,15 +10,15 @@ solution, step after step from the states that the fitted table itself has reach
 
     min_v  sum_i rho_i |log_{x^}(x*_s) - pull sum_j (v_j - w_j) l_j|^2  +  ridge |v - w|^2
 
-Where points are mixed, weights sum to one and l_j is log_{x0_0}(x0_j). rho_i lowers the say of the few trajectories that
-end in another mode. Grids are tried among the times of the fine trajectory, by the error at the end on pilots that took
-no part in the fit. Then all weights and times together are refined by what they do to the end (`polished`),
+Where points are mixed, weights sum to one and l_j is log_{x0_0}(x0_j). rho_i lowers the say of the few trajectories
+that end in another mode. Grids are tried among the times of the fine trajectory, by the error at the end on pilots that
+took no part in the fit. Then all weights and times together are refined by what they do to the end (`polished`),
 
     min_theta  sum_i rho_i |log(x(theta), x*_0)|^2     by Gauss and Newton, with Levenberg's damping,
 
-derivatives by differences of whole runs: 1 + number of weights and times runs of the pilots a round. Rounds go on while the
-error falls on the pilots that choose. A last quarter of the pilots, which saw neither, compares the result with the
-analytic solver and keeps the better.
+derivatives by differences of whole runs: one run of the pilots for every weight and time, in each round. Rounds go on
+while the error falls on the pilots that choose. A last quarter of the pilots, which saw neither, compares the result
+with the analytic solver and keeps the better.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch import Tensor
 
 from gendiff.denoisers import Denoise
 from gendiff.errors import SamplerError
-from gendiff.processes import Leaf, Move
+from gendiff.processes import Move
 from gendiff.random import Noise
 from gendiff.samplers import run
 from gendiff.solvers import Adams, Calibrated, Fitted, Row, Solver
@@ -68,7 +68,7 @@ class Pilot:
         return away, space.norm2(goal, away)
 
     def error(self, rows: list[Row], left_out: float = 0.025) -> float:
-        """The mean square distance to the fine end, without a share of the largest: those that ended in another mode."""
+        """The mean square distance to the fine end, without the share of the largest, which ended in another mode."""
         square = self.ends(rows)[1].sort().values
         return float(square[: max(1, len(square) - int(left_out * len(square)))].mean())
 

@@ -8,11 +8,12 @@ Nothing is unpickled. Sample i of seed s is the same whatever n, the batch size 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from gendiff.calibration import calibrate
 from gendiff.config import complete, from_config, to_config, unread
 from gendiff.denoisers import Denoiser, Head
 from gendiff.discovery import domain_class
@@ -33,8 +35,8 @@ from gendiff.guidance.rules import one
 from gendiff.inverse import Consistent, Measured
 from gendiff.processes import Process
 from gendiff.random import Noise
-from gendiff.samplers import Progress, sample
-from gendiff.solvers import Solver
+from gendiff.samplers import Loop, Progress, sample
+from gendiff.solvers import Calibrated, Solver
 from gendiff.spaces import State, map_state
 
 FORMAT = 1
@@ -94,7 +96,7 @@ class Model:
         self,
         n: int,
         *args: Any,
-        sampler: Solver | None = None,
+        sampler: Solver | Loop | None = None,
         steps: int | None = None,
         guidance: Any = 1.0,
         given: Given | Measured | None = None,
@@ -113,7 +115,7 @@ class Model:
             n: How many.
             args: Handed to the domain's `request` with `what`: labels, lengths.
             sampler: How, e.g. `Heun(18)`; the model's own by default.
-            steps: The default sampler with another number of steps.
+            steps: The sampler with another number of steps; a table fitted for it (`calibrate`) is used.
             guidance: Classifier-free guidance; 1 is off. A scale, or a rule, e.g. `Within(APG(3.0), 0.3, 3.0)`.
             given: What is known of every sample: parts of it (`model.known`), put in place on a grid that also goes
                 up (the sampler's own, if it does), or a measurement (`Measured`), met by its method.
@@ -140,7 +142,7 @@ class Model:
         self,
         n: int,
         *args: Any,
-        sampler: Solver | None = None,
+        sampler: Solver | Loop | None = None,
         steps: int | None = None,
         guidance: Any = 1.0,
         given: Given | Measured | None = None,
@@ -158,23 +160,18 @@ class Model:
             raise RequestError(f"sample got n={n}, batch={batch}", "at least one sample and a batch of at least one")
         solver = sampler or self.sampler
         if steps is not None:
-            solver = dataclasses.replace(solver, steps=steps)  # type: ignore[type-var]
-        own = self.denoiser
+            solver = altered(solver, lambda inner: dataclasses.replace(inner, steps=steps))  # type: ignore[type-var]
         if isinstance(given, Given):
-            solver = resampled(solver)
+            solver = altered(solver, resampled)
         first = None
         if start is not None:
-            solver = dataclasses.replace(solver, times=From(solver.times, strength))  # type: ignore[type-var]
+            solver = altered(solver, lambda inner: dataclasses.replace(inner, times=From(inner.times, strength)))  # type: ignore[type-var]
             first = map_state(lambda x: x[None], self.domain.encode(start))
         request = self.domain.request(n, *args, **what)
         known = None if given is None else given.expand(n)
-        denoiser: Any = Denoiser(own.network, own.head, own.process, precision=precision)
-        if not one(guidance):
-            denoiser = Guided(denoiser, guidance, self.domain.without)
-        was_training = self.denoiser.training
-        self.denoiser.eval()
+        denoiser = self.follow(guidance, precision)
         states, masks = [], []
-        try:
+        with self.at_rest():
             for begin in range(0, n, batch):
                 part = slice(begin, min(begin + batch, n))
                 like, cond = self.place(request, part)
@@ -197,14 +194,82 @@ class Model:
                     noise=noise,
                     cond=cond,
                     given=here if isinstance(here, Given) else None,
-                    start=None if first is None else partly(own.process, first, like, strength, noise, cond),
+                    start=None if first is None else partly(denoiser.process, first, like, strength, noise, cond),
                     callback=tick,
                 )
                 states.append(x)
                 masks.append(cond.get("mask"))
+        return states, masks
+
+    def follow(self, guidance: Any = 1.0, precision: torch.dtype | None = None) -> Any:
+        """The denoiser that sampling follows: the model's, guided."""
+        own = self.denoiser
+        denoiser = Denoiser(own.network, own.head, own.process, precision=precision)
+        return denoiser if one(guidance) else Guided(denoiser, guidance, self.domain.without)
+
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """The network in evaluation mode, for a while."""
+        was_training = self.denoiser.training
+        self.denoiser.eval()
+        try:
+            yield
         finally:
             self.denoiser.train(was_training)
-        return states, masks
+
+    def calibrate(
+        self,
+        evaluations: int | Sequence[int] = (5, 8, 10),
+        *args: Any,
+        solver: Solver | None = None,
+        pilots: int = 256,
+        guidance: Any = 1.0,
+        seed: int = 1,
+        corrected: bool = True,
+        fine: int = 96,
+        rounds: int = 4,
+        **what: Any,
+    ) -> Calibrated:
+        """Fits a sampler's weights and times to this model, for these numbers of evaluations, and keeps it.
+
+        It is kept in `model.sampler` and saved with the weights: `model.sample(n, steps=8)` uses its table of 8 steps,
+        and other numbers of steps are sampled as before. See `gendiff.calibration`.
+
+        Args:
+            evaluations: One number of steps, or several.
+            args: Handed to the domain's `request` with `what`. With neither, pilots are what the domain shows of
+                itself, of all classes in turn.
+            solver: The analytic solver to start from; `Adams()` by default.
+            pilots: How many trajectories to follow, at once.
+            guidance: The guidance it is fitted for, as in `sample`.
+            seed: Of the pilots; samples of other seeds are not among them.
+            corrected: Whether the domain's `correct` acts on predictions.
+            fine: Steps of the pilots' own trajectories.
+            rounds: Refinements of all numbers together, some dozens of runs each.
+
+        Raises:
+            SamplerError: For fewer than 8 pilots, or a solver with more than one evaluation a step.
+        """
+        if not args and not what:
+            labels = {name: [i % len(classes) for i in range(pilots)] for name, classes in self.domain.labels.items()}
+            what = {**labels, **self.domain.preview(pilots)}
+        like, cond = self.place(self.domain.request(pilots, *args, **what), slice(None))
+        denoiser = self.follow(guidance)
+        if corrected:
+            denoiser = Corrected(denoiser, self.domain.correct)
+        own = self.sampler
+        before = own if isinstance(own, Calibrated) else None
+        with self.at_rest():
+            found = calibrate(
+                denoiser, like, solver, evaluations=evaluations, cond=cond, fine=fine, rounds=rounds,
+                noise=Noise.of(seed, pilots, device=self.device), otherwise=own if before is None else before.otherwise,
+            )  # fmt: skip
+        if before is not None and before.solver == found.solver:
+            for table in before.tables:
+                if all(len(table.weights) != len(other.weights) for other in found.tables):
+                    found = found.with_table(table)
+        self.sampler = dataclasses.replace(found, steps=own.steps)
+        return self.sampler
 
     def place(self, request: Request, part: slice) -> tuple[State, dict[str, Any]]:
         """Part of a request on the model's device."""
@@ -249,6 +314,22 @@ class Model:
         part.write_bytes(serialise(weights, metadata={"gendiff": json.dumps(self.config())}))
         part.replace(path)
         return path
+
+
+def altered(sampler: Solver | Loop, f: Callable[[Any], Solver]) -> Any:
+    """A sampler with f of its solver in its place.
+
+    Raises:
+        RequestError: For a sampler without steps of its own.
+    """
+    if isinstance(sampler, Solver):
+        return f(sampler)
+    inner = {name: f(value) for name, value in vars(sampler).items() if isinstance(value, Solver)}
+    if not inner:
+        raise RequestError(
+            f"{sampler!r} got steps=, start= or known parts", "a sampler that walks a grid", "model.sample(n, steps=8)"
+        )
+    return dataclasses.replace(sampler, **inner)  # type: ignore[type-var]
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

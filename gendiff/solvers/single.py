@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from gendiff.errors import SamplerError
 from gendiff.processes import Gaussian, Leaf, Move, Process

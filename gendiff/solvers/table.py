@@ -16,8 +16,8 @@ families that mix noise predictions; on curved spaces they are tangents in the s
 come by part for bundles. All numbers are float64 on the host.
 
 A corrector redoes the last move r -> t with the prediction made at its end, weights w' in place of w, before the step
-t -> s with weights v. Where moves are linear, x_s = keep x + pull target = (keep + pull/n) x + pull sum_j w_j l_j, these
-are one row, on the state that was predicted (`merged`):
+t -> s with weights v. Where moves are linear, x_s = keep x + pull target = (keep + pull/n) x + pull sum_j w_j l_j,
+these are one row, on the state that was predicted (`merged`):
 
     u_j = v_j + (pull'/pull) (keep + pull/n) (w'_j - w_j),   w counted from the prediction before
 """

@@ -5,16 +5,16 @@ probability flow dy/dc = (y - x0)/c is, in the angle a = arctan(c/d),
 
     d/da (y/sqrt(d^2 + c^2)) = -F       so   y_s/r_s = y_t/r_t + sum_j F_j int_s^t L_j da,   r = sqrt(d^2 + c^2)
 
-for F made at the nodes a_j, L_j the Lagrange polynomials. F is what EDM's network emits (Karras et al. 2022) and (y/r, a)
-the circle of TrigFlow (Lu & Song 2025): for Gaussian data of deviation d it is zero, and nothing is infinite or singular
-at either end, c = 0 and alpha = 0 included. That is the view `Circle(d)`. Its limits are the views of the literature:
+for F made at the nodes a_j, L_j the Lagrange polynomials. F is what EDM's network emits (Karras et al. 2022), and
+(y/r, a) the circle of TrigFlow (Lu & Song 2025): for Gaussian data of deviation d it is zero, and nothing is infinite
+or singular at either end, c = 0 and alpha = 0 included. That is the view `Circle(d)`. Its limits are those in use:
 
     d -> 0     y_s = (c_s/c_t) y_t + c_s int x0 d(1/c)      w_j = int L_j d(1/c) / (1/c_s - 1/c_t)       `Points`
     d -> inf   y_s = y_t + int e dc,  e = (y - x0)/c        w_j = int L_j dc / (c_s - c_t)               `Rates`
 
 where L_j may be polynomials in any variable q(c). View and variable make the family:
 
-    Points, q = lambda = -log c    exponential Adams: DPM-Solver++ 2M and 3M (up to rounding of their weights), their SDEs
+    Points, q = lambda = -log c    exponential Adams: DPM-Solver++ 2M and 3M (up to rounding), their SDEs
     Points, q = Soft               the same, but smooth at c = 0: it may be kept at full order into the last step
     Rates,  q = lambda             DEIS (tAB, logrho)
     Rates,  q = c                  LMS
@@ -174,7 +174,7 @@ class Circle(View):
             return Rates(Clock()).norms(leaf, at, t, s) if leaf.flows else None
         (alpha, sigma), move = leaf.schedule(at), leaf.move(t, s)
         share = self.width**2 * alpha / (self.width**2 * alpha * alpha + sigma * sigma)  # k/alpha, of l = x0 - k y
-        stays = (self.radius(leaf, s) / self.radius(leaf, t) - move.keep) / move.pull
+        stays = float((self.radius(leaf, s) / self.radius(leaf, t) - move.keep) / move.pull)
         return 1 / share if share > 0 else inf, 1 / stays
 
     def angle(self, leaf: Leaf, t: float) -> float:

@@ -54,8 +54,8 @@ class LinearGrid(Grid):
 class PowerGrid(Grid):
     """sigma/(alpha + sigma) = top (1 - i/n)^power: the same noise levels on every schedule, whatever its own time.
 
-    On flows that is t itself. Levels of many times the data's scale, where predictions hardly change, get few steps, and
-    the last steps shrink with their number rather than to a fixed sigma_min.
+    On flows that is t itself. Levels of many times the data's scale, where predictions hardly change, get few steps,
+    and the last steps shrink with their number rather than to a fixed sigma_min.
 
     Args:
         power: 1 is even; above it steps are shorter towards the data.

@@ -10,7 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from gendiff import EDM, SO3, Centered, Exponential, Gaussian, Geodesic, Guided, Heun, Joint, Linear, LinearGrid, PowerGrid
+from gendiff import (
+    EDM,
+    SO3,
+    Centered,
+    Exponential,
+    Gaussian,
+    Geodesic,
+    Guided,
+    Heun,
+    Joint,
+    Linear,
+    LinearGrid,
+    PowerGrid,
+)
 from gendiff.calibration import calibrate
 from gendiff.config import from_config, to_config
 from gendiff.errors import SamplerError
