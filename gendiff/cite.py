@@ -34,6 +34,8 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "DDPM": ("ho2020ddpm",),
     "Heun": ("karras2022edm",),
     "DPMpp2M": ("lu2022dpmpp",),
+    "Adaptive": ("dormand1980rk", "gustafsson1991control"),
+    "EvenSteps": ("dormand1980rk",),
     "Karras": ("karras2022edm",),
     "UpAndDown": ("lugmayr2022repaint",),
     "Given": ("lugmayr2022repaint",),

@@ -20,7 +20,7 @@ from gendiff.processes import Joint
 from gendiff.spaces import Product, Space
 
 CORE = (
-    "spaces", "schedules", "processes", "categories", "brownian", "denoisers", "conversions", "times", "solvers",
+    "spaces", "schedules", "processes", "categories", "brownian", "denoisers", "conversions", "times", "solvers", "ode",
     "losses", "couplings",
 )  # fmt: skip
 BUNDLES = {"Joint": Joint, "Product": Product, "Heads": Heads}

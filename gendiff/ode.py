@@ -125,17 +125,18 @@ class Flow:
         self.lead: Schedule = min(schedules, key=lambda schedule: schedule.unshare(self.least, scale))
         self.first, self.last = (self.lead.share(t, scale) for t in ends)
 
-    def place(self, tau: Time) -> Time:
+    def place(self, tau: Time, least: float = 0.0) -> Time:
         """u at tau, but not below `least`."""
-        return maths(tau).clip(self.first + (self.last - self.first) * tau, self.least, 1.0)
+        return maths(tau).clip(self.first + (self.last - self.first) * tau, least, 1.0)
 
     def time(self, tau: Time) -> Time:
-        """t at tau, likewise."""
+        """t at tau."""
         return self.lead.unshare(self.place(tau), self.scale)
 
     def rate(self, tau: Time, y: State) -> tuple[State, State]:
         """(dy/dtau, the prediction) at y; tau a number, or [B]."""
-        t, space = self.time(tau), self.process.space
+        u, space = self.place(tau, self.least), self.process.space
+        t = self.lead.unshare(u, self.scale)
         guess = self.denoiser(space.project(framed(self.process, y, t, self.scale, False)), t, **self.cond)
         if isinstance(guess, Prediction):
             raise SamplerError(
@@ -143,7 +144,7 @@ class Flow:
                 "a denoiser whose prediction is one clean state, or a solver with a grid",
                 "Guided(denoiser, scale), or sampler=Heun(18)",
             )
-        lead = self.place(tau) * self.lead.pace(t, self.scale) / (self.last - self.first)  # du/dt per unit of tau
+        lead = u * self.lead.pace(t, self.scale) / (self.last - self.first)  # du/dt per unit of tau
         paces = self.process.per_part(lambda leaf: leaf.pace(t, self.scale) / lead)
         return space.scale(drift(self.process, y, guess, t), paces), guess
 
