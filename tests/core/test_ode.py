@@ -253,8 +253,8 @@ def test_a_path_may_begin_anywhere_and_is_seen(solver: Path) -> None:
     rest = sample(oracle, like, solver=cut(solver, From(LinearGrid(), 0.5)), noise=noise, start=half)
     assert distance(rest, whole) < 1e-5
     assert [p.number for p in seen] == list(range(len(seen))) and seen[-1].number == seen[-1].total - 1
-    assert seen[-1].time < 1e-6 and distance(seen[-1].state, whole) < 1e-12
-    assert distance(seen[-1].prediction, whole) < 1e-6
+    assert seen[-1].time < 1e-5 and distance(seen[-1].state, whole) < 1e-4
+    assert distance(seen[-1].prediction, whole) < 1e-12  # the last step is the last prediction
     assert all(p.time >= q.time for p, q in zip(seen, seen[1:], strict=False))
 
 
