@@ -144,7 +144,7 @@ def log_likelihood(
         denoiser: Predicts the clean state; differentiable in x.
         x0: Clean states [B, ...].
         solver: How to integrate: `Adaptive(rtol, atol)`, whose tolerance is also one on log p per degree of freedom
-            (by default 1e-8 in float64 and 1e-4 below), or `EvenSteps(n)`.
+            (by default 1e-8 in float64 and 1e-5 below), or `EvenSteps(n)`.
         divergence: `Exact()`, or `Hutchinson(probes)`, which needs `noise`.
         noise: The source of the probes; its index names the samples.
         cond: Conditions [B, ...], with "mask" for padded batches.
@@ -157,7 +157,7 @@ def log_likelihood(
     space, method = process.space, divergence or Exact()
     x, first = space.project(x0), tensors(x0)[0]
     drift(process, x, x, 1.0)  # refuses, before anything is spent, what has no flow
-    tolerance = 1e-8 if first.dtype == torch.float64 else 1e-4
+    tolerance = 1e-8 if first.dtype == torch.float64 else 1e-5
     solver = solver or Adaptive(tolerance, tolerance)
     noisy, clean = solver.ends(denoiser.process)
     probes = method.directions(space.log(x, x), noise)

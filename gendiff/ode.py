@@ -16,20 +16,21 @@ the problems) at rtol 1e-3 and 1e-6, from sigma = 80:
 
     in sigma 111, 221    in asinh(sigma/0.3) 54, 200    in u, scale 1: 29, 92    in u, scale 0.3: 30, 86
 
-At u = 0 the rate is of the form 0/0, so the way below `least` is walked in one straight step by the rate at `least`: from
-noise to the last prediction itself, at no cost; towards noise for one evaluation more. Its error is least^2, against
-eps/least of rounding in the rate, hence least = eps^(1/3)/4. (A rate frozen there inside the Runge-Kutta step is of
-first order in least: the error of log p was 1e-6 rather than 3e-9.) Predictions must go to x as noise ends, as they do
-from every head but X0; otherwise the rate has no limit and the steps shrink: let `times` end above 0.
+At u = 0 the rate is of the form 0/0, so the way below `least` is walked in one straight step by the rate at `least`:
+from noise to the last prediction itself, at no cost; towards noise for one evaluation more. Its error is least^2, against
+eps/least of rounding in the rate, which is not the same in every batch. (A rate frozen there inside the Runge-Kutta step
+is of first order in least: it cost log p 1e-6.) Predictions must go to x as noise ends, as they do from every head but
+X0; otherwise the rate has no limit and the steps shrink: let `times` end above 0.
 
 A step is Dormand and Prince's pair of orders 5 and 4 (1980) in the normal chart at its start: k_i is the velocity at
-exp_y(h sum_j a_ij k_j), carried back to y by the derivative of log_y. Its last stage is the first of the next step, which
-costs six evaluations. The pair's difference e, in units of atol + rtol |y| (1 for |y| on curved spaces), as a root mean
+exp_y(h sum_j a_ij k_j), carried back to y by the derivative of log_y. Its last stage is the first of the next step:
+six evaluations a step. The pair's difference, in units of atol + rtol |y| (|y| = 1 on curved spaces) and as a root mean
 square over the sample's own degrees of freedom, is r; the step stands if r <= 1, and the next one is
 
     h <- h min(10, max(1/5, 0.9 r^(-7/50) r_before^(2/25)))        (Gustafsson's controller; Hairer & Wanner II, IV.2)
 
-Every sample has its own time, step, error and verdict, so it is the same in every batch.
+rounded down to an eighth of an octave. Every sample has its own time, step, error and verdict, and rounding decides
+none of them, so a sample is the same in every batch.
 """
 
 from __future__ import annotations
@@ -67,6 +68,9 @@ STAGES = (
 """c_i and a_ij of the stages after the first; the last row is the step itself."""
 DIFFERENCE = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 """The rule of order 5 less that of order 4."""
+
+LEAST = (1e-3, 2e-5)
+"""The share u below which the way is straight, in single and in double precision."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class Flow:
         forward_mode()
         self.denoiser, self.ends, self.scale, self.cond, self.directions = denoiser, ends, scale, cond, directions
         self.process = denoiser.process.masked(cond.get("mask"))
-        least = torch.finfo(torch.result_type(tensors(like)[0], 1.0)).eps ** (1 / 3) / 4
+        least = LEAST[torch.result_type(tensors(like)[0], 1.0) == torch.float64]
         schedules = leaves(self.process.per_part(lambda leaf: leaf.schedule))
         self.lead: Schedule = min(schedules, key=lambda schedule: schedule.unshare(least, scale))
         start, stop = (self.lead.share(t, scale) for t in ends)
@@ -322,7 +326,7 @@ class Adaptive(Path):
                 space.where(good, new.guess, stage.guess),
             )
             tau = torch.where(good, torch.where(h < left, tau + h, 1.0), tau)
-            growth = (0.9 * r**-0.14 * before**0.08).clamp(0.2, 10.0)
+            growth = torch.exp2(torch.floor(8 * torch.log2((0.9 * r**-0.14 * before**0.08).clamp(0.2, 10.0))) / 8)
             h = h * torch.where(good, growth, torch.where(r.isfinite(), growth.clamp_max(1.0), 0.2))
             before = torch.where(good, r.clamp_min(1e-4), before)
             evaluations = evaluations + 6 * live

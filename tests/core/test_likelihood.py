@@ -75,7 +75,7 @@ def expected(oracle: Mixture, x: Tensor, end: Tensor, t: float = 1.0) -> Tensor:
     return oracle.log_density(x) + oracle.process.log_prior(end, t) - oracle.log_density(end, t)
 
 
-@pytest.mark.parametrize("schedule", [Linear(), Cosine(), VP(), EDM(), VE()], ids=repr)
+@pytest.mark.parametrize("schedule", [Linear(), Cosine(), VP(), EDM()], ids=repr)
 def test_gaussians_and_mixtures(schedule: Any) -> None:
     for oracle in (Normal(Gaussian(schedule), MEAN, COVARIANCE), pentagon(schedule)):
         found = log_likelihood(oracle, POINTS)
@@ -157,9 +157,17 @@ def test_rotations_by_brownian_motion() -> None:
     assert float((found.log_p - oracle.log_density(x)).abs().max()) < 1e-6
 
 
-def towards(process: Any, goal: Tensor) -> Field:
-    """A smooth denoiser on a curved space: part of the way to a goal that depends on t."""
-    return Field(process, lambda x, t, **cond: process.space.lerp(x, goal.expand_as(x), 0.5 * torch.as_tensor(t)))
+PULL = torch.tensor([0.4, -0.3, 0.7], dtype=F64)
+
+
+def turning(space: Any) -> Field:
+    """A denoiser on rotations or the sphere, smooth everywhere, that goes to x itself as the noise ends."""
+
+    def predict(x: Tensor, t: Any, **cond: Any) -> Tensor:
+        v = x @ PULL if x.ndim == 3 else PULL * (x[..., :1] + 0.5)
+        return space.exp(x, torch.as_tensor(t).reshape(-1, 1) * space.tangent(x, torch.sin(v)))
+
+    return Field(Geodesic(space), predict)
 
 
 def test_a_flow_on_the_circle_integrates_to_one_and_is_a_change_of_variables() -> None:
@@ -170,7 +178,7 @@ def test_a_flow_on_the_circle_integrates_to_one_and_is_a_change_of_variables() -
     assert float(found.log_p.exp().mean()) * 2 * math.pi == pytest.approx(1, abs=1e-8)
     # Even steps make the ends smooth in x, as differences need them.
     h = 1e-5
-    ends = [log_likelihood(wave, x + sign * h, solver=EvenSteps(24)).end for sign in (1, -1)]
+    ends = [log_likelihood(wave, x + sign * h, solver=EvenSteps(64)).end for sign in (1, -1)]
     stretch = process.space.log(ends[1], ends[0])[:, 0] / (2 * h)
     assert float((found.log_p + math.log(2 * math.pi) - stretch.log()).abs().max()) < 1e-6
     assert float(found.log_p.exp().max() / found.log_p.exp().min()) > 2
@@ -182,13 +190,7 @@ def test_flows_on_curved_spaces_are_changes_of_variables(space: Any) -> None:
     n, h = 2, 1e-4
     shape = (n, 3, 3) if isinstance(space, SO3) else (n, 3)
     x = space.random(torch.empty(shape, dtype=F64), Noise.of(0, n))
-    pull = torch.tensor([0.4, -0.3, 0.7], dtype=F64)
-
-    def predict(x: Tensor, t: Any, **cond: Any) -> Tensor:
-        v = x @ pull if x.ndim == 3 else pull * (x[..., :1] + 0.5)
-        return space.exp(x, along(t, x[:, :1] if x.ndim == 2 else x[..., 0]) * space.tangent(x, torch.sin(v)))
-
-    model = Field(Geodesic(space), predict)
+    model = turning(space)
 
     def frame(x: Tensor) -> Tensor:
         """Orthonormal tangents at x, [n, d, 3]."""
@@ -222,7 +224,7 @@ def test_volumes() -> None:
 
 
 def test_joints_add_up_and_batches_do_not_mix() -> None:
-    flat, curved = Normal(Gaussian(Cosine()), MEAN, COVARIANCE), towards(Geodesic(SO3()), CENTERS[0])
+    flat, curved = Normal(Gaussian(Cosine()), MEAN, COVARIANCE), turning(SO3())
     joint = Joint(a=flat.process, b=curved.process)
     both = Field(joint, lambda x, t, **cond: {"a": flat(x["a"], t), "b": curved(x["b"], t)})
     x = {"a": POINTS, "b": SO3().random(torch.empty(4, 3, 3, dtype=F64), Noise.of(1, 4))}
@@ -261,6 +263,6 @@ def test_what_has_no_flow_or_no_bound_says_so() -> None:
     with pytest.raises(GendiffError, match="probability flow"):
         log_likelihood(guess, words)
     with pytest.raises(GendiffError, match="no variational bound"):
-        elbo(towards(Geodesic(SO3()), CENTERS[0]), CENTERS, Noise.of(0, 2))
+        elbo(turning(SO3()), CENTERS, Noise.of(0, 2))
     with pytest.raises(GendiffError, match="at least one step"):
         log_likelihood(Normal(Gaussian(), MEAN, COVARIANCE), POINTS, solver=EvenSteps(0))
