@@ -29,7 +29,7 @@ square over the sample's own degrees of freedom, is r; the step stands if r <= 1
 
     h <- h min(10, max(1/5, 0.9 r^(-7/50) r_before^(2/25)))        (Gustafsson's controller; Hairer & Wanner II, IV.2)
 
-rounded down to an eighth of an octave. Every sample has its own time, step, error and verdict, and rounding decides
+rounded to an eighth of an octave. Every sample has its own time, step, error and verdict, and rounding decides
 none of them, so a sample is the same in every batch.
 """
 
@@ -326,7 +326,7 @@ class Adaptive(Path):
                 space.where(good, new.guess, stage.guess),
             )
             tau = torch.where(good, torch.where(h < left, tau + h, 1.0), tau)
-            growth = torch.exp2(torch.floor(8 * torch.log2((0.9 * r**-0.14 * before**0.08).clamp(0.2, 10.0))) / 8)
+            growth = torch.exp2(torch.round(8 * torch.log2((0.9 * r**-0.14 * before**0.08).clamp(0.2, 10.0))) / 8)
             h = h * torch.where(good, growth, torch.where(r.isfinite(), growth.clamp_max(1.0), 0.2))
             before = torch.where(good, r.clamp_min(1e-4), before)
             evaluations = evaluations + 6 * live

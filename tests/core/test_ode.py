@@ -36,9 +36,11 @@ from gendiff import (
     Sphere,
     Torus,
     TrigFlow,
+    cite,
     log_likelihood,
     sample,
 )
+from gendiff.config import from_config, to_config
 from gendiff.editing import From
 from gendiff.errors import GendiffError, SamplerError
 from gendiff.ode import EvenSteps, Path
@@ -181,7 +183,7 @@ def test_heun_converges_to_it_at_its_own_order(name: str) -> None:
 def test_even_steps_are_of_fifth_order(name: str) -> None:
     model, like = MODELS[name]
     x = model.process.prior(like.double(), Noise.of(2, 3))
-    found = sample(model, x, solver=Adaptive(1e-11, 1e-11), noise=Noise.of(0, 3), start=x)
+    found = sample(model, x, solver=Adaptive(1e-10, 1e-10), noise=Noise.of(0, 3), start=x)
     counts = (6, 12, 24)
     errors = [distance(sample(model, x, solver=EvenSteps(n), noise=Noise.of(0, 3), start=x), found) for n in counts]
     slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
@@ -285,6 +287,12 @@ def test_the_share_and_its_pace(schedule: Any) -> None:
         up, down = (math.log(schedule.share(t + s * h, scale)) for s in (1, -1))
         assert schedule.pace(t, scale) == pytest.approx((up - down) / (2 * h), rel=1e-6)
     assert schedule.share(0.0, scale) == 0 and schedule.unshare(0.0, scale) < 1e-40
+
+
+def test_a_model_file_may_name_it() -> None:
+    solver = Adaptive(1e-4, 1e-5, times=SoftGrid(sigma_max=20.0))
+    assert from_config(to_config(solver)) == solver
+    assert "Dormand" in cite(solver)
 
 
 def test_what_cannot_be_followed_says_so() -> None:
