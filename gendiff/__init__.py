@@ -68,6 +68,7 @@ from gendiff.losses import Objective as Objective
 from gendiff.losses import denoising_loss as denoising_loss
 from gendiff.model import Model as Model
 from gendiff.model import load as load
+from gendiff.ode import Adaptive as Adaptive
 from gendiff.parallel import Parallel as Parallel
 from gendiff.particles import Likelihood as Likelihood
 from gendiff.particles import Reward as Reward

@@ -24,11 +24,10 @@ from torch import Tensor
 
 from gendiff.denoisers import Denoise
 from gendiff.errors import GendiffError
-from gendiff.likelihood import first_time, leaves
 from gendiff.processes import Joint, Process
 from gendiff.random import Noise
 from gendiff.schedules import Time
-from gendiff.spaces import State, along, tensors
+from gendiff.spaces import State, along, leaves, tensors
 
 
 @runtime_checkable
@@ -166,6 +165,11 @@ def vlb(
         )
     log_p = -(total + ends(denoiser, process, x0, start, noise, cond))
     return Bound(log_p, torch.full_like(log_p, float("nan")), process.space.dim(x0))
+
+
+def first_time(process: Process, least: float) -> float:
+    """The first time at which every part's clock is at least `least`."""
+    return max(leaves(process.per_part(lambda leaf: leaf.schedule.unclock(least))))
 
 
 def ends(denoiser: Denoise, process: Process, x0: State, start: float, noise: Noise, cond: Mapping[str, Any]) -> Tensor:

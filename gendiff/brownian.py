@@ -151,8 +151,11 @@ class BrownianSO3(Leaf):
         square = self.on.norm2(x, self.home(x, guess, sigma) - self.home(x, x0, sigma))
         return square / along(self.on.dim(x).clamp_min(1), square)
 
-    def norm(self, t: float) -> float:
+    def norm(self, t: Time, scale: float) -> Time:
         return 1.0
 
-    def drift(self, y: Tensor, x0: Tensor, t: float) -> Tensor:
+    def pace(self, t: Time, scale: float) -> Time:
+        return self.schedule.clock_slope(t) / self.schedule.clock(t)
+
+    def drift(self, y: Tensor, x0: Tensor, t: Time) -> Tensor:
         return -self.home(y, x0, self.schedule(t)[1])

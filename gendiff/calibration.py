@@ -37,7 +37,7 @@ from gendiff.processes import Move
 from gendiff.random import Noise
 from gendiff.samplers import run
 from gendiff.solvers import Adams, Calibrated, Fitted, Row, Solver
-from gendiff.spaces import State, map_state, tensors
+from gendiff.spaces import State, leaves, map_state, tensors
 from gendiff.times import Grid, PowerGrid
 
 
@@ -135,7 +135,7 @@ def calibrate(
             raise SamplerError(
                 f"calibrate got {base!r}", "a solver with one evaluation and one move a step", "calibrate(..., Adams())"
             )
-    if not all(flowing(process.per_part(lambda leaf: leaf.flows))):
+    if not all(leaves(process.per_part(lambda leaf: leaf.flows))):
         raise SamplerError(f"calibrate got {process!r}", "a process with a probability flow in every part")
     noise = noise or Noise.of(0, n, device=tensors(like)[0].device)
     pilots = follow(denoiser, like, base, grid, cond or {}, start, noise, fine)
@@ -145,11 +145,6 @@ def calibrate(
         table = best(pilots, base, grid, count, depth, ridge, rounds)
         found = found if table is None else found.with_table(table)
     return found
-
-
-def flowing(value: Any) -> list[bool]:
-    """The values of a nested dict."""
-    return [leaf for part in value.values() for leaf in flowing(part)] if isinstance(value, dict) else [value]
 
 
 def follow(
@@ -289,7 +284,7 @@ def polished(pilots: Pilots, solver: Solver, table: Fitted, rounds: int, times: 
     def rows(table: Fitted) -> list[Row]:
         return table_rows(process, solver, table)
 
-    points = any(none(row.norms) for row in rows(table))
+    points = any(None in leaves(row.norms) for row in rows(table))
     theta = numbers(table)
     count = len(table.times) - 2
     gaps = [min(a - b, b - c) for a, b, c in zip(table.times, table.times[1:], table.times[2:], strict=False)]
@@ -325,19 +320,10 @@ def polished(pilots: Pilots, solver: Solver, table: Fitted, rounds: int, times: 
     return least, filled(table, theta, points)
 
 
-def none(norms: Any) -> bool:
-    """Whether points are mixed in some part."""
-    return any(map(none, norms.values())) if isinstance(norms, dict) else norms is None
-
-
 def numbers(table: Fitted) -> Tensor:
     """All weights and the inner times, float64."""
-    return torch.tensor([*(w for row in table.weights for w in listed(row)), *table.times[1:-1]], dtype=torch.float64)
-
-
-def listed(weights: Any) -> list[float]:
-    """The weights of all parts, one after the other."""
-    return [w for part in weights.values() for w in listed(part)] if isinstance(weights, dict) else list(weights)
+    weights = (w for row in table.weights for part in leaves(row) for w in part)
+    return torch.tensor([*weights, *table.times[1:-1]], dtype=torch.float64)
 
 
 def filled(table: Fitted, theta: Tensor, points: bool = False) -> Fitted:

@@ -263,10 +263,13 @@ class Categories(Leaf):
         q, pi = alpha * self.indicators(x0) + (1 - alpha) * self.pi(x0), self.pi(x0)
         return self.on.total((torch.xlogy(q, q) - torch.xlogy(q, pi.clamp_min(1e-45))).sum(-1))
 
-    def norm(self, t: float) -> float:
+    def norm(self, t: Time, scale: float) -> Time:
         return 1.0
 
-    def drift(self, y: Tensor, x0: Tensor, t: float) -> Tensor:
+    def pace(self, t: Time, scale: float) -> Time:
+        return self.schedule.clock_slope(t) / self.schedule.clock(t)
+
+    def drift(self, y: Tensor, x0: Tensor, t: Time) -> Tensor:
         raise GendiffError(
             f"The probability flow of {self!r} was asked for", "a process on a continuous space", "the bound: elbo(...)"
         )

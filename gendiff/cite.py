@@ -38,6 +38,8 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "AnnealedLangevin": ("song2019ncsn",),
     "Parallel": ("shih2023paradigms",),
     "DPMpp2M": ("lu2022dpmpp",),
+    "Adaptive": ("dormand1980rk", "gustafsson1991control"),
+    "EvenSteps": ("dormand1980rk",),
     "Karras": ("karras2022edm",),
     "UpAndDown": ("lugmayr2022repaint",),
     "Given": ("lugmayr2022repaint",),

@@ -21,7 +21,7 @@ from gendiff.spaces import Product, Space
 
 CORE = (
     "spaces", "schedules", "processes", "categories", "brownian", "denoisers", "conversions", "times", "solvers",
-    "losses", "couplings", "parallel",
+    "losses", "couplings", "ode", "parallel",
 )  # fmt: skip
 BUNDLES = {"Joint": Joint, "Product": Product, "Heads": Heads}
 

@@ -34,7 +34,7 @@ from gendiff.guidance.wrappers import floored, like, moved, nudged, tilted
 from gendiff.operators import Differences, LinearOperator, Mask, Operator
 from gendiff.predictions import Prediction, clean
 from gendiff.processes import Gaussian, Process
-from gendiff.spaces import Centered, State, along, map_state, tensors
+from gendiff.spaces import Centered, State, along, inner, map_state, tensors
 from gendiff.times import schedule_of
 
 TINY = 1e-30
@@ -297,8 +297,3 @@ def conjugate(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> 
         p = r + along(torch.where(alive, new / torch.where(alive, rr, 1.0), 0.0), b) * p
         rr = torch.where(alive, new, 0.0)
     return x
-
-
-def inner(u: Tensor, v: Tensor) -> Tensor:
-    """<u, v> of each sample: [B]."""
-    return (u * v).flatten(1).sum(1)

@@ -7,6 +7,7 @@ For data x0 ~ sum_k w_k N(mu_k, C_k) and x = alpha x0 + sigma z, with S_k = alph
     log p(x)  = logsumexp_k(log w_k + log N(x; alpha mu_k, S_k))
 
 Covariances are kept as eigenvectors and eigenvalues, so that everything is exact down to sigma = 0 and alpha = 0.
+Times are floats or tensors [B].
 """
 
 from __future__ import annotations
@@ -57,28 +58,28 @@ class Mixture:
     def process(self) -> Gaussian:
         return self._process
 
-    def parts(self, x: Tensor, alpha: Any, sigma: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """log w_k N(x; ...) [B, K], the residual along the axes [B, K, D], and the marginal variances [.., K, D]."""
+    def parts(self, x: Tensor, alpha: Time, sigma: Time) -> tuple[Tensor, Tensor, Tensor]:
+        """log w_k N(x; ...) [B, K], the residual along the axes [B, K, D], and the marginal variances [(B,) K, D]."""
         s = alpha * alpha * self.variances + sigma * sigma
         y = torch.einsum("kde,bkd->bke", self.axes, x[:, None] - alpha * self.means)
         log = -0.5 * (y * y / s + torch.log(2 * math.pi * s)).sum(-1) + torch.log(self.weights)
         return log, y, s
 
-    def at(self, x: Tensor, t: Time) -> tuple[Any, Any]:
-        """alpha and sigma at t, a float or [B], ready for [B, K, D]."""
+    def levels(self, x: Tensor, t: Time) -> tuple[Time, Time]:
+        """(alpha, sigma): numbers at a time for all samples, [B, 1, 1] at times [B]."""
         alpha, sigma = self._process.schedule(t)
         return along(alpha, x[:, None]), along(sigma, x[:, None])
 
     def __call__(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
-        """E[x0 | x_t = x] for x [B, D] at t, a float or float64 [B]."""
-        alpha, sigma = self.at(x, t)
+        """E[x0 | x_t = x] for x [B, D]."""
+        alpha, sigma = self.levels(x, t)
         log, y, s = self.parts(x, alpha, sigma)
         each = self.means + torch.einsum("kde,bke->bkd", self.axes, alpha * self.variances / s * y)
         return (torch.softmax(log, dim=1)[..., None] * each).sum(1)
 
     def log_density(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """log p_t(x) in nats, [B]."""
-        return torch.logsumexp(self.parts(x, *self.at(x, t))[0], dim=1)
+        return torch.logsumexp(self.parts(x, *self.levels(x, t))[0], dim=1)
 
     def draw(self, n: int, seed: int = 0) -> Tensor:
         """n exact samples of the data, [n, D]."""
@@ -121,29 +122,33 @@ class RotationMixture:
     def process(self) -> BrownianSO3:
         return self._process
 
-    def parts(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    def parts(self, x: Tensor, sigma: Time) -> tuple[Tensor, Tensor]:
         """Log densities w_k f(x; R_k) [B, K] by the uniform measure, and the components' scores [B, K, 3]."""
-        total = math.hypot(self.width, sigma)
+        if isinstance(sigma, Tensor):
+            total: Time = torch.hypot(sigma.new_tensor(self.width), sigma)
+        else:
+            total = math.hypot(self.width, sigma)
         v = self._process.on.log(x[:, None].expand(-1, len(self.centers), 3, 3), self.centers)
         angle = (v * v).sum(-1).clamp_min(1e-24).sqrt()
+        total = along(total, angle)
         log = IGSO3(total).log_density(angle) + torch.log(self.weights)
-        return log, v * self._process.gain(angle, total)[..., None] / total**2
+        return log, v * (self._process.gain(angle, total) / total**2)[..., None]
 
-    def __call__(self, x: Tensor, t: float, **cond: Any) -> Tensor:
+    def __call__(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """The effective clean rotation at x [B, 3, 3]."""
         sigma = self._process.schedule(t)[1]
         log, scores = self.parts(x, sigma)
-        score = (torch.softmax(log, 1)[..., None] * scores).sum(1) * sigma**2
+        score = (torch.softmax(log, 1)[..., None] * scores).sum(1) * along(sigma**2, x[..., 0])
         size = (score * score).sum(-1).clamp_min(1e-24).sqrt()
         # gain(w) w rises up to its largest value; the score is never longer.
-        grid = torch.linspace(0, math.pi, 257, dtype=torch.float64)
-        top = float(grid[(self._process.gain(grid, sigma) * grid).argmax()])
-        low, high = torch.zeros_like(size), torch.full_like(size, top)
+        grid = torch.linspace(0, math.pi, 257, dtype=torch.float64).expand(len(x), 257)
+        top = (self._process.gain(grid, along(sigma, grid)) * grid).argmax(1)
+        goal, low, high = size.detach(), torch.zeros_like(size), grid[0][top]
         for _ in range(50):
             middle = (low + high) / 2
-            below = self._process.gain(middle, sigma) * middle < size
+            below = self._process.gain(middle, sigma) * middle < goal
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        angle = (low + high).detach() / 2
+        angle = (low + high) / 2
         # One Newton step, in which derivatives with respect to x survive.
         h = 1e-6 + 1e-4 * angle
         up, down = (self._process.gain(w, sigma) * w for w in (angle + h, angle - h))

@@ -30,12 +30,12 @@ from torch import Tensor
 from gendiff.denoisers import Denoise
 from gendiff.errors import SamplerError
 from gendiff.guidance.wrappers import floored, like, tilted
-from gendiff.inverse import Measured, inner
+from gendiff.inverse import Measured
 from gendiff.predictions import clean
 from gendiff.processes import Gaussian, Joint, Process, pick
 from gendiff.random import Noise
 from gendiff.solvers import Row, Solver
-from gendiff.spaces import State, map_state, tensors
+from gendiff.spaces import State, inner, map_state, tensors
 from gendiff.times import schedule_of
 
 

@@ -158,12 +158,16 @@ class Leaf(Process):
         """How far a predicted clean state is from the true one, seen from x_t, per degree of freedom: [B]."""
 
     @abstractmethod
-    def norm(self, t: float) -> float:
-        """n(t): the probability flow is written for y = x/n."""
+    def norm(self, t: Time, scale: float) -> Time:
+        """n(t): the probability flow is written for y = x/n, the frame in which it is straight at constant x0."""
 
     @abstractmethod
-    def drift(self, y: State, x0: State, t: float) -> State:
-        """The tangent dy/dlog c of the probability flow at y = x_t/n, were the prediction x0; c the clock."""
+    def pace(self, t: Time, scale: float) -> Time:
+        """dlog k/dt, k the clock of that frame; t > 0."""
+
+    @abstractmethod
+    def drift(self, y: State, x0: State, t: Time) -> State:
+        """The tangent dy/dlog k of the probability flow at y = x_t/n, were the prediction x0."""
 
     def per_part(self, f: Callable[[Any], Any]) -> Any:
         return f(self)
@@ -293,13 +297,14 @@ class Gaussian(Leaf):
         alpha, sigma = self.schedule(1.0)
         return 0.5 * (alpha / sigma) ** 2 * self.on.norm2(x0, x0)
 
-    def norm(self, t: float) -> float:
-        if self.schedule.flow:
-            return 1.0
+    def norm(self, t: Time, scale: float) -> Time:
         alpha, sigma = self.schedule(t)
-        return alpha + sigma if self.schedule.bounded else alpha
+        return alpha + sigma / scale
 
-    def drift(self, y: Tensor, x0: Tensor, t: float) -> Tensor:
+    def pace(self, t: Time, scale: float) -> Time:
+        return self.schedule.pace(t, scale)
+
+    def drift(self, y: Tensor, x0: Tensor, t: Time) -> Tensor:
         return y - x0
 
     def __repr__(self) -> str:
@@ -366,10 +371,13 @@ class Geodesic(Leaf):
     def error(self, x: State, guess: State, x0: State, t: Time) -> Tensor:
         return square_error(self.on, x, guess, x0)
 
-    def norm(self, t: float) -> float:
+    def norm(self, t: Time, scale: float) -> Time:
         return 1.0
 
-    def drift(self, y: State, x0: State, t: float) -> State:
+    def pace(self, t: Time, scale: float) -> Time:
+        return self.schedule.clock_slope(t) / self.schedule.clock(t)
+
+    def drift(self, y: State, x0: State, t: Time) -> State:
         return self.on.scale(self.on.log(y, x0), -1.0)
 
     def __repr__(self) -> str:

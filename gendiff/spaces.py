@@ -49,6 +49,17 @@ def tensors(x: State) -> list[Tensor]:
     return list(x.values()) if isinstance(x, Mapping) else [x]
 
 
+def leaves(value: Any) -> list[Any]:
+    """The values of a nested dict, in order; of anything else itself."""
+    return [leaf for part in value.values() for leaf in leaves(part)] if isinstance(value, Mapping) else [value]
+
+
+def inner(u: State, v: State) -> Tensor:
+    """<u, v> of each sample, over all its numbers: [B]."""
+    each = [(a * b)[..., None].flatten(1).sum(1) for a, b in zip(tensors(u), tensors(v), strict=True)]
+    return each[0] if len(each) == 1 else torch.stack(each).sum(0)
+
+
 def along(w: float | Tensor, x: Tensor) -> float | Tensor:
     """A number per sample, ready to multiply x [B, ...]; floats pass."""
     if not isinstance(w, Tensor) or w.ndim == 0:

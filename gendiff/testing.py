@@ -29,7 +29,7 @@ from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.samplers import sample
 from gendiff.solvers import Euler, Solver
-from gendiff.spaces import Space, State, map_state, tensors
+from gendiff.spaces import Space, State, leaves, map_state, tensors
 from gendiff.times import Grid, stratified
 
 
@@ -107,11 +107,6 @@ def check_process(process: Process, like: State, *, tolerance: float = 1e-8, see
     for clock in leaves(process.per_part(lambda leaf: [leaf.schedule.clock(t) for t in grid])):
         assert all(a > b for a, b in pairwise(clock)), f"{name}: the clock does not fall with t"
         assert clock[-1] == 0, f"{name}: the clock is {clock[-1]} at t = 0"
-
-
-def leaves(value: Any) -> list[Any]:
-    """The values of a nested dict."""
-    return [leaf for part in value.values() for leaf in leaves(part)] if isinstance(value, dict) else [value]
 
 
 def check_head(head: Head, process: Process, like: State, *, tolerance: float = 1e-8, seed: int = 0) -> None:

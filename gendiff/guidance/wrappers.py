@@ -22,7 +22,7 @@ from gendiff.errors import SamplerError
 from gendiff.guidance.rules import as_rule, batch, resting
 from gendiff.predictions import Prediction, clean
 from gendiff.processes import Gaussian, Joint, Process, pick
-from gendiff.spaces import State, along, map_state, tensors
+from gendiff.spaces import State, along, leaves, map_state, tensors
 
 FLOOR = 1e-3
 """Where alpha is below this share of sigma, gradients are taken at the time at which it is this share."""
@@ -170,11 +170,6 @@ def floored(process: Process, t: Any) -> Any:
         return t
     lasts = leaves(process.per_part(lambda leaf: leaf.schedule.unclock(1 / FLOOR)))
     return min(t, *lasts)
-
-
-def leaves(value: Any) -> list[Any]:
-    """The values of a dict by part."""
-    return [leaf for part in value.values() for leaf in leaves(part)] if isinstance(value, dict) else [value]
 
 
 def tilted(process: Process, x0: State, gradient: State, t: Any, scale: Any = 1.0) -> State:

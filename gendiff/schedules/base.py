@@ -61,6 +61,21 @@ class Schedule(ABC):
         """The t at which sigma/alpha is c, for every schedule."""
         return self.time(-2 * maths(c).log(c))
 
+    def share(self, t: Time, scale: float) -> Time:
+        """k = sigma/(scale alpha + sigma) in [0, 1], for every schedule: a clock that is smooth at both of its ends."""
+        alpha, sigma = self(t)
+        return sigma / (scale * alpha + sigma)
+
+    def unshare(self, k: Time, scale: float) -> Time:
+        """The t at which `share` is k."""
+        m = maths(k)
+        return self.time(2 * (m.log(1 - k) - m.log(k * scale)))
+
+    def pace(self, t: Time, scale: float) -> Time:
+        """dlog k/dt of `share`, exact like `slopes`; t > 0."""
+        (alpha, sigma), (up, down) = self(t), self.slopes(t)
+        return scale * (alpha * down - sigma * up) / (sigma * (scale * alpha + sigma))
+
 
 def moving(t: Time) -> Dual:
     """t with slope 1, moved inside (0, 1) by less than rounding."""

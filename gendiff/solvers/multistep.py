@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from gendiff.errors import SamplerError
 from gendiff.processes import Leaf, Process
-from gendiff.solvers.table import Past, Row, Solver, norms
+from gendiff.solvers.table import Past, Row, Solver
 from gendiff.solvers.weights import (
     Circle,
     Clock,
@@ -29,8 +29,10 @@ from gendiff.solvers.weights import (
     leads,
     multistep2,
     noisy,
+    norms,
     unipc,
 )
+from gendiff.spaces import leaves
 from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, PowerGrid
 
 
@@ -112,16 +114,11 @@ class Adams(Solver):
 
         weights, churn = process.per_part(mixed), process.per_part(lambda leaf: noisy(leaf, t, s, self.eta))
         # The newest prediction alone is the end itself at sigma = 0; its rate would leave the rounding of x/n there.
-        alone = s <= 0 and at is not None and set(listed(weights)) == {(1.0,)}
+        alone = s <= 0 and at is not None and set(leaves(weights)) == {(1.0,)}
         return Row(
             t, s, at=at, weights=weights, redo=redo, move=process.move(t, s, churn, self.spread),
             norms=None if alone else process.per_part(lambda leaf: self.view.norms(leaf, nodes[0], t, s)),
         )  # fmt: skip
-
-
-def listed(weights: Any) -> list[tuple[float, ...]]:
-    """The weights of all parts."""
-    return [w for part in weights.values() for w in listed(part)] if isinstance(weights, dict) else [weights]
 
 
 def DPMpp3M(steps: int = 20, times: Grid | None = None, eta: float = 0.0) -> Adams:

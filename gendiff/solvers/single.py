@@ -28,8 +28,8 @@ from typing import ClassVar
 
 from gendiff.errors import SamplerError
 from gendiff.processes import Gaussian, Leaf, Move, Process
-from gendiff.solvers.table import Past, Row, Solver, norms
-from gendiff.solvers.weights import LogSNR, adams, heun, leads, noisy, posterior
+from gendiff.solvers.table import Past, Row, Solver
+from gendiff.solvers.weights import LogSNR, adams, heun, leads, noisy, norms, posterior
 from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, schedule_of
 
 

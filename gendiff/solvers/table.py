@@ -156,8 +156,3 @@ def joined(before: Row, redone: Row, row: Row) -> Any:
 def linear(move: Any) -> bool:
     """Whether every part's step is a share of the way to its target."""
     return all(map(linear, move.values())) if isinstance(move, dict) else isinstance(move, Move)
-
-
-def norms(process: Process, at: float, t: float) -> Any:
-    """What a row that mixes rates needs: (n at the evaluation, n at the start of the move), by part."""
-    return process.per_part(lambda leaf: (leaf.norm(at), leaf.norm(t)))

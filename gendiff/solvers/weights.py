@@ -32,10 +32,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from math import inf
+from typing import Any
 
 import numpy as np
 
-from gendiff.processes import Gaussian, Leaf
+from gendiff.processes import Gaussian, Leaf, Process
 from gendiff.schedules import Schedule
 
 
@@ -143,7 +144,7 @@ class Rates(View):
         return leads(leaf, t, at, adams(leaf, at, t, s, self.variable, -1.0))
 
     def norms(self, leaf: Leaf, at: float, t: float, s: float) -> tuple[float, float]:
-        return leaf.norm(at), leaf.norm(t)
+        return norm(leaf, at), norm(leaf, t)
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,16 @@ class Circle(View):
     def gain(self, leaf: Leaf, t: float) -> float:
         """m, with x0 = k y + m F."""
         return self.width * leaf.schedule(t)[1] / self.radius(leaf, t)
+
+
+def norm(leaf: Leaf, t: float) -> float:
+    """n with y = x/n the state on the clock: alpha, or alpha + sigma where the clock is bounded; 1 on curved spaces."""
+    return float(leaf.norm(t, 1.0 if leaf.schedule.bounded else inf))
+
+
+def norms(process: Process, at: float, t: float) -> Any:
+    """What a row that mixes rates needs: (n at the evaluation, n at the start of the move), by part."""
+    return process.per_part(lambda leaf: (norm(leaf, at), norm(leaf, t)))
 
 
 def leads(leaf: Leaf, t: float, nodes: Sequence[float], weights: Sequence[float]) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ import pytest
 import gendiff
 import gendiff.losses
 import gendiff.nn
+import gendiff.ode
 import gendiff.times
 from gendiff import Denoiser, EDMHead, Gaussian, Guided, Heads, Heun, Joint, Tangent, Velocity, cite
 from gendiff.cite import USED_BY, papers
@@ -93,7 +94,7 @@ def test_values_that_are_not_finite_are_refused(measure) -> None:
 
 
 def test_every_citation_is_of_something_that_exists() -> None:
-    known = {name for module in (gendiff, gendiff.losses, gendiff.nn, gendiff.times) for name in vars(module)}
+    known = {name for module in (gendiff, gendiff.losses, gendiff.nn, gendiff.ode, gendiff.times) for name in vars(module)}
     listed = papers()
     for name, keys in USED_BY.items():
         assert name in known, f"{name} is cited but does not exist"
