@@ -23,6 +23,7 @@ with the analytic solver and keeps the better.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -70,7 +71,7 @@ class Pilot:
     def error(self, rows: list[Row], left_out: float = 0.025) -> float:
         """The mean square distance to the fine end, without the share of the largest, which ended in another mode."""
         square = self.ends(rows)[1].sort().values
-        return float(square[: max(1, len(square) - int(left_out * len(square)))].mean())
+        return float(square[: len(square) - math.ceil(left_out * len(square))].mean())
 
 
 @dataclass(frozen=True)

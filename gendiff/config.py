@@ -71,19 +71,21 @@ def kinds(*packages: ModuleType) -> dict[str, type]:
     return found
 
 
-def from_config(data: Any, *packages: ModuleType, where: str = "config") -> Any:
+def from_config(data: Any, *packages: ModuleType, where: str = "config", means: type | None = None) -> Any:
     """The object that `to_config` described.
 
     Args:
         data: Parsed JSON.
         packages: Packages beside gendiff whose dataclasses may be named.
         where: What is being read, for messages.
+        means: A class that is meant by its name, whatever else has it.
 
     Raises:
         RecipeError: For a key that nobody reads, with the nearest name.
         UnknownName: For an unknown kind.
     """
-    return build(data, kinds(*packages), where)
+    known = kinds(*packages)
+    return build(data, known if means is None else {**known, means.__name__: means}, where)
 
 
 def build(data: Any, known: Mapping[str, type], where: str) -> Any:

@@ -386,7 +386,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> Model:
     cls = domain_class(fields.pop("name"))
     package = sys.modules[cls.__module__.partition(".")[0]]
     try:
-        domain = from_config({"kind": cls.__name__, **fields}, package, where=f"{path}: domain")
+        domain = from_config({"kind": cls.__name__, **fields}, package, where=f"{path}: domain", means=cls)
         process = from_config(config["process"], package, where=f"{path}: process")
         head = from_config(config["head"], package, where=f"{path}: head")
         sampler = from_config(config["sampler"], package, where=f"{path}: sampler")

@@ -41,9 +41,9 @@ class Net(nn.Module):
 
 @dataclass(frozen=True)
 class Points(Domain):
-    """Two points in space, of two kinds."""
+    """Two points in space, of two kinds; gendiff has a class of that name, which a file does not mean."""
 
-    name: ClassVar[str] = "points"
+    name: ClassVar[str] = "pairs"
 
     @property
     def process(self) -> Gaussian:
@@ -97,8 +97,8 @@ def test_tables_are_better_kept_and_used(model: Model, tmp_path: Path, guidance:
     for how in ({"steps": 6}, {}, {"steps": 7}):
         for a, b in zip(model.sample(2, kind="far", **how), again.sample(2, kind="far", **how), strict=True):
             assert torch.equal(a, b)
-    # Steps without a table are sampled as before, and so are edits.
-    for how in ({}, {"steps": 7}, {"steps": 6, "start": torch.zeros(2, 3)}):
+    # Steps without a table are sampled as before.
+    for how in ({}, {"steps": 7}):
         now = model.sample(2, kind="far", **how)
         model.sampler, kept = own, model.sampler
         assert all(torch.equal(a, b) for a, b in zip(now, model.sample(2, kind="far", **how), strict=True))
