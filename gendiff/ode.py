@@ -17,15 +17,15 @@ the problems) at rtol 1e-3 and 1e-6, from sigma = 80:
     in sigma 111, 221    in asinh(sigma/0.3) 54, 200    in u, scale 1: 29, 92    in u, scale 0.3: 30, 86
 
 At u = 0 the rate is of the form 0/0, so the way below `least` is walked in one straight step by the rate at `least`:
-from noise to the last prediction itself, at no cost; towards noise for one evaluation more. Its error is least^2, against
-eps/least of rounding in the rate, which is not the same in every batch. (A rate frozen there inside the Runge-Kutta step
-is of first order in least: it cost log p 1e-6.) Predictions must go to x as noise ends, as they do from every head but
-X0; otherwise the rate has no limit and the steps shrink: let `times` end above 0.
+from noise to the last prediction itself, at no cost; towards noise for one evaluation more. Its error is least^2,
+against eps/least of rounding in the rate, which is not the same in every batch. (A rate frozen there inside the
+Runge-Kutta step is of first order in least: it cost log p 1e-6.) Predictions must go to x as noise ends, as they do from
+every head but X0; otherwise the rate has no limit and the steps shrink: let `times` end above 0.
 
 A step is Dormand and Prince's pair of orders 5 and 4 (1980) in the normal chart at its start: k_i is the velocity at
-exp_y(h sum_j a_ij k_j), carried back to y by the derivative of log_y. Its last stage is the first of the next step:
-six evaluations a step. The pair's difference, in units of atol + rtol |y| (|y| = 1 on curved spaces) and as a root mean
-square over the sample's own degrees of freedom, is r; the step stands if r <= 1, and the next one is
+exp_y(h sum_j a_ij k_j), carried back to y (`Space.carry`). Its last stage is the first of the next step: six evaluations
+a step. The pair's difference, in units of atol + rtol |y| (|y| = 1 on curved spaces) and as a root mean square over the
+sample's own degrees of freedom, is r; the step stands if r <= 1, and the next one is
 
     h <- h min(10, max(1/5, 0.9 r^(-7/50) r_before^(2/25)))        (Gustafsson's controller; Hairer & Wanner II, IV.2)
 
@@ -35,9 +35,7 @@ none of them, so a sample is the same in every batch.
 
 from __future__ import annotations
 
-import functools
 import math
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -124,7 +122,6 @@ class Flow:
         cond: dict[str, Any],
         directions: Sequence[State] = (),
     ) -> None:
-        forward_mode()
         self.denoiser, self.ends, self.scale, self.cond, self.directions = denoiser, ends, scale, cond, directions
         self.process = denoiser.process.masked(cond.get("mask"))
         least = LEAST[torch.result_type(tensors(like)[0], 1.0) == torch.float64]
@@ -165,16 +162,15 @@ class Flow:
             v, guess = self.rate(tau, y)
             return Stage(v, first.new_zeros(0, len(first)), guess)
         space, traces = self.process.space, []
-        v, guess = None, None
-        for raw in self.directions:
-            e = real(space, space.tangent(y, raw))
-
-            def along_e(h: Tensor, e: State = e) -> tuple[State, State]:
-                return self.rate(tau, space.exp(y, space.scale(e, h)))
-
-            v, change, guess = torch.func.jvp(along_e, *unit(first), has_aux=True)  # type: ignore[misc]
-            traces.append(inner(e, change))
-        return Stage(v, torch.stack(traces), guess)
+        with torch.enable_grad():
+            w = map_state(lambda e: torch.zeros_like(e, requires_grad=True), self.directions[0])
+            v, guess = self.rate(tau, space.exp(y, w))
+            for raw in self.directions:
+                e = real(space, space.tangent(y, raw))
+                slopes = torch.autograd.grad(inner(v, e).sum(), tensors(w), retain_graph=True)
+                each = [inner(slope, part) for slope, part in zip(slopes, tensors(e), strict=True)]
+                traces.append(torch.stack(each).sum(0))
+        return Stage(map_state(Tensor.detach, v), torch.stack(traces), map_state(Tensor.detach, guess))
 
     def begin(self, x: State) -> tuple[State, Tensor, Stage, int]:
         """y at tau = 0 for x at the first time, the traces' integrals so far, the stage, and how often it evaluated."""
@@ -208,7 +204,7 @@ class Flow:
         for node, row in zip(NODES, STAGES, strict=True):
             point = space.exp(y, space.scale(total(row, rates), h))
             stage = self.stage(tau + node * h, point)
-            rates.append(carried(space, y, point, stage.rate))
+            rates.append(space.carry(y, point, stage.rate))
             traces.append(stage.traces)
         gain, doubt = ((h * total(row, traces)).to(stage.traces) for row in (STAGES[-1], DIFFERENCE))
         return space.project(point), gain, stage, space.scale(total(DIFFERENCE, rates), h), doubt
@@ -310,7 +306,8 @@ class Adaptive(Path):
         tau = torch.zeros(len(tensors(y)[0]), dtype=torch.float64, device=tensors(y)[0].device)
         h, before = torch.full_like(tau, 0.5 * max(self.rtol, self.atol) ** 0.2), torch.ones_like(tau)
         evaluations = torch.full_like(tau, spent, dtype=torch.int64)
-        for number in range(self.most):
+        number, share, shortest = 0, 0.0, 1.0
+        for number in range(counted(self.most)):
             live, left = tau < 1, 1 - tau
             h = torch.minimum(h, left)
             point, gain, new, difference, doubt = flow.step(tau, h, y, stage)
@@ -392,19 +389,6 @@ class EvenSteps(Path):
         return flow.finish(y, traces, stage, evaluations)
 
 
-@functools.cache
-def forward_mode() -> None:
-    """Wakes torch's forward-mode derivatives, whose first use warns of what torch itself still does."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
-
-
-def unit(like: Tensor) -> tuple[tuple[Tensor], tuple[Tensor]]:
-    """The point 0 and the tangent 1 of a derivative along one number."""
-    return (like.new_zeros(()),), (like.new_ones(()),)
-
-
 def total(weights: Sequence[float], terms: Sequence[State]) -> State:
     """sum_j w_j v_j of the first terms, tangents at one point or tensors."""
 
@@ -415,15 +399,6 @@ def total(weights: Sequence[float], terms: Sequence[State]) -> State:
         return v
 
     return map_state(weighed, *terms)
-
-
-def carried(space: Space, base: State, point: State, v: State) -> State:
-    """A tangent at a point as one at the base, in the normal chart there: where Runge-Kutta's sums make sense."""
-    if isinstance(space, Product):
-        return space.each(lambda name, part: carried(part, base[name], point[name], v[name]))
-    if space.flat:
-        return v
-    return torch.func.jvp(lambda h: space.log(base, space.exp(point, space.scale(v, h))), *unit(point))[1]
 
 
 def real(space: Space, v: State) -> State:

@@ -156,7 +156,7 @@ class RotationMixture:
         angle = angle + (size - self._process.gain(angle, sigma) * angle) / slope
         return self._process.on.exp(x, score * (angle / size)[..., None])
 
-    def log_density(self, x: Tensor, t: float = 0.0) -> Tensor:
+    def log_density(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """log p_t(x) in nats by the metric's volume (8 pi^2 in all), [B]."""
         log, _ = self.parts(x, self._process.schedule(t)[1])
         return torch.logsumexp(log, 1) - math.log(8 * math.pi**2)

@@ -143,6 +143,15 @@ class Space(ABC):
             v = map_state(torch.add, v, self.scale(self.log(base, p), w))
         return self.exp(base, v)
 
+    def carry(self, x: State, y: State, v: State) -> State:
+        """A tangent at y as one at x, in the normal chart there: the derivative of log_x at y along v."""
+        if self.flat:
+            return v
+        with torch.enable_grad():  # J v = d/du <J^T u, v>, by reverse mode alone
+            w, u = (torch.zeros_like(v, requires_grad=True) for _ in range(2))
+            (back,) = torch.autograd.grad(self.log(x, self.exp(y, w)), w, u, create_graph=True)
+            return torch.autograd.grad(back, u, v)[0]
+
     def norm2(self, x: State, v: State) -> Tensor:
         """|v|^2 of a tangent at x, summed over real sites: [B]."""
         mask = over(self.mask, v)
@@ -271,6 +280,17 @@ class SO3(Space):
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         return v
 
+    def carry(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """The inverse right Jacobian at w = log_x(y): v + w x v/2 + (1 - |w|/2 cot(|w|/2)) w x (w x v)/|w|^2."""
+        w = self.log(x, y)
+        w2 = (w * w).sum(-1, keepdim=True)
+        small = w2 < 1e-3
+        half = torch.where(small, torch.ones_like(w2), w2).sqrt() / 2
+        near = 1 / 12 + w2 / 720 + w2 * w2 / 30240
+        share = torch.where(small, near, (1 - half / torch.tan(half)) / (4 * half**2))
+        turn = torch.linalg.cross(w, v)
+        return v + turn / 2 + share * torch.linalg.cross(w, turn)
+
     def dim(self, like: Tensor) -> Tensor:
         return count(like[..., 0], self.mask, 3)
 
@@ -295,6 +315,9 @@ class Torus(Space):
         return self.real(self.wrap(x))
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        return v
+
+    def carry(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         return v
 
     def dim(self, like: Tensor) -> Tensor:
@@ -411,6 +434,9 @@ class Product(Space):
     def scale(self, v: State, w: Weight) -> State:
         pick = w.__getitem__ if isinstance(w, Mapping) else lambda _: w
         return self.each(lambda name, space: space.scale(v[name], pick(name)))
+
+    def carry(self, x: State, y: State, v: State) -> State:
+        return self.each(lambda name, space: space.carry(x[name], y[name], v[name]))
 
     def norm2(self, x: State, v: State) -> Tensor:
         return torch.stack(list(self.each(lambda name, space: space.norm2(x[name], v[name])).values())).sum(0)

@@ -94,7 +94,8 @@ def test_values_that_are_not_finite_are_refused(measure) -> None:
 
 
 def test_every_citation_is_of_something_that_exists() -> None:
-    known = {name for module in (gendiff, gendiff.losses, gendiff.nn, gendiff.ode, gendiff.times) for name in vars(module)}
+    modules = (gendiff, gendiff.losses, gendiff.nn, gendiff.ode, gendiff.times)
+    known = {name for module in modules for name in vars(module)}
     listed = papers()
     for name, keys in USED_BY.items():
         assert name in known, f"{name} is cited but does not exist"

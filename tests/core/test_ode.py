@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ from gendiff.predictions import Prediction
 from gendiff.random import Noise
 from gendiff.rotations import exp_so3
 from gendiff.samplers import Progress
-from gendiff.spaces import State, map_state, tensors
+from gendiff.spaces import Space, State, map_state, tensors
 from gendiff.testing import distance
 
 F64 = torch.float64
@@ -146,7 +147,7 @@ def frames(x: State, t: Any, mask: Any = None) -> State:
     real = torch.ones_like(x["pos"][..., 0]).bool() if mask is None else mask
     n, pull = real.sum(1)[:, None, None], PULL.to(x["pos"])
     middle = torch.where(real[..., None], torch.sin(x["pos"] + pull), 0.0).sum(1, keepdim=True) / n
-    a, b = (torch.as_tensor(FRAMES.parts[k].schedule(t)[1]).to(pull).reshape(-1, 1, 1) for k in ("pos", "rot"))
+    a, b = (torch.as_tensor(FRAMES.per_part(lambda leaf: leaf.schedule(t)[1])[k]).to(pull).reshape(-1, 1, 1) for k in ("pos", "rot"))
     pos = x["pos"] + a * torch.sin(x["pos"] + 0.5 * middle * x["rot"][..., 0])
     return {"pos": Centered(real).project(pos), "rot": SO3().exp(x["rot"], b * torch.sin(x["pos"] + middle))}
 
@@ -177,6 +178,19 @@ def test_heun_converges_to_it_at_its_own_order(name: str) -> None:
     far, near = (distance(end(Heun(n, times=PowerGrid())), found) for n in (steps, 2 * steps))
     assert near < 2e-3 and 3.5 < far / near < 4.6, (far, near)
     assert distance(end(Adaptive(1e-4, 1e-4)), found) < 1e-3
+
+
+@pytest.mark.parametrize("space", [SO3(), Sphere(), Torus(), Centered()], ids=repr)
+def test_a_tangent_is_carried_by_the_derivative_of_log(space: Space) -> None:
+    """In closed form and by the rule for any space, from 1e-6 to more than a radian away."""
+    x = space.random(torch.empty(30, 3, 3) if isinstance(space, SO3) else torch.empty(30, 3), Noise.of(0, 30)).double()
+    x = space.project(space.project(x))
+    lengths = torch.logspace(-6, 0.1, 30, dtype=F64)[:, None]
+    y = space.exp(x, space.tangent(x, lengths * Noise.of(1, 30).normal((30, 3), F64)))
+    v, h = space.tangent(y, Noise.of(2, 30).normal((30, 3), F64)), 1e-5
+    ahead, behind = (space.log(x, space.exp(y, sign * h * v)) for sign in (1, -1))
+    assert distance(space.carry(x, y, v), (ahead - behind) / (2 * h)) < 1e-8
+    assert distance(Space.carry(space, x, y, v), space.carry(x, y, v)) < 1e-12
 
 
 @pytest.mark.parametrize("name", ["rotations", "torus"])
@@ -257,7 +271,7 @@ def test_a_path_may_begin_anywhere_and_is_seen(solver: Path) -> None:
     assert [p.number for p in seen] == list(range(len(seen))) and seen[-1].number == seen[-1].total - 1
     assert seen[-1].time < 1e-5 and distance(seen[-1].state, whole) < 1e-4
     assert distance(seen[-1].prediction, whole) < 1e-12  # the last step is the last prediction
-    assert all(p.time >= q.time for p, q in zip(seen, seen[1:], strict=False))
+    assert all(p.time >= q.time for p, q in pairwise(seen))
 
 
 def cut(solver: Path, times: Any) -> Path:
@@ -300,7 +314,7 @@ def test_what_cannot_be_followed_says_so() -> None:
     like = torch.empty(2, 2, dtype=F64)
     with pytest.raises(SamplerError, match="most=20"):
         sample(oracle, like, solver=Adaptive(1e-9, 1e-9, most=2), noise=noise)
-    nothing = Field(oracle.process, lambda x, t, **cond: x * torch.where(torch.as_tensor(t) < 0.5, math.nan, 1.0).mean())
+    nothing = Field(oracle.process, lambda x, t, **cond: x * torch.where(torch.as_tensor(t).reshape(-1, 1) < 0.5, math.nan, 1.0))
     with pytest.raises(SamplerError, match="finite predictions"):
         sample(nothing, like, solver=Adaptive(), noise=noise)
     twofold = Field(oracle.process, lambda x, t, **cond: Prediction(x, x))
@@ -322,7 +336,7 @@ def test_a_part_that_settles_early_does_not_lead() -> None:
     slow, fast = Gaussian(Linear()), Gaussian(Exponential(10.0), Euclidean())
     v = 0.25
 
-    def posterior(process: Gaussian, x: Tensor, t: Any) -> Tensor:
+    def posterior(process: Any, x: Tensor, t: Any) -> Tensor:
         alpha, sigma = (torch.as_tensor(u, dtype=F64).reshape(-1, 1) for u in process.schedule(t))
         return alpha * v / (alpha**2 * v + sigma**2) * x
 
