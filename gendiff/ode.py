@@ -19,13 +19,13 @@ the problems) at rtol 1e-3 and 1e-6, from sigma = 80:
 At u = 0 the rate is of the form 0/0, so the way below `least` is walked in one straight step by the rate at `least`:
 from noise to the last prediction itself, at no cost; towards noise for one evaluation more. Its error is least^2,
 against eps/least of rounding in the rate, which is not the same in every batch. (A rate frozen there inside the
-Runge-Kutta step is of first order in least: it cost log p 1e-6.) Predictions must go to x as noise ends, as they do from
-every head but X0; otherwise the rate has no limit and the steps shrink: let `times` end above 0.
+Runge-Kutta step is of first order in least: it cost log p 1e-6.) Predictions must go to x as noise ends, as they do
+from every head but X0; otherwise the rate has no limit and the steps shrink: let `times` end above 0.
 
 A step is Dormand and Prince's pair of orders 5 and 4 (1980) in the normal chart at its start: k_i is the velocity at
-exp_y(h sum_j a_ij k_j), carried back to y (`Space.carry`). Its last stage is the first of the next step: six evaluations
-a step. The pair's difference, in units of atol + rtol |y| (|y| = 1 on curved spaces) and as a root mean square over the
-sample's own degrees of freedom, is r; the step stands if r <= 1, and the next one is
+exp_y(h sum_j a_ij k_j), carried back to y (`Space.carry`). Its last stage is the first of the next step: six
+evaluations a step. The pair's difference, in units of atol + rtol |y| (|y| = 1 on curved spaces) and as a root mean
+square over the sample's own degrees of freedom, is r; the step stands if r <= 1, and the next one is
 
     h <- h min(10, max(1/5, 0.9 r^(-7/50) r_before^(2/25)))        (Gustafsson's controller; Hairer & Wanner II, IV.2)
 

@@ -147,7 +147,8 @@ def frames(x: State, t: Any, mask: Any = None) -> State:
     real = torch.ones_like(x["pos"][..., 0]).bool() if mask is None else mask
     n, pull = real.sum(1)[:, None, None], PULL.to(x["pos"])
     middle = torch.where(real[..., None], torch.sin(x["pos"] + pull), 0.0).sum(1, keepdim=True) / n
-    a, b = (torch.as_tensor(FRAMES.per_part(lambda leaf: leaf.schedule(t)[1])[k]).to(pull).reshape(-1, 1, 1) for k in ("pos", "rot"))
+    kappa = FRAMES.clock(t)
+    a, b = (torch.as_tensor(kappa[k]).to(pull).reshape(-1, 1, 1) for k in ("pos", "rot"))
     pos = x["pos"] + a * torch.sin(x["pos"] + 0.5 * middle * x["rot"][..., 0])
     return {"pos": Centered(real).project(pos), "rot": SO3().exp(x["rot"], b * torch.sin(x["pos"] + middle))}
 
@@ -314,7 +315,8 @@ def test_what_cannot_be_followed_says_so() -> None:
     like = torch.empty(2, 2, dtype=F64)
     with pytest.raises(SamplerError, match="most=20"):
         sample(oracle, like, solver=Adaptive(1e-9, 1e-9, most=2), noise=noise)
-    nothing = Field(oracle.process, lambda x, t, **cond: x * torch.where(torch.as_tensor(t).reshape(-1, 1) < 0.5, math.nan, 1.0))
+    late = lambda t: torch.where(torch.as_tensor(t).reshape(-1, 1) < 0.5, math.nan, 1.0)  # noqa: E731
+    nothing = Field(oracle.process, lambda x, t, **cond: x * late(t))
     with pytest.raises(SamplerError, match="finite predictions"):
         sample(nothing, like, solver=Adaptive(), noise=noise)
     twofold = Field(oracle.process, lambda x, t, **cond: Prediction(x, x))
