@@ -93,7 +93,7 @@ def settled(space: Space, keep: Any, known: State, x: State) -> State:
 
 
 def resampled(solver: Solver, repeats: int = 10, length: int = 1) -> Solver:
-    """The solver on its own grid, each stretch of `length` steps walked `repeats` times."""
-    if isinstance(solver.times, UpAndDown):
+    """The solver on its own grid, each stretch of `length` steps walked `repeats` times; loops without one pass."""
+    if not isinstance(solver, Solver) or isinstance(solver.times, UpAndDown):
         return solver
     return replace(solver, times=UpAndDown(solver.times, length, repeats))  # type: ignore[type-var]
