@@ -1,6 +1,6 @@
 """How to fill in what is known of a picture: ways of sampling under a condition, on a trained network.
 
-    python benchmarks/conditions.py [--passes 150] [--pictures 12] [--few 6] [--draws 2]
+    python benchmarks/conditions.py [--passes 120] [--pictures 10] [--few 5] [--draws 2]
 
 The shipped Fashion-MNIST model, no label given, test pictures it was not trained on. Four problems:
 
@@ -152,9 +152,9 @@ def taught(model: Model, path: Path, steps: int, batch: int = 128, rate: float =
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--passes", type=int, default=150)
-    parser.add_argument("--pictures", type=int, default=12, help="of the problem `lower`")
-    parser.add_argument("--few", type=int, default=6, help="pictures of the other problems")
+    parser.add_argument("--passes", type=int, default=120)
+    parser.add_argument("--pictures", type=int, default=10, help="of the problem `lower`")
+    parser.add_argument("--few", type=int, default=5, help="pictures of the other problems")
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--judge", type=Path, default=Path("runs/fashion_judge.safetensors"))
     parser.add_argument("--judge-steps", type=int, default=400)
@@ -165,9 +165,8 @@ def main() -> None:
     judge = taught(model, args.judge, args.judge_steps)
     test = model.domain.dataset("test")
     truths, labels = torch.stack(list(test.artifacts)), torch.tensor([int(e.cond["label"]) for e in test])
-    found: dict[str, Any] = {}
-    grid: dict[str, list[Tensor]] = {}
-    begun = time.process_time()
+    begun, found = time.process_time(), dict[str, Any]()
+    args.results.mkdir(parents=True, exist_ok=True)
     for problem, (operator, noise) in PROBLEMS.items():
         n = args.pictures if problem == "lower" else args.few
         truth = truths[:n]
@@ -177,6 +176,7 @@ def main() -> None:
         ways = {**GRIDS, **METHODS} if isinstance(operator, Mask) else METHODS
         own = measures(truth[:, None], truth, operator, labels[:n], judge)
         found[problem] = {"truth": {k: own[k] for k in ("class", "white", "rough")}}
+        grid = [torch.cat(list(truth[:6]), -1)]
         for name, way in ways.items():
             solver, method = way(model, args.passes)
             many = lambda part: part.repeat_interleave(args.draws, 0)  # noqa: E731
@@ -188,24 +188,23 @@ def main() -> None:
             numbers = measures(x, truth, operator, labels[:n], judge)
             evaluations = solver.evaluations(model.denoiser.process)
             found[problem][name] = {"solver": repr(solver), "evaluations": evaluations, **numbers, "seconds": seconds}
-            print(f"{problem:8} {name:24} {evaluations:4}", *(f"{k} {v:.4f}" for k, v in numbers.items()), f"{seconds:.0f} s", flush=True)
-            grid.setdefault(problem, [torch.cat(list(truth[:6]), -1)]).append(torch.cat(list(x[:6, 0]), -1))
-    result = {
-        "date": date.today().isoformat(),
-        "command": f"python benchmarks/conditions.py --passes {args.passes} --pictures {args.pictures} --few {args.few} --draws {args.draws}",
-        "hardware": hardware(),
-        "weights": "weights/images_fashion.safetensors",
-        "judge_accuracy_on_real_test": judge.held_out,
-        "passes": args.passes,
-        "pictures": {"lower": args.pictures, "others": args.few},
-        "draws": args.draws,
-        "cpu_seconds": time.process_time() - begun,
-        "problems": found,
-    }
-    args.results.mkdir(parents=True, exist_ok=True)
-    (args.results / "conditions.json").write_text(json.dumps(result, indent=1) + "\n")
-    for problem, rows in grid.items():
-        write(torch.cat(rows, -2), args.results / f"conditions_{problem}.png")
+            print(f"{problem:8} {name:24} {evaluations:4}", *(f"{k} {v:.4f}" for k, v in numbers.items()), flush=True)
+            grid.append(torch.cat(list(x[:6, 0]), -1))
+        write(torch.cat(grid, -2), args.results / f"conditions_{problem}.png")
+        result = {
+            "date": date.today().isoformat(),
+            "command": f"python benchmarks/conditions.py --passes {args.passes} --pictures {args.pictures} "
+            f"--few {args.few} --draws {args.draws}",
+            "hardware": hardware(),
+            "weights": "weights/images_fashion.safetensors",
+            "judge_accuracy_on_real_test": judge.held_out,
+            "passes": args.passes,
+            "pictures": {"lower": args.pictures, "others": args.few},
+            "draws": args.draws,
+            "cpu_seconds": time.process_time() - begun,
+            "problems": found,
+        }
+        (args.results / "conditions.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
