@@ -27,6 +27,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quality import hardware
 from torch import Tensor
 
 import gendiff
@@ -45,7 +48,6 @@ from gendiff.operators import Average, Blur, LinearOperator, Mask
 from gendiff.random import Noise
 from gendiff.solvers import Solver
 from gendiff_images import Judge, write
-from quality import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 Way = Callable[[Model, int], tuple[Solver, Method | None]]
@@ -156,6 +158,10 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=10, help="of the problem `lower`")
     parser.add_argument("--few", type=int, default=5, help="pictures of the other problems")
     parser.add_argument("--draws", type=int, default=2)
+    parser.add_argument("--first", type=int, default=0, help="the test picture to begin with")
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
+    parser.add_argument("--ways", nargs="+", choices=[*GRIDS, *METHODS], default=[*GRIDS, *METHODS])
+    parser.add_argument("--name", default="conditions", help="of the files to write")
     parser.add_argument("--judge", type=Path, default=Path("runs/fashion_judge.safetensors"))
     parser.add_argument("--judge-steps", type=int, default=400)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
@@ -167,34 +173,38 @@ def main() -> None:
     truths, labels = torch.stack(list(test.artifacts)), torch.tensor([int(e.cond["label"]) for e in test])
     begun, found = time.process_time(), dict[str, Any]()
     args.results.mkdir(parents=True, exist_ok=True)
-    for problem, (operator, noise) in PROBLEMS.items():
+    for problem in args.problems:
+        operator, noise = PROBLEMS[problem]
         n = args.pictures if problem == "lower" else args.few
-        truth = truths[:n]
+        truth, kinds = truths[args.first : args.first + n], labels[args.first : args.first + n]
         x0 = torch.stack([model.domain.encode(picture) for picture in truth])
         y = operator(x0)
         y = y + noise * Noise.of(1, n).normal(y.shape)
         ways = {**GRIDS, **METHODS} if isinstance(operator, Mask) else METHODS
-        own = measures(truth[:, None], truth, operator, labels[:n], judge)
+        own = measures(truth[:, None], truth, operator, kinds, judge)
         found[problem] = {"truth": {k: own[k] for k in ("class", "white", "rough")}}
         grid = [torch.cat(list(truth[:6]), -1)]
-        for name, way in ways.items():
-            solver, method = way(model, args.passes)
+        for name in (name for name in args.ways if name in ways):
+            solver, method = ways[name](model, args.passes)
             many = lambda part: part.repeat_interleave(args.draws, 0)  # noqa: E731
-            given: Any = Measured(operator, many(y), noise, method) if method else Given(many(x0), operator.keep)  # type: ignore[attr-defined]
+            given: Any = None
+            if method is not None:
+                given = Measured(operator, many(y), noise, method)
+            elif isinstance(operator, Mask):
+                given = Given(many(x0), operator.keep)
             since = time.process_time()
             drawn = model.sample(n * args.draws, given=given, sampler=solver, seed=0)
             seconds = time.process_time() - since
             x = torch.stack(drawn).unflatten(0, (n, args.draws))
-            numbers = measures(x, truth, operator, labels[:n], judge)
+            numbers = measures(x, truth, operator, kinds, judge)
             evaluations = solver.evaluations(model.denoiser.process)
             found[problem][name] = {"solver": repr(solver), "evaluations": evaluations, **numbers, "seconds": seconds}
             print(f"{problem:8} {name:24} {evaluations:4}", *(f"{k} {v:.4f}" for k, v in numbers.items()), flush=True)
             grid.append(torch.cat(list(x[:6, 0]), -1))
-        write(torch.cat(grid, -2), args.results / f"conditions_{problem}.png")
+        write(torch.cat(grid, -2), args.results / f"{args.name}_{problem}.png")
         result = {
             "date": date.today().isoformat(),
-            "command": f"python benchmarks/conditions.py --passes {args.passes} --pictures {args.pictures} "
-            f"--few {args.few} --draws {args.draws}",
+            "command": f"python benchmarks/conditions.py {shlex.join(sys.argv[1:])}".strip(),
             "hardware": hardware(),
             "weights": "weights/images_fashion.safetensors",
             "judge_accuracy_on_real_test": judge.held_out,
@@ -204,7 +214,7 @@ def main() -> None:
             "cpu_seconds": time.process_time() - begun,
             "problems": found,
         }
-        (args.results / "conditions.json").write_text(json.dumps(result, indent=1) + "\n")
+        (args.results / f"{args.name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

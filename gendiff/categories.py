@@ -18,8 +18,8 @@ both with the right q(x_s | x0), and for masks the same. Churn forgets x_t with 
 q(x_s | x0) afresh; on masks this masks a shown class again with probability churn^2/sigma_s (remasking: ReMDM, Wang et
 al. 2025). `spread` below 1 is a temperature on p.
 
-Along a sampled path E[D(x_s) | x_t] = D(x_t): the newest prediction is the best guess of those to come, and what solvers
-extrapolate on a flow is here only chance. So every solver's table moves classes by plain steps towards the newest
+Along a sampled path E[D(x_s) | x_t] = D(x_t): the newest prediction is the best guess of those to come, and what a
+solver extrapolates on a flow is here only chance. So every solver moves classes by plain steps towards the newest
 prediction, and where it redoes a move, a class that was drawn is kept and goes on from the time it has reached. The
 variational bound, per unit of time, is
 

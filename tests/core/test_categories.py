@@ -172,7 +172,7 @@ def test_wrong_samplers_are_caught() -> None:
     """A wrong jump rate, sites drawn as if independent, and a redone draw that sees its own past: all below 1e-4."""
     n, like = 2000, torch.empty(2000, SITES, dtype=torch.int64)
 
-    class Anew(UniformCategories):
+    class Anew(Absorbing):
         def redone(self, move: Any, u: float, s: float, again: int) -> Any:
             return move
 
