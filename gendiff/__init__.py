@@ -72,6 +72,7 @@ from gendiff.ode import Adaptive as Adaptive
 from gendiff.parallel import Parallel as Parallel
 from gendiff.particles import Likelihood as Likelihood
 from gendiff.particles import Reward as Reward
+from gendiff.particles import Steered as Steered
 from gendiff.particles import steer as steer
 from gendiff.processes import Gaussian as Gaussian
 from gendiff.processes import Geodesic as Geodesic

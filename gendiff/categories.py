@@ -16,7 +16,12 @@ With p(x0) predicted and a = alpha_t/alpha_s, a step t -> s draws every site fro
 
 both with the right q(x_s | x0), and for masks the same. Churn forgets x_t with probability (churn/sigma_s)^2 and draws
 q(x_s | x0) afresh; on masks this masks a shown class again with probability churn^2/sigma_s (remasking: ReMDM, Wang et
-al. 2025). `spread` below 1 is a temperature on p. The variational bound, per unit of time, is
+al. 2025). `spread` below 1 is a temperature on p.
+
+Along a sampled path E[D(x_s) | x_t] = D(x_t): the newest prediction is the best guess of those to come, and what a
+solver extrapolates on a flow is here only chance. So every solver moves classes by plain steps towards the newest
+prediction, and where it redoes a move, a class that was drawn is kept and goes on from the time it has reached. The
+variational bound, per unit of time, is
 
     rate(t) error,   rate = -alpha'/(1 - alpha),   error = (1 - alpha)/alpha pi(x_t) sum_y D(r_y, r^_y),  y != x_t
     r_y = q(y | x0)/q(x_t | x0),   D(r, r^) = r log(r/r^) - r + r^
@@ -27,6 +32,7 @@ al. 2025). `spread` below 1 is a temperature on p. The variational bound, per un
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -95,12 +101,21 @@ class Categorical(Space):
 
 @dataclass(frozen=True)
 class Jump:
-    """The numbers of one step: both alphas, the share of sites that forget x_t, the temperature of the prediction."""
+    """The numbers of one step.
+
+    Attributes:
+        now: alpha_t.
+        then: alpha_s.
+        renew: The share of sites that forget x_t.
+        temperature: Of the prediction.
+        again: How many moves of this step came before, each with a draw of its own.
+    """
 
     now: float | Tensor
     then: float | Tensor
     renew: float | Tensor = 0.0
     temperature: float = 1.0
+    again: int = 0
 
 
 class Bridge(ABC):
@@ -205,7 +220,28 @@ class Categories(Leaf):
             share = min(churn / sigma, 1.0) ** 2 if sigma > 0 else 0.0  # type: ignore[operator]
         return Jump(self.schedule(t)[0], then, share, spread)
 
+    def redone(self, move: Jump, u: float, s: float, again: int) -> Jump:
+        reached, then = self.schedule(u)[0], self.schedule(s)[0]
+        if u <= s:
+            return Jump(then, then, again=again)
+        return replace(move, now=reached, again=again)
+
+    def resume(self, x: Tensor, base: Tensor) -> Tensor:
+        return x
+
+    def lead(self, x: Tensor, x0: Tensor, norms: Any) -> Tensor:
+        return x0
+
+    def advance(
+        self, x: Tensor, history: Sequence[Tensor], weights: Any, norms: Any, move: Jump, noise: Noise | None = None
+    ) -> Tensor:
+        return self.take(x, history[0], move, noise)
+
     def take(self, x: Tensor, target: Tensor, move: Jump, noise: Noise | None = None) -> Tensor:
+        if move.again:
+            if move.now == move.then:
+                return x
+            noise = needed(noise).fork(f"again {move.again}")
         return self.draw(self.reverse(x, target, move), needed(noise))
 
     def reverse(self, x: Tensor, target: Tensor, move: Jump) -> Tensor:

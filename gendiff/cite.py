@@ -69,6 +69,22 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "Immiscible": ("li2024immiscible",),
     "Paired": ("liu2023rectified",),
     "Profiles": ("karras2024edm2",),
+    "Reward": ("singhal2025fksteering",),
+    "Likelihood": ("wu2023tds",),
+    "MMPS": ("rozet2024mmps",),
+    "TMPD": ("boys2023tmpd",),
+    "PiGDM": ("song2023pigdm",),
+    "DiffPIR": ("zhu2023diffpir",),
+    "DPS": ("chung2023dps",),
+    "APG": ("sadat2024apg",),
+    "ZeroStar": ("fan2025cfgzero",),
+    "Within": ("kynkaanniemi2024interval",),
+    "PlusPlus": ("chung2024cfgpp",),
+    "Rescaled": ("lin2023zsnr",),
+    "Classified": ("dhariwal2021beat",),
+    "Absorbing": ("austin2021d3pm", "sahoo2024mdlm"),
+    "UniformCategories": ("austin2021d3pm",),
+    "RateMatching": ("campbell2024multiflow", "gat2024dfm"),
 }
 
 

@@ -30,11 +30,11 @@ from torch import Tensor
 from gendiff.denoisers import Denoise
 from gendiff.errors import SamplerError
 from gendiff.given import Given
-from gendiff.guidance.wrappers import floored, like, moved, nudged, tilted
+from gendiff.guidance.wrappers import differentiable, floored, gradients, moved, nudged, tilted
 from gendiff.operators import Differences, LinearOperator, Mask, Operator
 from gendiff.predictions import Prediction, clean
 from gendiff.processes import Gaussian, Process
-from gendiff.spaces import Centered, State, along, inner, map_state, tensors
+from gendiff.spaces import Centered, State, along, inner, map_state
 from gendiff.times import schedule_of
 
 TINY = 1e-30
@@ -250,14 +250,13 @@ class Consistent:
         process = self.process.masked(cond.get("mask"))
         t = floored(process, t)
         with torch.set_grad_enabled(method.gradient):
-            leaf = map_state(lambda part: part.detach().requires_grad_(method.gradient), x)
+            leaf = differentiable(x) if method.gradient else x
             prediction = self.denoiser(leaf, t, **cond)
             x0 = clean(prediction)
             seen = measured.apply(measured.pick(x0))
 
         def pull(w: Tensor) -> State:
-            grads = torch.autograd.grad(seen, tensors(leaf), w, retain_graph=True, materialize_grads=True)
-            return like(x, grads)
+            return gradients(seen, leaf, w, again=True)
 
         x0 = map_state(torch.Tensor.detach, x0)
         agreed = method.agree(measured, Look(process, t, x0, measured.y - seen.detach(), pull))

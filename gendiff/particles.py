@@ -13,7 +13,10 @@ Z = E[exp phi_0], without bias. p(x_s | x_t) = N(keep x_t + pull D(x_t), churn^2
                                q moved by its gradient                               twisted SMC, Wu et al. 2023
 
 A group is resampled (systematically) where its effective sample size (sum w)^2/sum w^2 falls below a share of K: a
-choice made on the device, group by group. Particle k of sample i draws its own counter-based noise.
+choice made on the device, group by group. Particle k of sample i draws its own counter-based noise, so one particle
+(K = 1, q = p) is the solver's own sample.
+
+`steer` gives all particles with their weights; `Steered` is a sampler, and gives one of each group, drawn by weight.
 """
 
 from __future__ import annotations
@@ -29,11 +32,12 @@ from torch import Tensor
 
 from gendiff.denoisers import Denoise
 from gendiff.errors import SamplerError
-from gendiff.guidance.wrappers import floored, like, tilted
+from gendiff.guidance.wrappers import differentiable, floored, gradients, tilted
 from gendiff.inverse import Measured
 from gendiff.predictions import clean
-from gendiff.processes import Gaussian, Joint, Process, pick
+from gendiff.processes import Gaussian, Joint, Move, Process, pick
 from gendiff.random import Noise
+from gendiff.samplers import Loop, Progress, source, table
 from gendiff.solvers import Row, Solver
 from gendiff.spaces import State, inner, map_state, tensors
 from gendiff.times import schedule_of
@@ -77,11 +81,22 @@ class Likelihood(Potential):
     Args:
         measured: y, A and s, for one sample or for all.
         spread: d, the standard deviation of the data.
+
+    Raises:
+        SamplerError: For a measurement without noise: no particle meets it exactly.
     """
 
     gradient = True
     measured: Measured
     spread: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.measured.noise <= 0:
+            raise SamplerError(
+                f"Likelihood got a measurement with noise {self.measured.noise}",
+                "a positive standard deviation",
+                "Measured(operator, y, noise=0.05)",
+            )
 
     def __call__(self, x0: State, process: Process, t: float) -> Tensor:
         m, d2 = self.measured, self.spread**2
@@ -123,6 +138,39 @@ class Particles:
         return (self.log_weights.exp().reshape(b, k, *(1,) * (values.ndim - 2)) * values).sum(1)
 
 
+@dataclass(frozen=True)
+class Steered(Loop):
+    """Particles as a sampler: `model.sample(n, sampler=Steered(DDPM(100), Reward(f), 16))`.
+
+    Args:
+        solver: One evaluation and one move a step, e.g. `DDPM(100)`.
+        potential: What tilts.
+        particles: K, for each sample.
+        threshold: Groups are resampled below this share of K.
+    """
+
+    solver: Solver
+    potential: Potential
+    particles: int = 16
+    threshold: float = 0.5
+
+    def draw(
+        self,
+        denoiser: Denoise,
+        like: State,
+        *,
+        noise: Noise,
+        cond: dict[str, Any],
+        start: State | None = None,
+        callback: Callable[[Progress], None] | None = None,
+    ) -> State:
+        found = steer(
+            denoiser, like, self.potential, solver=self.solver, noise=noise, particles=self.particles,
+            threshold=self.threshold, cond=cond, start=start, callback=callback,
+        )  # fmt: skip
+        return found.draw(noise)
+
+
 @torch.no_grad()
 def steer(
     denoiser: Denoise,
@@ -134,6 +182,8 @@ def steer(
     particles: int = 16,
     threshold: float = 0.5,
     cond: dict[str, Any] | None = None,
+    start: State | None = None,
+    callback: Callable[[Progress], None] | None = None,
 ) -> Particles:
     """Draws B groups of K weighted particles of the tilted sampler.
 
@@ -146,6 +196,8 @@ def steer(
         particles: K.
         threshold: Groups are resampled below this share of K.
         cond: Conditions [B, ...].
+        start: States [B, ...] at the grid's first time, from which all particles of a sample set out.
+        callback: Called after each move, with all particles.
 
     Raises:
         SamplerError: If the solver weighs past predictions or redoes steps.
@@ -153,14 +205,16 @@ def steer(
     b, k = tensors(like)[0].shape[0], particles
     cond = {name: each(v, k) for name, v in (cond or {}).items()}
     process = denoiser.process.masked(cond.get("mask"))
-    rows = solver.rows(process)
+    rows = table(solver, denoiser.process)
     check(rows, solver)
     own = replace(noise, index=each(noise.index, k) * k + torch.arange(k, device=noise.index.device).repeat(b))
-    potential = grown(potential, b, k)
-    x = process.prior(map_state(lambda part: each(part, k), like), own.fork("prior"), rows[0].t)
+    potential = grown(potential, b, k, noise.index.device)
+    many = map_state(lambda part: each(part, k), like if start is None else start)
+    x = process.prior(many, own.fork("prior"), rows[0].t) if start is None else many
     churn, up, ties = own.fork("churn"), own.fork("renoise"), noise.fork("resample")
     last: Any = 0.0
-    log_w, evidence, sizes = tensors(x)[0].new_zeros(b, k), tensors(x)[0].new_zeros(b), []
+    log_w = torch.zeros(b, k, dtype=precision(x), device=noise.index.device)
+    evidence, sizes = log_w[:, 0], []
     for number, row in enumerate(rows):
         x0, target, phi = look(denoiser, potential, process, x, row, cond)
         log_w = log_w + (phi - last).reshape(b, k)
@@ -169,12 +223,14 @@ def steer(
         x, x0, target = (map_state(lambda part: part[rows_kept], state) for state in (x, x0, target))  # noqa: B023
         last = phi[rows_kept]
         if row.move is None:
-            x = process.renoise(x, row.t, row.s, up.at(number))
-            continue
-        moved = process.take(x, target, row.move, churn.at(number))
-        if potential.gradient:
-            last = last - ratio(process, x, moved, x0, target, row.move)
-        x = moved
+            x = process.renoise(x, row.t, row.s, up.at(number), row.spread)
+        else:
+            moved = process.take(x, target, row.move, source(churn, row, number))
+            if potential.gradient:
+                last = last - ratio(process, x, moved, x0, target, row.move)
+            x = moved
+        if callback is not None:
+            callback(Progress(number, len(rows), row.s, x, x0))
     x = process.space.project(x)
     log_w = log_w + (potential(x, process, 0.0) - last).reshape(b, k)
     total = torch.logsumexp(log_w, 1)
@@ -191,12 +247,12 @@ def look(
         return x0, x0, potential(x0, process, row.t)
     t = floored(process, row.t)
     with torch.enable_grad():
-        leaf = map_state(lambda part: part.detach().requires_grad_(), x)
+        leaf = differentiable(x)
         x0 = clean(denoiser(leaf, t, **cond))
         phi = potential(x0, process, row.t)
-        gradient = torch.autograd.grad(phi.sum(), tensors(leaf), materialize_grads=True)
+        gradient = gradients(phi.sum(), leaf)
     x0 = map_state(torch.Tensor.detach, x0)
-    return x0, tilted(process, x0, like(x, gradient), t), phi.detach()
+    return x0, tilted(process, x0, gradient, t), phi.detach()
 
 
 def resample(log_w: Tensor, evidence: Tensor, threshold: float, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -231,21 +287,24 @@ def ratio(process: Process, x: State, y: State, x0: State, target: State, move: 
 
 
 def noisy(move: Any) -> bool:
-    """Whether every part of a move injects noise, so that its density is known."""
+    """Whether every flat or curved part of a move injects noise, so that its density is known."""
     if isinstance(move, dict):
         return all(noisy(part) for part in move.values())
-    return move is not None and bool(move.churn > 0)
+    return move is not None and (not isinstance(move, Move) or bool(move.churn > 0))
 
 
 def check(rows: list[Row], solver: Solver) -> None:
     """Raises SamplerError unless each row evaluates where it starts and moves once."""
-    simple = (row.last and not row.redo and row.norms is None and (row.move is None or row.at == row.t) for row in rows)
-    if not all(simple):
-        raise SamplerError(f"Particles got the sampler {solver!r}", "one evaluation and one move a step", "DDPM(100)")
-    for row in rows:
-        weights = list(row.weights.values()) if isinstance(row.weights, dict) else [row.weights]
-        if any(len(w) > 1 for w in weights if isinstance(w, tuple)):
-            raise SamplerError(f"Particles got the sampler {solver!r}", "no memory of past predictions", "DDPM(100)")
+
+    def simple(row: Row) -> bool:
+        return row.last and not row.redo and row.norms is None and row.at == row.t and row.reach == 1
+
+    if not all(row.move is None or simple(row) for row in rows):
+        raise SamplerError(
+            f"Particles got the sampler {solver!r}",
+            "one evaluation and one move a step, and no memory of past predictions",
+            "DDPM(100)",
+        )
 
 
 def each(value: Any, k: int) -> Any:
@@ -255,9 +314,20 @@ def each(value: Any, k: int) -> Any:
     return value.repeat_interleave(k, 0) if isinstance(value, Tensor) else value
 
 
-def grown(potential: Potential, b: int, k: int) -> Potential:
+def precision(x: State) -> torch.dtype:
+    """The widest floating type of a state's parts, at least float32."""
+    return max((p.dtype for p in tensors(x) if p.is_floating_point()), key=lambda d: d.itemsize, default=torch.float32)
+
+
+def grown(potential: Potential, b: int, k: int, device: torch.device) -> Potential:
     """A likelihood whose measurements are repeated for the particles of each sample."""
-    if isinstance(potential, Likelihood):
-        measured = potential.measured.expand(b)
-        return replace(potential, measured=replace(measured, y=each(measured.y, k)))
-    return potential
+    if not isinstance(potential, Likelihood):
+        return potential
+    measured = potential.measured.expand(b).select(slice(None), device)
+    if len(measured.y) != b:
+        raise SamplerError(
+            f"Particles got {len(measured.y)} measurements for a batch of {b} samples",
+            "one for each sample of the batch, or one for all",
+            "model.sample(n, batch=n, ...)",
+        )
+    return replace(potential, measured=replace(measured, y=each(measured.y, k)))

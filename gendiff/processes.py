@@ -114,6 +114,18 @@ class Process(ABC):
         return self.space.mix(predictions, weights)
 
     @abstractmethod
+    def redone(self, move: Any, u: float, s: float, again: int) -> Any:
+        """The coefficients of a move to s that redoes others of its step, which have come to the time u.
+
+        Args:
+            again: How many moves of the step came before.
+        """
+
+    @abstractmethod
+    def resume(self, x: State, base: State) -> State:
+        """Where a redone move starts: `base`, the state before the step, or for classes x, the state reached."""
+
+    @abstractmethod
     def lead(self, x: State, x0: State, norms: Any) -> State:
         """The tangent that leads from the state on its clock, x/n, to the prediction; norms as in a solver's row.
 
@@ -171,6 +183,12 @@ class Leaf(Process):
 
     def per_part(self, f: Callable[[Any], Any]) -> Any:
         return f(self)
+
+    def redone(self, move: Any, u: float, s: float, again: int) -> Any:
+        return move
+
+    def resume(self, x: State, base: State) -> State:
+        return base
 
     def lead(self, x: State, x0: State, norms: Any) -> State:
         return x0 if norms is None else self.space.log(divided(x, norms[0]), x0)
@@ -452,6 +470,12 @@ class Joint(Process):
 
     def mix(self, predictions: Sequence[State], weights: Any) -> State:
         return self.each(lambda name, part: part.mix([p[name] for p in predictions], pick(weights, name)))
+
+    def redone(self, move: Any, u: float, s: float, again: int) -> dict[str, Any]:
+        return self.each(lambda name, part: part.redone(move[name], u, s, again))
+
+    def resume(self, x: State, base: State) -> State:
+        return self.each(lambda name, part: part.resume(x[name], base[name]))
 
     def lead(self, x: State, x0: State, norms: Any) -> State:
         return self.each(lambda name, part: part.lead(x[name], x0[name], norms[name]))

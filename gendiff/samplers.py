@@ -147,9 +147,9 @@ def run(
                 shown = back if callback is not None else None
                 del prediction, back
             # A state that is moved from anew is needed no more: nothing but history, base and the new state is held.
-            x = base
+            x = process.resume(x, base)
             fresh = source(churn, row, drawn) if row.draws else None
-            x = process.advance(base, history, row.weights, row.norms, row.move, fresh)
+            x = process.advance(x, history, row.weights, row.norms, row.move, fresh)
             if split is not None:
                 x = shift(process, x, split, row.s)
             if given is not None and row.last:

@@ -126,10 +126,10 @@ class Classified:
         process = self.process.masked(cond.get("mask"))
         t = floored(process, t)
         with torch.enable_grad():
-            leaf = map_state(lambda part: part.detach().requires_grad_(), x)
-            gradient = torch.autograd.grad(self.log_p(leaf, t, **cond).sum(), tensors(leaf))
+            leaf = differentiable(x)
+            gradient = gradients(self.log_p(leaf, t, **cond).sum(), leaf)
         prediction = self.denoiser(x, t, **cond)
-        return moved(prediction, tilted(process, clean(prediction), like(x, gradient), t, self.scale))
+        return moved(prediction, tilted(process, clean(prediction), gradient, t, self.scale))
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,21 @@ def moved(prediction: Any, x0: State) -> Any:
     return Prediction(x0, prediction.back) if isinstance(prediction, Prediction) else x0
 
 
-def like(x: State, parts: Any) -> State:
-    """A sequence of tensors in the structure of a state."""
-    return dict(zip(x, parts, strict=True)) if isinstance(x, dict) else parts[0]
+def differentiable(x: State) -> State:
+    """A copy of a state with respect to which one may differentiate; classes stay as they are."""
+    return map_state(lambda part: part.detach().requires_grad_(part.is_floating_point()), x)
+
+
+def gradients(y: Tensor, leaf: State, weight: Tensor | None = None, again: bool = False) -> State:
+    """The gradient of <weight, y> with respect to the parts of a `differentiable` state, zero for classes.
+
+    Args:
+        weight: In the shape of y; None where y is a number.
+        again: Whether y will be differentiated once more.
+    """
+    parts = [part for part in tensors(leaf) if part.requires_grad]
+    found = iter(torch.autograd.grad(y, parts, weight, retain_graph=again, materialize_grads=True))
+    return map_state(lambda part: next(found) if part.requires_grad else torch.zeros_like(part), leaf)
 
 
 def floored(process: Process, t: Any) -> Any:

@@ -20,6 +20,8 @@ t -> s with weights v. Where moves are linear, x_s = keep x + pull target = (kee
 these are one row, on the state that was predicted (`merged`):
 
     u_j = v_j + (pull'/pull) (keep + pull/n) (w'_j - w_j),   w counted from the prediction before
+
+Classes are never drawn anew: a row that redoes a move moves them on, from the time they have reached (`onward`).
 """
 
 from __future__ import annotations
@@ -117,11 +119,26 @@ class Solver(ABC):
                 past.ahead = next((k for k, (u, v) in enumerate(moves[i + 1 :]) if v > u), len(moves) - i - 1)
                 out.extend(self.step(process, t, s, past))
                 past.append(t)
-        return merged(out)
+        return merged(onward(process, out))
 
     def evaluations(self, process: Process) -> int:
         """How often the denoiser is evaluated."""
         return sum(row.at is not None for row in self.rows(process))
+
+
+def onward(process: Process, rows: list[Row]) -> list[Row]:
+    """The rows, with the coefficients that a process has for moves which redo others."""
+    out: list[Row] = []
+    reached, again = 0.0, 0
+    for row in rows:
+        if row.redo:
+            again += 1
+            row = replace(row, move=process.redone(row.move, reached, row.s, again))
+            reached = min(reached, row.s)
+        else:
+            reached, again = row.s, 0
+        out.append(row)
+    return out
 
 
 def merged(rows: list[Row]) -> list[Row]:

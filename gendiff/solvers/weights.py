@@ -151,8 +151,6 @@ class Rates(View):
 class Circle(View):
     """EDM's F on TrigFlow's circle; on curved spaces, where a state has no multiples, rates in the clock.
 
-    Categories have no flow: they take the plain step.
-
     Args:
         width: d, the standard deviation of the data.
     """
@@ -161,7 +159,7 @@ class Circle(View):
 
     def weights(self, leaf: Leaf, at: Sequence[float], t: float, s: float, eta: float = 0.0) -> tuple[float, ...]:
         if not isinstance(leaf, Gaussian):
-            return Rates(Clock()).weights(leaf, at, t, s) if leaf.flows else (1.0,)
+            return Rates(Clock()).weights(leaf, at, t, s)
         low, high = self.angle(leaf, s), self.angle(leaf, t)
         x, w = legendre(16)
         a = low + (high - low) * (x + 1) / 2
@@ -170,9 +168,9 @@ class Circle(View):
         reach = self.radius(leaf, s) / leaf.move(t, s).pull
         return tuple(reach * part / self.gain(leaf, u) for part, u in zip(parts.tolist(), at, strict=True))
 
-    def norms(self, leaf: Leaf, at: float, t: float, s: float) -> tuple[float, float] | None:
+    def norms(self, leaf: Leaf, at: float, t: float, s: float) -> tuple[float, float]:
         if not isinstance(leaf, Gaussian):
-            return Rates(Clock()).norms(leaf, at, t, s) if leaf.flows else None
+            return Rates(Clock()).norms(leaf, at, t, s)
         (alpha, sigma), move = leaf.schedule(at), leaf.move(t, s)
         share = self.width**2 * alpha / (self.width**2 * alpha * alpha + sigma * sigma)  # k/alpha, of l = x0 - k y
         stays = float((self.radius(leaf, s) / self.radius(leaf, t) - move.keep) / move.pull)

@@ -63,7 +63,7 @@ class PowerGrid(Grid):
         part: Whose schedule, for bundles.
     """
 
-    power: float = 1.35
+    power: float = 1.5
     sigma_max: float = 80.0
     part: str | None = None
 

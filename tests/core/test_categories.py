@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,26 +15,35 @@ from torch import Tensor, nn
 from gendiff import (
     DDIM,
     DDPM,
+    LMS,
+    PNDM,
+    RK4,
     VP,
     Absorbing,
+    Adams,
     Categorical,
     Denoiser,
+    DPMpp2M,
+    DPMpp2S,
     Euler,
     Gaussian,
     Given,
     Guided,
     Heads,
+    Heun,
     Joint,
     Linear,
     Logits,
+    Midpoint,
     RateMatching,
     UniformCategories,
+    UniPC,
     Velocity,
     denoising_loss,
     elbo,
     vlb,
 )
-from gendiff.categories import Categories
+from gendiff.categories import Bridge, Categories
 from gendiff.config import from_config, to_config
 from gendiff.denoisers import default_head
 from gendiff.errors import GendiffError
@@ -136,6 +146,109 @@ def test_samples_have_the_enumerated_distribution(process: Categories, solver: A
     assert x.dtype == torch.int64 and chi_square(counts(x), P) > 1e-4, counts(x) / n
 
 
+@pytest.mark.parametrize("process", PROCESSES[:2], ids=repr)
+@pytest.mark.parametrize(
+    "solver",
+    [Heun(40), Midpoint(40), RK4(25), DPMpp2M(60), Adams(60), UniPC(60), LMS(60), DPMpp2S(40), PNDM(60)],
+    ids=repr,
+)
+def test_what_solvers_do_on_a_flow_leaves_categories_their_distribution(process: Categories, solver: Any) -> None:
+    """Multistep and redone steps move classes by plain steps: none drawn anew with what it has already decided."""
+    n = 2000
+    x = sample(Enumerated(process), torch.empty(n, SITES, dtype=torch.int64), solver=solver, noise=Noise.of(3, n))
+    assert chi_square(counts(x), P) > 1e-4, counts(x) / n
+
+
+@dataclass(frozen=True)
+class Hasty(Bridge):
+    """Moves too seldom: the share of all time instead of what is left."""
+
+    def __call__(self, shown: Tensor, p: Tensor, pi: Tensor, now: Any, then: Any) -> Tensor:
+        share = then - now
+        return share * p + (1 - share) * shown
+
+
+def test_wrong_samplers_are_caught() -> None:
+    """A wrong jump rate, sites drawn as if independent, and a redone draw that sees its own past: all below 1e-4."""
+    n, like = 2000, torch.empty(2000, SITES, dtype=torch.int64)
+
+    class Anew(Absorbing):
+        def redone(self, move: Any, u: float, s: float, again: int) -> Any:
+            return move
+
+        def resume(self, x: Tensor, base: Tensor) -> Tensor:
+            return base
+
+    independent = (TABLE.sum(1)[:, None] * TABLE.sum(0)).flatten()
+    uniform = UniformCategories(K)
+    for denoiser, solver in (
+        (Enumerated(UniformCategories(K, bridge=Hasty())), Euler(100)),
+        (Enumerated(uniform, p=independent), Euler(100)),
+        (Enumerated(Anew(K)), Midpoint(40)),
+    ):
+        x = sample(denoiser, like, solver=solver, noise=Noise.of(3, n))
+        assert chi_square(counts(x), P) < 1e-4
+    assert chi_square(counts(sample(Enumerated(uniform), like, solver=Euler(100), noise=Noise.of(3, n))), P) > 1e-4
+
+
+KINDS = torch.tensor([0.5, 0.3, 0.2], dtype=F64)
+MEANS, VARIANCES = torch.tensor([-1.0, 0.4, 1.5], dtype=F64), torch.tensor([0.1, 0.4, 0.2], dtype=F64)
+
+
+class KindAndPlace:
+    """The exact denoiser of a class and a number N(mean, variance) of the class."""
+
+    def __init__(self, kind: Categories) -> None:
+        self.kind, self.pos = kind, Gaussian(Linear())
+        self.process = Joint(kind=kind, pos=self.pos)
+
+    def __call__(self, x: dict[str, Tensor], t: float, **cond: Any) -> dict[str, Tensor]:
+        alpha, sigma = self.pos.schedule(t)
+        keep, pi = self.kind.schedule(t)[0], self.kind.pi(x["kind"])
+        seen = (self.kind.indicators(x["kind"])[:, 0, None] * (keep * torch.eye(K, len(pi)) + (1 - keep) * pi)).sum(-1)
+        s = alpha**2 * VARIANCES + sigma**2
+        place = -0.5 * (x["pos"] - alpha * MEANS) ** 2 / s - 0.5 * s.log()
+        logs = torch.log_softmax(KINDS.log() + seen.log() + place, -1)
+        x0 = logs.exp() * (MEANS + alpha * VARIANCES / s * (x["pos"] - alpha * MEANS))
+        return {"kind": logs[:, None], "pos": x0.sum(-1, keepdim=True)}
+
+
+@pytest.mark.parametrize("kind", PROCESSES[:3], ids=repr)
+@pytest.mark.parametrize("solver", [DDPM(150), Heun(60), Adams(100), DPMpp2M(100), Midpoint(60)], ids=repr)
+def test_a_joint_has_its_frequencies_and_the_moments_of_each_class(kind: Categories, solver: Any) -> None:
+    n = 3000
+    like = {"kind": torch.empty(n, 1, dtype=torch.int64), "pos": torch.empty(n, 1, dtype=F64)}
+    x = sample(KindAndPlace(kind), like, solver=solver, noise=Noise.of(4, n))
+    assert chi_square(torch.bincount(x["kind"][:, 0], minlength=K).double(), KINDS) > 1e-4
+    for k in range(K):
+        places = x["pos"][x["kind"] == k]
+        error = 4 * float(VARIANCES[k] / len(places)) ** 0.5
+        assert abs(float(places.mean() - MEANS[k])) < error + 0.02
+        assert abs(float(places.var() / VARIANCES[k]) - 1) < 4 * (2 / len(places)) ** 0.5 + 0.05
+
+
+def test_guided_samples_have_the_power_of_the_probabilities() -> None:
+    """Independent sites: p^w q^(1 - w), normalised at each site, from masks in any number of steps."""
+    process, n, w = Absorbing(K), 4000, 1.7
+    full, free = (torch.softmax(Noise.of(i, 1).normal((1, SITES, K), F64), -1) for i in (0, 1))
+
+    class Sites:
+        def __init__(self) -> None:
+            self.process = process
+
+        def __call__(self, x: Tensor, t: float, *, kind: Tensor, **cond: Any) -> Tensor:
+            return torch.where((kind == 1)[:, None, None], full, free).log()
+
+    guided = Guided(Sites(), w, lambda cond: {"kind": torch.zeros_like(cond["kind"])})
+    cond = {"kind": torch.ones(n, dtype=torch.int64)}
+    x = sample(guided, torch.empty(n, SITES, dtype=torch.int64), solver=Euler(7), noise=Noise.of(0, n), cond=cond)
+    power = full[0] ** w * free[0] ** (1 - w)
+    power = power / power.sum(-1, keepdim=True)
+    exact = (power[0][:, None] * power[1]).flatten()
+    assert chi_square(counts(x), exact) > 1e-4
+    assert chi_square(counts(x), (full[0, 0][:, None] * full[0, 1]).flatten()) < 1e-4
+
+
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
 def test_the_bound_is_log_p_at_the_exact_denoiser_and_below_it_elsewhere(process: Categories) -> None:
     many = 300
@@ -196,7 +309,9 @@ def batch(index: Tensor, length: int = 6) -> tuple[dict[str, Tensor], dict[str, 
     return like, {"mask": torch.arange(length)[None] < (3 + index % 4)[:, None], "kind": index % 2}
 
 
-@pytest.mark.parametrize("solver", [Euler(5), DDPM(5), DDIM(5, eta=0.5)], ids=repr)
+@pytest.mark.parametrize(
+    "solver", [Euler(5), DDPM(5), DDIM(5, eta=0.5), Heun(4), Midpoint(4), Adams(5), DPMpp2M(5)], ids=repr
+)
 def test_joints_guidance_given_and_batches(solver: Any) -> None:
     """Classes beside numbers, guided, with known parts: sample i is bitwise its own, padding is still."""
     model = toy().requires_grad_(False)

@@ -11,21 +11,25 @@ from torch import Tensor, nn
 
 from gendiff import (
     APG,
+    DDPM,
     DPS,
     Domain,
     Euler,
     Examples,
     Gaussian,
     Heun,
+    Likelihood,
     Linear,
     Measured,
     Model,
     PlusPlus,
     Request,
     Rescaled,
+    Reward,
+    Steered,
     Within,
 )
-from gendiff.errors import RequestError
+from gendiff.errors import RequestError, SamplerError
 from gendiff.inverse import known
 from gendiff.operators import Average
 from gendiff.testing import distance, randomised
@@ -113,6 +117,27 @@ def test_known_parts_are_put_in_place_on_a_grid_that_goes_up_and_moments_are_ask
         assert distance(x[:3], strip[:3]) <= (0 if what is given else 0.05)
         assert distance(x[3:], strip[3:]) > 0.1
         assert net.calls == calls
+
+
+def test_particles_stand_where_a_sampler_may(model: Model) -> None:
+    """More particles, more reward; samples are their own in every batch; known parts are refused with a way out."""
+
+    def reward(x: Tensor) -> Tensor:
+        return 3 * x.flatten(1).sum(1)
+
+    def drawn(k: int, **more: Any) -> Tensor:
+        return torch.stack(model.sample(12, kind="flat", sampler=Steered(DDPM(8), Reward(reward), k), **more))
+
+    one, many = drawn(1), drawn(16)
+    assert distance(one, torch.stack(model.sample(12, kind="flat", sampler=DDPM(8)))) < 1e-5
+    assert float(many.sum((1, 2)).mean()) > float(one.sum((1, 2)).mean()) + 3 * float(one.sum((1, 2)).std()) / 12**0.5
+    assert distance(drawn(16, batch=5, guidance=1.5), drawn(16, guidance=1.5)) < 1e-4
+    low = torch.zeros(1, 3, 4)
+    steered = Steered(DDPM(30), Likelihood(Measured(Average(2, (1,)), low, noise=0.1)), 8)
+    near, far = (torch.stack(model.sample(8, kind="steep", sampler=s)) for s in (steered, DDPM(30)))
+    assert float(Average(2, (1,))(near).square().mean()) < 0.1 * float(Average(2, (1,))(far).square().mean())
+    with pytest.raises(SamplerError, match="known parts"):
+        model.sample(1, sampler=steered, given=model.known(torch.zeros(6, 4), torch.ones(6, 4, dtype=torch.bool)))
 
 
 def test_an_edit_is_near_its_start(model: Model) -> None:
