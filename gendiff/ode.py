@@ -67,8 +67,8 @@ STAGES = (
 DIFFERENCE = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 """The rule of order 5 less that of order 4."""
 
-LEAST = (1e-3, 2e-5)
-"""The share u below which the way is straight, in single and in double precision."""
+SINGLE, DOUBLE = 1e-3, 2e-5
+"""The share u below which the way is straight, in either precision."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Flow:
     ) -> None:
         self.denoiser, self.ends, self.scale, self.cond, self.directions = denoiser, ends, scale, cond, directions
         self.process = denoiser.process.masked(cond.get("mask"))
-        least = LEAST[torch.result_type(tensors(like)[0], 1.0) == torch.float64]
+        least = DOUBLE if tensors(like)[0].dtype == torch.float64 else SINGLE
         schedules = leaves(self.process.per_part(lambda leaf: leaf.schedule))
         self.lead: Schedule = min(schedules, key=lambda schedule: schedule.unshare(least, scale))
         start, stop = (self.lead.share(t, scale) for t in ends)
