@@ -366,6 +366,17 @@ class Sphere(Space):
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         return v - (x * v).sum(-1, keepdim=True) * x
 
+    def carry(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """a n + (v - a r) w/sin w: n the direction from x to y, r that of arrival, w the angle between, a = <v, r>."""
+        u = self.log(x, y)
+        w2 = (u * u).sum(-1, keepdim=True)
+        small = w2 < 1e-12
+        w = torch.where(small, torch.ones_like(w2), w2).sqrt()
+        n = u / w
+        r = torch.cos(w) * n - torch.sin(w) * x
+        a = (v * r).sum(-1, keepdim=True)
+        return torch.where(small, self.tangent(x, v), a * n + (v - a * r) * (w / torch.sin(w)))
+
     def dim(self, like: Tensor) -> Tensor:
         return count(like[..., 0], self.mask, 1) * (like.shape[-1] - 1)
 

@@ -51,6 +51,7 @@ from gendiff import (
     denoising_loss,
 )
 from gendiff.couplings import Coupling
+from gendiff.ode import EvenSteps, Flow
 from gendiff.random import Noise
 from gendiff.samplers import run
 from gendiff.schedules import Discrete
@@ -207,3 +208,17 @@ def test_a_model_on_another_schedule_samples_in_one_graph() -> None:
         return run(moved, moved.process, rows, x, noise=Noise.of(3, B), cond={})
 
     torch.testing.assert_close(one_graph(f, start), f(start))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_even_steps_of_the_flow_are_one_graph_and_wait_for_nothing(name: str) -> None:
+    denoiser, like, cond = model(name)
+    solver = EvenSteps(2)
+    x = denoiser.process.masked(cond.get("mask")).prior(like, Noise.of(5, B))
+    flow = Flow(denoiser, x, solver.ends(denoiser.process), solver.scale, cond)
+    with Watched():
+        plain = solver.follow(flow, x).state
+    found = one_graph(lambda x: solver.follow(flow, x).state, x)
+    for a, b in zip(tensors(found), tensors(plain), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
