@@ -64,7 +64,10 @@ class Mixture:
 
     def __call__(self, x: Tensor, t: float, **cond: Any) -> Tensor:
         """E[x0 | x_t = x] for x [B, D]."""
-        alpha, sigma = self._process.schedule(t)
+        return self.predict(x, *self._process.schedule(t))
+
+    def predict(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
+        """E[x0 | alpha x0 + sigma z = x] for x [B, D], on whatever schedule."""
         log, y, s = self.parts(x, alpha, sigma)
         each = self.means + torch.einsum("kde,bke->bkd", self.axes, alpha * self.variances / s * y)
         return (torch.softmax(log, dim=1)[..., None] * each).sum(1)
