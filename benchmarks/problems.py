@@ -248,7 +248,8 @@ def named(goldens: Path) -> list[Problem]:
             keys = ("means", "eigvals", "weights", "eigvecs", "z", "end_ve_from_80", "end_flow_from_t1")
             means, variances, weights, axes, z, ve, flow = (torch.from_numpy(arrays[f"{name}__{key}"]) for key in keys)
             data = Data(means, variances, weights, axes)
-            out += [started(name, start, data.on(SCHEDULES[start]), z, end) for start, end in (("ve", ve), ("flow", flow))]
+            out.append(started(name, "ve", data.on(SCHEDULES["ve"]), z, ve))
+            out.append(started(name, "flow", data.on(SCHEDULES["flow"]), z, flow))
             out.append(started(name, "vp", data.on(SCHEDULES["vp"]), z[:512]))
     return out
 
