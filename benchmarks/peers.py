@@ -372,6 +372,11 @@ def tabled(name: str, c: float, table: Table, config: dict[str, Any], steps: Cal
     return run
 
 
+def no_noise(t: Any) -> int:
+    """SA-Solver's tau of the probability flow."""
+    return 0
+
+
 def multistep() -> list[tuple[str, str, dict[str, Any], bool]]:
     """(label, scheduler, configuration, whether it has a limit at sigma = 0) of the samplers that predict x0."""
     dpm, single, unipc = TABLED[4:7]
@@ -393,6 +398,8 @@ def multistep() -> list[tuple[str, str, dict[str, Any], bool]]:
         out.append((f"DEIS {k}", "DEISMultistepScheduler", {**sample, "solver_order": k}, False))
         out.append((f"DEIS {k} full order", "DEISMultistepScheduler",
                     {**sample, "solver_order": k, "lower_order_final": False}, False))  # fmt: skip
+        still = {"tau_func": no_noise, "predictor_order": k, "corrector_order": k}
+        out.append((f"SA-Solver {k} tau 0", "SASolverScheduler", {**sample, **still}, False))
     for k in (1, 2, 3):
         for kind in ("bh1", "bh2"):
             plus = {"solver_order": k, "solver_type": kind}
@@ -401,27 +408,13 @@ def multistep() -> list[tuple[str, str, dict[str, Any], bool]]:
     return out
 
 
-def still(t: Any) -> int:
-    """SA-Solver's tau of no noise."""
-    return 0
-
-
 def diffusers(c: float) -> list[Peer]:
     """Its schedulers for noise levels, from sigma/alpha = c."""
     with double():
         grids = tables(c)
     out = []
-    for label, name, steps, config in (
-        ("Euler", "EulerDiscreteScheduler", int, {}),
-        ("Heun", "HeunDiscreteScheduler", halves, {}),
-        ("LMS", "LMSDiscreteScheduler", int, {}),
-        ("KDPM2", "KDPM2DiscreteScheduler", halves, {}),
-        ("SA-Solver 2 tau 0", "SASolverScheduler", int, {
-            "prediction_type": "sample", "tau_func": still, "predictor_order": 2, "corrector_order": 2}),
-        ("SA-Solver 3 tau 0", "SASolverScheduler", int, {
-            "prediction_type": "sample", "tau_func": still, "predictor_order": 3, "corrector_order": 3}),
-    ):  # fmt: skip
-        out += [Peer("diffusers", label, g, tabled(name, c, t, config, steps, True)) for g, t in grids.items()]
+    for label, name, steps in zip(("Euler", "Heun", "LMS", "KDPM2"), VE_FORM, (int, halves, int, halves), strict=True):
+        out += [Peer("diffusers", label, g, tabled(name, c, t, {}, steps, True)) for g, t in grids.items()]
     for label, name, config, zero in multistep():
         end = "" if zero else ", not to 0"
         out += [Peer("diffusers", label, f"{g}{end}", tabled(name, c, t, config, int, zero)) for g, t in grids.items()]

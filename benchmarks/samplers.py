@@ -33,6 +33,7 @@ from problems import Problem, load
 from gendiff import Heun, Karras, LinearGrid, LogSNRGrid, Noise
 from gendiff.calibration import calibrate
 from gendiff.errors import GendiffError
+from gendiff.processes import Process
 from gendiff.solvers import (
     DEIS,
     IPNDM,
@@ -53,7 +54,7 @@ from gendiff.times import Grid
 
 EVALUATIONS = (5, 8, 10, 15, 20, 30, 50)
 CALIBRATED = (5, 8, 10)
-SCREEN, MANY, SECOND, FINAL = 64, 512, 24, 4
+SCREEN, MANY, SECOND, FINAL = 64, 512, 16, 4
 FIRST, FAR = 3, 20.0
 FULL = {("gmm2d", "ve"), ("gmm2d", "flow"), ("gauss16", "ve"), ("gauss16", "flow")}
 SOLVERS: dict[str, Callable[[int, Grid], Solver]] = {
@@ -78,15 +79,28 @@ SOLVERS: dict[str, Callable[[int, Grid], Solver]] = {
 }
 
 
-def grids(c: float) -> list[Grid]:
-    """The grids of ours that are tried from sigma/alpha = c."""
-    top = min(c, 1000.0)
-    return [
-        *(SoftGrid(scale, power, top) for scale in (0.02, 0.05, 0.1, 0.2) for power in (1.0, 1.3, 1.6)),
-        *(Karras(low, top, rho) for low in (0.002, 0.01, 0.03, 0.08) for rho in (3.0, 5.0, 7.0)),
-        *(LogSNRGrid(low, top) for low in (0.01, 0.05)),
-        LinearGrid(),
-    ]
+@dataclass(frozen=True)
+class FromStart(Grid):
+    """Another grid, its first time put to 1."""
+
+    grid: Grid
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        return [1.0, *self.grid(process, steps)[1:]]
+
+
+def grids(c: float) -> dict[str, Grid]:
+    """The grids of ours that are tried from sigma/alpha = c; where c is infinite, by way of 500, as the peers'."""
+    top = min(c, 500.0)
+    found: dict[str, Grid] = {"LinearGrid": LinearGrid()}
+    for scale in (0.02, 0.05, 0.1, 0.2):
+        for power in (1.0, 1.3, 1.6):
+            found[f"SoftGrid {scale} {power}"] = SoftGrid(scale, power, c)
+    for low in (0.002, 0.01, 0.03, 0.08):
+        for rho in (3.0, 5.0, 7.0):
+            found[f"Karras {low} {rho}"] = FromStart(Karras(low, top, rho))
+        found[f"LogSNRGrid {low}"] = FromStart(LogSNRGrid(low, top))
+    return found
 
 
 @dataclass(frozen=True)
@@ -115,15 +129,10 @@ class Ours:
 def ours(c: float) -> list[Ours]:
     """Every solver on every grid, from sigma/alpha = c."""
     return [
-        Ours(label, named(grid), lambda n, make=make, grid=grid: make(n, grid))
-        for grid in grids(c)
+        Ours(label, name, lambda n, make=make, grid=grid: make(n, grid))
+        for name, grid in grids(c).items()
         for label, make in SOLVERS.items()
     ]
-
-
-def named(grid: Grid) -> str:
-    """A grid's name, which leaves out where it begins."""
-    return repr(replace(grid, sigma_max=0.0)) if isinstance(grid, SoftGrid | Karras | LogSNRGrid) else repr(grid)
 
 
 def default(problem: Problem, n: int) -> Solver:
@@ -268,7 +277,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("goldens", type=Path)
     parser.add_argument("out", type=Path, nargs="?", default=Path(__file__).parent / "results" / "samplers.json")
-    parser.add_argument("--only", nargs="+", default=[], help="names of problems; all by default")
+    parser.add_argument("--only", nargs="+", default=[], help="names, after the first four; all by default")
     args = parser.parse_args()
     torch.set_num_threads(1)
     result: dict[str, Any] = {
