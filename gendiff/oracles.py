@@ -72,7 +72,10 @@ class Mixture:
 
     def __call__(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """E[x0 | x_t = x] for x [B, D]."""
-        alpha, sigma = self.levels(x, t)
+        return self.predict(x, *self.levels(x, t))
+
+    def predict(self, x: Tensor, alpha: Time, sigma: Time) -> Tensor:
+        """E[x0 | alpha x0 + sigma z = x] for x [B, D], on whatever schedule."""
         log, y, s = self.parts(x, alpha, sigma)
         each = self.means + torch.einsum("kde,bke->bkd", self.axes, alpha * self.variances / s * y)
         return (torch.softmax(log, dim=1)[..., None] * each).sum(1)
