@@ -25,7 +25,7 @@ from gendiff.denoisers import Head, default_head
 from gendiff.errors import DataError, RequestError, nearest
 from gendiff.processes import Process
 from gendiff.random import Noise
-from gendiff.solvers import DPMpp2M, Solver
+from gendiff.solvers import Adams, Solver
 from gendiff.spaces import State, map_state, tensors
 
 
@@ -177,7 +177,7 @@ class Domain(ABC):
 
     def sampler(self) -> Solver:
         """The sampler of a user who chooses none."""
-        return DPMpp2M(30)
+        return Adams(20)
 
     def preview(self, n: int) -> dict[str, Any]:
         """What to ask `request` for, beside labels, when n samples are drawn to look at: lengths, seconds."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gendiff.solvers import DPMpp2M
-from gendiff.times import LogitNormal
+from gendiff.solvers import Adams
+from gendiff.times import LogitNormal, PowerGrid
 from gendiff_images import CIFAR10, Digits, Fashion, Images
 
 from .recipe import Optimizer, Recipe, Trainer
@@ -19,7 +19,7 @@ def digits() -> Recipe:
         ema=0.995,
         optimizer=Optimizer(lr=1e-3, weight_decay=0.01),
         trainer=Trainer(steps=2000, minutes=2, batch=64, show=500),
-        sampler=DPMpp2M(20),
+        sampler=Adams(12, times=PowerGrid(1.1)),
         guidance=1.5,
     )
 
@@ -34,7 +34,7 @@ def fashion() -> Recipe:
         ema=0.999,
         optimizer=Optimizer(lr=1e-3, weight_decay=0.01),
         trainer=Trainer(steps=20000, minutes=20, batch=64, show=1000, samples=40),
-        sampler=DPMpp2M(20),
+        sampler=Adams(12, times=PowerGrid(1.1)),
         guidance=2.0,
     )
 
@@ -49,6 +49,6 @@ def cifar10() -> Recipe:
         ema=0.9995,
         optimizer=Optimizer(lr=3e-4, weight_decay=0.01, warmup=1000, decay=0.3),
         trainer=Trainer(steps=200000, batch=256, show=5000, checkpoint=5000, samples=40),
-        sampler=DPMpp2M(30),
+        sampler=Adams(20, times=PowerGrid(1.1)),
         guidance=1.5,
     )

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from benchmarks.problems import DATA, SCHEDULES, Cloud, gaussian_end, integrated, started
-from gendiff import Gaussian
+from gendiff import Gaussian, PowerGrid
 from gendiff.oracles import Mixture
-from gendiff.solvers import Adams, Soft, SoftGrid
+from gendiff.solvers import Adams
 
 F64 = torch.float64
 
@@ -50,7 +50,7 @@ def test_fine_steps_reach_the_ends_of_a_mixture(start: str) -> None:
     model, x = DATA["lattice50"]().on(schedule), (80.0 if start == "ve" else 1.0) * normal(8, 2)
     alpha, sigma = (float(v) for v in schedule(1.0))
     problem = started("lattice50", start, model, normal(8, 2), integrated(model, x, alpha, sigma))
-    error = [problem.error(Adams(n, 3, SoftGrid(0.05, 1.3, 1e4), Soft(0.3))) for n in (200, 400)]
+    error = [problem.error(Adams(n, times=PowerGrid(sigma_max=1e4))) for n in (200, 400)]
     # At least second order: from alpha = 0 the first step, which has no past, is of first order.
     assert error[1] < error[0] / 3.8
     assert error[1] < 5e-5
