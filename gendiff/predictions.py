@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from gendiff.processes import Process
+from gendiff.processes import Joint, Leaf, Process, pick
 from gendiff.spaces import State, map_state
 
 
@@ -43,8 +43,13 @@ def clean(prediction: Any) -> State:
 
 
 def shift(process: Process, x: State, prediction: Prediction, s: float) -> State:
-    """x_s moved by alpha_s (x0 - back)."""
+    """x_s moved by alpha_s (x0 - back); classes, which have no such moves, stay."""
+    if isinstance(process, Joint):
+        halves = {k: Prediction(prediction.x0[k], prediction.back[k]) for k in process.parts}
+        return process.each(lambda name, part: shift(part, x[name], halves[name], pick(s, name)))
+    assert isinstance(process, Leaf)
+    if not process.flows:
+        return x
     space = process.space
     there, here = space.log(x, prediction.x0), space.log(x, prediction.back)
-    alpha = process.per_part(lambda leaf: leaf.schedule(s)[0])
-    return space.exp(x, space.scale(map_state(torch.sub, there, here), alpha))
+    return space.exp(x, space.scale(map_state(torch.sub, there, here), process.schedule(s)[0]))
