@@ -131,6 +131,7 @@ from gendiff.times import CosineInterpolated as CosineInterpolated
 from gendiff.times import Interval as Interval
 from gendiff.times import Karras as Karras
 from gendiff.times import Leading as Leading
+from gendiff.times import Learned as Learned
 from gendiff.times import LinearGrid as LinearGrid
 from gendiff.times import Linspace as Linspace
 from gendiff.times import LogitNormal as LogitNormal

@@ -21,6 +21,7 @@ from gendiff.times.tables import Trailing as Trailing
 from gendiff.times.training import Beta as Beta
 from gendiff.times.training import Binned as Binned
 from gendiff.times.training import CosineInterpolated as CosineInterpolated
+from gendiff.times.training import Learned as Learned
 from gendiff.times.training import LogitNormal as LogitNormal
 from gendiff.times.training import LogNormal as LogNormal
 from gendiff.times.training import LossBins as LossBins

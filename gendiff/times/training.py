@@ -10,6 +10,7 @@ App. I.1): each batch covers the distribution evenly, on any number of devices. 
     Mode                t = u - scale (sin^2(pi u/2) - u)                            (Esser et al. 2024, Sec. 3.1)
     CosineInterpolated  log-SNR of a cosine schedule, its resolution shift falling with u  (Hoogeboom et al. 2023)
     Binned              a histogram of log-SNR, such as `LossBins` learns
+    Learned             the same, learned while training                  (Nichol & Dhariwal 2021, here by log-SNR)
 """
 
 from __future__ import annotations
@@ -251,3 +252,38 @@ class LossBins:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.squares, self.counts = state["squares"].clone(), state["counts"].clone()
+
+
+@dataclass(frozen=True)
+class Learned(TimeDistribution):
+    """More of the noise levels where the loss is large, learned on the way; even in log-SNR until then.
+
+    What a recipe holds; the trainer keeps the `LossBins`, told the losses of all devices, and corrects the loss by the
+    density it drew from, so that the objective is that of even log-SNRs.
+
+    Args:
+        low: The lower edge of the first bin.
+        high: The upper edge of the last.
+        bins: How many.
+        memory: Losses a bin looks back on, roughly.
+        floor: The share of the mass spread evenly.
+        every: Steps between two looks at the losses; each waits for the device.
+        part: Whose schedule gives the log-SNR, for bundles.
+    """
+
+    low: float = -12.0
+    high: float = 12.0
+    bins: int = 24
+    memory: float = 1000.0
+    floor: float = 0.1
+    every: int = 50
+    part: str | None = None
+
+    def quantile(self, u: Tensor, process: Process) -> Tensor:
+        return self.started().even.quantile(u, process)
+
+    def started(self) -> LossBins:
+        """Bins that have seen no loss."""
+        return LossBins(
+            self.low, self.high, bins=self.bins, memory=self.memory, floor=self.floor, part=self.part
+        )

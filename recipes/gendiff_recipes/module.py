@@ -18,7 +18,8 @@ from gendiff.denoisers import Denoiser
 from gendiff.domain import Domain
 from gendiff.losses import denoising_loss
 from gendiff.random import Noise
-from gendiff.times import stratified
+from gendiff.spaces import tensors
+from gendiff.times import Binned, Learned, stratified
 
 from .recipe import Recipe
 
@@ -37,6 +38,8 @@ class Denoising(L.LightningModule):
         self.denoiser, self.domain, self.recipe = denoiser, domain, recipe
         self.spent = 0.0
         self._since: float | None = None
+        self.learned = recipe.times.started() if isinstance(recipe.times, Learned) else None
+        self.seen: list[Tensor] = []  # times and losses since the last look, float64 [2, b]
 
     def drop(self, cond: dict[str, Any], noise: Noise) -> dict[str, Any]:
         """Labels at "none" for a share of the batch: all labels of an example together."""
@@ -54,10 +57,15 @@ class Denoising(L.LightningModule):
         world, rank = self.trainer.world_size, self.trainer.global_rank
         common = Noise.of(recipe.trainer.seed, 1).fork("times").at(int(batch["number"]))
         u = stratified(recipe.trainer.batch, common)[rank::world]
-        t = recipe.times.quantile(u, self.denoiser.process)
+        process = self.denoiser.process
+        drawn_from = recipe.times if self.learned is None else self.learned.snapshot()
+        t = drawn_from.quantile(u, process)
         losses = denoising_loss(
             self.denoiser, x0, t, noise, objective=recipe.objective, auxiliary=self.domain.auxiliary, **cond
         )
+        if isinstance(drawn_from, Binned):
+            self.seen.append(torch.stack([t.to(tensors(x0)[0].device), losses["loss"].detach().double()]))
+            losses["loss"] = losses["loss"] * drawn_from.correction(t, process).to(losses["loss"])
         means = {name: value.mean() for name, value in losses.items()}
         self.log_dict({f"train/{k}": v.detach() for k, v in means.items()}, on_step=True, batch_size=len(place))
         return means["loss"]
@@ -82,12 +90,24 @@ class Denoising(L.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._since is not None:
             self.spent += time.perf_counter() - self._since
+        times = self.recipe.times
+        if self.learned is not None and isinstance(times, Learned) and self.global_step % times.every == 0:
+            # Every device is told all losses, so that all go on from the same histogram.
+            own = torch.cat(self.seen, 1)
+            seen = torch.as_tensor(self.all_gather(own)).reshape(-1, *own.shape)
+            self.learned.update(seen[:, 0].flatten(), seen[:, 1].flatten(), self.denoiser.process)
+            self.seen = []
         minutes = self.recipe.trainer.minutes
         if minutes and self.spent >= 60 * minutes:
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["spent"] = self.spent
+        if self.learned is not None:
+            checkpoint["learned"] = {**self.learned.state_dict(), "seen": [s.cpu() for s in self.seen]}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.spent = checkpoint["spent"]
+        if self.learned is not None:
+            self.learned.load_state_dict(checkpoint["learned"])
+            self.seen = [s.to(self.device) for s in checkpoint["learned"]["seen"]]

@@ -16,6 +16,8 @@ import gendiff
 from gendiff.cli import main
 from gendiff.domain import Example, Examples
 from gendiff.errors import DataError, RecipeError
+from gendiff.losses import Clean, Objective
+from gendiff.times import Learned, TimeDistribution, Uniform
 from gendiff_images import Images
 from gendiff_images.sources import Digits
 from gendiff_recipes import audio, images, proteins
@@ -33,8 +35,14 @@ def weights(model: gendiff.Model) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.denoiser.parameters()])
 
 
-def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = train(tiny(), tmp_path / "whole", quiet=True)
+@pytest.mark.parametrize("times", [Uniform(), Learned(-8.0, 8.0, bins=6, every=4)], ids=["uniform", "learned"])
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: TimeDistribution
+) -> None:
+    def recipe(**trainer: Any) -> Recipe:
+        return dataclasses.replace(tiny(**trainer), times=times)
+
+    whole = train(recipe(), tmp_path / "whole", quiet=True)
     step = Denoising.training_step
 
     def cut(self: Denoising, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
@@ -45,11 +53,31 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(Denoising, "training_step", cut)
         with pytest.raises(RuntimeError, match="power cut"):
-            train(tiny(), tmp_path / "cut", quiet=True)
-    resumed = train(tiny(), tmp_path / "cut", quiet=True, resume=True)
+            train(recipe(), tmp_path / "cut", quiet=True)
+    resumed = train(recipe(), tmp_path / "cut", quiet=True, resume=True)
     assert torch.equal(weights(resumed), weights(whole))
-    other = train(tiny(seed=1), tmp_path / "other", quiet=True)
+    other = train(recipe(seed=1), tmp_path / "other", quiet=True)
     assert not torch.equal(weights(other), weights(whole))
+
+
+def test_times_are_learned_from_the_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of the bins where losses are large, told every `every` steps; the objective stays that of even log-SNRs."""
+    seen: list[Denoising] = []
+    end = Denoising.on_train_batch_end
+    monkeypatch.setattr(
+        Denoising, "on_train_batch_end", lambda self, *args: (seen.append(self), end(self, *args))[1]
+    )
+    times = Learned(-6.0, 6.0, bins=4, every=3)
+    # The error of x0 itself: large where there is much noise.
+    recipe = dataclasses.replace(tiny(), times=times, objective=Objective(Clean()))
+    train(recipe, tmp_path, quiet=True)
+    learned = seen[-1].learned
+    assert learned is not None and seen[-1].seen == []
+    assert float(learned.counts.sum()) > 0.9 * 12 * 16
+    binned = learned.snapshot()
+    losses = (learned.squares / learned.counts).sqrt()
+    assert [k for k, _ in sorted(enumerate(binned.mass), key=lambda p: p[1])] == losses.argsort().tolist()
+    assert binned.mass[0] > 1.3 * binned.mass[-1]  # the noisiest bin and the cleanest
 
 
 def test_a_run_leaves_what_is_needed_to_repeat_it(tmp_path: Path) -> None:
