@@ -94,9 +94,8 @@ def grids(c: float) -> dict[str, Grid]:
     found: dict[str, Grid] = {"LinearGrid": LinearGrid()}
     for power in (1.2, 1.35, 1.5, 1.8, 2.1, 2.5):
         found[f"PowerGrid {power}"] = PowerGrid(power, c)
-    for low in (0.002, 0.01, 0.03, 0.08):
-        for rho in (3.0, 5.0, 7.0):
-            found[f"Karras {low} {rho}"] = FromStart(Karras(low, top, rho))
+    for low in (0.002, 0.03):
+        found[f"Karras {low}"] = FromStart(Karras(low, top))
         found[f"LogSNRGrid {low}"] = FromStart(LogSNRGrid(low, top))
     return found
 

@@ -10,15 +10,17 @@ solution, step after step from the states that the fitted table itself has reach
 
     min_v  sum_i rho_i |log_{x^}(x*_s) - pull sum_j (v_j - w_j) l_j|^2  +  ridge |v - w|^2
 
-Where points are mixed, weights sum to one and l_j is log_{x0_0}(x0_j). rho_i lowers the say of the few trajectories
-that end in another mode. Grids are tried among the times of the fine trajectory, by the error at the end on pilots that
-took no part in the fit. Then all weights and times together are refined by what they do to the end (`polished`),
+Where points are mixed, weights sum to one and l_j is log_{x0_0}(x0_j). rho_i lowers the say of what lies far off. Grids
+are tried among the times of the fine trajectory, by the error at the end on pilots that took no part in the fit. Then
+all weights and times together are refined by what they do to the end (`polished`),
 
-    min_theta  sum_i rho_i |log(x(theta), x*_0)|^2     by Gauss and Newton, with Levenberg's damping,
+    min_theta  sum_i S r_i/(S + r_i),   r_i = |log(x(theta), x*_0)|^2     by Gauss and Newton, with Levenberg's damping
 
-derivatives by differences of whole runs: one run of the pilots for every weight and time, in each round. Rounds go on
-while the error falls on the pilots that choose. A last quarter of the pilots, which saw neither, compares the result
-with the analytic solver and keeps the better.
+where S, a hundredth of the mean square distance of two ends, bounds what a trajectory counts that ends in another mode;
+those on their way there count in full, since they are the ones that go over. Derivatives are differences of whole runs:
+one run of the pilots for every weight and time, in each round. Rounds go on while the error falls on the pilots that
+choose. A last quarter of the pilots, which saw neither, compares the result with the analytic solver and keeps the
+better.
 """
 
 from __future__ import annotations
@@ -68,10 +70,16 @@ class Pilot:
         away = space.log(goal, y)
         return away, space.norm2(goal, away)
 
-    def error(self, rows: list[Row], left_out: float = 0.025) -> float:
-        """The mean square distance to the fine end, without the share of the largest, which ended in another mode."""
-        square = self.ends(rows)[1].sort().values
-        return float(square[: len(square) - math.ceil(left_out * len(square))].mean())
+    def bound(self) -> float:
+        """S: a hundredth of the mean square distance between two ends."""
+        ends = self.states[-1]
+        square = self.process.space.dist2(ends, map_state(lambda p: p.roll(1, 0), ends))
+        return 0.01 * float(square.mean()) + 1e-30
+
+    def error(self, rows: list[Row], bound: float) -> float:
+        """The mean of S r/(S + r), r the square distance to the fine end: what ends elsewhere counts S, and no more."""
+        square = self.ends(rows)[1]
+        return float((square / (1 + square / bound)).mean())
 
 
 @dataclass(frozen=True)
@@ -184,20 +192,21 @@ def best(
     process = pilots.fit.process
     own = (grid or solver.times)(process, count)
     shapes = [PowerGrid(power) for power in (1.0, 1.2, 1.35, 1.5, 1.8, 2.2)]
+    bound = pilots.fit.bound()
     tried: list[tuple[float, Fitted]] = []
     for times in [own, *(shape(process, count) for shape in shapes if grid is None)]:
         places = nearest(pilots.fit.times, times)
         if len(places) == count + 1:
             table = fitted(pilots.fit, solver, places, depth, ridge)
-            tried.append((pilots.choose.error(table_rows(process, solver, table)), table))
+            tried.append((pilots.choose.error(table_rows(process, solver, table), bound), table))
     if not tried:
         return None
     # The grid that looks best at first need not be the one that can be refined most.
     tried.sort(key=lambda pair: pair[0])
-    ends = [polished(pilots, solver, table, rounds, grid is None) for _, table in tried[:2]]
+    ends = [polished(pilots, solver, table, rounds, grid is None, bound) for _, table in tried[:2]]
     least = min(ends, key=lambda pair: pair[0])[1]
     ours, theirs = table_rows(process, solver, least), analytic_rows(process, solver, own)
-    return least if pilots.judge.error(ours, 0.0) < pilots.judge.error(theirs, 0.0) else None
+    return least if pilots.judge.error(ours, math.inf) < pilots.judge.error(theirs, math.inf) else None
 
 
 def nearest(fine: list[float], times: list[float]) -> list[int]:
@@ -278,7 +287,9 @@ def solve(
     return tuple(w + c for w, c in zip(own, new, strict=True))
 
 
-def polished(pilots: Pilots, solver: Solver, table: Fitted, rounds: int, times: bool) -> tuple[float, Fitted]:
+def polished(
+    pilots: Pilots, solver: Solver, table: Fitted, rounds: int, times: bool, bound: float
+) -> tuple[float, Fitted]:
     """The table refined by its effect on the end, and its error on the pilots that choose."""
     process = pilots.fit.process
 
@@ -291,10 +302,10 @@ def polished(pilots: Pilots, solver: Solver, table: Fitted, rounds: int, times: 
     gaps = [min(a - b, b - c) for a, b, c in zip(table.times, table.times[1:], table.times[2:], strict=False)]
     scale = torch.tensor([1.0] * (len(theta) - count) + gaps, dtype=torch.float64)
     free = [i for i in range(len(theta)) if times or i < len(theta) - count]
-    least, damping = pilots.choose.error(rows(table)), 1e-3
+    least, damping = pilots.choose.error(rows(table), bound), 1e-3
     for _ in range(rounds):
         away, square = pilots.fit.ends(rows(filled(table, theta)))
-        rho = (1 / (1 + square / (9 * square.quantile(0.95) + 1e-30))).double().cpu()
+        rho = (1 + square / bound).double().cpu() ** -2
         y = flat(away)
         columns = []
         for i in free:
@@ -311,7 +322,7 @@ def polished(pilots: Pilots, solver: Solver, table: Fitted, rounds: int, times: 
             move[free] = -torch.linalg.solve(gram + held, right) * scale[free]
             there = theta + move
             falls = all(a > b for a, b in pairwise([table.times[0], *there[len(theta) - count :].tolist(), 0.0]))
-            found = pilots.choose.error(rows(filled(table, there, points))) if falls else float("inf")
+            found = pilots.choose.error(rows(filled(table, there, points)), bound) if falls else float("inf")
             if found < least:
                 theta, least, damping = there, found, damping / 10
                 break

@@ -1,4 +1,4 @@
-"""Solvers as tables of numbers: `table` says what a row is, `weights` computes them, the rest are the families."""
+"""Solvers as tables of numbers: `table` says what a row is, `views` and `weights` compute it; the rest are families."""
 
 from gendiff.solvers.calibrated import Calibrated as Calibrated
 from gendiff.solvers.calibrated import Fitted as Fitted
@@ -28,15 +28,15 @@ from gendiff.solvers.single import OnePath as OnePath
 from gendiff.solvers.table import Past as Past
 from gendiff.solvers.table import Row as Row
 from gendiff.solvers.table import Solver as Solver
-from gendiff.solvers.weights import Circle as Circle
+from gendiff.solvers.views import Circle as Circle
+from gendiff.solvers.views import Points as Points
+from gendiff.solvers.views import Rates as Rates
+from gendiff.solvers.views import View as View
 from gendiff.solvers.weights import Clock as Clock
 from gendiff.solvers.weights import Index as Index
 from gendiff.solvers.weights import LogSNR as LogSNR
-from gendiff.solvers.weights import Points as Points
-from gendiff.solvers.weights import Rates as Rates
 from gendiff.solvers.weights import Soft as Soft
 from gendiff.solvers.weights import Variable as Variable
-from gendiff.solvers.weights import View as View
 from gendiff.solvers.weights import adams as adams
 from gendiff.solvers.weights import heun as heun
 from gendiff.solvers.weights import multistep2 as multistep2

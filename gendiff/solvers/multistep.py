@@ -1,7 +1,7 @@
 r"""Solvers that remember: one evaluation a step, the order from the past.
 
     DPMpp2M        points  (1 + h/2h', -h/2h')                       order 2 (Lu et al. 2022b, Alg. 2); eta: its SDE
-    Adams          any view, interpolated in any variable            any order; see `weights` for the families
+    Adams          any view, interpolated in any variable            any order; see `views` and `weights`
     UniPC          points, the rule of Zhao et al. (2023)            order + 1 with its corrector
     PNDM           rates, constants, first step by the trapezoid     order 2 warming up to 4 (Liu et al. 2022)
 
@@ -18,20 +18,8 @@ from typing import ClassVar
 from gendiff.errors import SamplerError
 from gendiff.processes import Leaf, Process
 from gendiff.solvers.table import Past, Row, Solver
-from gendiff.solvers.weights import (
-    Circle,
-    Clock,
-    Index,
-    LogSNR,
-    Points,
-    Rates,
-    View,
-    leads,
-    multistep2,
-    noisy,
-    norms,
-    unipc,
-)
+from gendiff.solvers.views import Circle, Points, Rates, View, leads, norms
+from gendiff.solvers.weights import Clock, Index, LogSNR, multistep2, noisy, unipc
 from gendiff.spaces import leaves
 from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, PowerGrid
 

@@ -29,7 +29,8 @@ from typing import ClassVar
 from gendiff.errors import SamplerError
 from gendiff.processes import Gaussian, Leaf, Move, Process
 from gendiff.solvers.table import Past, Row, Solver
-from gendiff.solvers.weights import LogSNR, adams, heun, leads, noisy, norms, posterior
+from gendiff.solvers.views import leads, norms
+from gendiff.solvers.weights import LogSNR, adams, heun, noisy, posterior
 from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, schedule_of
 
 
