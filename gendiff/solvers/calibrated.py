@@ -54,10 +54,10 @@ class Calibrated(Solver):
         done = len(past)
         for table in self.tables:
             if len(table.weights) == self.steps and table.times[: done + 2] == (*past, t, s):
-                *_, row = self.solver.step(process, t, s, past)
+                *_, row = replace(self.solver, steps=self.steps).step(process, t, s, past)  # type: ignore[type-var]
                 yield replace(row, at=t, weights=table.weights[done])
                 return
-        yield from self.otherwise.step(process, t, s, past)
+        yield from replace(self.otherwise, steps=self.steps).step(process, t, s, past)  # type: ignore[type-var]
 
     def with_table(self, table: Fitted) -> Calibrated:
         """With one more table, in place of an earlier one of as many steps."""

@@ -273,7 +273,8 @@ class OnePath(Solver):
     solver: Solver = field(default_factory=DDPM)
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
-        for row in self.solver.step(process, t, s, past):
+        solver = replace(self.solver, steps=self.steps)  # type: ignore[type-var]
+        for row in solver.step(process, t, s, past):
             yield replace(row, path=row.s < row.t)
 
 
