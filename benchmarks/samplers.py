@@ -161,9 +161,9 @@ class Field:
             out |= {next(e.name for _, e in ranking if e.library == library) for library in libraries}
         return out
 
-    def leaders(self, count: int = 20) -> dict[int, list[tuple[float, str]]]:
-        """The first of each ranking: (error, name)."""
-        return {n: [(error, entry.name) for error, entry in r[:count]] for n, r in self.ranked.items()}
+    def leaders(self, count: int = 6) -> dict[int, list[str]]:
+        """The first of each ranking, with their errors."""
+        return {n: [f"{error:.2e} {entry.name}" for error, entry in r[:count]] for n, r in self.ranked.items()}
 
     def libraries(self) -> dict[str, list[float | None]]:
         """The best of each library, on as many starts as its rank was worth: at least SCREEN."""
@@ -282,7 +282,7 @@ def main() -> None:
     torch.set_num_threads(1)
     result: dict[str, Any] = {
         "date": str(date.today()),
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *(word if word != str(args.goldens) else "GOLDENS" for word in sys.argv)]),
         "hardware": f"{platform.processor() or platform.machine()}, one thread",
         "versions": {
             "python": platform.python_version(),
