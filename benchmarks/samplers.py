@@ -157,9 +157,9 @@ class Field:
             out |= {next(e.name for _, e in ranking if e.library == library) for library in libraries}
         return out
 
-    def leaders(self, count: int = 3) -> dict[int, list[tuple[float, str]]]:
-        """The first of each ranking: (error, name)."""
-        return {n: [(error, entry.name) for error, entry in r[:count]] for n, r in self.ranked.items()}
+    def leaders(self, count: int = 3) -> dict[int, list[str]]:
+        """The first of each ranking, with their errors."""
+        return {n: [f"{error:.2e} {entry.name}" for error, entry in r[:count]] for n, r in self.ranked.items()}
 
     def libraries(self) -> dict[str, list[float | None]]:
         """The best of each library, on as many starts as its rank was worth: at least SCREEN."""
@@ -287,9 +287,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     before = json.loads(args.beside.read_text())["problems"] if args.beside else {}
+    names = {str(args.goldens): "GOLDENS", str(args.beside): "EARLIER.json", str(args.out): "OUT.json"}
     result: dict[str, Any] = {
         "date": str(date.today()),
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *(names.get(word, word) for word in sys.argv)]),
         "hardware": f"{platform.processor() or platform.machine()}, one thread",
         "versions": {
             "python": platform.python_version(),
