@@ -33,6 +33,7 @@ from gendiff.given import Given, resampled
 from gendiff.guidance import Corrected, Guided
 from gendiff.guidance.rules import one
 from gendiff.inverse import Consistent, Measured
+from gendiff.ode import Path as FlowPath
 from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.samplers import Loop, Progress, sample
@@ -165,7 +166,7 @@ class Model:
             solver = altered(solver, resampled)
         first = None
         if start is not None:
-            solver = altered(solver, lambda inner: dataclasses.replace(inner, times=From(inner.times, strength)))  # type: ignore[type-var]
+            solver = altered(solver, lambda inner: dataclasses.replace(inner, times=From(inner.times, strength)), FlowPath)
             first = map_state(lambda x: x[None], self.domain.encode(start))
         request = self.domain.request(n, *args, **what)
         known = None if given is None else given.expand(n)
@@ -316,13 +317,13 @@ class Model:
         return path
 
 
-def altered(sampler: Solver | Loop, f: Callable[[Any], Solver]) -> Any:
-    """A sampler with f of its solver in its place.
+def altered(sampler: Solver | Loop, f: Callable[[Any], Any], *others: type) -> Any:
+    """f of a solver, or of one of other kinds; of a sampler that has a solver, the sampler with f of it in its place.
 
     Raises:
         RequestError: For a sampler without steps of its own.
     """
-    if isinstance(sampler, Solver):
+    if isinstance(sampler, (Solver, *others)):
         return f(sampler)
     inner = {name: f(value) for name, value in vars(sampler).items() if isinstance(value, Solver)}
     if not inner:

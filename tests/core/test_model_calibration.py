@@ -138,3 +138,8 @@ def test_what_has_no_steps_says_so(model: Model) -> None:
 
     with pytest.raises(RequestError, match="steps="):
         model.sample(1, kind="near", sampler=Adaptive(), steps=4)
+    strip = torch.zeros(2, 3)
+    flow = model.sample(2, kind="near", sampler=Adaptive(1e-4, 1e-4), start=strip, strength=0.4)
+    fine = model.sample(2, kind="near", sampler=Heun(200), start=strip, strength=0.4)
+    for a, b in zip(flow, fine, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=2e-3)
