@@ -14,6 +14,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ class Model:
             solver = altered(solver, resampled)
         first = None
         if start is not None:
-            solver = altered(solver, lambda inner: dataclasses.replace(inner, times=From(inner.times, strength)), FlowPath)
+            solver = altered(solver, partial(begun, strength=strength), FlowPath)
             first = map_state(lambda x: x[None], self.domain.encode(start))
         request = self.domain.request(n, *args, **what)
         known = None if given is None else given.expand(n)
@@ -315,6 +316,11 @@ class Model:
         part.write_bytes(serialise(weights, metadata={"gendiff": json.dumps(self.config())}))
         part.replace(path)
         return path
+
+
+def begun(sampler: Any, strength: float) -> Any:
+    """A sampler with a grid, begun at the time `strength`."""
+    return dataclasses.replace(sampler, times=From(sampler.times, strength))
 
 
 def altered(sampler: Solver | Loop, f: Callable[[Any], Any], *others: type) -> Any:

@@ -146,8 +146,8 @@ def test_order_on_flat_spaces(case: str, solver: Solver, order: int) -> None:
     like = torch.empty(8, 2, dtype=F64)
     start = denoiser.process.prior(like, Noise.of(4, 8), grid().start)
     errors = []
-    truth = sample(denoiser, like, solver=RK4(300, grid()), noise=Noise.of(0, 8), start=start)
-    counts = (24, 48, 96)
+    truth = sample(denoiser, like, solver=RK4(600, grid()), noise=Noise.of(0, 8), start=start)
+    counts = (48, 96, 192)
     for n in counts:
         x = sample(denoiser, like, solver=replace(solver, steps=n, times=grid()), noise=Noise.of(0, 8), start=start)  # type: ignore[type-var]
         errors.append(float((x - truth).square().mean().sqrt()))
