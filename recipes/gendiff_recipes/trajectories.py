@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from gendiff.model import Model
-from gendiff.solvers import DPMpp2M, Euler, Heun, Solver
+from gendiff.solvers import Adams, Calibrated, DPMpp2M, Euler, Heun, Solver
 from gendiff.spaces import tensors
 
 
@@ -26,13 +26,18 @@ class Row:
 
 
 def convergence(model: Model, n: int, *, steps: Sequence[int], reference: int, what: dict[str, Any]) -> list[Row]:
-    """RMS per degree of freedom between each sampler's end and a fine Heun's, on the model's own grid."""
+    """RMS per degree of freedom between each sampler's end and a fine Heun's, on the model's own grid.
+
+    A model's own tables are measured too, on the grids that they were fitted with.
+    """
     process, grid = model.denoiser.process, model.sampler.times
     truth, masks = model.states(n, sampler=Heun(reference, times=grid), batch=n, **what)
     space = process.masked(masks[0]).space
     freedom = space.dim(truth[0]).sum()
     rows: list[Row] = []
-    solvers: list[Solver] = [Euler(1, times=grid), Heun(1, times=grid), DPMpp2M(1, times=grid)]
+    solvers: list[Solver] = [make(1, times=grid) for make in (Euler, Heun, DPMpp2M, Adams)]
+    if isinstance(model.sampler, Calibrated):
+        solvers.append(model.sampler)
     for solver in solvers:
         for count in steps:
             chosen = dataclasses.replace(solver, steps=count)  # type: ignore[type-var]
