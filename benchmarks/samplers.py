@@ -305,7 +305,7 @@ def main() -> None:
     for problem in problems:
         c = level(problem)
         theirs, mine = list[Entry](peers(c)), list[Entry](ours(c))
-        own_choice = Ours("recommended", "its own", partial(default, problem))
+        own_choice = Ours("Adams(n)", "its own", partial(default, problem))
         flow, full = c == float("inf"), (problem.name, problem.start) in FULL
         if before and f"{problem.name} {problem.start}" not in before:
             continue
