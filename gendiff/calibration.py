@@ -304,7 +304,7 @@ def polished(
     free = [i for i in range(len(theta)) if times or i < len(theta) - count]
     least, damping = pilots.choose.error(rows(table), bound), 1e-3
     for _ in range(rounds):
-        away, square = pilots.fit.ends(rows(filled(table, theta)))
+        away, square = pilots.fit.ends(rows(filled(table, theta, points)))
         rho = (1 + square / bound).double().cpu() ** -2
         y = flat(away)
         columns = []
@@ -338,7 +338,7 @@ def numbers(table: Fitted) -> Tensor:
     return torch.tensor([*weights, *table.times[1:-1]], dtype=torch.float64)
 
 
-def filled(table: Fitted, theta: Tensor, points: bool = False) -> Fitted:
+def filled(table: Fitted, theta: Tensor, points: bool) -> Fitted:
     """The table with other numbers; where points are mixed the newest weight makes the sum one."""
     source = iter(theta.tolist())
 

@@ -107,10 +107,10 @@ class Solver(ABC):
         """The rows of the step t -> s."""
 
     def rows(self, process: Process) -> list[Row]:
-        """The whole table. Upward moves renoise and forget the past predictions."""
+        """The whole table. Upward moves renoise and forget what was predicted; a time that comes twice counts once."""
         out: list[Row] = []
         past = Past()
-        moves = list(pairwise(self.times(process, self.steps)))
+        moves = [(t, s) for t, s in pairwise(self.times(process, self.steps)) if t != s]
         for i, (t, s) in enumerate(moves):
             if s > t:
                 out.append(Row(t, s))

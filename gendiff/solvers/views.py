@@ -33,7 +33,7 @@ class View(ABC):
 
     @abstractmethod
     def weights(self, leaf: Leaf, at: Sequence[float], t: float, s: float, eta: float = 0.0) -> tuple[float, ...]:
-        """The weights for the step t -> s of predictions made at the times `at`, newest first; () keeps the step."""
+        """The weights for the step t -> s of predictions made at the times `at`, newest first."""
 
     @abstractmethod
     def norms(self, leaf: Leaf, at: float, t: float, s: float) -> tuple[float, float] | None:

@@ -64,7 +64,7 @@ from gendiff.solvers import (
 )
 from gendiff.spaces import State
 from gendiff.testing import check_order
-from gendiff.times import Grid
+from gendiff.times import Fixed, Grid
 
 F64 = torch.float64
 MEANS = torch.tensor([[1.0, 0.3], [-0.8, 0.5], [0.1, -1.0]], dtype=F64)
@@ -292,6 +292,14 @@ def test_on_the_circle_a_gaussian_of_its_width_is_followed_exactly(schedule: Any
         x = sample(data, z, solver=solver, noise=Noise.of(0, 4), start=sigma * z)
         expected = sigma * z * 0.7 / math.hypot(0.7 * alpha, sigma)  # y/r is constant
         torch.testing.assert_close(x, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_time_that_comes_twice_counts_once() -> None:
+    process = Gaussian(EDM(5.0, 3.0))
+    once, twice = (0.9, 0.7, 0.5, 0.3, 0.2, 0.0), (0.9, 0.7, 0.5, 0.5, 0.3, 0.2, 0.2, 0.0)
+    for solver in (Adams(5, 3), UniPC(5), DEIS(5), Heun(5), Adams(5, 3, view=SOFT)):
+        rows = [replace(solver, times=Fixed(t)).rows(process) for t in (once, twice)]  # type: ignore[type-var]
+        assert rows[0] == rows[1]
 
 
 def test_the_limits_of_the_circle_are_points_and_rates() -> None:
