@@ -8,6 +8,7 @@ looked up in gendiff and in the domain's own package only, so a file can name no
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import sys
 import typing
 from collections.abc import Mapping
@@ -57,7 +58,7 @@ def to_config(value: Any) -> Any:
 def kinds(*packages: ModuleType) -> dict[str, type]:
     """Every dataclass and bundle that a config may name: gendiff's own, and those the given packages define."""
     found: dict[str, type] = dict(BUNDLES)
-    modules = [sys.modules[f"gendiff.{name}"] for name in CORE]
+    modules = [importlib.import_module(f"gendiff.{name}") for name in CORE]
     for package in packages:
         modules += [
             m

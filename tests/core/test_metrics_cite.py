@@ -14,7 +14,7 @@ import gendiff.nn
 import gendiff.ode
 import gendiff.times
 from gendiff import Denoiser, EDMHead, Gaussian, Guided, Heads, Heun, Joint, Tangent, Velocity, cite
-from gendiff.cite import USED_BY, papers
+from gendiff.citations import USED_BY, papers
 from gendiff.errors import DataError
 from gendiff.metrics import energy, frechet, kid, nearest_distances, pairwise, wasserstein1
 
@@ -95,7 +95,7 @@ def test_values_that_are_not_finite_are_refused(measure) -> None:
 
 def test_every_citation_is_of_something_that_exists() -> None:
     modules = (gendiff, gendiff.losses, gendiff.nn, gendiff.ode, gendiff.times)
-    known = {name for module in modules for name in vars(module)}
+    known = {name for module in modules for name in dir(module)}
     listed = papers()
     for name, keys in USED_BY.items():
         assert name in known, f"{name} is cited but does not exist"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import gendiff
 
 RUNS = 5
 BAR = 0.3  # seconds beyond `import torch`
@@ -18,17 +22,23 @@ FOREIGN = {
 }  # fmt: skip
 
 
-def python(code: str, root: Path) -> str:
+def python(code: str, root: Path, **environment: str) -> str:
     """What a fresh interpreter prints."""
     paths = [str(root), str(root / "domains"), str(root / "recipes")]
     code = f"import sys; sys.path[:0] = {paths!r}\n{code}"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    environment = {**os.environ, **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    ).stdout
 
 
-def test_it_is_quick(root: Path) -> None:
+def test_it_is_quick(root: Path, tmp_path: Path) -> None:
     code = "import time, torch\nstart = time.perf_counter()\nimport gendiff\nprint(time.perf_counter() - start)"
-    python(code, root)  # writes the bytecode
-    seconds = statistics.median(float(python(code, root)) for _ in range(RUNS))
+    # Bytecode is written, to a folder of the test's own, whatever the environment says of it.
+    cache = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    python("import torch, gendiff", root, **cache)
+    assert list(tmp_path.rglob("gendiff/*.pyc"))
+    seconds = statistics.median(float(python(code, root, **cache)) for _ in range(RUNS))
     assert seconds < BAR, f"{seconds:.2f} s; python -X importtime -c 'import gendiff' says where they go"
 
 
@@ -40,3 +50,16 @@ def test_it_is_lean(package: str, root: Path) -> None:
     ours = {name for name in loaded if name.startswith("gendiff")}
     assert ours == {"gendiff", package.partition(".")[0]}
     assert not loaded & FOREIGN, f"import {package} also imports {sorted(loaded & FOREIGN)}"
+
+
+def test_every_name_is_there() -> None:
+    """`gendiff.NAME` is a class, a function or a constant, whichever modules were loaded before it."""
+    names = [name for name in dir(gendiff) if not name.startswith("__")]
+    assert {"Model", "load", "sample", "cite", "AYS"} <= set(names)
+    for name in names:
+        assert not isinstance(getattr(gendiff, name), ModuleType), name
+
+
+def test_a_wrong_name_is_an_error() -> None:
+    with pytest.raises(AttributeError, match="Sampel"):
+        gendiff.Sampel  # type: ignore[attr-defined]  # noqa: B018
