@@ -276,10 +276,15 @@ class Gaussian(Leaf):
     ) -> Tensor:
         # One linear combination: keep x + pull sum_j w_j x0_j, or (keep + pull/n) x + pull sum_j w_j l_j.
         pull: Any = move.pull
-        y = x * (move.keep if norms is None else move.keep + pull / norms[1])
-        for x0, w in zip(history, weights, strict=False):
-            if w != 0:
-                gain(y, x0, pull * w)
+        keep = move.keep if norms is None else move.keep + pull / norms[1]
+        terms = [(x0, pull * w) for x0, w in zip(history, weights, strict=False) if w != 0]
+        if abs(keep - 1) < 1e-15 and terms:  # rates at alpha = 1: the state and the first of them, in one operation
+            (x0, w), *terms = terms
+            y = torch.sub(x, x0, alpha=-w)
+        else:
+            y = x * keep
+        for x0, w in terms:
+            gain(y, x0, w)
         if move.churn:
             gain(y, self.on.random(x, needed(noise)), move.churn)
         return y
