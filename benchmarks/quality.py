@@ -3,9 +3,10 @@
     python benchmarks/quality.py fashion      images.fashion, 20 minutes: recognised by a classifier
     python benchmarks/quality.py fsdd         audio.fsdd, 12 minutes: digits and speakers heard after Griffin-Lim
     python benchmarks/quality.py backbones    proteins.backbones, 40 minutes: geometry, handedness, secondary structure
+    python benchmarks/quality.py samplers     the shipped model of Fashion-MNIST by several samplers: the same judge
 
 Numbers go to benchmarks/results/quality_NAME.json with hardware, versions and settings; the run to runs/NAME.
-`--skip-training` judges the model that is there.
+`--model FILE` judges a saved model, by the recipe's sampler, instead of training one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 
 import gendiff
+from gendiff import DDPM, Adams, DPMpp2M, Euler, Heun, LinearGrid, PowerGrid
 from gendiff.model import Model
 from gendiff_recipes import audio, images, proteins
 from gendiff_recipes.callbacks import save_artifacts
@@ -43,16 +46,14 @@ def drawn(model: Model, recipe: Recipe, n: int, seed: int, **over: Any) -> tuple
 
 def judge_fashion(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
     """Share of samples recognised as the class asked for."""
-    from gendiff_images import Judge, copies
+    from gendiff_images import copies
 
     training, test = model.domain.dataset("train"), model.domain.dataset("test")
-    judge = Judge.train(training.artifacts, [int(e.cond["label"]) for e in training], model.domain.labels["label"])
-    held_out = judge.examine(test.artifacts, [int(e.cond["label"]) for e in test])
+    judge, held_out = judge_of_pictures(training, test, model.domain.labels["label"])
     samples, asked, seconds = drawn(model, recipe, n, seed=1)
     save_artifacts(model, samples[:100], out / "judged")
     reference, floor = subset(test.artifacts, n, 0), subset(training.artifacts, n, 0)
-    found = judge.recognise(samples)
-    right = found == torch.tensor(asked["label"])
+    right = judge.recognise(samples) == torch.tensor(asked["label"])
     return {
         "judge_accuracy_on_real_test": held_out,
         "accuracy": float(right.float().mean()),
@@ -61,6 +62,48 @@ def judge_fashion(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
         "judge_frechet_real_training_data": judge.frechet(floor, reference),
         "copies": copies(samples[:500], training.artifacts),
         "seconds_sampling": seconds,
+    }
+
+
+def judge_of_pictures(training: Any, test: Any, classes: Any) -> tuple[Any, float]:
+    """A classifier of real training pictures, and its accuracy on real test pictures."""
+    from gendiff_images import Judge
+
+    judge = Judge.train(training.artifacts, [int(e.cond["label"]) for e in training], classes)
+    return judge, judge.examine(test.artifacts, [int(e.cond["label"]) for e in test])
+
+
+def judge_samplers(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
+    """The share of samples recognised, and the distance to real test pictures, by sampler, from the same noise."""
+    even, bent = LinearGrid(), PowerGrid(1.1)
+    samplers = [
+        *(DPMpp2M(steps, times=even) for steps in (8, 12, 20)),
+        *(Adams(steps, times=bent) for steps in (8, 12, 20, 60)),
+        Euler(20, times=even),
+        Heun(20, times=even),
+        DDPM(60, times=even),
+    ]
+    training, test = model.domain.dataset("train"), model.domain.dataset("test")
+    judge, held_out = judge_of_pictures(training, test, model.domain.labels["label"])
+    reference, found = subset(test.artifacts, n, 0), []
+    for sampler in samplers:
+        samples, asked, seconds = drawn(model, recipe, n, seed=1, sampler=sampler)
+        right = judge.recognise(samples) == torch.tensor(asked["label"])
+        found.append(
+            {
+                "sampler": repr(sampler),
+                "evaluations": sampler.evaluations(model.denoiser.process),
+                "accuracy": float(right.float().mean()),
+                "judge_frechet": judge.frechet(samples, reference),
+                "seconds_sampling": seconds,
+            }
+        )
+        print(found[-1], flush=True)
+    floor = judge.frechet(subset(training.artifacts, n, 0), reference)
+    return {
+        "judge_accuracy_on_real_test": held_out,
+        "judge_frechet_real_training_data": floor,
+        "samplers": found,
     }
 
 
@@ -111,7 +154,9 @@ JUDGES: dict[str, tuple[Callable[[], Recipe], float, int, Callable[[Model, Recip
     "fashion": (images.fashion, 20, 1000, judge_fashion),
     "fsdd": (audio.fsdd, 12, 600, judge_fsdd),
     "backbones": (proteins.backbones, 40, 120, judge_backbones),
+    "samplers": (images.fashion, 0, 1000, judge_samplers),
 }
+SHIPPED = Path("weights/images_fashion.safetensors")
 
 
 def hardware() -> Numbers:
@@ -137,7 +182,7 @@ def main() -> None:
     parser.add_argument("changes", nargs="*", help="overrides of the recipe")
     parser.add_argument("--minutes", type=float, help="training time instead of the stated one")
     parser.add_argument("-n", type=int, help="samples to judge")
-    parser.add_argument("--skip-training", action="store_true")
+    parser.add_argument("--model", type=Path, help="a saved model, instead of training one")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
@@ -145,15 +190,15 @@ def main() -> None:
     minutes, n = args.minutes or minutes, args.n or n
     out = args.out or Path("runs") / args.name
     recipe = make().override(f"trainer.minutes={minutes}", *args.changes)
-    model = gendiff.load(out) if args.skip_training else train(recipe, out, quiet=True)
+    saved = args.model or (SHIPPED if args.name == "samplers" else None)
+    model = gendiff.load(saved) if saved else train(recipe, out, quiet=True)
     model.sampler = recipe.sampler or model.sampler
-    training = json.loads((out / "training.json").read_text())
     numbers = judge(model, recipe, n, out)
     result = {
         "date": date.today().isoformat(),
-        "command": f"python benchmarks/quality.py {args.name}",
+        "command": f"python {' '.join(sys.argv)}",
         "hardware": hardware(),
-        "training": training,
+        "training": str(saved) if saved else json.loads((out / "training.json").read_text()),
         "parameters": sum(p.numel() for p in model.denoiser.parameters()),
         "sampler": repr(model.sampler),
         "guidance": recipe.guidance,

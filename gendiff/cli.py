@@ -1,4 +1,6 @@
-"""The command line: `gendiff sample | domains | recipes | cite`, and what packages register as gendiff.commands.
+"""The command line: `gendiff sample | calibrate | domains | recipes | cite`, and what packages register.
+
+A package registers commands as entry points of gendiff.commands.
 
     gendiff train images.fashion optimizer.lr=2e-4 --out runs/fashion
     gendiff sample runs/fashion/model.safetensors -n 16 label=bag --guidance 1.8 --out samples
@@ -61,6 +63,35 @@ class Sample:
         print(f"{len(artifacts)} samples in {args.out}, together in {args.out / 'all.png'}")
 
 
+class Calibrate:
+    """Fits a model's sampler to the model, and saves it with the weights."""
+
+    help = "fit a sampler's weights and times to a model, for few evaluations, and save them with it"
+
+    def arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("model", type=Path, help="a model.safetensors, or the folder that holds it")
+        parser.add_argument("what", nargs="*", help="what the pilots are of, as in sample; by default of everything")
+        parser.add_argument("--steps", type=int, nargs="+", default=[5, 8, 10], help="fit a table for each (5 8 10)")
+        parser.add_argument("--guidance", type=float, default=1.0, help="the guidance that is meant (1)")
+        parser.add_argument("--pilots", type=int, default=256, help="trajectories to follow (256)")
+        parser.add_argument("--rounds", type=int, default=4, help="refinements at most; each some dozens of runs (4)")
+        parser.add_argument("--seed", type=int, default=1, help="of the pilots (1)")
+        parser.add_argument("--out", type=Path, help="where to save the model (its own place)")
+        parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (cpu)")
+
+    def run(self, args: argparse.Namespace) -> None:
+        import gendiff
+
+        model = gendiff.load(args.model, device=args.device)
+        found = model.calibrate(
+            args.steps, pilots=args.pilots, guidance=args.guidance, seed=args.seed, rounds=args.rounds,
+            **keywords(args.what),
+        )  # fmt: skip
+        path = args.out or args.model
+        path = model.save(path / "model.safetensors" if path.is_dir() else path)
+        print(f"{path} has tables of {', '.join(str(len(table.weights)) for table in found.tables)} steps")
+
+
 class Domains:
     """Lists the installed domains."""
 
@@ -102,7 +133,13 @@ class Cite:
         print(gendiff.cite(gendiff.load(args.model)))
 
 
-BUILT_IN: dict[str, Command] = {"sample": Sample(), "domains": Domains(), "recipes": Recipes(), "cite": Cite()}
+BUILT_IN: dict[str, Command] = {
+    "sample": Sample(),
+    "calibrate": Calibrate(),
+    "domains": Domains(),
+    "recipes": Recipes(),
+    "cite": Cite(),
+}
 
 
 def keywords(pairs: Sequence[str]) -> dict[str, Any]:

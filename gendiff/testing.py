@@ -242,6 +242,30 @@ def row(x: State, i: int) -> State:
     return map_state(lambda part: part[i : i + 1], x)
 
 
+class Smooth:
+    """A denoiser of any process, smooth in the state, the time and a condition "push" [B]: orders are measured on it.
+
+    x0 = exp_x(sin(sin(x) W + 1.3 t + push + seen)/2) at every site, W fixed, `seen` a number [B] of all parts of x.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    def __call__(self, x: State, t: Any, **cond: Any) -> State:
+        space, parts = self.process.masked(cond.get("mask")).space, tensors(x)
+        phase = 1.3 * torch.as_tensor(t, dtype=torch.float64) + cond.get("push", 0.0)
+        phase = phase + 0.1 * sum(torch.sin(part.flatten(1)[:, :3]).sum(1) for part in parts)
+
+        def one(space: Space, x: Tensor) -> Tensor:
+            sites = space.log(x, x)  # [B, *sites, d]
+            u = torch.sin(x.flatten(sites.ndim - 1))
+            wave = torch.sin(torch.linspace(0.3, 1.7, u.shape[-1] * sites.shape[-1], dtype=torch.float64))
+            field = torch.sin(u @ wave.reshape(u.shape[-1], -1) + phase.reshape(-1, *(1,) * (u.ndim - 1)))
+            return space.exp(x, space.tangent(x, 0.5 * field))
+
+        return space.project(space.each(lambda name, own: one(own, x[name])) if isinstance(x, dict) else one(space, x))
+
+
 def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
     """The network with every weight drawn anew: zero-initialised layers would make many laws trivially true."""
     generator = torch.Generator().manual_seed(seed)

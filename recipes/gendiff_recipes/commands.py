@@ -92,6 +92,7 @@ class Bench:
         parser.add_argument("-n", type=int, default=16, help="trajectories (16)")
         parser.add_argument("--steps", type=int, nargs="*", default=[4, 8, 16, 32])
         parser.add_argument("--reference", type=int, default=256, help="steps of the reference (Heun)")
+        parser.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance; 1 is off (1)")
 
     def run(self, args: argparse.Namespace) -> None:
         import gendiff
@@ -100,10 +101,13 @@ class Bench:
         from .trajectories import convergence
 
         model = gendiff.load(args.model)
-        rows = convergence(model, args.n, steps=args.steps, reference=args.reference, what=ask(model.domain, args.n))
-        print(f"{'sampler':10} {'evaluations':>12} {'RMS to reference':>18} {'ms a sample':>12}")
-        for row in rows:
-            print(f"{row.sampler:10} {row.evaluations:12d} {row.error:18.4g} {row.milliseconds:12.2f}")
+        rows = convergence(
+            model, args.n, steps=args.steps, reference=args.reference, guidance=args.guidance,
+            what=ask(model.domain, args.n),
+        )  # fmt: skip
+        print(f"{'sampler':10} {'evaluations':>12} {'RMS to reference':>18} {'ms a sample':>12}  grid")
+        for row in sorted(rows, key=lambda row: (row.evaluations, row.error)):
+            print(f"{row.sampler:10} {row.evaluations:12d} {row.error:18.4g} {row.milliseconds:12.2f}  {row.grid}")
 
 
 class Demo:

@@ -11,40 +11,50 @@ from typing import Any
 import torch
 
 from gendiff.model import Model
-from gendiff.solvers import Adams, Calibrated, DPMpp2M, Euler, Heun, Solver
+from gendiff.solvers import Adams, Calibrated, DPMpp2M, Euler, FittedTimes, Heun, Solver
 from gendiff.spaces import tensors
+from gendiff.times import LinearGrid, PowerGrid
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sampler at one number of steps."""
+    """One sampler on one grid at one number of steps."""
 
     sampler: str
+    grid: str
     evaluations: int
     error: float
     milliseconds: float
 
 
-def convergence(model: Model, n: int, *, steps: Sequence[int], reference: int, what: dict[str, Any]) -> list[Row]:
-    """RMS per degree of freedom between each sampler's end and a fine Heun's, on the model's own grid.
+def convergence(
+    model: Model, n: int, *, steps: Sequence[int], reference: int, guidance: float = 1.0, what: dict[str, Any]
+) -> list[Row]:
+    """RMS per degree of freedom between each sampler's end and that of a fine Heun on the model's own grid.
 
-    A model's own tables are measured too, on the grids that they were fitted with.
+    Samplers run on the model's own grid, evenly in t, and on that of `Adams`; a model's tables on theirs.
     """
-    process, grid = model.denoiser.process, model.sampler.times
-    truth, masks = model.states(n, sampler=Heun(reference, times=grid), batch=n, **what)
+    process, own = model.denoiser.process, model.sampler.times
+    own = own.otherwise if isinstance(own, FittedTimes) else own
+    asked = {"batch": n, "guidance": guidance, **what}
+    truth, masks = model.states(n, sampler=Heun(reference, times=own), **asked)
     space = process.masked(masks[0]).space
     freedom = space.dim(truth[0]).sum()
-    rows: list[Row] = []
-    solvers: list[Solver] = [make(1, times=grid) for make in (Euler, Heun, DPMpp2M, Adams)]
+    grids = list(dict.fromkeys((own, LinearGrid(), PowerGrid())))
+    solvers: list[Solver] = [make(1, times=grid) for make in (Euler, Heun, DPMpp2M, Adams) for grid in grids]
     if isinstance(model.sampler, Calibrated):
         solvers.append(model.sampler)
+    rows: list[Row] = []
     for solver in solvers:
         for count in steps:
             chosen = dataclasses.replace(solver, steps=count)  # type: ignore[type-var]
+            if isinstance(chosen, Calibrated) and all(len(table.weights) != count for table in chosen.tables):
+                continue
             since = time.perf_counter()
-            x, _ = model.states(n, sampler=chosen, batch=n, **what)
+            x, _ = model.states(n, sampler=chosen, **asked)
             spent = time.perf_counter() - since
-            error = torch.sqrt(space.dist2(x[0], truth[0]).double().sum() / freedom)
-            name = type(solver).__name__
-            rows.append(Row(name, chosen.evaluations(process), float(error), 1000 * spent / len(tensors(x[0])[0])))
+            error = float(torch.sqrt(space.dist2(x[0], truth[0]).double().sum() / freedom))
+            grid = "fitted" if isinstance(chosen, Calibrated) else repr(chosen.times)
+            name, each = type(solver).__name__, 1000 * spent / len(tensors(x[0])[0])
+            rows.append(Row(name, grid, chosen.evaluations(process), error, each))
     return rows

@@ -32,6 +32,7 @@ from gendiff.random import Noise
 from gendiff.samplers import sample
 from gendiff.solvers import Adams, Calibrated, Points, Solver, UniPC
 from gendiff.spaces import State
+from gendiff.testing import Smooth
 
 F64 = torch.float64
 
@@ -42,20 +43,7 @@ def mixture(schedule: Any) -> Mixture:
     return Mixture(Gaussian(schedule), means, 0.02, torch.tensor([0.5, 0.2, 0.3], dtype=F64))
 
 
-class Smooth:
-    """A denoiser on frames that depends smoothly on state and time."""
-
-    process = Joint(pos=Gaussian(Linear(), Centered()), rot=Geodesic(SO3(), Exponential(3.0)))
-
-    def __call__(self, x: State, t: float, **cond: Any) -> State:
-        seen = x["pos"].mean((1, 2))[:, None, None] + x["rot"].mean((1, 2, 3))[:, None, None]
-        wave = torch.tensor([0.7, -0.4, 1.1], dtype=F64)
-        field = {
-            "pos": torch.sin(x["pos"] * 2 + wave + t) - x["pos"] + seen,
-            "rot": torch.sin(x["rot"].sum(-1) * 2 + wave - t + seen),
-        }
-        space = self.process.space
-        return space.exp(x, space.tangent(x, space.scale(field, t)))
+FRAMES = Joint(pos=Gaussian(Linear(), Centered()), rot=Geodesic(SO3(), Exponential(3.0)))
 
 
 def error(denoiser: Any, like: State, solver: Solver, fine: Solver) -> Tensor:
@@ -95,7 +83,7 @@ def test_refinement_of_points_goes_on_from_their_own_table() -> None:
 
 
 def test_on_frames() -> None:
-    denoiser = Smooth()
+    denoiser = Smooth(FRAMES)
     like = {"pos": torch.empty(128, 4, 3, dtype=F64), "rot": torch.empty(128, 4, 3, 3, dtype=F64)}
     analytic = Adams(6, times=LinearGrid())
     found = calibrate(denoiser, like, analytic, evaluations=6, fine=64)

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor
 
 from gendiff import (
     EDM,
@@ -32,36 +31,12 @@ from gendiff.processes import Leaf, Process
 from gendiff.random import Noise
 from gendiff.solvers import Row, Solver, heun, multistep2
 from gendiff.spaces import State
-from gendiff.testing import check_order, slope
+from gendiff.testing import Smooth, check_order, slope
 from gendiff.times import Grid
 
 F64 = torch.float64
 SOLVERS = [Euler(), Heun(), DPMpp2M()]
 MEANS = torch.tensor([[1.0, 0.3], [-0.8, 0.5], [0.1, -1.0]], dtype=F64)
-
-
-@dataclass
-class Smooth:
-    """A denoiser that depends smoothly on state and time, in the tangent at a fixed point of each part's space."""
-
-    process: Process
-
-    def __call__(self, x: State, t: float, **cond: Any) -> State:
-        if isinstance(self.process, Joint):
-            # Each part also sees the other's entries.
-            seen = torch.stack([part.flatten(1).sum(1) for part in x.values()]).sum(0)
-            return {k: moved(p.space, x[k], t, 0.1 * seen) for k, p in self.process.parts.items()}
-        return moved(self.process.space, x, t, torch.zeros(len(x), dtype=F64))
-
-
-def moved(space: Any, x: Tensor, t: float, other: Tensor) -> Tensor:
-    """exp of a smooth tangent field at x: sines of the state's entries, of the time and of the rest."""
-    u = x.flatten(-2) if isinstance(space, SO3) else x
-    d = 3 if isinstance(space, SO3) else x.shape[-1]
-    wave = torch.sin(torch.linspace(0.3, 1.7, u.shape[-1] * d, dtype=F64)).reshape(u.shape[-1], d)
-    phase = torch.sin(u) if isinstance(space, Torus) else u
-    field = 0.7 * torch.sin(phase @ wave + 1.3 * t + other.reshape(-1, *(1,) * (u.ndim - 1)))
-    return space.exp(x, space.tangent(x, field))
 
 
 def mixture(process: Gaussian) -> Mixture:

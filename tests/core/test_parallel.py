@@ -36,7 +36,7 @@ from gendiff.random import Noise
 from gendiff.samplers import Progress, sample
 from gendiff.solvers import DEIS, PNDM, RK4, Adams, Churn, Langevin, OnePath, SASolver, Solver, UniPC
 from gendiff.spaces import State, map_state, tensors
-from gendiff.testing import distance
+from gendiff.testing import Smooth, distance
 
 F64 = torch.float64
 MEANS = torch.tensor([[1.0, 0.3], [-0.8, 0.5], [0.1, -1.0]], dtype=F64)
@@ -58,26 +58,12 @@ class Counted:
         return self.denoiser(x, t, **cond)
 
 
-class Smooth:
-    """Predictions that depend smoothly on the state, its time and a condition, on any space."""
-
-    def __init__(self, process: Any, two: bool = False) -> None:
-        self.process, self.two = process, two
+class Twofold(Smooth):
+    """Two predictions: the state goes back towards the other one."""
 
     def __call__(self, x: State, t: Any, **cond: Any) -> Any:
-        process, push = self.process.masked(cond.get("mask")), cond["push"]
-        time = torch.as_tensor(t, dtype=F64).expand(len(push))
-
-        def part(space: Any, x: Tensor) -> Tensor:
-            u = x.flatten(-2) if isinstance(space, SO3) else x
-            d = 3 if isinstance(space, SO3) else x.shape[-1]
-            wave = torch.sin(torch.linspace(0.3, 1.7, u.shape[-1] * d, dtype=F64)).reshape(u.shape[-1], d)
-            phase = (push + 1.3 * time).reshape(-1, *(1,) * (u.ndim - 1))
-            return space.project(space.exp(x, space.tangent(x, 0.5 * torch.sin(torch.sin(u) @ wave + phase))))
-
-        space = process.space
-        x0 = space.each(lambda name, own: part(own, x[name])) if isinstance(x, dict) else part(space, x)
-        return Prediction(x0, space.lerp(x0, x, 0.1)) if self.two else x0
+        x0 = super().__call__(x, t, **cond)
+        return Prediction(x0, self.process.space.lerp(x0, x, 0.1))
 
 
 SOLVERS: list[Solver] = [
@@ -125,7 +111,7 @@ def test_at_tolerance_zero_it_is_the_solver(where: str, solver: Solver) -> None:
 def test_two_predictions_and_callbacks_and_classes() -> None:
     cond, solver = {"push": torch.zeros(4, dtype=F64)}, DPMpp2M(6)
     process, like = SPACES["flat"]
-    denoiser = Smooth(process, two=True)
+    denoiser = Twofold(process)
     seen: list[list[Progress]] = [[], []]
     ends = [
         sample(denoiser, like, solver=chosen, noise=Noise.of(3, 4), cond=cond, callback=into.append)

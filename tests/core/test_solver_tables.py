@@ -63,7 +63,7 @@ from gendiff.solvers import (
     adams,
 )
 from gendiff.spaces import State
-from gendiff.testing import check_order
+from gendiff.testing import Smooth, check_order
 from gendiff.times import Fixed, Grid
 
 F64 = torch.float64
@@ -72,25 +72,6 @@ MEANS = torch.tensor([[1.0, 0.3], [-0.8, 0.5], [0.1, -1.0]], dtype=F64)
 
 def mixture(process: Gaussian) -> Mixture:
     return Mixture(process, MEANS, 0.2, torch.tensor([0.5, 0.3, 0.2], dtype=F64))
-
-
-class Smooth:
-    """A denoiser that depends smoothly on state and time."""
-
-    def __init__(self, process: Any) -> None:
-        self.process = process
-
-    def __call__(self, x: State, t: float, **cond: Any) -> State:
-        if isinstance(x, dict):
-            return {k: self.part(self.process.parts[k].space, v, t) for k, v in x.items()}
-        return self.part(self.process.space, x, t)
-
-    @staticmethod
-    def part(space: Any, x: Tensor, t: float) -> Tensor:
-        u = x.flatten(-2) if isinstance(space, SO3) else x
-        d = 3 if isinstance(space, SO3) else x.shape[-1]
-        wave = torch.sin(torch.linspace(0.3, 1.7, u.shape[-1] * d, dtype=F64)).reshape(u.shape[-1], d)
-        return space.exp(x, space.tangent(x, 0.5 * torch.sin(torch.sin(u) @ wave + 1.3 * t)))
 
 
 @dataclass(frozen=True)

@@ -156,8 +156,12 @@ def test_the_command_line_trains_samples_judges_and_cites(tmp_path: Path, capsys
     assert main(["evaluate", str(run), "-n", "8", "--json", str(tmp_path / "e.json")]) == 0
     numbers = json.loads((tmp_path / "e.json").read_text())
     assert set(numbers["generated"]) == set(numbers["floor"]) != set()
-    assert main(["bench", str(run), "-n", "2", "--steps", "2", "4", "--reference", "8"]) == 0
-    capsys.readouterr()
+    fit = ["--steps", "3", "--pilots", "12", "--rounds", "0", "--guidance", "1.5"]
+    assert main(["calibrate", str(run), "label=4", *fit]) == 0
+    assert "3 steps" in capsys.readouterr().out
+    assert main(["bench", str(run), "-n", "2", "--steps", "2", "3", "--reference", "8", "--guidance", "1.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("Calibrated")] == ["3"]
     assert main(["cite", str(run)]) == 0
     assert "lipman2023flow" in capsys.readouterr().out
 
