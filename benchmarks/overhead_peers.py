@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers import k_sampling
+from peers.k_diffusion import k_sampling
 from torch import Tensor
 
 from gendiff import EDM, Gaussian, Linear, Noise, sample

@@ -7,86 +7,106 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 
+from torch import nn
+
 USED_BY: dict[str, tuple[str, ...]] = {
+    # heads
     "Eps": ("ho2020ddpm",),
     "V": ("salimans2022progressive",),
-    "Velocity": (
-        "lipman2023flow",
-        "liu2023rectified",
-    ),
+    "Velocity": ("lipman2023flow", "liu2023rectified"),
     "EDMHead": ("karras2022edm",),
     "Tangent": ("chen2024riemannian",),
+    "Score": ("song2021sde",),
+    "PathVelocity": ("ma2024sit",),
+    # schedules
     "VP": ("song2021sde",),
     "VE": ("song2021sde",),
-    "Cosine": ("nichol2021improved",),
     "EDM": ("karras2022edm",),
-    "Linear": (
-        "lipman2023flow",
-        "liu2023rectified",
-    ),
+    "Cosine": ("nichol2021improved",),
+    "TrigFlow": ("lu2025scm",),
+    "Sigmoid": ("jabri2023rin", "chen2023importance"),
+    "Laplace": ("hang2024laplace",),
+    "Linear": ("lipman2023flow", "liu2023rectified"),
     "Exponential": ("yim2023frameflow",),
-    "Shifted": ("esser2024sd3",),
+    "Shifted": ("esser2024sd3", "hoogeboom2023simple"),
     "Discrete": ("ho2020ddpm",),
+    "ZeroTerminal": ("lin2023zsnr",),
+    # spaces and processes
+    "Centered": ("kohler2020equivariant", "hoogeboom2022equivariant"),
     "Geodesic": ("chen2024riemannian",),
-    "Centered": ("kohler2020equivariant",),
-    "DDIM": ("song2021ddim",),
+    "BrownianSO3": ("leach2022so3", "yim2023framediff"),
+    "Absorbing": ("austin2021d3pm", "sahoo2024mdlm"),
+    "UniformCategories": ("hoogeboom2021multinomial", "austin2021d3pm"),
+    "RateMatching": ("campbell2024multiflow", "gat2024dfm"),
+    # solvers
     "Euler": ("song2021ddim",),
+    "DDIM": ("song2021ddim",),
     "DDPM": ("ho2020ddpm",),
-    "Heun": ("karras2022edm",),
     "EulerMaruyama": ("song2021sde",),
+    "Heun": ("karras2022edm",),
+    "Churn": ("karras2022edm",),
+    "DPMSolver": ("lu2022dpm",),
+    "DPMpp2S": ("lu2022dpmpp",),
+    "DPMpp2M": ("lu2022dpmpp",),
+    "Adams": ("zhang2023deis", "xue2023sasolver"),
+    "Points": ("lu2022dpmpp",),
+    "Circle": ("karras2022edm", "lu2025scm"),
+    "UniPC": ("zhao2023unipc",),
+    "PNDM": ("liu2022pndm",),
     "Langevin": ("song2021sde",),
     "AnnealedLangevin": ("song2019ncsn",),
     "Parallel": ("shih2023paradigms",),
-    "DPMpp2M": ("lu2022dpmpp",),
-    "Circle": ("karras2022edm", "lu2025scm"),
     "Adaptive": ("dormand1980rk", "gustafsson1991control"),
     "EvenSteps": ("dormand1980rk",),
+    "Hutchinson": ("hutchinson1989trace", "grathwohl2019ffjord"),
+    # grids
     "Karras": ("karras2022edm",),
+    "LogSNRGrid": ("lu2022dpm",),
+    "BetaGrid": ("lee2024beta",),
+    "ShiftedGrid": ("esser2024sd3",),
+    "AlignYourSteps": ("sabour2024ays",),
+    "Trailing": ("lin2023zsnr",),
     "UpAndDown": ("lugmayr2022repaint",),
-    "Given": ("lugmayr2022repaint",),
-    "Guided": ("ho2022cfg",),
-    "Autoguided": ("karras2024auto",),
+    "Restart": ("xu2023restart",),
+    "From": ("meng2022sdedit",),
+    # training
     "LogNormal": ("karras2022edm",),
     "LogitNormal": ("esser2024sd3",),
-    "MinSNR": ("hang2023minsnr",),
-    "Trailing": ("lin2023zsnr",),
-    "Noise": ("salmon2011philox",),
-    "DiT": ("peebles2023dit",),
-    "TrigFlow": ("lu2025scm",),
-    "Sigmoid": ("jabri2023rin",),
-    "Laplace": ("hang2024laplace",),
-    "ZeroTerminal": ("lin2023zsnr",),
-    "Score": ("song2021sde",),
-    "PathVelocity": ("ma2024sit",),
     "Mode": ("esser2024sd3",),
     "CosineInterpolated": ("hoogeboom2023simple",),
     "LossBins": ("nichol2021improved",),
     "Learned": ("nichol2021improved",),
-    "BetaGrid": ("lee2024beta",),
-    "AlignYourSteps": ("sabour2024ays",),
-    "Restart": ("xu2023restart",),
-    "Transport": ("tong2024otcfm",),
+    "MinSNR": ("hang2023minsnr",),
+    "Transport": ("tong2024otcfm", "pooladian2023multisample"),
     "Sinkhorn": ("cuturi2013sinkhorn", "tong2024otcfm"),
-    "Aligned": ("klein2023equivariant",),
-    "Immiscible": ("li2024immiscible",),
+    "Aligned": ("kabsch1976rotation", "klein2023equivariant", "song2023hybrid"),
+    "Immiscible": ("li2024immiscible", "li2025miscibility"),
     "Paired": ("liu2023rectified",),
     "Profiles": ("karras2024edm2",),
-    "Reward": ("singhal2025fksteering",),
-    "Likelihood": ("wu2023tds",),
-    "MMPS": ("rozet2024mmps",),
-    "TMPD": ("boys2023tmpd",),
-    "PiGDM": ("song2023pigdm",),
-    "DiffPIR": ("zhu2023diffpir",),
-    "DPS": ("chung2023dps",),
+    # guidance, what is known, particles
+    "Guided": ("ho2022cfg",),
+    "Scale": ("ho2022cfg",),
+    "Autoguided": ("karras2024auto",),
+    "Classified": ("dhariwal2021beat",),
     "APG": ("sadat2024apg",),
     "ZeroStar": ("fan2025cfgzero",),
     "Within": ("kynkaanniemi2024interval",),
     "PlusPlus": ("chung2024cfgpp",),
     "Rescaled": ("lin2023zsnr",),
-    "Classified": ("dhariwal2021beat",),
-    "Absorbing": ("austin2021d3pm", "sahoo2024mdlm"),
-    "UniformCategories": ("austin2021d3pm",),
-    "RateMatching": ("campbell2024multiflow", "gat2024dfm"),
+    "Given": ("song2021sde", "lugmayr2022repaint"),
+    "MMPS": ("rozet2024mmps",),
+    "TMPD": ("boys2023tmpd",),
+    "PiGDM": ("song2023pigdm",),
+    "DiffPIR": ("zhu2023diffpir",),
+    "DPS": ("chung2023dps",),
+    "Reward": ("singhal2025fksteering",),
+    "Likelihood": ("wu2023tds",),
+    # numbers and networks
+    "Noise": ("salmon2011philox",),
+    "DiT": ("peebles2023dit",),
+    "UNet": ("ronneberger2015unet", "dhariwal2021beat"),
+    "Attention": ("henry2020qknorm",),
+    "Rotary": ("su2021roformer",),
 }
 
 
@@ -103,7 +123,9 @@ def parts_of(thing: Any, seen: set[int]) -> Iterator[Any]:
         inner = list(thing)
     elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         inner = [getattr(thing, f.name) for f in dataclasses.fields(thing)]
-    for name in ("parts", "domain", "denoiser", "sampler", "head", "process", "space", "network"):
+    elif isinstance(thing, nn.Module):
+        inner = list(thing.children())
+    for name in ("parts", "domain", "denoiser", "sampler", "head", "process", "space", "network", "positions"):
         inner += [getattr(thing, name)] if name in dir(thing) and not isinstance(thing, type) else []
     for item in inner:
         yield from parts_of(item, seen)
@@ -126,6 +148,8 @@ def cite(*things: Any) -> str:
     extra: dict[str, None] = {}
     for thing in things:
         for part in parts_of(thing, set()):
-            keys.update(dict.fromkeys(USED_BY.get(type(part).__name__, ())))
-            extra.update(dict.fromkeys(vars(type(part)).get("citations", ())))
+            kind = type(part)
+            ours = kind.__module__.partition(".")[0] == "gendiff"
+            keys.update(dict.fromkeys(USED_BY.get(kind.__name__, ()) if ours else ()))
+            extra.update(dict.fromkeys(vars(kind).get("citations", ())))
     return "\n\n".join([*(known[key] for key in keys), *extra])

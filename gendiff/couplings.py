@@ -7,7 +7,7 @@ fewer steps to follow (Tong et al. 2024; Pooladian et al. 2023).
     Transport     the permutation of a batch's z with the least sum of dist2(x0, z)                           (exact)
     Sinkhorn      z_j drawn with probability plan_ij, the plan of transport with entropy                (Cuturi 2013)
     Aligned       z rotated onto x0, for clouds of points          (Kabsch 1976; Klein et al. 2023; Song et al. 2023)
-    Immiscible    the nearest of several z                                                          (Li et al. 2024)
+    Immiscible    the nearest of several z                                                    (Li et al. 2024, 2025)
     Paired        a z from which a model made this x0: reflow                                       (Liu et al. 2023)
 
 Only noise moves: an example keeps its state, its conditions and its mask. Noise is exchanged between samples of equal

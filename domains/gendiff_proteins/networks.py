@@ -47,6 +47,15 @@ def full_precision(like: Tensor) -> torch.autocast:
 class PointAttention(nn.Module):
     """Invariant point attention in one fused attention call. `h` [B, N, c], frames [B, N, ...] -> update of `h`."""
 
+    citations = (
+        "@misc{jumper2021alphafold,\n"
+        "  author = {Jumper, John and Evans, Richard and Pritzel, Alexander and others},\n"
+        "  title = {Highly accurate protein structure prediction with {AlphaFold}},\n"
+        "  howpublished = {Nature},\n"
+        "  year = {2021}\n"
+        "}",
+    )
+
     def __init__(self, width: int, heads: int, channels: int = 16, points: int = 4, values: int = 4) -> None:
         super().__init__()
         self.heads, self.channels, self.points, self.values = heads, channels, points, values

@@ -75,7 +75,7 @@ class TrigFlow(Schedule):
 
 @dataclass(frozen=True)
 class Sigmoid(Schedule):
-    """Variance preserving, alpha^2 a piece of a falling sigmoid stretched to [0, 1] (Jabri et al. 2022; Chen 2023).
+    """Variance preserving, alpha^2 a piece of a falling sigmoid stretched to [0, 1] (Jabri et al. 2023; Chen 2023).
 
     With u = (start + t (end - start))/tau: alpha^2 = (s(end/tau) - s(u))/(s(end/tau) - s(start/tau)), s the logistic
     function; written by expm1, so that no digits are lost at either end.

@@ -7,11 +7,14 @@ import re
 
 import numpy as np
 import pytest
+from torch import nn
 
 import gendiff
+import gendiff.editing
 import gendiff.losses
 import gendiff.nn
 import gendiff.ode
+import gendiff.solvers
 import gendiff.times
 from gendiff import Denoiser, EDMHead, Gaussian, Guided, Heads, Heun, Joint, Tangent, Velocity, cite
 from gendiff.citations import USED_BY, papers
@@ -94,9 +97,10 @@ def test_values_that_are_not_finite_are_refused(measure) -> None:
 
 
 def test_every_citation_is_of_something_that_exists() -> None:
-    modules = (gendiff, gendiff.losses, gendiff.nn, gendiff.ode, gendiff.times)
+    modules = (gendiff, gendiff.editing, gendiff.losses, gendiff.nn, gendiff.ode, gendiff.solvers, gendiff.times)
     known = {name for module in modules for name in dir(module)}
     listed = papers()
+    assert set(listed) == {key for keys in USED_BY.values() for key in keys}, "a paper that nothing cites"
     for name, keys in USED_BY.items():
         assert name in known, f"{name} is cited but does not exist"
         for key in keys:
@@ -124,6 +128,17 @@ def test_citations_go_through_everything_a_model_is_built_of() -> None:
         "karras2022edm",
     ):
         assert text.count("{" + key + ",") == 1, key
+
+    # Solvers that are made of Adams, and what stands inside networks.
+    for solver, key in (
+        (gendiff.DEIS(8), "zhang2023deis"),
+        (gendiff.SASolver(8), "xue2023sasolver"),
+        (gendiff.DPMpp3M(8), "lu2022dpmpp"),
+    ):
+        assert "{" + key + "," in cite(solver), key
+    network = gendiff.nn.DiT(1, in_channels=1, out_channels=1, width=16, depth=1, heads=1)
+    text = cite(nn.Sequential(nn.Linear(1, 1), network))
+    assert re.findall(r"@misc{(\w+)", text) == ["peebles2023dit", "henry2020qknorm", "su2021roformer"]
 
     class Mine:
         citations = ("@misc{me2026, title = {Mine}}",)

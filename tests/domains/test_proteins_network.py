@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from gendiff import cite
 from gendiff.domain import collate
 from gendiff.random import Noise
 from gendiff.rotations import exp_so3, uniform
@@ -148,3 +149,7 @@ def test_bfloat16_keeps_geometry_exact() -> None:
         out, again = (network(s, t, mask=mask, fold=fold) for s in (x, moved))
     assert all(value.dtype == torch.float32 for value in out.values())
     assert largest(again["pos"] - out["pos"] @ turn.mT, mask) < 0.05 * largest(out["pos"], mask)
+
+
+def test_the_network_cites_what_it_is_built_of() -> None:
+    assert "jumper2021alphafold" in cite(networks()[0])
