@@ -29,7 +29,7 @@ from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.samplers import sample
 from gendiff.solvers import Euler, Solver
-from gendiff.spaces import Space, State, leaves, map_state, tensors
+from gendiff.spaces import Product, Space, State, leaves, map_state, tensors
 from gendiff.times import Grid, stratified
 
 
@@ -263,7 +263,8 @@ class Smooth:
             field = torch.sin(u @ wave.reshape(u.shape[-1], -1) + phase.reshape(-1, *(1,) * (u.ndim - 1)))
             return space.exp(x, space.tangent(x, 0.5 * field))
 
-        return space.project(space.each(lambda name, own: one(own, x[name])) if isinstance(x, dict) else one(space, x))
+        x0 = space.each(lambda name, own: one(own, x[name])) if isinstance(space, Product) else one(space, x)
+        return space.project(x0)
 
 
 def randomised(network: nn.Module, seed: int = 0) -> nn.Module:

@@ -68,17 +68,19 @@ class Copies:
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 @torch.no_grad()
 def test_operations_and_states_are_as_few_as_the_table_has_numbers(solver: Solver) -> None:
-    """A row costs a multiplication, an addition for each weight, two for fresh noise, one for a rate; no more is held
-    than the start of the move, its end, and the predictions that are mixed."""
+    """A row costs a multiplication (none where it keeps the state whole, as rates do at alpha = 1), an addition for
+    each weight, two for fresh noise, one for a rate; no more is held than the start of the move, its end, and the
+    predictions that are mixed."""
     rows = solver.rows(Copies.process)
     weights = sum(sum(w != 0 for w in row.weights) for row in rows)
     evaluations = sum(row.at is not None for row in rows)
     rates = sum(row.at is not None and row.norms is not None for row in rows)
     drawn = sum(row.draws for row in rows)
+    whole = sum(row.norms is not None and abs(row.move.keep + row.move.pull / row.norms[1] - 1) < 1e-15 for row in rows)
     with Costs(LIKE) as costs:
         sample(Copies(), LIKE, solver=solver, noise=Plain(0, torch.arange(2)))
     made = 2 + evaluations  # the prior's draw and its scaling, and the predictions
-    assert costs.operations - made == len(rows) + weights + 2 * drawn + rates
+    assert costs.operations - made == len(rows) - whole + weights + 2 * drawn + rates
     # A rate is made beside the prediction that it is the rate of, from a state that is then left.
     beside = any(row.redo and row.norms is not None for row in rows)
     stirred = any(row.draws for row in rows)
