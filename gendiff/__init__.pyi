@@ -99,6 +99,7 @@ from .solvers import AnnealedLangevin as AnnealedLangevin
 from .solvers import Calibrated as Calibrated
 from .solvers import Churn as Churn
 from .solvers import Circle as Circle
+from .solvers import Consistency as Consistency
 from .solvers import DPMpp2M as DPMpp2M
 from .solvers import DPMpp2S as DPMpp2S
 from .solvers import DPMpp3M as DPMpp3M

@@ -130,14 +130,15 @@ def run(
     history = list(past)
     shown = history[0] if history else None
     split: Prediction | None = None
-    base, drawn = x, first
+    base, drawn, end = x, first, None
     for number, row in enumerate(rows[first:], first):
         if row.move is None:
             x = base = process.renoise(x, row.t, row.s, up.at(number), row.spread)
             history, shown = [], None
         else:
-            if not row.redo:
-                base, drawn = x, number
+            base = base if row.redo else x
+            if not (row.redo and row.s == end):  # a move that is redone to the same end keeps its noise
+                drawn, end = number, row.s
             if row.at is not None:
                 del history[depth - 1 :]
                 prediction = denoiser(x, row.at, **cond)

@@ -18,6 +18,7 @@ from gendiff.solvers.single import DDIM as DDIM
 from gendiff.solvers.single import DDPM as DDPM
 from gendiff.solvers.single import RK4 as RK4
 from gendiff.solvers.single import Churn as Churn
+from gendiff.solvers.single import Consistency as Consistency
 from gendiff.solvers.single import DPMpp2S as DPMpp2S
 from gendiff.solvers.single import DPMSolver as DPMSolver
 from gendiff.solvers.single import Euler as Euler
@@ -29,6 +30,7 @@ from gendiff.solvers.table import Past as Past
 from gendiff.solvers.table import Row as Row
 from gendiff.solvers.table import Solver as Solver
 from gendiff.solvers.views import Circle as Circle
+from gendiff.solvers.views import HalfSlope as HalfSlope
 from gendiff.solvers.views import Points as Points
 from gendiff.solvers.views import Rates as Rates
 from gendiff.solvers.views import View as View
@@ -40,6 +42,7 @@ from gendiff.solvers.weights import Variable as Variable
 from gendiff.solvers.weights import adams as adams
 from gendiff.solvers.weights import heun as heun
 from gendiff.solvers.weights import multistep2 as multistep2
+from gendiff.solvers.weights import multistep3 as multistep3
 from gendiff.solvers.weights import noisy as noisy
 from gendiff.solvers.weights import posterior as posterior
 from gendiff.solvers.weights import unipc as unipc

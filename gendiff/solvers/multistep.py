@@ -1,6 +1,7 @@
 r"""Solvers that remember: one evaluation a step, the order from the past.
 
     DPMpp2M        points  (1 + h/2h', -h/2h')                       order 2 (Lu et al. 2022b, Alg. 2); eta: its SDE
+    DPMpp3M        points, three, as published                       order 2
     Adams          any view, interpolated in any variable            any order; see `views` and `weights`
     UniPC          points, the rule of Zhao et al. (2023)            order + 1 with its corrector
     PNDM           rates, constants, first step by the trapezoid     order 2 warming up to 4 (Liu et al. 2022)
@@ -18,8 +19,8 @@ from typing import ClassVar
 from gendiff.errors import SamplerError
 from gendiff.processes import Leaf, Process
 from gendiff.solvers.table import Past, Row, Solver
-from gendiff.solvers.views import Circle, Points, Rates, View, leads, norms
-from gendiff.solvers.weights import Clock, Index, LogSNR, multistep2, noisy, unipc
+from gendiff.solvers.views import Circle, HalfSlope, Points, Rates, View, leads, norms
+from gendiff.solvers.weights import Clock, Index, LogSNR, adams, multistep2, multistep3, noisy, unipc
 from gendiff.spaces import leaves
 from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, PowerGrid
 
@@ -29,8 +30,10 @@ class DPMpp2M(Solver):
     """DPM-Solver++(2M): one evaluation a step, second order, from the last two predictions.
 
     Args:
-        eta: Noise of the reverse SDE: 1 is SDE-DPM-Solver++(2M), first order.
+        eta: Noise of the reverse SDE: 1 is SDE-DPM-Solver++(2M), first order; the square of k-diffusion's.
         spread: Factor on that noise.
+        settle: Whether the last step is of first order wherever it ends, as diffusers has it with fewer than 15 steps;
+            into sigma = 0 it is that anyway.
     """
 
     order: ClassVar[int] = 2
@@ -38,9 +41,11 @@ class DPMpp2M(Solver):
     times: Grid = field(default_factory=LinearGrid)
     eta: float = 0.0
     spread: float = 1.0
+    settle: bool = False
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
-        weights = process.per_part(lambda leaf: multistep2(leaf, past[-1], t, s) if past else (1.0,))
+        two = past and not (self.settle and not past.ahead)
+        weights = process.per_part(lambda leaf: multistep2(leaf, past[-1], t, s) if two else (1.0,))
         churn = process.per_part(lambda leaf: noisy(leaf, t, s, self.eta))
         yield Row(t, s, at=t, weights=weights, move=process.move(t, s, churn, self.spread))
 
@@ -81,15 +86,20 @@ class Adams(Solver):
             )
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
-        at = (t, *reversed(past))
-        order = min(4, max(2, self.steps // 5)) if self.order is None else self.order
-        corrector = order + 1 if self.corrector is None else self.corrector
+        at, order = (t, *reversed(past)), self.predicted()
         order = min(order, past.ahead + 1) if self.settle else order
+        again = list(self.correction(process, t, past))
+        yield from again
+        yield self.row(process, t, s, at[:order], None if again else t)
+
+    def correction(self, process: Process, t: float, past: Past) -> Iterator[Row]:
+        corrector = self.predicted() + 1 if self.corrector is None else self.corrector
         if corrector and past:
-            yield self.row(process, past[-1], t, at[:corrector], t, redo=True)
-            yield self.row(process, t, s, at[:order], None)
-        else:
-            yield self.row(process, t, s, at[:order], t)
+            yield self.row(process, past[-1], t, (t, *reversed(past))[:corrector], t, redo=True)
+
+    def predicted(self) -> int:
+        """The order of the predictor."""
+        return min(4, max(2, self.steps // 5)) if self.order is None else self.order
 
     def row(
         self, process: Process, t: float, s: float, nodes: Sequence[float], at: float | None, redo: bool = False
@@ -109,14 +119,47 @@ class Adams(Solver):
         )  # fmt: skip
 
 
-def DPMpp3M(steps: int = 20, times: Grid | None = None, eta: float = 0.0) -> Adams:
-    """DPM-Solver++(3M), with eta = 1 its SDE: points, in lambda, with the weights that make it third order."""
-    return Adams(steps, 3, times or Karras(), Points(LogSNR()), 0, eta, settle=steps < 15)
+@dataclass(frozen=True)
+class DPMpp3M(Solver):
+    """DPM-Solver++(3M), with eta = 1 its SDE, with the weights that are published and in use.
+
+    They give the second difference half its due and so are of second order. `Adams(n, 3, view=Points(LogSNR()),
+    corrector=0)` gives it all, and is of third.
+
+    Args:
+        eta: Noise of the reverse SDE: the square of k-diffusion's.
+        spread: Factor on that noise.
+        midpoint: Whether steps with two predictions are those of DPMpp2M (diffusers), or exact in lambda (k-diffusion).
+        settle: Lower the order over the last steps; by default with fewer than 15, as diffusers does.
+    """
+
+    order: ClassVar[int] = 2
+    steps: int = 20
+    times: Grid = field(default_factory=Karras)
+    eta: float = 0.0
+    spread: float = 1.0
+    midpoint: bool = True
+    settle: bool | None = None
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        settle = self.steps < 15 if self.settle is None else self.settle
+        nodes = (t, *reversed(past))[: min(3, past.ahead + 1) if settle else 3]
+
+        def weights(leaf: Leaf) -> tuple[float, ...]:
+            if len(nodes) == 3:
+                return multistep3(leaf, nodes, t, s, self.eta)
+            if len(nodes) == 2 and self.midpoint:
+                return multistep2(leaf, nodes[1], t, s)
+            return adams(leaf, nodes, t, s, LogSNR(), 1 + self.eta**2)
+
+        churn = process.per_part(lambda leaf: noisy(leaf, t, s, self.eta))
+        yield Row(t, s, at=t, weights=process.per_part(weights), move=process.move(t, s, churn, self.spread))
 
 
-def DEIS(steps: int = 20, order: int = 3, times: Grid | None = None) -> Adams:
-    """DEIS, tAB in log rho (Zhang & Chen 2023)."""
-    return Adams(steps, order, times or LogSNRGrid(), Rates(LogSNR()), 0)
+def DEIS(steps: int = 20, order: int = 3, times: Grid | None = None, settle: bool | None = None) -> Adams:
+    """DEIS, tAB in log rho (Zhang & Chen 2023); it settles with fewer than 15 steps, as diffusers does."""
+    settle = steps < 15 if settle is None else settle
+    return Adams(steps, order, times or LogSNRGrid(), Rates(LogSNR()), 0, settle=settle)
 
 
 def LMS(steps: int = 20, order: int = 4, times: Grid | None = None) -> Adams:
@@ -130,8 +173,8 @@ def IPNDM(steps: int = 20, order: int = 4, times: Grid | None = None) -> Adams:
 
 
 def SASolver(steps: int = 20, order: int = 3, times: Grid | None = None, eta: float = 1.0) -> Adams:
-    """SA-Solver (Xue et al. 2023): stochastic Adams, predictor and corrector in lambda."""
-    return Adams(steps, order, times or Karras(), Points(LogSNR()), order, eta, settle=True)
+    """SA-Solver (Xue et al. 2023): stochastic Adams, predictor and corrector in lambda; eta is their tau."""
+    return Adams(steps, order, times or Karras(), HalfSlope(), order, eta, settle=True)
 
 
 @dataclass(frozen=True)
@@ -155,18 +198,18 @@ class UniPC(Solver):
         return min(self.order, done + 1, ahead + 1) if self.settle else min(self.order, done + 1)
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
-        at = (t, *reversed(past))
-        order = self.at_most(len(past), past.ahead)
-        evaluate: float | None = t
+        at = (t, *reversed(past))[: self.at_most(len(past), past.ahead)]
+        again = list(self.correction(process, t, past))
+        yield from again
+        weights = process.per_part(lambda leaf: unipc(leaf, at, t, s, self.bh2, False))
+        yield Row(t, s, at=None if again else t, weights=weights, move=process.move(t, s))
+
+    def correction(self, process: Process, t: float, past: Past) -> Iterator[Row]:
         if self.corrector and past:
             # The corrector has the order of the predictor whose move it redoes.
-            before = self.at_most(len(past) - 1, past.ahead + 1)
-            r = past[-1]
-            weights = process.per_part(lambda leaf: unipc(leaf, at[: before + 1], r, t, self.bh2, True))
-            yield Row(r, t, at=t, weights=weights, redo=True, move=process.move(r, t))
-            evaluate = None
-        weights = process.per_part(lambda leaf: unipc(leaf, at[:order], t, s, self.bh2, False))
-        yield Row(t, s, at=evaluate, weights=weights, move=process.move(t, s))
+            at = (t, *reversed(past))[: self.at_most(len(past) - 1, past.ahead + 1) + 1]
+            weights = process.per_part(lambda leaf: unipc(leaf, at, past[-1], t, self.bh2, True))
+            yield Row(past[-1], t, at=t, weights=weights, redo=True, move=process.move(past[-1], t))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ r"""Solvers that start every step afresh.
     DPMSolver      rates, interpolated in lambda at r = 1/2, or 1/3 and 2/3              order 1, 2, 3 (Lu et al. 2022)
     DPMpp2S        points, the prediction at half the step in lambda                     order 2 (Lu et al. 2022b)
     Churn          EDM's: noise is added before each step of another solver              (Karras 2022, Alg. 2)
+    Consistency    to the prediction and back to fresh noise                             (Song et al. 2023, Alg. 1)
 
 Into sigma = 0 all take the first-order step, which is the last prediction itself: in points, since x/n and the rate
 that begins there would leave their rounding.
@@ -24,13 +25,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gendiff.errors import SamplerError
 from gendiff.processes import Gaussian, Leaf, Move, Process
 from gendiff.solvers.table import Past, Row, Solver
 from gendiff.solvers.views import leads, norms
-from gendiff.solvers.weights import LogSNR, adams, heun, noisy, posterior
+from gendiff.solvers.weights import LogSNR, adams, heun, posterior, remaining
+from gendiff.spaces import leaves
 from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, schedule_of
 
 
@@ -61,22 +63,58 @@ class DDIM(Solver):
     times: Grid = field(default_factory=LinearGrid)
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
-        churn = process.per_part(lambda leaf: self.eta * posterior(leaf, t, s))
-        yield Row(t, s, at=t, move=process.move(t, s, churn, self.spread))
+        yield Row(t, s, at=t, move=ancestral(process, t, s, self.eta, self.spread))
 
 
 @dataclass(frozen=True)
 class DDPM(Solver):
-    """Ancestral sampling with the posterior's variance (Ho et al. 2020, "fixed small"); exact as steps grow."""
+    """Ancestral sampling; exact as steps grow.
+
+    Args:
+        spread: Factor on the noise.
+        large: Whether its variance is that of the forward step s -> t ("fixed large" of Ho et al. 2020), instead of
+            the posterior's ("fixed small").
+    """
 
     order: ClassVar[int] = 1
     steps: int = 100
     spread: float = 1.0
     times: Grid = field(default_factory=LinearGrid)
+    large: bool = False
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         churn = process.per_part(lambda leaf: posterior(leaf, t, s))
-        yield Row(t, s, at=t, move=process.move(t, s, churn, self.spread))
+        # The forward step's deviation is sigma_t/sigma_s times the posterior's.
+        spread = process.per_part(
+            lambda leaf: self.spread * (leaf.schedule(t)[1] / leaf.schedule(s)[1] if self.large and s > 0 else 1.0)
+        )
+        yield Row(t, s, at=t, move=process.move(t, s, churn, spread))
+
+
+@dataclass(frozen=True)
+class Consistency(Solver):
+    """Each step goes all the way to the prediction and back to fresh noise (Song et al. 2023, Alg. 1).
+
+    For models whose single prediction is a sample; with others it is DDIM with noise in full.
+
+    Args:
+        low: sigma/alpha of the noise that is still in predictions: a consistency model's sigma_min.
+    """
+
+    order: ClassVar[int] = 1
+    steps: int = 2
+    times: Grid = field(default_factory=Karras)
+    low: float = 0.0
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        yield Row(t, s, at=t, move=process.per_part(lambda leaf: self.move(leaf, t, s)))
+
+    def move(self, leaf: Leaf, t: float, s: float) -> Any:
+        """x_s = alpha_s x0 + sqrt(sigma_s^2 - alpha_s^2 low^2) z on flat spaces; elsewhere the full churn."""
+        alpha, sigma = leaf.schedule(s)
+        if not isinstance(leaf, Gaussian):
+            return leaf.move(t, s, sigma)
+        return Move(0.0, alpha, math.sqrt(max(sigma * sigma - (alpha * self.low) ** 2, 0.0)))
 
 
 @dataclass(frozen=True)
@@ -183,24 +221,41 @@ class DPMSolver(Solver):
     Args:
         order: Of every step.
         orders: Of the steps one by one, instead; missing ones are `order`.
+        eta: Share of the posterior's noise that is added, at orders 1 and 2: k-diffusion's DPM2 a.
+        spread: Factor on that noise.
+
+    Raises:
+        SamplerError: For other orders, and noise at order 3.
     """
 
     steps: int = 10
     order: int = 2  # type: ignore[misc]
     orders: tuple[int, ...] = ()
     times: Grid = field(default_factory=LogSNRGrid)
+    eta: float = 0.0
+    spread: float = 1.0
+
+    def __post_init__(self) -> None:
+        every = {self.order, *self.orders}
+        if not every <= {1, 2, 3} or (self.eta and 3 in every):
+            raise SamplerError(
+                f"DPMSolver got orders {sorted(every)} and eta={self.eta}",
+                "orders 1, 2 or 3, and noise at 1 and 2 only",
+                "DPMSolver(order=2, eta=1.0)",
+            )
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         order = self.orders[len(past)] if len(past) < len(self.orders) else self.order
-        schedule = schedule_of(process)
-        now, then = schedule.logsnr(t), schedule.logsnr(s)
+        schedule, move = schedule_of(process), ancestral(process, t, s, self.eta, self.spread)
+        now, then = schedule.logsnr(t), remaining(leaf_of(process), t, s, self.eta)
         if order == 1 or not math.isfinite(then - now):
-            yield Row(t, s, at=t, move=process.move(t, s))
+            yield Row(t, s, at=t, move=move)
             return
         between = [schedule.time(now + (then - now) * k / order) for k in range(1, order)]
         yield stage(process, t, between[0], t, (t,), (1.0,))
         if order == 2:
-            yield stage(process, t, s, between[0], (between[0], t), (1.0, 0.0), redo=True, last=True)
+            half = stage(process, t, s, between[0], (between[0], t), (1.0, 0.0), redo=True, last=True)
+            yield replace(half, move=move)
             return
         u, v = between
         yield stage(process, t, v, u, (u, t), None, redo=True)
@@ -210,24 +265,31 @@ class DPMSolver(Solver):
 
 @dataclass(frozen=True)
 class DPMpp2S(Solver):
-    """DPM-Solver++(2S), and with eta = 1 its ancestral form."""
+    """DPM-Solver++(2S): the prediction that moves is made halfway in lambda.
+
+    Args:
+        eta: Share of the posterior's noise that is added: with 1 the ancestral form.
+        spread: Factor on that noise.
+        inner: Whether the half step gets its own noise too, and ends halfway to s: k-diffusion's DPM++ SDE. Else it
+            ends halfway to where the noise is added.
+    """
 
     order: ClassVar[int] = 2
     steps: int = 10
     times: Grid = field(default_factory=Karras)
     eta: float = 0.0
     spread: float = 1.0
+    inner: bool = False
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
-        schedule = schedule_of(process)
-        move = process.move(t, s, process.per_part(lambda leaf: noisy(leaf, t, s, self.eta)), self.spread)
-        now, then = schedule.logsnr(t), schedule.logsnr(s)
+        schedule, move = schedule_of(process), ancestral(process, t, s, self.eta, self.spread)
+        now, then = schedule.logsnr(t), remaining(leaf_of(process), t, s, 0.0 if self.inner else self.eta)
         if not math.isfinite(then - now):
             yield Row(t, s, at=t, move=move)
             return
-        # Half of the way down, which the noise lengthens: c_down = c_s (c_s/c_t)^(eta^2).
-        u = schedule.time(now + (then - now) * (1 + self.eta**2) / 2)
-        yield Row(t, u, at=t, move=process.move(t, u), last=False)
+        u = schedule.time((now + then) / 2)
+        half = ancestral(process, t, u, self.eta if self.inner else 0.0, self.spread)
+        yield Row(t, u, at=t, move=half, last=False)
         yield Row(t, s, at=u, weights=(1.0, 0.0), redo=True, move=move)
 
 
@@ -255,7 +317,8 @@ class Churn(Solver):
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         schedule = schedule_of(process)
         alpha, sigma = schedule(t)
-        if alpha > 0 and self.low <= sigma / alpha <= self.high:
+        # Times are read off levels and back, so that a level at a bound is not at it to the last digit.
+        if alpha > 0 and self.low * (1 - 1e-9) <= sigma / alpha <= self.high * (1 + 1e-9):
             up = schedule.unclock(sigma / alpha * (1 + min(self.churn / self.steps, math.sqrt(2) - 1)))
             if up > t:
                 yield Row(t, up, spread=self.spread, last=False)
@@ -276,6 +339,16 @@ class OnePath(Solver):
         solver = replace(self.solver, steps=self.steps)  # type: ignore[type-var]
         for row in solver.step(process, t, s, past):
             yield replace(row, path=row.s < row.t)
+
+
+def ancestral(process: Process, t: float, s: float, eta: float, spread: float) -> Any:
+    """The move t -> s with eta times the posterior's noise."""
+    return process.move(t, s, process.per_part(lambda leaf: eta * posterior(leaf, t, s)), spread)
+
+
+def leaf_of(process: Process) -> Leaf:
+    """The first part, whose levels decide where a step is divided."""
+    return next(iter(leaves(process.per_part(lambda leaf: leaf))))
 
 
 def stage(

@@ -26,10 +26,11 @@ Classes are never drawn anew: a row that redoes a move moves them on, from the t
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -106,19 +107,32 @@ class Solver(ABC):
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         """The rows of the step t -> s."""
 
+    def correction(self, process: Process, t: float, past: Past) -> Iterator[Row]:
+        """The rows, if any, by which a step from t first redoes the last move, with a prediction made at t."""
+        return iter(())
+
     def rows(self, process: Process) -> list[Row]:
-        """The whole table. Upward moves renoise and forget what was predicted; a time that comes twice counts once."""
+        """The whole table. Upward moves renoise and forget what was predicted.
+
+        A time that comes twice counts once; but at the end of the grid it is a step of no length: the orders of those
+        before see one more ahead of them, and the last move is corrected if the solver does that.
+        """
         out: list[Row] = []
         past = Past()
-        moves = [(t, s) for t, s in pairwise(self.times(process, self.steps)) if t != s]
+        times = self.times(process, self.steps)
+        moves = [(t, s) for t, s in pairwise(times) if not math.isclose(t, s)]
+        still = int(len(times) > 1 and math.isclose(times[-1], times[-2]))
         for i, (t, s) in enumerate(moves):
             if s > t:
                 out.append(Row(t, s))
                 past = Past()
             else:
-                past.ahead = next((k for k, (u, v) in enumerate(moves[i + 1 :]) if v > u), len(moves) - i - 1)
+                past.ahead = next((k for k, (u, v) in enumerate(moves[i + 1 :]) if v > u), len(moves) - i - 1 + still)
                 out.extend(self.step(process, t, s, past))
                 past.append(t)
+        if still:
+            past.ahead = 0
+            out.extend(self.correction(process, times[-1], past))
         return merged(onward(process, out))
 
     def evaluations(self, process: Process) -> int:
@@ -142,18 +156,38 @@ def onward(process: Process, rows: list[Row]) -> list[Row]:
 
 
 def merged(rows: list[Row]) -> list[Row]:
-    """The rows, each corrector and the step after it made one where moves are linear; the same states to rounding."""
+    """The rows, each corrector and the step after it made one where moves are linear; the same states to rounding.
+
+    A last row that redoes such a step starts from the state that was predicted, too: what the step's weights gained,
+    u - v, its weights gain as well.
+    """
     out: list[Row] = []
+
+    def one(k: int) -> bool:
+        """Whether the rows k and k + 1 are a corrector and its step, to be made one."""
+        if not 0 <= k < len(rows) - 1:
+            return False
+        redone, row = rows[k], rows[k + 1]
+        return redone.redo and row.at is None and linear(redone.move) and linear(row.move)
+
     for k, row in enumerate(rows):
-        follows = rows[k + 1] if k + 1 < len(rows) else None
-        if row.redo and follows is not None and follows.at is None and linear(row.move) and linear(follows.move):
+        if one(k):
             continue  # the next row takes it in
-        if row.at is None and k and rows[k - 1].redo and linear(row.move) and linear(rows[k - 1].move):
+        if one(k - 1):
             redone = rows[k - 1]
             before = next(r for r in reversed(rows[: k - 1]) if not r.redo and r.move is not None)
             row = replace(row, at=redone.at, weights=joined(before, redone, row))
+        if row.redo and k == len(rows) - 1 and one(k - 2):
+            row = replace(row, weights=gained(row.weights, out[-1].weights, rows[k - 1].weights))
         out.append(row)
     return out
+
+
+def gained(weights: Any, u: Any, v: Any) -> Any:
+    """w + (u - v), u and v counted from the prediction before, by part."""
+    if isinstance(weights, dict):
+        return {k: gained(w, pick(u, k), pick(v, k)) for k, w in weights.items()}
+    return tuple(w + a - b for w, a, b in zip_longest(weights, (0.0, *u), (0.0, *v), fillvalue=0.0))
 
 
 def joined(before: Row, redone: Row, row: Row) -> Any:

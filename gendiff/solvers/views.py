@@ -58,6 +58,26 @@ class Points(View):
 
 
 @dataclass(frozen=True)
+class HalfSlope(Points):
+    """Points in lambda as SA-Solver mixes them: of two, the slope counts as if the step were even, h^2/2.
+
+    Instead of int (lambda - lambda_t) exp(p (lambda - lambda_s)) d lambda, from which it differs by O(h^3); more than
+    two are mixed exactly (Xue et al. 2023, Sec. 6, and the authors' code).
+    """
+
+    variable: Variable = field(default_factory=LogSNR)
+
+    def weights(self, leaf: Leaf, at: Sequence[float], t: float, s: float, eta: float = 0.0) -> tuple[float, ...]:
+        exact = super().weights(leaf, at, t, s, eta)
+        if len(exact) != 2:
+            return exact
+        now, then, *nodes = (leaf.schedule.logsnr(u) / 2 for u in (t, s, *at))
+        p, h = 1 + eta * eta, then - now
+        share = -p * h * h / 2 / math.expm1(-p * h) / (nodes[0] - nodes[1])
+        return (1 + share, -share) if at[0] == t else (share, 1 - share)
+
+
+@dataclass(frozen=True)
 class Rates(View):
     """Rates e = (y - x0)/c, that is noise predictions, or velocities on a flow's clock.
 

@@ -8,7 +8,7 @@ With c = sigma/alpha and y the state on the clock, the probability flow's exact 
 
 for predictions at the nodes c_j, L_j the Lagrange polynomials in any variable q(c). The variable makes the family:
 
-    points, q = lambda = -log c    exponential Adams: DPM-Solver++ 2M and 3M (up to rounding), their SDEs
+    points, q = lambda = -log c    exponential Adams: DPM-Solver++ 2M in its Heun form, SA-Solver, their SDEs
     points, q = Soft               the same, but smooth at c = 0: it may be kept at full order into the last step
     rates,  q = lambda             DEIS (tAB, logrho)
     rates,  q = c                  LMS
@@ -167,6 +167,13 @@ def noisy(leaf: Leaf, t: float, s: float, eta: float) -> float:
     return sigma_s * math.sqrt(max(1 - share ** (2 * eta * eta), 0.0))
 
 
+def remaining(leaf: Leaf, t: float, s: float, eta: float) -> float:
+    """The log-SNR that an ancestral step t -> s reaches before its noise is added, that noise being eta sigma_q."""
+    alpha, sigma = leaf.schedule(s)
+    down = sigma * sigma - (eta * posterior(leaf, t, s)) ** 2
+    return math.log(alpha * alpha / down) if down > 0 else inf
+
+
 def heun(c_t: float, c_s: float) -> tuple[float, ...]:
     """Weights of (D_s, D_t) for the trapezoid from clock c_t to c_s."""
     return (c_t / (2 * c_s), 1 - c_t / (2 * c_s))
@@ -177,6 +184,25 @@ def multistep2(leaf: Leaf, r: float, t: float, s: float) -> tuple[float, ...]:
     before, now, then = (leaf.schedule.logsnr(u) for u in (r, t, s))
     share = (then - now) / (2 * (now - before))
     return (1 + share, -share) if math.isfinite(share) and share > 0 else (1.0,)
+
+
+def multistep3(leaf: Leaf, nodes: Sequence[float], t: float, s: float, eta: float) -> tuple[float, ...]:
+    """Weights of (D_t, D_r, D_q), nodes (t, r, q), for the step t -> s of DPM-Solver++(3M); of two if one is infinite.
+
+    With h the step in lambda, p = 1 + eta^2, the Newton polynomial D_t + d1 u/h + d2 (u/h)^2 through the three is
+    integrated against exp(p u), but for half of d2 (Lu et al. 2022b and all who followed): a rule of second order.
+    """
+    lam = [leaf.schedule.logsnr(u) / 2 for u in nodes]
+    p, h = 1 + eta * eta, leaf.schedule.logsnr(s) / 2 - lam[0]
+    if not math.isfinite(h + sum(lam)):
+        return adams(leaf, nodes[:2], t, s, LogSNR(), p)
+    r0, r1 = (lam[0] - lam[1]) / h, (lam[1] - lam[2]) / h
+    whole = -math.expm1(-p * h)
+    phi2 = 1 - whole / (p * h)
+    phi3 = phi2 / (p * h) - 0.5
+    near = (phi2 * (1 + r0 / (r0 + r1)) - phi3 / (r0 + r1)) / (r0 * whole)
+    far = (phi3 - phi2 * r0) / ((r0 + r1) * r1 * whole)
+    return 1 + near, far - near, -far
 
 
 def unipc(leaf: Leaf, at: Sequence[float], t: float, s: float, bh2: bool, ahead: bool) -> tuple[float, ...]:

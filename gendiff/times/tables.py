@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from gendiff.processes import Process
 from gendiff.schedules import Discrete
 from gendiff.times.common import schedule_of
@@ -63,11 +65,12 @@ class Linspace(Grid):
     dropped: int = 0
 
     def __call__(self, process: Process, steps: int) -> list[float]:
-        schedule, between = schedule_of(process), counted(steps) + self.dropped - 1
-        shares = [i / between if between else 0.0 for i in range(steps)]
+        schedule, total = schedule_of(process), counted(steps) + self.dropped
         if not isinstance(schedule, Discrete):
-            return [self.start + (self.last - self.start) * share for share in shares] + [0.0]
-        places = [(len(schedule.betas) - 1) * (1 - share) for share in shares]
+            return [*np.linspace(self.start, self.last, total)[:steps].tolist(), 0.0]
+        # Counted from the clean end, as others do, so that halves fall to the same side.
+        last = len(schedule.betas) - 1
+        places = np.linspace(0, last, total)[::-1][:steps].tolist() if total > 1 else [float(last)]
         if self.rounded:
             return [schedule.index(round(place)) for place in places] + [0.0]
         return [self.between(schedule, place) for place in places] + [0.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from gendiff.oracles import Mixture
 from gendiff.random import Noise
 from gendiff.samplers import sample
 from gendiff.schedules import Schedule
-from gendiff.solvers import DEIS, LMS, PNDM, Adams, DPMSolver, LogSNR, Points, Solver, UniPC
+from gendiff.solvers import DEIS, LMS, PNDM, Adams, Consistency, DPMSolver, LogSNR, Points, Solver, UniPC
 from gendiff.testing import Recorded
 from gendiff.times import Levels
 
@@ -48,18 +49,27 @@ def with_zero(sigmas: Tensor) -> Levels:
 def test_unipc(golden: Golden, mixture: Any, tag: str, order: int, bh2: bool) -> None:
     g, model = golden("traj_unipc"), mixture(Discrete.linear())
     states, sigma = g[f"{tag}__states"], g[f"{tag}__model_sigma"]
-    # The bh1 case repeats its last level instead of going to zero: a step of no length.
-    run = moves(model, UniPC(7, order, with_zero(sigma), bh2=bh2), states[0])
-    last = 7 if tag == "unipc2_bh1_karras" else 8
-    close(run[:last], states[:last])
+    # The bh1 case repeats its last level instead of going to zero: a step of no length, before which x is corrected.
+    still = tag == "unipc2_bh1_karras"
+    levels = Levels((*sigma.tolist(), float(sigma[-1]))) if still else with_zero(sigma)
+    solver = UniPC(7, order, levels, bh2=bh2)
+    run = moves(model, solver, states[0])
+    close(run, states[: len(run)])
+    assert len(run) == (7 if still else 8)
+    close(sample(model, states[0], solver=solver, noise=Noise.of(0, 8), start=states[0]), states[-1])
 
 
 @pytest.mark.parametrize("tag", ["deis2_linspace", "deis2_karras"])
 def test_deis(golden: Golden, mixture: Any, tag: str) -> None:
     g, model = golden("traj_deis"), mixture(Discrete.linear())
     states, sigma = g[f"{tag}__states"], g[f"{tag}__model_sigma"]
-    run = moves(model, DEIS(7, 2, with_zero(sigma)), states[0])
-    close(run[:7], states[:7])
+    # Neither goes to zero: one ends at the first training time, the other repeats its last level.
+    table = model.process.schedule
+    end = table.clock(table.index(0)) if tag == "deis2_linspace" else float(sigma[-1])
+    run = moves(model, DEIS(7, 2, Levels((*sigma.tolist(), end))), states[0])
+    close(run, states[: len(run)])
+    assert len(run) == (8 if tag == "deis2_linspace" else 7)
+    torch.testing.assert_close(run[-1], states[-1], rtol=1e-8, atol=1e-9)
 
 
 def test_plms(golden: Golden, mixture: Any) -> None:
@@ -72,7 +82,9 @@ def test_plms(golden: Golden, mixture: Any) -> None:
         model, states[0], solver=PNDM(7, times=levels), noise=Noise.of(0, 8), start=states[0],
         callback=lambda p: ours.append(p.state),
     )  # fmt: skip
-    close(torch.stack(ours), states)
+    # The last level comes twice, a step of no length, which counts no more.
+    close(torch.stack(ours), states[:-1])
+    close(ours[-1], states[-1])
 
 
 def test_sde_2m(golden: Golden, mixture: Any) -> None:
@@ -89,6 +101,24 @@ def test_2m_heun_is_exponential_adams(golden: Golden, mixture: Any) -> None:
     g, model = golden("traj_dpmpp_multistep"), mixture(Discrete.linear())
     states, sigma = g["2M_heun_karras__states"], g["2M_heun_karras__model_sigma"]
     close(moves(model, Adams(7, 2, with_zero(sigma), Points(LogSNR()), 0), states[0]), states)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_consistency(golden: Golden, mixture: Any, steps: int) -> None:
+    """The scheduler forms the prediction c_skip x + c_out F itself; F is the mixture's mean."""
+    g, model = golden("traj_consistency"), mixture(EDM())
+    states, sigma, low, width = g[f"cm_{steps}steps__states"], g[f"cm_{steps}steps__model_sigma"], 0.002, 0.5
+
+    class Consistent:
+        process = model.process
+
+        def __call__(self, x: Tensor, t: float, **cond: Any) -> Tensor:
+            s = self.process.schedule(t)[1]
+            skip, out = width**2 / ((s - low) ** 2 + width**2), (s - low) * width / math.hypot(s, width)
+            return skip * x + out * model(x, t)
+
+    run = moves(Consistent(), Consistency(steps, with_zero(sigma), low), states[0], g["noise"])  # type: ignore[arg-type]
+    close(run, states)
 
 
 def test_dpm_fast(golden: Golden, mixture: Any) -> None:

@@ -48,6 +48,7 @@ from gendiff.solvers import (
     Churn,
     Circle,
     Clock,
+    Consistency,
     DPMpp2S,
     DPMpp3M,
     DPMSolver,
@@ -95,6 +96,8 @@ SECOND: list[Solver] = [
     Midpoint(),
     DPMSolver(),
     DPMpp2S(),
+    DPMpp3M(50),
+    SASolver(eta=0.0),
     Adams(order=2, corrector=0),
     Adams(order=2, view=SOFT, corrector=0),
     DEIS(order=2),
@@ -106,7 +109,7 @@ THIRD: list[Solver] = [
     Adams(order=3, view=SOFT, corrector=0),
     Adams(order=2, view=SOFT, corrector=3),
     Adams(order=2, corrector=3),
-    DPMpp3M(50),
+    Adams(order=3, view=Points(LogSNR()), corrector=0),
     DEIS(),
     LMS(order=3),
     DPMSolver(order=3),
@@ -175,6 +178,10 @@ EVERY: list[Solver] = [
     DPMSolver(order=3),
     DPMpp2S(),
     DPMpp2S(eta=1.0),
+    DPMpp2S(eta=1.0, inner=True),
+    DPMSolver(eta=1.0),
+    DDPM(large=True),
+    Consistency(),
     DPMpp2M(eta=1.0),
     DPMpp3M(),
     DPMpp3M(eta=1.0),
@@ -324,6 +331,22 @@ def test_a_corrector_and_the_next_step_are_one_row(solver: Solver, monkeypatch: 
     torch.testing.assert_close(once, twice, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("solver", [UniPC(4), UniPC(4, 1), SASolver(4), Adams(4, 2, view=SOFT), Adams(4, 3)], ids=repr)
+def test_a_last_level_that_comes_twice_is_corrected(solver: Solver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more row, with a prediction made there; from merged rows and from those written, the same state."""
+    denoiser, like = mixture(Gaussian(EDM())), torch.empty(8, 2, dtype=F64)
+    chosen = replace(solver, times=Fixed((0.9, 0.7, 0.5, 0.3, 0.3)))  # type: ignore[type-var]
+    rows = chosen.rows(denoiser.process)
+    assert len(rows) == 4 and rows[-1].redo and rows[-1].at == 0.3
+    start = denoiser.process.prior(like, Noise.of(4, 8), 0.9)
+    once = run(denoiser, denoiser.process, rows, start, noise=Noise.of(0, 8), cond={})
+    monkeypatch.setattr("gendiff.solvers.table.merged", lambda rows: rows)
+    written = chosen.rows(denoiser.process)
+    assert len(written) == 6
+    twice = run(denoiser, denoiser.process, written, start, noise=Noise.of(0, 8), cond={})
+    torch.testing.assert_close(once, twice, rtol=1e-10, atol=1e-10)
+
+
 def test_one_brownian_path() -> None:
     source = Noise.of(3, 4000)
     shape = (4000, 2)
@@ -350,7 +373,8 @@ def test_one_brownian_path() -> None:
 
 def test_stochastic_solvers_keep_the_marginal() -> None:
     data = Normal(Gaussian(Cosine()), torch.tensor([0.5], dtype=F64), torch.tensor([[0.3]], dtype=F64))
-    for solver in (DPMpp2M(60, eta=1.0), DPMpp3M(60, eta=1.0), SASolver(60), DPMpp2S(40, eta=1.0), OnePath(64)):
+    for solver in (DPMpp2M(60, eta=1.0), DPMpp3M(60, eta=1.0), SASolver(60), DPMpp2S(40, eta=1.0), OnePath(64),
+                   DPMpp2S(40, eta=1.0, inner=True), DPMSolver(60, eta=1.0), DDPM(200), DDPM(400, large=True)):  # fmt: skip
         x = sample(data, torch.empty(5000, 1, dtype=F64), solver=solver, noise=Noise.of(2, 5000))
         assert float(x.mean()) == pytest.approx(0.5, abs=0.04), solver
         assert float(x.var()) == pytest.approx(0.3, rel=0.1), solver
