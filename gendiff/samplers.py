@@ -59,7 +59,7 @@ def sample(
     denoiser: Denoise,
     like: State,
     *,
-    solver: Solver | Loop,
+    solver: Solver | Loop | list[Row],
     noise: Noise,
     cond: dict[str, Any] | None = None,
     given: Given | None = None,
@@ -71,7 +71,8 @@ def sample(
     Args:
         denoiser: Predicts the clean state.
         like: The shapes, dtype and device of the samples, [B, ...]; its values are not read.
-        solver: The table to follow, e.g. `Heun(18)`, or a loop of its own kind.
+        solver: The table to follow, e.g. `Heun(18)`, a loop of its own kind, or rows that were written before, by
+            `table(solver, process)`: with these the whole call is one graph for torch.compile(fullgraph=True).
         noise: The source of randomness; its index names the B samples.
         cond: Conditions [B, ...], with "mask" for padded batches.
         given: What is known of the sample.
@@ -94,7 +95,7 @@ def sample(
             )
         return solver.draw(denoiser, like, noise=noise, cond=cond, start=start, callback=callback)
     process = denoiser.process.masked(cond.get("mask"))
-    rows = table(solver, denoiser.process)
+    rows = solver if isinstance(solver, list) else table(solver, denoiser.process)
 
     def first() -> State:
         x = process.prior(like, noise.fork("prior"), rows[0].t) if start is None else start

@@ -22,7 +22,7 @@ from gendiff.solvers.table import Past, Row, Solver
 from gendiff.solvers.views import Circle, HalfSlope, Points, Rates, View, leads, norms
 from gendiff.solvers.weights import Clock, Index, LogSNR, adams, multistep2, multistep3, noisy, unipc
 from gendiff.spaces import leaves
-from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, PowerGrid
+from gendiff.times import Grid, Karras, LogSNRGrid, PowerGrid
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DPMpp2M(Solver):
 
     order: ClassVar[int] = 2
     steps: int = 20
-    times: Grid = field(default_factory=LinearGrid)
+    times: Grid = field(default_factory=PowerGrid)
     eta: float = 0.0
     spread: float = 1.0
     settle: bool = False
@@ -218,7 +218,7 @@ class PNDM(Solver):
 
     order: ClassVar[int] = 2
     steps: int = 20
-    times: Grid = field(default_factory=LinearGrid)
+    times: Grid = field(default_factory=PowerGrid)
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         def row(at: float, nodes: Sequence[float], w: Sequence[float], redo: bool = False, last: bool = True) -> Row:

@@ -10,6 +10,9 @@ r"""Solvers that start every step afresh.
     Churn          EDM's: noise is added before each step of another solver              (Karras 2022, Alg. 2)
     Consistency    to the prediction and back to fresh noise                             (Song et al. 2023, Alg. 1)
 
+Default grids keep these orders on every schedule. Even times, which Euler, DDIM and DDPM have by custom, would not:
+where sigma/alpha is not smooth in t at t = 0, the last step, into sigma = 0, is too long.
+
 Into sigma = 0 all take the first-order step, which is the last prediction itself: in points, since x/n and the rate
 that begins there would leave their rounding.
 
@@ -25,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from gendiff.errors import SamplerError
@@ -33,7 +37,7 @@ from gendiff.solvers.table import Past, Row, Solver
 from gendiff.solvers.views import leads, norms
 from gendiff.solvers.weights import LogSNR, adams, heun, posterior, remaining
 from gendiff.spaces import leaves
-from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, schedule_of
+from gendiff.times import Grid, Karras, LinearGrid, LogSNRGrid, PowerGrid, schedule_of
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,7 @@ class Heun(Solver):
 
     order: ClassVar[int] = 2
     steps: int = 18
-    times: Grid = field(default_factory=LinearGrid)
+    times: Grid = field(default_factory=PowerGrid)
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         move = process.move(t, s)
@@ -182,7 +186,7 @@ class Midpoint(Solver):
 
     order: ClassVar[int] = 2
     steps: int = 18
-    times: Grid = field(default_factory=LinearGrid)
+    times: Grid = field(default_factory=PowerGrid)
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         if s <= 0:
@@ -199,7 +203,7 @@ class RK4(Solver):
 
     order: ClassVar[int] = 4
     steps: int = 10
-    times: Grid = field(default_factory=LinearGrid)
+    times: Grid = field(default_factory=partial(PowerGrid, 2.0))
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         if s <= 0:

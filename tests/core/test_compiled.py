@@ -53,7 +53,7 @@ from gendiff import (
 from gendiff.couplings import Coupling
 from gendiff.ode import EvenSteps, Flow
 from gendiff.random import Noise
-from gendiff.samplers import run
+from gendiff.samplers import sample
 from gendiff.schedules import Discrete
 from gendiff.solvers import Solver
 from gendiff.spaces import State, tensors
@@ -189,7 +189,7 @@ def test_the_sampling_loop_is_one_graph_and_waits_for_nothing(name: str, solver:
 
     def f(x: State, index: Tensor, cond: dict[str, Any]) -> State:
         bound = denoiser.process.masked(cond.get("mask"))
-        return run(denoiser, bound, rows, x, noise=Noise(3, index), cond=cond)
+        return sample(denoiser, x, solver=rows, noise=Noise(3, index), cond=cond, start=x)
 
     args = (start, torch.arange(B), cond)
     with Watched():
@@ -205,7 +205,7 @@ def test_a_model_on_another_schedule_samples_in_one_graph() -> None:
     rows, start = Euler(4).rows(moved.process), moved.process.prior(like, Noise.of(5, B))
 
     def f(x: State) -> State:
-        return run(moved, moved.process, rows, x, noise=Noise.of(3, B), cond={})
+        return sample(moved, x, solver=rows, noise=Noise.of(3, B))
 
     torch.testing.assert_close(one_graph(f, start), f(start))
 

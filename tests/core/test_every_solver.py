@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +43,7 @@ from gendiff.solvers import (
     AnnealedLangevin,
     Calibrated,
     Churn,
+    Consistency,
     DPMpp2M,
     DPMpp2S,
     DPMpp3M,
@@ -106,8 +108,12 @@ DETERMINISTIC: list[Solver] = [
 STOCHASTIC: list[Solver] = [
     DDIM(eta=0.5),
     DDPM(),
+    DDPM(large=True),
+    Consistency(),
     EulerMaruyama(),
+    DPMSolver(eta=1.0),
     DPMpp2S(eta=1.0),
+    DPMpp2S(eta=1.0, inner=True),
     DPMpp2M(eta=1.0),
     DPMpp3M(eta=1.0),
     SASolver(),
@@ -187,6 +193,26 @@ HALF = [pytest.param(schedule, marks=[pytest.mark.slow] * (k % 2)) for k, schedu
 def test_the_exact_end_is_neared(solver: Solver, schedule: Any) -> None:
     coarse, fine = (error(solver, schedule, n) for n in (10, 40))
     assert fine < 0.75 * coarse and fine < 0.3, (coarse, fine)
+
+
+ORDERS: list[tuple[Solver, int]] = [
+    (Heun(), 2),
+    (Midpoint(), 2),
+    (RK4(), 4),
+    (DPMpp2M(), 2),
+    (PNDM(), 2),
+    (DPMSolver(), 2),
+    (DPMpp2S(), 2),
+    (Adams(order=2), 3),
+]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: repr(s)[:40])
+@pytest.mark.parametrize(("solver", "order"), ORDERS, ids=lambda v: repr(v) if isinstance(v, Solver) else str(v))
+def test_default_grids_keep_the_order(solver: Solver, order: int, schedule: Any) -> None:
+    """From the noise end into sigma = 0, on the grid that a user gets who names none."""
+    coarse, fine = (error(solver, schedule, n) for n in (64, 128))
+    assert fine < 1e-9 or math.log2(coarse / fine) > order - 0.5, (coarse, fine)
 
 
 @pytest.mark.parametrize("schedule", [EDM(), Discrete.linear().zero_terminal()], ids=repr)
