@@ -24,7 +24,7 @@ from gendiff.predictions import Prediction, shift
 from gendiff.processes import Process
 from gendiff.random import Increment, Noise
 from gendiff.solvers import Row, Solver
-from gendiff.spaces import State
+from gendiff.spaces import State, tensors
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,12 @@ def sample(
         The state at the grid's last time, [B, ...].
 
     Raises:
-        SamplerError: If parts are given to a sampler that has no grid to put them back on.
+        SamplerError: If parts are given to a sampler that has no grid to put them back on, or shapes do not agree.
     """
     cond = cond or {}
+    for name, want, got in shapes(like, start, noise):
+        if want != got:
+            raise SamplerError(f"sample got {name} {got} for samples of {want}", "one entry for each sample", "")
     if isinstance(solver, Loop):
         if given is not None:
             raise SamplerError(
@@ -161,6 +164,15 @@ def run(
     return process.space.project(x)
 
 
+def shapes(like: State, start: State | None, noise: Noise) -> list[tuple[str, list[int], list[int]]]:
+    """What should agree: a name, the shape that is meant and the shape that came."""
+    whole = [list(part.shape) for part in tensors(like)]
+    pairs = [("noise for", whole[0][:1], list(noise.index.shape))]
+    if start is not None:
+        pairs += [("a start of", want, list(part.shape)) for want, part in zip(whole, tensors(start), strict=True)]
+    return pairs
+
+
 def source(churn: Noise, row: Row, drawn: int) -> Noise:
     """Where a row takes its noise from."""
     return Increment.between(churn, row.t, row.s) if row.path else churn.at(drawn)
@@ -174,6 +186,8 @@ def written(solver: Solver, process: Process) -> list[Row]:
 
 def table(solver: Solver, process: Process) -> list[Row]:
     """The rows, from the cache where solver and process can be its keys."""
+    if not isinstance(solver, Solver):
+        raise SamplerError(f"The sampler is {solver!r}", "a solver or a loop", "Heun(18)")
     try:
         hash((solver, process))
     except TypeError:  # weights by part are dicts

@@ -44,6 +44,7 @@ class Calibrated(Solver):
     """
 
     order: ClassVar[int] = 1
+    remembers: ClassVar[bool] = True
     steps: int
     solver: Solver
     tables: tuple[Fitted, ...]

@@ -37,6 +37,7 @@ class DPMpp2M(Solver):
     """
 
     order: ClassVar[int] = 2
+    remembers: ClassVar[bool] = True
     steps: int = 20
     times: Grid = field(default_factory=PowerGrid)
     eta: float = 0.0
@@ -68,6 +69,7 @@ class Adams(Solver):
         settle: Lower the order over the last steps.
     """
 
+    remembers: ClassVar[bool] = True
     steps: int = 10
     order: int | None = None  # type: ignore[misc]
     times: Grid = field(default_factory=PowerGrid)
@@ -78,6 +80,7 @@ class Adams(Solver):
     settle: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.eta and not isinstance(self.view, Points):
             raise SamplerError(
                 f"Adams got the noise eta={self.eta} in the view {self.view!r}",
@@ -134,6 +137,7 @@ class DPMpp3M(Solver):
     """
 
     order: ClassVar[int] = 2
+    remembers: ClassVar[bool] = True
     steps: int = 20
     times: Grid = field(default_factory=Karras)
     eta: float = 0.0
@@ -186,6 +190,7 @@ class UniPC(Solver):
         corrector: Whether to correct.
     """
 
+    remembers: ClassVar[bool] = True
     steps: int = 10
     order: int = 3  # type: ignore[misc]
     times: Grid = field(default_factory=Karras)
@@ -217,6 +222,7 @@ class PNDM(Solver):
     """PNDM without Runge-Kutta warm-up (PLMS): one evaluation a step, and one more in the first."""
 
     order: ClassVar[int] = 2
+    remembers: ClassVar[bool] = True
     steps: int = 20
     times: Grid = field(default_factory=PowerGrid)
 

@@ -240,6 +240,7 @@ class DPMSolver(Solver):
     spread: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         every = {self.order, *self.orders}
         if not every <= {1, 2, 3} or (self.eta and 3 in every):
             raise SamplerError(
@@ -335,6 +336,7 @@ class OnePath(Solver):
     """Another solver, its noise read off one Brownian path in t: more steps refine the same sample."""
 
     order: ClassVar[int] = 1
+    remembers: ClassVar[bool] = True
     steps: int = 50
     times: Grid = field(default_factory=LinearGrid)
     solver: Solver = field(default_factory=DDPM)

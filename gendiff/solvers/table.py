@@ -35,6 +35,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from gendiff.errors import SamplerError
 from gendiff.processes import Move, Process, pick
 from gendiff.times import Grid
 
@@ -97,11 +98,37 @@ class Past(list[float]):
 
 
 class Solver(ABC):
-    """The interface: frozen dataclasses with `steps` and a grid `times`."""
+    """The interface: frozen dataclasses with `steps` and a grid `times`.
+
+    Attributes:
+        remembers: Whether a step uses the predictions of those before it.
+
+    Raises:
+        SamplerError: For steps or an order below one or not whole, a negative eta or spread, and a solver that
+            remembers inside one that takes single steps of another.
+    """
 
     order: ClassVar[int]
+    remembers: ClassVar[bool] = False
     steps: int
     times: Grid
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        for field_ in ("steps", "order", "corrector"):
+            number, least = getattr(self, field_, None), 0 if field_ == "corrector" else 1
+            if number is not None and (not isinstance(number, int) or number < least):
+                raise SamplerError(f"{name} got {field_}={number!r}", f"a whole number, at least {least}", f"{name}()")
+        for field_ in ("eta", "spread"):
+            if not getattr(self, field_, 0.0) >= 0:
+                raise SamplerError(f"{name} got {field_}={getattr(self, field_)}", "a number >= 0", f"{name}()")
+        inner = getattr(self, "solver", None)
+        if not self.remembers and inner is not None and inner.remembers:
+            raise SamplerError(
+                f"{name} got {type(inner).__name__}, which remembers earlier steps",
+                "a solver of single steps",
+                f"{name}(solver=Heun())",
+            )
 
     @abstractmethod
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
@@ -120,6 +147,8 @@ class Solver(ABC):
         out: list[Row] = []
         past = Past()
         times = self.times(process, self.steps)
+        if len(times) < 2 or not all(-1e-9 <= t <= 1 + 1e-9 for t in times):
+            raise SamplerError(f"{self.times!r} gave the times {times}", "two or more in [0, 1]", "LinearGrid()")
         moves = [(t, s) for t, s in pairwise(times) if not math.isclose(t, s)]
         still = int(len(times) > 1 and math.isclose(times[-1], times[-2]))
         for i, (t, s) in enumerate(moves):

@@ -188,7 +188,6 @@ def test_the_sampling_loop_is_one_graph_and_waits_for_nothing(name: str, solver:
     rows, start = solver.rows(process), process.prior(like, Noise.of(5, B))
 
     def f(x: State, index: Tensor, cond: dict[str, Any]) -> State:
-        bound = denoiser.process.masked(cond.get("mask"))
         return sample(denoiser, x, solver=rows, noise=Noise(3, index), cond=cond, start=x)
 
     args = (start, torch.arange(B), cond)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,7 +36,7 @@ class InOrder(Plain):
         super().__init__(0, torch.arange(6))
         self.draws = draws
 
-    def at(self, number: int) -> InOrder:
+    def at(self, step: int) -> InOrder:
         return self
 
     def fork(self, name: str) -> InOrder:
@@ -56,7 +57,7 @@ def split(now: float, then: float, eta: float) -> tuple[float, float]:
 
 
 def dpm2_ancestral(x: Tensor, z: Iterator[Tensor], eta: float) -> Tensor:
-    for now, then in zip(SIGMAS, SIGMAS[1:], strict=False):
+    for now, then in itertools.pairwise(SIGMAS):
         down, up = split(now, then, eta)
         slope = (x - predict(x, now)) / now
         if down > 0:
@@ -69,7 +70,7 @@ def dpm2_ancestral(x: Tensor, z: Iterator[Tensor], eta: float) -> Tensor:
 
 
 def dpmpp_2s(x: Tensor, z: Iterator[Tensor], eta: float, inner: bool) -> Tensor:
-    for now, then in zip(SIGMAS, SIGMAS[1:], strict=False):
+    for now, then in itertools.pairwise(SIGMAS):
         down, up = split(now, then, eta)
         x0 = predict(x, now)
         if down > 0:
@@ -86,7 +87,7 @@ def dpmpp_2s(x: Tensor, z: Iterator[Tensor], eta: float, inner: bool) -> Tensor:
 def dpmpp_3m(x: Tensor, z: Iterator[Tensor], eta: float) -> Tensor:
     """k-diffusion's form: its eta is the square of ours."""
     past: list[tuple[Tensor, float]] = []
-    for now, then in zip(SIGMAS, SIGMAS[1:], strict=False):
+    for now, then in itertools.pairwise(SIGMAS):
         x0 = predict(x, now)
         if then == 0:
             return x0
@@ -110,7 +111,7 @@ def dpmpp_3m(x: Tensor, z: Iterator[Tensor], eta: float) -> Tensor:
 def sa_two(x: Tensor, z: Iterator[Tensor], tau: float) -> Tensor:
     """SA-Solver of order two, predictor and corrector, by their coefficients exp(p lambda) h^2/2 of the slope."""
     p = 1 + tau * tau
-    steps = list(zip(SIGMAS, SIGMAS[1:], strict=False))
+    steps = list(itertools.pairwise(SIGMAS))
     past: list[tuple[Tensor, float]] = []
     last: tuple[Tensor, Tensor] | None = None
 

@@ -373,8 +373,11 @@ def test_one_brownian_path() -> None:
 
 def test_stochastic_solvers_keep_the_marginal() -> None:
     data = Normal(Gaussian(Cosine()), torch.tensor([0.5], dtype=F64), torch.tensor([[0.3]], dtype=F64))
-    for solver in (DPMpp2M(60, eta=1.0), DPMpp3M(60, eta=1.0), SASolver(60), DPMpp2S(40, eta=1.0), OnePath(64),
-                   DPMpp2S(40, eta=1.0, inner=True), DPMSolver(60, eta=1.0), DDPM(200), DDPM(400, large=True)):  # fmt: skip
+    solvers = (
+        DPMpp2M(60, eta=1.0), DPMpp3M(60, eta=1.0), SASolver(60), DPMpp2S(40, eta=1.0), OnePath(64),
+        DPMpp2S(40, eta=1.0, inner=True), DPMSolver(60, eta=1.0), DDPM(200), DDPM(400, large=True),
+    )  # fmt: skip
+    for solver in solvers:
         x = sample(data, torch.empty(5000, 1, dtype=F64), solver=solver, noise=Noise.of(2, 5000))
         assert float(x.mean()) == pytest.approx(0.5, abs=0.04), solver
         assert float(x.var()) == pytest.approx(0.3, rel=0.1), solver
