@@ -14,7 +14,7 @@ divided by G'(t): nearly even weights, whatever the schedule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
@@ -26,7 +26,7 @@ from gendiff.denoisers import Denoise
 from gendiff.errors import GendiffError
 from gendiff.processes import Joint, Process
 from gendiff.random import Noise
-from gendiff.schedules import Time
+from gendiff.schedules import Time, maths, moving
 from gendiff.spaces import State, along, leaves, tensors
 
 
@@ -75,23 +75,16 @@ def each(process: Process, f: Any, *states: State) -> Tensor:
     return f(process, "", *states)
 
 
-def progress(process: Process, t: Tensor, start: float, bottom: float) -> Tensor:
+def progress(process: Process, t: Time, start: float, bottom: float) -> Time:
     """G(t), which rises from about 0 to 1."""
 
-    def share(leaf: Any) -> Tensor:
+    def share(leaf: Any) -> Time:
         top = leaf.schedule.logsnr(start)
         low = max(bottom, float(leaf.schedule.logsnr(1.0)))
-        return (top - leaf.schedule.logsnr(t).clamp(low, top)) / (top - low)
+        return (top - maths(t).clip(leaf.schedule.logsnr(t), low, top)) / (top - low)
 
     ways = leaves(process.per_part(share))
     return 0.5 * t + 0.5 * sum(ways) / len(ways)
-
-
-def slope(f: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
-    """f'(t), elementwise, float64; f must treat every time by itself."""
-    with torch.enable_grad():
-        u = torch.as_tensor(t, dtype=torch.float64).detach().clone().requires_grad_()
-        return torch.autograd.grad(f(u).sum(), u)[0]
 
 
 def strata(process: Process, u: Tensor, start: float, bottom: float = -14.0) -> tuple[Tensor, Tensor]:
@@ -104,7 +97,7 @@ def strata(process: Process, u: Tensor, start: float, bottom: float = -14.0) -> 
         below = progress(process, middle, start, bottom) < goal
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     t = (low + high) / 2
-    return t, (last - first) / slope(lambda s: progress(process, s, start, bottom), t)
+    return t, (last - first) / progress(process, moving(t), start, bottom).slope
 
 
 def elbo(

@@ -39,7 +39,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gendiff.errors import GendiffError
+from gendiff.errors import DataError, GendiffError, positive
 from gendiff.processes import Leaf, needed
 from gendiff.random import Noise
 from gendiff.schedules import Linear, Schedule, Time
@@ -164,6 +164,7 @@ class Categories(Leaf):
     on: Any = field(init=False, repr=False, compare=False)  # the `Categorical` of these classes
 
     def __post_init__(self) -> None:
+        positive(self, "classes")
         if not self.schedule.flow:
             raise GendiffError(
                 f"{type(self).__name__} got the schedule {self.schedule!r}",
@@ -201,7 +202,21 @@ class Categories(Leaf):
         return self.on.project((below <= u[..., None]).sum(-1).clamp_max(p.shape[-1] - 1))
 
     def noise(self, x0: Tensor, t: Time, noise: Noise) -> Tensor:
+        # Looked at on the host only: elsewhere it would wait for the device.
+        if x0.device.type == "cpu" and not torch.compiler.is_compiling():
+            self.check(x0)
         return self.blur(x0, self.schedule(t)[0], noise)
+
+    def check(self, x: Tensor) -> None:
+        """Refuses numbers that are no state of a real site."""
+        states = len(self.pi(x))
+        real = self.on.project(x)
+        if bool(((real < 0) | (real >= states)).any()):
+            raise DataError(
+                f"{self!r} got classes from {int(real.min())} to {int(real.max())}",
+                f"classes from 0 to {states - 1}",
+                f"{type(self).__name__}({int(real.max()) + 1})" if int(real.min()) >= 0 else "",
+            )
 
     def renoise(self, x: Tensor, t: float, s: float, noise: Noise, spread: float = 1.0) -> Tensor:
         return self.blur(x, 1 - spread * (1 - self.schedule(s)[0] / self.schedule(t)[0]), noise)

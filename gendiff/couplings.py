@@ -11,7 +11,8 @@ fewer steps to follow (Tong et al. 2024; Pooladian et al. 2023).
     Paired        a z from which a model made this x0: reflow                                       (Liu et al. 2023)
 
 Only noise moves: an example keeps its state, its conditions and its mask. Noise is exchanged between samples of equal
-conditions only (and equal masks among them); else conditional models would learn the coupling's bias.
+conditions only (and equal masks among them; a missing number, NaN, equals another); else conditional models would learn
+the coupling's bias.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import Denoise
-from gendiff.errors import GendiffError
+from gendiff.errors import GendiffError, positive
 from gendiff.processes import Joint, Process
 from gendiff.random import WORD, Noise
 from gendiff.samplers import sample
@@ -86,6 +87,9 @@ class Sinkhorn(Coupling):
     epsilon: float = 0.05
     rounds: int = 100
 
+    def __post_init__(self) -> None:
+        positive(self, "epsilon", "rounds")
+
     def __call__(self, process: Process, x0: State, z: State, noise: Noise, cond: Mapping[str, Any]) -> State:
         log = self.log_plan(pairwise(process.space, x0, z).double(), cond)
         # The random number of a pair belongs to the pair, so the order of the batch changes nothing.
@@ -134,6 +138,9 @@ class Immiscible(Coupling):
     """
 
     candidates: int = 4
+
+    def __post_init__(self) -> None:
+        positive(self, "candidates")
 
     def __call__(self, process: Process, x0: State, z: State, noise: Noise, cond: Mapping[str, Any]) -> State:
         best = process.space.dist2(x0, z)
@@ -203,13 +210,15 @@ def under(space: Space, rows: Tensor) -> Space:
 
 
 def equals(cond: Mapping[str, Any], cost: Tensor) -> Tensor:
-    """Whether samples i and j have equal conditions, bool [B, B] beside `cost`."""
+    """Whether samples i and j have equal conditions, bool [B, B] beside `cost`; NaN, a missing number, equals NaN."""
     n = len(cost)
     same = torch.ones(n, n, dtype=torch.bool, device=cost.device)
     for value in flat(cond):
         if isinstance(value, Tensor) and value.ndim and len(value) == n:
             value = value.reshape(n, -1).to(cost.device)
-            same = same & (value[:, None] == value[None]).all(-1)
+            missing = value.isnan()
+            alike = (value[:, None] == value[None]) | (missing[:, None] & missing[None])
+            same = same & alike.all(-1)
     return same
 
 

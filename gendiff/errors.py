@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 def nearest(word: object, options: Iterable[object]) -> str:
@@ -59,6 +62,38 @@ class DataError(GendiffError):
 
 class RecipeError(GendiffError):
     """A recipe, option or config key that does not exist or does not fit."""
+
+
+def positive(owner: Any, *names: str, zero: bool = False) -> None:
+    """Refuses fields of a dataclass that are no positive, finite numbers; with `zero`, 0 passes.
+
+    Raises:
+        RecipeError: For the first such field, with its default.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        if not (0 < value < math.inf or (zero and value == 0)):
+            refuse(owner, name, "zero or a positive number" if zero else "a positive number")
+
+
+def rising(owner: Any, low: str, high: str) -> None:
+    """Refuses two fields of a dataclass unless 0 < low < high.
+
+    Raises:
+        RecipeError: For the first field that is out of order.
+    """
+    positive(owner, low, high)
+    if not getattr(owner, low) < getattr(owner, high):
+        refuse(owner, low, f"less than {high}={getattr(owner, high)!r}")
+
+
+def refuse(owner: Any, name: str, expected: str, fix: str = "") -> None:
+    """Raises RecipeError for the value of a dataclass's field; its default is the fix, unless another is given."""
+    kind, fields = type(owner).__name__, {field.name: field for field in dataclasses.fields(owner)}
+    required = [f for f in fields.values() if f.default is f.default_factory is dataclasses.MISSING]
+    if not fix and fields[name] not in required:
+        fix = f"{kind}({'..., ' if required else ''}{name}={fields[name].default!r})"
+    raise RecipeError(f"{kind} got {name}={getattr(owner, name)!r}", expected, fix)
 
 
 class CheckpointError(GendiffError):

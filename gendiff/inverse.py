@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import Denoise
-from gendiff.errors import SamplerError
+from gendiff.errors import SamplerError, positive
 from gendiff.given import Given
 from gendiff.guidance.wrappers import differentiable, floored, gradients, moved, nudged, tilted
 from gendiff.operators import Differences, LinearOperator, Mask, Operator
@@ -188,6 +188,7 @@ class Measured:
     part: str | None = None
 
     def __post_init__(self) -> None:
+        positive(self, "noise", zero=True)
         if self.method.linear and not isinstance(self.operator, LinearOperator):
             raise SamplerError(
                 f"{self.method!r} got the operator {self.operator!r}", "a linear one", "Measured(..., method=DPS())"

@@ -38,7 +38,7 @@ from gendiff.spaces import State, tensors
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class LogLikelihood:
     """What `log_likelihood` found.
 
     Attributes:
@@ -137,7 +137,7 @@ def log_likelihood(
     divergence: Divergence | None = None,
     noise: Noise | None = None,
     cond: dict[str, Any] | None = None,
-) -> Likelihood:
+) -> LogLikelihood:
     """log p of clean states under the probability flow of a denoiser.
 
     Args:
@@ -166,7 +166,7 @@ def log_likelihood(
     total, error = method.combine(there.traces)
     stretch = log_norm(process, x, noisy, solver.scale) - log_norm(process, x, clean, solver.scale)
     log_p = process.log_prior(there.state, noisy) + stretch.to(total) + total
-    return Likelihood(log_p, error, there.state, space.dim(x0).to(first.device), there.evaluations)
+    return LogLikelihood(log_p, error, there.state, space.dim(x0).to(first.device), there.evaluations)
 
 
 def log_norm(process: Process, x: State, t: float, scale: float) -> Tensor:

@@ -45,7 +45,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import Denoise
-from gendiff.errors import SamplerError
+from gendiff.errors import SamplerError, positive, refuse
 from gendiff.predictions import Prediction
 from gendiff.processes import Joint, Leaf, Process
 from gendiff.random import Noise
@@ -290,6 +290,12 @@ class Adaptive(Path):
     times: Grid = field(default_factory=LinearGrid)
     scale: float = 0.3
     most: int = 1000
+
+    def __post_init__(self) -> None:
+        positive(self, "rtol", "atol", zero=True)
+        positive(self, "scale")
+        if self.rtol == self.atol == 0:
+            refuse(self, "rtol", "a tolerance above zero, or atol above zero")
 
     def follow(
         self,

@@ -225,7 +225,7 @@ def steer(
         if row.move is None:
             x = process.renoise(x, row.t, row.s, up.at(number), row.spread)
         else:
-            moved = process.take(x, target, row.move, source(churn, row, number))
+            moved = process.take(x, target, row.move, source(churn, rows, number, number))
             if potential.gradient:
                 last = last - ratio(process, x, moved, x0, target, row.move)
             x = moved

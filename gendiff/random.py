@@ -122,14 +122,15 @@ class Noise:
 class Increment(Noise):
     """Normal numbers read off one Brownian path per sample: (W_t - W_s)/sqrt(t - s) for 0 <= s < t <= 1.
 
-    The path is a function of the source alone: a Brownian bridge halved DEPTH times, each midpoint with its own draw
-    (numbered as in a heap), then linear. Refining a grid refines the noise, whatever the number of steps.
+    The path is a function of the source alone: a Brownian bridge halved again and again, each midpoint with its own
+    draw (numbered as in a heap), until a piece is the share PIECE of the way to the nearer end of [0, 1]; linear within
+    pieces. Refining a grid refines the noise, whatever the number of steps, and however close to an end they lie.
     """
 
     start: float = 1.0
     stop: float = 0.0
 
-    DEPTH: ClassVar[int] = 20
+    PIECE: ClassVar[float] = 2.0**-17
 
     @staticmethod
     def between(noise: Noise, t: float, s: float) -> Increment:
@@ -142,15 +143,15 @@ class Increment(Noise):
 
         def draw(node: int) -> Tensor:
             if node not in draws:
-                draws[node] = source.at(node).normal(shape, torch.float64)
+                high = node >> 32  # a step holds 32 bits
+                deep = source.fork(f"below {high}") if high else source
+                draws[node] = deep.at(node).normal(shape, torch.float64)
             return draws[node]
 
         def path(t: float) -> Tensor:
             low, high, node, scale = 0.0, 1.0, 1, 0.5
             a, b = torch.zeros_like(draw(0)), draw(0)
-            for _ in range(self.DEPTH):
-                if t in (low, high):
-                    break
+            while t not in (low, high) and high - low > self.PIECE * min(t, 1 - t):
                 middle = (a + b) / 2 + scale * draw(node)
                 half, scale = (low + high) / 2, scale / math.sqrt(2)
                 if t < half:

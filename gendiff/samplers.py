@@ -153,7 +153,7 @@ def run(
                 del prediction, back
             # A state that is moved from anew is needed no more: nothing but history, base and the new state is held.
             x = process.resume(x, base)
-            fresh = source(churn, row, drawn) if row.draws else None
+            fresh = source(churn, rows, number, drawn) if row.draws else None
             x = process.advance(x, history, row.weights, row.norms, row.move, fresh)
             if split is not None:
                 x = shift(process, x, split, row.s)
@@ -173,9 +173,13 @@ def shapes(like: State, start: State | None, noise: Noise) -> list[tuple[str, li
     return pairs
 
 
-def source(churn: Noise, row: Row, drawn: int) -> Noise:
-    """Where a row takes its noise from."""
-    return Increment.between(churn, row.t, row.s) if row.path else churn.at(drawn)
+def source(churn: Noise, rows: Sequence[Row], number: int, drawn: int) -> Noise:
+    """Where a row takes its noise from; each descent of a grid that goes up has a Brownian path of its own."""
+    row = rows[number]
+    if not row.path:
+        return churn.at(drawn)
+    descent = sum(before.move is None for before in rows[:number])
+    return Increment.between(churn.fork(f"path {descent}"), row.t, row.s)
 
 
 @lru_cache(maxsize=64)

@@ -19,6 +19,7 @@ d alpha/dt and d sigma/dt: the same formulas on numbers that carry their slope (
 from gendiff.schedules.base import Exploding as Exploding
 from gendiff.schedules.base import Flow as Flow
 from gendiff.schedules.base import Schedule as Schedule
+from gendiff.schedules.base import moving as moving
 from gendiff.schedules.discrete import Discrete as Discrete
 from gendiff.schedules.numbers import Dual as Dual
 from gendiff.schedules.numbers import Floats as Floats

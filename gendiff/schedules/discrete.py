@@ -57,6 +57,8 @@ class Discrete(Schedule):
 
     def zero_terminal(self) -> Discrete:
         """The same table rescaled to alpha(1) = 0 (Lin et al. 2023, Algorithm 1)."""
+        if len(self.betas) < 2:
+            raise RecipeError(f"{self!r} has one training time", "two or more, of which the last becomes noise alone")
         root = [math.exp(v / 2) for v in self._log2[1:]]
         first, last = root[0], root[-1]
         root = [(r - last) * first / (first - last) for r in root]

@@ -139,5 +139,5 @@ def maths(t: Time) -> Any:
 
 
 def exp_capped(m: Any, x: Time) -> Time:
-    """exp without overflow: log-SNRs of +-inf give 0 or a huge finite number."""
-    return m.exp(m.clip(x, -700.0, 700.0))
+    """exp without overflow: log-SNRs of +-inf give exactly 0 or a huge finite number."""
+    return m.exp(m.clip(x, -math.inf, 700.0))

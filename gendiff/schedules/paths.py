@@ -5,8 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from gendiff.errors import positive, refuse, rising
 from gendiff.schedules.base import Exploding, Flow, Schedule
 from gendiff.schedules.numbers import Time, exp_capped, maths
+
+
+def unexpm1(share: Time, rate: float) -> Time:
+    """The t in [0, 1] with expm1(t rate)/expm1(rate) = share, exactly 0 and 1 at the ends."""
+    m = maths(share)
+    return m.select(share >= 1, share * 0 + 1.0, m.clip(m.log1p(share * math.expm1(rate)) / rate, 0.0, 1.0))
+
+
+def noise_share(logsnr: Time) -> Time:
+    """sigma/(alpha + sigma), exactly 0 and 1 at log-SNRs of +-inf."""
+    m = maths(logsnr)
+    noise = exp_capped(m, -logsnr / 2)
+    return noise / (1 + noise)
 
 
 @dataclass(frozen=True)
@@ -15,6 +29,11 @@ class VP(Schedule):
 
     beta_min: float = 0.1
     beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        positive(self, "beta_min", "beta_max")
+        if self.beta_min > self.beta_max:
+            refuse(self, "beta_min", f"at most beta_max={self.beta_max!r}")
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
         m = maths(t)
@@ -56,6 +75,9 @@ class TrigFlow(Schedule):
 
     sigma_data: float = 0.5
 
+    def __post_init__(self) -> None:
+        positive(self, "sigma_data")
+
     def __call__(self, t: Time) -> tuple[Time, Time]:
         m = maths(t)
         return m.sin((1 - t) * (math.pi / 2)), self.sigma_data * m.sin(t * (math.pi / 2))
@@ -85,6 +107,11 @@ class Sigmoid(Schedule):
     end: float = 3.0
     tau: float = 1.0
 
+    def __post_init__(self) -> None:
+        positive(self, "tau")
+        if not self.start < self.end:
+            refuse(self, "start", f"less than end={self.end!r}")
+
     def __call__(self, t: Time) -> tuple[Time, Time]:
         m = maths(t)
         width, low, high = self.numbers()
@@ -95,9 +122,9 @@ class Sigmoid(Schedule):
     def time(self, logsnr: Time) -> Time:
         m = maths(logsnr)
         width, low, high = self.numbers()
-        # signal/noise = e^logsnr, solved for expm1(t width); the ratio's larger part is divided out.
+        # signal/noise = e^logsnr, solved for expm1(t width)/expm1(width).
         grown, shrunk = exp_capped(m, logsnr / 2), exp_capped(m, -logsnr / 2)
-        return m.log1p(math.expm1(width) * low * shrunk / (low * shrunk + high * grown)) / width
+        return unexpm1(shrunk / (shrunk + (high / low) * grown), width)
 
     def numbers(self) -> tuple[float, float, float]:
         """(end - start)/tau, 1 + exp(start/tau), 1 + exp(end/tau)."""
@@ -118,6 +145,9 @@ class Laplace(Schedule):
 
     mean: float = 0.0
     scale: float = 0.5
+
+    def __post_init__(self) -> None:
+        positive(self, "scale")
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
         m = maths(t)
@@ -145,6 +175,9 @@ class VE(Exploding):
     sigma_min: float = 0.01
     sigma_max: float = 80.0
 
+    def __post_init__(self) -> None:
+        rising(self, "sigma_min", "sigma_max")
+
     def __call__(self, t: Time) -> tuple[Time, Time]:
         m = maths(t)
         rate = math.log(self.sigma_max / self.sigma_min)
@@ -154,7 +187,7 @@ class VE(Exploding):
         m = maths(logsnr)
         rate = math.log(self.sigma_max / self.sigma_min)
         sigma = exp_capped(m, -logsnr / 2) / self.sigma_max
-        return m.clip(m.log1p(m.clip(sigma, 0.0, 1.0) * math.expm1(rate)) / rate, 0.0, 1.0)
+        return unexpm1(m.clip(sigma, 0.0, 1.0), rate)
 
 
 @dataclass(frozen=True)
@@ -163,6 +196,9 @@ class EDM(Exploding):
 
     sigma_max: float = 80.0
     rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        positive(self, "sigma_max", "rho")
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
         return t * 0 + 1.0, self.sigma_max * t**self.rho
@@ -181,8 +217,7 @@ class Linear(Flow):
         return 1 - t, t * 1.0
 
     def time(self, logsnr: Time) -> Time:
-        m = maths(logsnr)
-        return 1 / (1 + exp_capped(m, logsnr / 2))
+        return noise_share(logsnr)
 
 
 @dataclass(frozen=True)
@@ -194,15 +229,17 @@ class Exponential(Flow):
 
     rate: float = 10.0
 
+    def __post_init__(self) -> None:
+        if not self.rate or not math.isfinite(self.rate):
+            refuse(self, "rate", "a number other than zero")
+
     def __call__(self, t: Time) -> tuple[Time, Time]:
         m = maths(t)
         sigma = m.expm1(t * self.rate) / math.expm1(self.rate)
         return 1 - sigma, sigma
 
     def time(self, logsnr: Time) -> Time:
-        m = maths(logsnr)
-        sigma = 1 / (1 + exp_capped(m, logsnr / 2))
-        return m.log1p(sigma * math.expm1(self.rate)) / self.rate
+        return unexpm1(noise_share(logsnr), self.rate)
 
 
 @dataclass(frozen=True)
@@ -211,10 +248,12 @@ class Polynomial(Flow):
 
     power: float = 2.0
 
+    def __post_init__(self) -> None:
+        positive(self, "power")
+
     def __call__(self, t: Time) -> tuple[Time, Time]:
         sigma = t**self.power
         return 1 - sigma, sigma
 
     def time(self, logsnr: Time) -> Time:
-        m = maths(logsnr)
-        return (1 / (1 + exp_capped(m, logsnr / 2))) ** (1 / self.power)
+        return noise_share(logsnr) ** (1 / self.power)

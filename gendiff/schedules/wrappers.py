@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from gendiff.errors import positive
 from gendiff.schedules.base import Schedule
 from gendiff.schedules.numbers import Time, exp_capped, maths
 
@@ -19,6 +20,9 @@ class Shifted(Schedule):
 
     schedule: Schedule
     shift: float = 3.0
+
+    def __post_init__(self) -> None:
+        positive(self, "shift")
 
     @staticmethod
     def resolution(schedule: Schedule, size: float, base: float) -> Shifted:
@@ -93,7 +97,8 @@ class ZeroTerminal(Schedule):
         kept = m.sqrt(grown / (grown + shrunk))
         gone = shrunk / (grown + shrunk) / (1 + kept) * (1 - left)  # 1 - a
         a = left + kept * (1 - left)
-        return self.schedule.time(2 * m.log(a) - m.log(gone * (1 + a)))
+        t = self.schedule.time(2 * m.log(a) - m.log(gone * (1 + a)))
+        return m.select(kept > 0, t, t * 0 + 1.0)
 
     @property
     def bounded(self) -> bool:

@@ -107,6 +107,22 @@ def lagrange(nodes: Sequence[float], q: np.ndarray) -> np.ndarray:
     return np.stack([math.prod((q - b) / (a - b) for b in nodes if b != a) for a in nodes])
 
 
+def integrals(nodes: Sequence[float], q: np.ndarray, mass: np.ndarray) -> tuple[float, ...]:
+    """sum_i mass_i L_j(q_i), of the newest nodes only where more would make the rounding of predictions GROWTH times.
+
+    A last step many times as long as those before it, as into c = 0 from a fixed sigma_min, extrapolates far.
+    """
+    for count in range(len(nodes), 1, -1):
+        weights = lagrange(nodes[:count], q) @ mass
+        if np.abs(weights).sum() <= GROWTH:  # and not NaN
+            return tuple(weights.tolist())
+    return (1.0,)
+
+
+GROWTH = 100.0
+"""The largest sum of |weights|."""
+
+
 def adams(leaf: Leaf, at: Sequence[float], t: float, s: float, variable: Variable, power: float) -> tuple[float, ...]:
     """The weights for the step t -> s of predictions made at the times `at`, newest first.
 
@@ -136,7 +152,7 @@ def adams(leaf: Leaf, at: Sequence[float], t: float, s: float, variable: Variabl
         # Infinitely far beyond the nodes. Rates could be followed there, with rounding times steps^(order - 1).
         return (1.0,)
     if power > 0 and c_s == 0:
-        return tuple(lagrange(nodes, np.array([end]))[:, 0].tolist())
+        return integrals(nodes, np.array([end]), np.ones(1))
     # For rates on a bounded clock the measure is that clock's: kappa = c/(1 + c).
     kappa = power < 0 and schedule.bounded
     start, stop = (clocked(c, schedule) if kappa else c for c in (c_t, c_s))
@@ -149,8 +165,7 @@ def adams(leaf: Leaf, at: Sequence[float], t: float, s: float, variable: Variabl
     mass = w * np.exp(power * (u - (high if power > 0 else low)))
     c = np.exp(-u)
     q = np.array([variable(k / (1 - k) if kappa else k, schedule) for k in c.tolist()])
-    weights = lagrange(nodes, q) @ mass / mass.sum()
-    return tuple(weights.tolist()) if np.isfinite(weights).all() else (1.0,)
+    return integrals(nodes, q, mass / mass.sum())
 
 
 def posterior(leaf: Leaf, t: float, s: float) -> float:

@@ -16,8 +16,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from gendiff.errors import SamplerError
+from gendiff.errors import SamplerError, positive, refuse, rising
 from gendiff.processes import Process
 from gendiff.schedules import Schedule
 from gendiff.times.common import schedule_of
@@ -38,12 +39,25 @@ def counted(steps: int) -> int:
     return steps
 
 
+def falling(grid: Grid, name: str, most: float) -> None:
+    """Refuses numbers given one by one unless there are two or more, falling within [0, most]."""
+    values = getattr(grid, name)
+    if len(values) < 2 or not all(most >= a >= b >= 0 for a, b in pairwise(values)):
+        expected = f"two numbers or more, the largest first, within [0, {most:g}]"
+        refuse(grid, name, expected, f"{type(grid).__name__}((1.0, 0.5, 0.1))")
+
+
 @dataclass(frozen=True)
 class LinearGrid(Grid):
     """Even in t, from start to end; the process's schedule then decides the noise levels."""
 
     start: float = 1.0
     end: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            if not 0 <= getattr(self, name) <= 1:
+                refuse(self, name, "a time in [0, 1]")
 
     def __call__(self, process: Process, steps: int) -> list[float]:
         counted(steps)
@@ -67,6 +81,9 @@ class PowerGrid(Grid):
     sigma_max: float = 80.0
     part: str | None = None
 
+    def __post_init__(self) -> None:
+        positive(self, "power", "sigma_max")
+
     def __call__(self, process: Process, steps: int) -> list[float]:
         schedule = schedule_of(process, self.part)
         alpha, sigma = schedule(1.0)
@@ -86,6 +103,10 @@ class Karras(Grid):
     rho: float = 7.0
     part: str | None = None
 
+    def __post_init__(self) -> None:
+        rising(self, "sigma_min", "sigma_max")
+        positive(self, "rho")
+
     def sigmas(self, steps: int) -> list[float]:
         """The noise levels, without the final 0."""
         a, b = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
@@ -102,6 +123,9 @@ class LogSNRGrid(Grid):
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     part: str | None = None
+
+    def __post_init__(self) -> None:
+        rising(self, "sigma_min", "sigma_max")
 
     def sigmas(self, steps: int) -> list[float]:
         """The noise levels, without the final 0."""
@@ -131,6 +155,9 @@ class Levels(Grid):
     sigmas: tuple[float, ...]
     part: str | None = None
 
+    def __post_init__(self) -> None:
+        falling(self, "sigmas", math.inf)
+
     def __call__(self, process: Process, steps: int) -> list[float]:
         schedule = schedule_of(process, self.part)
         return [schedule.unclock(sigma) if sigma > 0 else 0.0 for sigma in self.sigmas]
@@ -144,6 +171,10 @@ class PolyExponential(Grid):
     sigma_max: float = 80.0
     rho: float = 1.0
     part: str | None = None
+
+    def __post_init__(self) -> None:
+        rising(self, "sigma_min", "sigma_max")
+        positive(self, "rho")
 
     def sigmas(self, steps: int) -> list[float]:
         """The noise levels, without the final 0."""
@@ -169,6 +200,9 @@ class BetaGrid(Grid):
     sigmas: tuple[float, float] | None = None
     part: str | None = None
 
+    def __post_init__(self) -> None:
+        positive(self, "a", "b")
+
     def __call__(self, process: Process, steps: int) -> list[float]:
         from scipy.special import betaincinv
 
@@ -190,6 +224,9 @@ class ShiftedGrid(Grid):
     grid: Grid = field(default_factory=LinearGrid)
     shift: float = 3.0
     part: str | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, "shift")
 
     def __call__(self, process: Process, steps: int) -> list[float]:
         schedule = schedule_of(process, self.part)
@@ -219,6 +256,11 @@ class AlignYourSteps(Grid):
     table: tuple[float, ...] = AYS["sd15"]
     part: str | None = None
 
+    def __post_init__(self) -> None:
+        falling(self, "table", math.inf)
+        if self.table[-1] <= 0:
+            refuse(self, "table", "noise levels above zero", 'AlignYourSteps(AYS["sdxl"])')
+
     def sigmas(self, steps: int) -> list[float]:
         """The noise levels, without the final 0, which stands for the table's last."""
         logs = [math.log(sigma) for sigma in self.table]
@@ -237,6 +279,9 @@ class Fixed(Grid):
     """Times given one by one, noisiest first: what a fitted grid is saved as. `steps` is not read."""
 
     times: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        falling(self, "times", 1.0)
 
     def __call__(self, process: Process, steps: int) -> list[float]:
         return list(self.times)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gendiff.errors import SamplerError
+from gendiff.errors import SamplerError, positive
 from gendiff.processes import Process
 from gendiff.times.common import schedule_of
 from gendiff.times.grids import Grid, Karras, LinearGrid
@@ -23,6 +23,9 @@ class UpAndDown(Grid):
     grid: Grid = field(default_factory=LinearGrid)
     length: int = 1
     repeats: int = 5
+
+    def __post_init__(self) -> None:
+        positive(self, "length", "repeats")
 
     def __call__(self, process: Process, steps: int) -> list[float]:
         times = self.grid(process, steps)

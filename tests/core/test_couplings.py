@@ -134,6 +134,17 @@ def test_noise_never_crosses_conditions_or_masks(coupling: Coupling) -> None:
         torch.testing.assert_close(alone, got[rows], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("coupling", BATCHED, ids=repr)
+def test_samples_that_lack_a_property_are_coupled_among_themselves(coupling: Coupling) -> None:
+    n, process = 24, Gaussian(Linear())
+    x0, z = (Noise.of(seed, n).normal((n, 3), F64) for seed in (1, 2))
+    number = (torch.arange(n) % 3).double()
+    got = coupling(process, x0, z, Noise.of(3, n), {"a": number, "b": number[:, None].expand(n, 2)})
+    number = torch.where(number == 2, torch.nan, number)
+    missing = coupling(process, x0, z, Noise.of(3, n), {"a": number, "b": number[:, None].expand(n, 2)})
+    torch.testing.assert_close(missing, got, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("coupling", [*BATCHED, Independent(), Immiscible(), Aligned()], ids=repr)
 def test_the_order_of_the_batch_changes_nothing(coupling: Coupling) -> None:
     n, process = 12, Gaussian(Linear(), Centered())

@@ -20,6 +20,7 @@ from gendiff import (
     BrownianSO3,
     Centered,
     Cosine,
+    Discrete,
     Gaussian,
     Geodesic,
     Hutchinson,
@@ -32,6 +33,7 @@ from gendiff import (
     log_likelihood,
     vlb,
 )
+from gendiff.bounds import first_time, strata
 from gendiff.errors import GendiffError
 from gendiff.ode import EvenSteps, Flow
 from gendiff.oracles import Mixture, Normal, RotationMixture
@@ -238,7 +240,7 @@ def test_joints_add_up_and_batches_do_not_mix() -> None:
     assert found.dim.tolist() == [5.0] * 4
 
 
-@pytest.mark.parametrize("schedule", [Linear(), VP()], ids=repr)
+@pytest.mark.parametrize("schedule", [Linear(), VP(), Discrete.linear(20, 0.001, 0.5).zero_terminal()], ids=repr)
 def test_bounds_on_a_gaussian(schedule: Any) -> None:
     """At the exact denoiser the bound is log p; on a grid, or for a worse one, it is below."""
     n = 500
@@ -257,6 +259,17 @@ def test_bounds_on_a_gaussian(schedule: Any) -> None:
     rows = torch.tensor([7, 3])
     again = elbo(oracle, x0[rows], Noise(0, rows), draws=12)
     assert float((again.log_p - found.log_p[rows]).abs().max()) < 1e-10
+
+
+@pytest.mark.parametrize("schedule", [Discrete.linear(20).zero_terminal(), Discrete.linear().zero_terminal(), Cosine()])
+def test_strata_weigh_the_last_stretch_to_pure_noise(schedule: Any) -> None:
+    process = Gaussian(schedule)
+    start, n = first_time(process, 1e-3), 200_000
+    t, weight = strata(process, (torch.arange(n, dtype=F64) + 0.5) / n, start)
+    assert bool((weight > 0).all()) and bool((process.rate(t) * weight).isfinite().all())
+    assert float(weight.mean()) == pytest.approx(1 - start, rel=1e-4)
+    last = t > 1 - 1 / 20
+    assert float(weight[last].sum()) / n == pytest.approx(1 / 20, rel=1e-2)
 
 
 def test_what_has_no_flow_or_no_bound_says_so() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import pkgutil
 import re
 
 import numpy as np
@@ -111,6 +113,17 @@ def test_every_citation_is_of_something_that_exists() -> None:
         fields = dict(re.findall(r"^  (\w+) = \{(.*)\},?$", entry, re.MULTILINE))
         assert set(fields) == {"author", "title", "howpublished", "year"} and fields["year"] in key, key
         assert all(author.count(",") == 1 for author in fields["author"].split(" and ") if author != "others"), key
+
+
+def test_one_class_has_a_cited_name() -> None:
+    """Citations go by name, so a namesake would cite the wrong paper."""
+    homes: dict[str, set[str]] = {}
+    for found in pkgutil.walk_packages(gendiff.__path__, "gendiff."):
+        if not found.name.endswith("__main__"):
+            for name, value in vars(importlib.import_module(found.name)).items():
+                if isinstance(value, type) and value.__module__.startswith("gendiff."):
+                    homes.setdefault(name, set()).add(value.__module__)
+    assert not {name: modules for name, modules in homes.items() if name in USED_BY and len(modules) > 1}
 
 
 def test_citations_go_through_everything_a_model_is_built_of() -> None:

@@ -102,6 +102,28 @@ def test_floats_and_tensors_agree(schedule: Schedule) -> None:
     assert bool((single >= 0).all()) and bool((single <= 1).all())
 
 
+EXTREME: list[Schedule] = [
+    *(Sigmoid(*ends, tau) for ends in ((-3.0, 3.0), (0.0, 3.0), (-20.0, 0.0)) for tau in (0.1, 0.3, 90.0)),
+    *(VP(*betas) for betas in ((0.01, 1.0), (1e-3, 200.0), (5.0, 5.0))),
+    *(VE(*sigmas) for sigmas in ((1e-4, 1e4), (1.0, 2.0))),
+    *(EDM(80.0, rho) for rho in (0.5, 1.0, 2.0, 20.0, 100.0)),
+    *(Exponential(rate) for rate in (-10.0, 0.01, 100.0, 700.0)),
+    *(Polynomial(power) for power in (0.01, 20.0, 300.0)),
+    *(Laplace(mean, scale) for mean in (-10.0, 5.0) for scale in (0.01, 50.0)),
+    *(TrigFlow(sigma) for sigma in (1e-6, 1e6)),
+    Discrete((0.5,)),
+    Discrete.cosine(30).zero_terminal(),
+]
+
+
+@pytest.mark.parametrize("schedule", [*ALL, *EXTREME], ids=repr)
+def test_times_of_no_noise_and_of_no_signal_are_exact(schedule: Schedule) -> None:
+    infinite = torch.tensor([math.inf, -math.inf], dtype=torch.float64)
+    for of in (schedule, Shifted(schedule, 1e6), Shifted(schedule, 1e-6), ZeroTerminal(schedule)):
+        assert (of.time(math.inf), of.time(-math.inf)) == (0.0, 1.0)
+        assert of.time(infinite).tolist() == [0.0, 1.0]
+
+
 @pytest.mark.parametrize("schedule", ALL, ids=repr)
 def test_time_is_the_inverse_of_the_log_snr(schedule: Schedule) -> None:
     for t in [*TIMES, 0.0, 1.0]:

@@ -28,6 +28,7 @@ from gendiff import (
     Geodesic,
     Heun,
     Joint,
+    Karras,
     Linear,
     LinearGrid,
     Torus,
@@ -37,7 +38,7 @@ from gendiff.config import from_config, to_config
 from gendiff.errors import SamplerError
 from gendiff.oracles import Mixture, Normal
 from gendiff.random import Increment, Noise
-from gendiff.samplers import run, sample
+from gendiff.samplers import Progress, run, sample
 from gendiff.solvers import (
     DEIS,
     IPNDM,
@@ -359,6 +360,10 @@ def test_one_brownian_path() -> None:
     for part, length in zip(parts, (0.3, 0.45, 0.25), strict=True):
         assert float(part.var()) == pytest.approx(length, rel=0.06)
     assert abs(float((parts[0] * parts[1]).mean())) < 0.02
+    for t, s in ((1e-5, 9e-6), (1e-6, 9e-7), (1e-12, 9.9e-13), (1 - 9.9e-9, 1 - 1e-8), (0.3, 0.2999), (1.0, 1 - 2e-15)):
+        assert float(Increment.between(source, t, s).normal(shape, F64).var()) == pytest.approx(1, rel=0.06), (t, s)
+    near, nearer = (Increment.between(source, t, s).normal(shape, F64) for t, s in ((2e-12, 1e-12), (1e-12, 5e-13)))
+    assert abs(float((near * nearer).mean())) < 0.04
     # The same sample is refined: runs of 40 and 80 steps stay together, and apart from another seed's.
     data = mixture(Gaussian(Linear()))
     like = torch.empty(32, 2, dtype=F64)
@@ -371,10 +376,37 @@ def test_one_brownian_path() -> None:
     assert one < 0.2 * other, (one, other)
 
 
+@pytest.mark.parametrize("solver", [LMS(1000), Adams(1000, 4, Karras(), Points(Soft()))], ids=("rates", "points"))
+def test_a_long_last_step_keeps_single_precision(solver: Solver) -> None:
+    ends = []
+    for dtype in (torch.float32, F64):
+        data = Normal(Gaussian(), torch.tensor([0.5], dtype=dtype), torch.tensor([[0.3]], dtype=dtype))
+        ends.append(sample(data, torch.empty(64, 1, dtype=dtype), solver=solver, noise=Noise.of(0, 64)).double())
+    assert float((ends[0] - ends[1]).abs().max()) < 1e-4
+
+
+def test_each_descent_has_a_path_of_its_own() -> None:
+    """A grid that goes up sees new noise each time, the marginal is kept, and a run may be cut in two."""
+    n, data = 4000, Normal(Gaussian(Linear()), torch.zeros(1, dtype=F64), torch.tensor([[0.3]], dtype=F64))
+    like, noise = torch.empty(n, 1, dtype=F64), Noise.of(2, n)
+    rows = OnePath(20, UpAndDown(LinearGrid(), 1, 5)).rows(data.process)
+    first = data.process.prior(like, noise.fork("prior"), 1.0)
+    seen: list[Progress] = []
+    x = run(data, data.process, rows, first, noise=noise, cond={}, callback=seen.append)
+    plain = sample(data, like, solver=DDPM(20, times=UpAndDown(LinearGrid(), 1, 5)), noise=noise)
+    assert float(x.var()) == pytest.approx(float(plain.var()), rel=0.1)
+    cut = seen[6]
+    assert isinstance(cut.state, Tensor)
+    again = run(
+        data, data.process, rows, cut.state, noise=noise, cond={}, first=cut.number + 1, past=[cut.prediction]
+    )
+    torch.testing.assert_close(again, x, rtol=0, atol=0)
+
+
 def test_stochastic_solvers_keep_the_marginal() -> None:
     data = Normal(Gaussian(Cosine()), torch.tensor([0.5], dtype=F64), torch.tensor([[0.3]], dtype=F64))
     solvers = (
-        DPMpp2M(60, eta=1.0), DPMpp3M(60, eta=1.0), SASolver(60), DPMpp2S(40, eta=1.0), OnePath(64),
+        DPMpp2M(60, eta=1.0), DPMpp3M(60, eta=1.0), SASolver(60), DPMpp2S(40, eta=1.0), OnePath(100),
         DPMpp2S(40, eta=1.0, inner=True), DPMSolver(60, eta=1.0), DDPM(200), DDPM(400, large=True),
     )  # fmt: skip
     for solver in solvers:
