@@ -178,7 +178,7 @@ def IPNDM(steps: int = 20, order: int = 4, times: Grid | None = None) -> Adams:
 
 def SASolver(steps: int = 20, order: int = 3, times: Grid | None = None, eta: float = 1.0) -> Adams:
     """SA-Solver (Xue et al. 2023): stochastic Adams, predictor and corrector in lambda; eta is their tau."""
-    return Adams(steps, order, times or Karras(), HalfSlope(), order, eta, settle=True)
+    return Adams(steps, order, times or PowerGrid(), HalfSlope(), order, eta, settle=True)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def counted(steps: int) -> int:
 def falling(grid: Grid, name: str, most: float) -> None:
     """Refuses numbers given one by one unless there are two or more, falling within [0, most]."""
     values = getattr(grid, name)
-    if len(values) < 2 or not all(most >= a >= b >= 0 for a, b in pairwise(values)):
+    if len(values) < 2 or not all(most >= a and b >= 0 and (a >= b or math.isclose(a, b)) for a, b in pairwise(values)):
         expected = f"two numbers or more, the largest first, within [0, {most:g}]"
         refuse(grid, name, expected, f"{type(grid).__name__}((1.0, 0.5, 0.1))")
 

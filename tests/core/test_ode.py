@@ -168,8 +168,8 @@ def test_heun_converges_to_it_at_its_own_order(name: str) -> None:
     """On curved spaces and with two clocks: Heun's distance from it falls by four when its steps are doubled."""
     model, like = MODELS[name]
     like = map_state(lambda x: x.double(), like)
-    x = model.process.prior(like, Noise.of(2, len(tensors(like)[0])))
-    noise = Noise.of(0, 3)
+    n = len(tensors(like)[0])
+    x, noise = model.process.prior(like, Noise.of(2, n)), Noise.of(0, n)
 
     def end(solver: Any) -> State:
         return sample(model, like, solver=solver, noise=noise, start=x)
@@ -246,10 +246,11 @@ def test_single_precision(name: str) -> None:
     else:
         model, like = MODELS[name]
         single, double = model, map_state(lambda x: x.double(), like)
-    x = model.process.prior(double, Noise.of(3, len(tensors(double)[0])))
-    found = sample(model, x, solver=Adaptive(1e-7, 1e-7), noise=Noise.of(0, 3), start=x)
+    n = len(tensors(double)[0])
+    x, noise = model.process.prior(double, Noise.of(3, n)), Noise.of(0, n)
+    found = sample(model, x, solver=Adaptive(1e-7, 1e-7), noise=noise, start=x)
     x = map_state(lambda part: part.float(), x)
-    rough = sample(single, x, solver=Adaptive(1e-5, 1e-5), noise=Noise.of(0, 3), start=x)
+    rough = sample(single, x, solver=Adaptive(1e-5, 1e-5), noise=noise, start=x)
     assert distance(map_state(lambda part: part.double(), rough), found) < 1e-3
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +34,8 @@ from gendiff import (
     Tangent,
     UpAndDown,
     Velocity,
+    solvers,
+    times,
 )
 from gendiff.oracles import Normal
 from gendiff.random import Noise
@@ -194,6 +195,5 @@ def test_evaluations_are_counted() -> None:
 
 
 def test_solvers_are_values() -> None:
-    scope: dict[str, Callable[..., Any]] = {k: v for k, v in globals().items() if isinstance(v, type)}
     for solver in SOLVERS:
-        assert eval(repr(solver), scope) == solver and replace(solver, steps=3).steps == 3  # type: ignore[type-var]
+        assert eval(repr(solver), vars(solvers) | vars(times)) == solver and replace(solver, steps=3).steps == 3  # type: ignore[type-var]
