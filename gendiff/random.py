@@ -25,19 +25,19 @@ from torch import Tensor
 WORD = 0xFFFFFFFF
 
 
-def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> list[Tensor]:
+def philox(counter: Sequence[Tensor], key: Sequence[Tensor | int]) -> list[Tensor]:
     """Philox-4x32-10: four int64 tensors holding 32-bit words, and two key words, to four random words.
 
-    All arguments broadcast. Equals Random123's known answers, bit for bit, on every device.
+    All arguments broadcast; a key may be an int. Equals Random123's known answers, bit for bit, on every device.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        # The 64-bit products wrap in int64; their bits are the right ones.
+        # The 64-bit products wrap in int64; their bits are the right ones. Of c1 and c3 the low 32 count.
         p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
-        c0, c1, c2, c3 = ((p1 >> 32) & WORD) ^ c1 ^ k0, p1 & WORD, ((p0 >> 32) & WORD) ^ c3 ^ k1, p0 & WORD
+        c0, c1, c2, c3 = ((p1 >> 32) ^ c1 ^ k0) & WORD, p1, ((p0 >> 32) ^ c3 ^ k1) & WORD, p0
         k0, k1 = (k0 + 0x9E3779B9) & WORD, (k1 + 0xBB67AE85) & WORD
-    return [c0, c1, c2, c3]
+    return [c0, c1 & WORD, c2, c3 & WORD]
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,12 @@ class Noise:
         block = torch.arange(blocks, dtype=torch.int64, device=device)
         site = torch.arange(sites, dtype=torch.int64, device=device)[:, None]
         index = self.index[:, None, None]
-        high = (self.seed >> 32) & WORD
-        zero = torch.zeros_like(block)
-        counter = [block + 0 * site + 0 * index, site, zero + (self.step & WORD), zero + ((self.stream ^ high) & WORD)]
-        lanes = torch.stack(philox(counter, [zero + (self.seed & WORD), index & WORD]), dim=-1)  # [B, sites, blocks, 4]
+        step, stream = (
+            torch.full((), word & WORD, dtype=torch.int64, device=device)
+            for word in (self.step, self.stream ^ (self.seed >> 32))
+        )
+        words = philox([block, site, step, stream], [self.seed & WORD, index & WORD])  # each [B, sites, blocks]
+        lanes = torch.stack(torch.broadcast_tensors(*words), dim=-1)
         lanes = lanes.flatten(-2)[..., : inner * per_element]
         return lanes.unflatten(-1, (inner, per_element)).movedim(-1, 0).reshape(per_element, *shape)
 
