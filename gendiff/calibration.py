@@ -12,15 +12,16 @@ solution, step after step from the states that the fitted table itself has reach
 
 Where points are mixed, weights sum to one and l_j is log_{x0_0}(x0_j). rho_i lowers the say of what lies far off. Grids
 are tried among the times of the fine trajectory, by the error at the end on pilots that took no part in the fit. Then
-all weights and times together are refined by what they do to the end (`polished`),
+all weights and times together are refined by what they do to the whole run (`polished`),
 
-    min_theta  sum_i S r_i/(S + r_i),   r_i = |log(x(theta), x*_0)|^2     by Gauss and Newton, with Levenberg's damping
+    min_theta  sum_k c_k sum_i S log(1 + r_ik/S),   r_ik = |log(x*_k, x_k(theta))|^2     by Gauss and Newton, damped
 
-where S, a hundredth of the mean square distance of two ends, bounds what a trajectory counts that ends in another mode;
-those on their way there count in full, since they are the ones that go over. Derivatives are differences of whole runs:
-one run of the pilots for every weight and time, in each round. Rounds go on while the error falls on the pilots that
+over the times k of the grid. S is the median of r at the end: a few trajectories end in another mode, whatever the
+table, and may not outweigh the rest (Cauchy's loss). At the end c is one; the times before share 0.3 of what the end
+counts, which keeps many numbers from being fitted to few ends. Derivatives are differences of whole runs: one run of
+the pilots for every weight and time, in each round. What is kept is the round of least error on the pilots that
 choose. A last quarter of the pilots, which saw neither, compares the result with the analytic solver and keeps the
-better.
+better: in this loss, and in the mean square as far as the pilots can tell.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ from gendiff.denoisers import Denoise
 from gendiff.errors import SamplerError
 from gendiff.processes import Move
 from gendiff.random import Noise
-from gendiff.samplers import run
+from gendiff.samplers import Progress, run
 from gendiff.solvers import Adams, Calibrated, Fitted, Row, Solver
 from gendiff.spaces import State, leaves, map_state, tensors
 from gendiff.times import Grid, PowerGrid
+
+PATH = 0.3  # what all times before the end count, to the end's 1
 
 
 @dataclass(frozen=True)
@@ -61,25 +64,35 @@ class Pilot:
         states = [map_state(lambda p: p[rows], x) for x in self.states]
         return Pilot(self.denoiser, process, cond, self.times, states)
 
-    def ends(self, rows: list[Row]) -> tuple[State, Tensor]:
-        """log(x, x*) of the ends that rows lead to, and its square per sample [B]."""
+    def squares(self, rows: list[Row]) -> Tensor:
+        """The square distance to the fine end, per sample [B]."""
+        return self.process.space.dist2(self.states[-1], self.run(rows))
+
+    def run(self, rows: list[Row], callback: Callable[[Progress], None] | None = None) -> State:
+        """Where rows lead to from the first states."""
         x = self.states[0]
         noise = Noise.of(0, tensors(x)[0].shape[0], device=tensors(x)[0].device)
-        y = run(self.denoiser, self.process, rows, x, noise=noise, cond=self.cond)
-        space, goal = self.process.space, self.states[-1]
-        away = space.log(goal, y)
-        return away, space.norm2(goal, away)
+        return run(self.denoiser, self.process, rows, x, noise=noise, cond=self.cond, callback=callback)
 
-    def bound(self) -> float:
-        """S: a hundredth of the mean square distance between two ends."""
-        ends = self.states[-1]
-        square = self.process.space.dist2(ends, map_state(lambda p: p.roll(1, 0), ends))
-        return 0.01 * float(square.mean()) + 1e-30
+    def along(self, rows: list[Row], times: Sequence[float]) -> Tensor:
+        """log(x*, x) at times [K, B, N], float64 on the host; x are the states that rows lead through."""
+        found: dict[float, State] = {}
+        self.run(rows, lambda p: found.update({p.time: p.state}))
+        log = self.process.space.log
+        return torch.stack([flat(log(self.at(t), found[t])) for t in times])
 
-    def error(self, rows: list[Row], bound: float) -> float:
-        """The mean of S r/(S + r), r the square distance to the fine end: what ends elsewhere counts S, and no more."""
-        square = self.ends(rows)[1]
-        return float((square / (1 + square / bound)).mean())
+    def at(self, t: float) -> State:
+        """The fine trajectory at a time, on the geodesic between two of its states."""
+        k = next(k for k, s in enumerate(self.times) if s <= t)
+        if self.times[k] == t:
+            return self.states[k]
+        share = (self.times[k - 1] - t) / (self.times[k - 1] - self.times[k])
+        return self.process.space.lerp(self.states[k - 1], self.states[k], share)
+
+
+def loss(square: Tensor, scale: float) -> Tensor:
+    """S log(1 + r/S)."""
+    return scale * torch.log1p(square / scale)
 
 
 @dataclass(frozen=True)
@@ -138,9 +151,10 @@ def calibrate(
         raise SamplerError(
             f"calibrate got {n} pilots", "at least 8: half fit, half choose and judge", "a larger `like`"
         )
+    if solver is None and not single(base, process, counts):
+        base = Adams(corrector=0)  # where moves are curved, a corrector is a move of its own
     for count in counts:
-        rows = replace(base, steps=count).rows(process)  # type: ignore[type-var]
-        if len(rows) != count or any(row.at is None for row in rows):
+        if not single(base, process, [count]):
             raise SamplerError(
                 f"calibrate got {base!r}", "a solver with one evaluation and one move a step", "calibrate(..., Adams())"
             )
@@ -156,6 +170,15 @@ def calibrate(
     return found
 
 
+def single(solver: Solver, process: Any, counts: Sequence[int]) -> bool:
+    """Whether each step is one evaluation and one move."""
+    tables = [replace(solver, steps=count).rows(process) for count in counts]  # type: ignore[type-var]
+    return all(
+        len(rows) == count and all(row.at is not None for row in rows)
+        for rows, count in zip(tables, counts, strict=True)
+    )
+
+
 def follow(
     denoiser: Denoise, like: State, solver: Solver, grid: Grid | None, cond: dict[str, Any], start: State | None,
     noise: Noise, fine: int,
@@ -166,10 +189,10 @@ def follow(
     times = [t for t in PowerGrid()(process, fine) if t < first]
     path = Along((first, *times))
     x = process.prior(like, noise.fork("prior"), first) if start is None else start
-    states = [x]
+    found = {first: x}  # a move that is redone comes to the same time again, and the last is right
     rows = Adams(len(times), times=path).rows(process)
-    run(denoiser, process, rows, x, noise=noise, cond=cond, callback=lambda p: states.append(p.state))
-    whole = Pilot(denoiser, process, cond, list(path.times), states)
+    run(denoiser, process, rows, x, noise=noise, cond=cond, callback=lambda p: found.update({p.time: p.state}))
+    whole = Pilot(denoiser, process, cond, list(path.times), [found[t] for t in path.times])
     n = tensors(like)[0].shape[0]
     half, third = n // 2, n - n // 4
     return Pilots(*(whole.select(rows) for rows in (slice(half), slice(half, third), slice(third, None))))
@@ -192,21 +215,31 @@ def best(
     process = pilots.fit.process
     own = (grid or solver.times)(process, count)
     shapes = [PowerGrid(power) for power in (1.0, 1.2, 1.35, 1.5, 1.8, 2.2)]
-    bound = pilots.fit.bound()
-    tried: list[tuple[float, Fitted]] = []
+    tables: list[Fitted] = []
     for times in [own, *(shape(process, count) for shape in shapes if grid is None)]:
         places = nearest(pilots.fit.times, times)
         if len(places) == count + 1:
-            table = fitted(pilots.fit, solver, places, depth, ridge)
-            tried.append((pilots.choose.error(table_rows(process, solver, table), bound), table))
-    if not tried:
+            tables.append(fitted(pilots.fit, solver, places, depth, ridge))
+    if not tables:
         return None
+
+    def rows(table: Fitted) -> list[Row]:
+        return table_rows(process, solver, table)
+
+    scale = min(float(pilots.fit.squares(rows(table)).median()) for table in tables) + 1e-30
     # The grid that looks best at first need not be the one that can be refined most.
-    tried.sort(key=lambda pair: pair[0])
-    ends = [polished(pilots, solver, table, rounds, grid is None, bound) for _, table in tried[:2]]
+    tables.sort(key=lambda table: float(loss(pilots.choose.squares(rows(table)), scale).mean()))
+    ends = [polished(pilots, solver, table, rounds, grid is None, scale) for table in tables[:2]]
     least = min(ends, key=lambda pair: pair[0])[1]
-    ours, theirs = table_rows(process, solver, least), analytic_rows(process, solver, own)
-    return least if pilots.judge.error(ours, math.inf) < pilots.judge.error(theirs, math.inf) else None
+    theirs = analytic_rows(process, solver, own)
+    return least if better(*(pilots.judge.squares(r) for r in (rows(least), theirs)), scale) else None
+
+
+def better(ours: Tensor, theirs: Tensor, scale: float) -> bool:
+    """Whether square errors [B] are smaller in the loss, and in the mean not larger beyond two standard errors."""
+    more = (ours - theirs).double()
+    falls = float((loss(ours, scale) - loss(theirs, scale)).mean()) < 0
+    return falls and float(more.mean()) <= 2 * float(more.std()) / math.sqrt(len(more))
 
 
 def nearest(fine: list[float], times: list[float]) -> list[int]:
@@ -288,48 +321,60 @@ def solve(
 
 
 def polished(
-    pilots: Pilots, solver: Solver, table: Fitted, rounds: int, times: bool, bound: float
+    pilots: Pilots, solver: Solver, table: Fitted, rounds: int, times: bool, scale: float
 ) -> tuple[float, Fitted]:
-    """The table refined by its effect on the end, and its error on the pilots that choose."""
-    process = pilots.fit.process
-
-    def rows(table: Fitted) -> list[Row]:
-        return table_rows(process, solver, table)
-
-    points = any(None in leaves(row.norms) for row in rows(table))
+    """The table refined by its effect on the whole run, and its error on the pilots that choose."""
+    points = any(None in leaves(row.norms) for row in table_rows(pilots.fit.process, solver, table))
     theta = numbers(table)
     count = len(table.times) - 2
     gaps = [min(a - b, b - c) for a, b, c in zip(table.times, table.times[1:], table.times[2:], strict=False)]
-    scale = torch.tensor([1.0] * (len(theta) - count) + gaps, dtype=torch.float64)
+    unit = torch.tensor([1.0] * (len(theta) - count) + gaps, dtype=torch.float64)
     free = [i for i in range(len(theta)) if times or i < len(theta) - count]
-    least, damping = pilots.choose.error(rows(table), bound), 1e-3
+
+    def rows(theta: Tensor) -> list[Row]:
+        return table_rows(pilots.fit.process, solver, filled(table, theta, points))
+
+    def away(theta: Tensor) -> Tensor:
+        return pilots.fit.along(rows(theta), filled(table, theta, points).times[1:])
+
+    def each(y: Tensor) -> Tensor:
+        return loss(y.square().sum(-1), scale).mean(1)
+
+    def error(theta: Tensor) -> float:
+        return float(loss(pilots.choose.squares(rows(theta)), scale).mean())
+
+    y, damping = away(theta), 1e-3
+    best, least = theta, error(theta)
     for _ in range(rounds):
-        away, square = pilots.fit.ends(rows(filled(table, theta, points)))
-        rho = (1 + square / bound).double().cpu() ** -2
-        y = flat(away)
+        now = each(y)
+        say = PATH / max(len(now) - 1, 1) * now[-1] / now.clamp_min(1e-30)
+        say[-1] = 1
+        rho = say[:, None] / (1 + y.square().sum(-1) / scale)
         columns = []
         for i in free:
             there = theta.clone()
-            step = 1e-3 * float(scale[i])
-            there[i] += step
-            columns.append((flat(pilots.fit.ends(rows(filled(table, there, points)))[0]) - y) / 1e-3)
+            there[i] += 1e-3 * float(unit[i])
+            columns.append((away(there) - y) / 1e-3)
         a = torch.stack(columns, -1)
-        gram = torch.einsum("b,bnj,bnk->jk", rho, a, a)
-        right = torch.einsum("b,bnj,bn->j", rho, a, y)
+        gram = torch.einsum("kb,kbnj,kbnl->jl", rho, a, a)
+        right = torch.einsum("kb,kbnj,kbn->j", rho, a, y)
         for _ in range(6):
             held = damping * torch.diag(gram.diagonal() + 1e-9 * gram.diagonal().mean())
             move = torch.zeros_like(theta)
-            move[free] = -torch.linalg.solve(gram + held, right) * scale[free]
+            move[free] = -torch.linalg.solve(gram + held, right) * unit[free]
             there = theta + move
-            falls = all(a > b for a, b in pairwise([table.times[0], *there[len(theta) - count :].tolist(), 0.0]))
-            found = pilots.choose.error(rows(filled(table, there, points)), bound) if falls else float("inf")
-            if found < least:
-                theta, least, damping = there, found, damping / 10
-                break
+            if all(a > b for a, b in pairwise([table.times[0], *there[len(theta) - count :].tolist(), 0.0])):
+                new = away(there)
+                if float((say * each(new)).sum()) < float((say * now).sum()):
+                    theta, y, damping = there, new, damping / 10
+                    break
             damping = max(damping * 10, 1e-6)
         else:
             break
-    return least, filled(table, theta, points)
+        found = error(theta)
+        if found < least:
+            best, least = theta, found
+    return least, filled(table, best, points)
 
 
 def numbers(table: Fitted) -> Tensor:
