@@ -21,12 +21,11 @@ table, and may not outweigh the rest (Cauchy's loss). At the end c is one; the t
 counts, which keeps many numbers from being fitted to few ends. Derivatives are differences of whole runs: one run of
 the pilots for every weight and time, in each round. What is kept is the round of least error on the pilots that
 choose. A last quarter of the pilots, which saw neither, compares the result with the analytic solver and keeps the
-better: in this loss, and in the mean square as far as the pilots can tell.
+better: the fitted one if it is so in this loss and no worse in the mean square.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -232,14 +231,13 @@ def best(
     ends = [polished(pilots, solver, table, rounds, grid is None, scale) for table in tables[:2]]
     least = min(ends, key=lambda pair: pair[0])[1]
     theirs = analytic_rows(process, solver, own)
-    return least if better(*(pilots.judge.squares(r) for r in (rows(least), theirs)), scale) else None
+    ours = pilots.judge.squares(rows(least))
+    return least if better(ours, pilots.judge.squares(theirs), scale) else None
 
 
 def better(ours: Tensor, theirs: Tensor, scale: float) -> bool:
-    """Whether square errors [B] are smaller in the loss, and in the mean not larger beyond two standard errors."""
-    more = (ours - theirs).double()
-    falls = float((loss(ours, scale) - loss(theirs, scale)).mean()) < 0
-    return falls and float(more.mean()) <= 2 * float(more.std()) / math.sqrt(len(more))
+    """Whether square errors [B] are smaller in the loss, and not larger in the mean."""
+    return float(loss(ours, scale).mean()) < float(loss(theirs, scale).mean()) and float((ours - theirs).mean()) <= 0
 
 
 def nearest(fine: list[float], times: list[float]) -> list[int]:

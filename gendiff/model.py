@@ -161,6 +161,8 @@ class Model:
         if n < 1 or batch < 1:
             raise RequestError(f"sample got n={n}, batch={batch}", "at least one sample and a batch of at least one")
         solver = sampler or self.sampler
+        if sampler is None and isinstance(solver, Calibrated):
+            solver = solver.under(named(guidance))
         if steps is not None:
             solver = altered(solver, lambda inner: dataclasses.replace(inner, steps=steps))  # type: ignore[type-var]
         if isinstance(given, Given):
@@ -235,7 +237,7 @@ class Model:
         """Fits a sampler's weights and times to this model, for these numbers of evaluations, and keeps it.
 
         It is kept in `model.sampler` and saved with the weights: `model.sample(n, steps=8)` uses its table of 8 steps,
-        and other numbers of steps are sampled as before. See `gendiff.calibration`.
+        and other numbers of steps, or another guidance, are sampled as before. See `gendiff.calibration`.
 
         Args:
             evaluations: One number of steps, or several.
@@ -266,7 +268,8 @@ class Model:
                 denoiser, like, solver, evaluations=evaluations, cond=cond, fine=fine, rounds=rounds,
                 noise=Noise.of(seed, pilots, device=self.device), otherwise=own if before is None else before.otherwise,
             )  # fmt: skip
-        if before is not None and before.solver == found.solver:
+        found = dataclasses.replace(found, guidance=named(guidance))
+        if before is not None and (before.solver, before.guidance) == (found.solver, found.guidance):
             for table in before.tables:
                 if all(len(table.weights) != len(other.weights) for other in found.tables):
                     found = found.with_table(table)
@@ -316,6 +319,11 @@ class Model:
         part.write_bytes(serialise(weights, metadata={"gendiff": json.dumps(self.config())}))
         part.replace(path)
         return path
+
+
+def named(guidance: Any) -> str:
+    """A guidance as text: equal for equal ones."""
+    return repr(float(guidance) if isinstance(guidance, int) else guidance)
 
 
 def begun(sampler: Any, strength: float) -> Any:

@@ -132,22 +132,31 @@ class ZeroStar(Rule):
 
 
 @dataclass(frozen=True)
-class Rescaled(Rule):
+class Outer(Rule):
+    """A rule around another, or around the `Scale` of a number."""
+
+    rule: Any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rule", as_rule(self.rule))
+
+    def still(self, process: Process, t: float) -> bool:
+        return self.rule.still(process, t)
+
+
+@dataclass(frozen=True)
+class Rescaled(Outer):
     """A rule whose result gets back the spread of the prediction it started from.
 
     Args:
-        rule: Any rule.
+        rule: Any rule, or a number w for Scale(w).
         share: phi; 0 is off.
     """
 
-    rule: Rule
     share: Any = 0.7
 
     def on(self, process: Process, t: float) -> bool:
         return self.rule.on(process, t)
-
-    def still(self, process: Process, t: float) -> bool:
-        return self.rule.still(process, t)
 
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> Any:
         joint = self.rule.join(process, x, free, full, t)
@@ -163,26 +172,22 @@ class Rescaled(Rule):
 
 
 @dataclass(frozen=True)
-class Within(Rule):
+class Within(Outer):
     """A rule in an interval of noise levels sigma/alpha (log-SNRs -2 ln high to -2 ln low), and `full` outside.
 
     Args:
-        rule: Any rule.
+        rule: Any rule, or a number w for Scale(w).
         low: Off at or below this level.
         high: Off above this level.
         part: Whose noise level, in a bundle; the first part's by default.
     """
 
-    rule: Rule
     low: float = 0.0
     high: float = float("inf")
     part: str | None = None
 
     def on(self, process: Process, t: float) -> bool:
         return self.low < level(process, t, self.part) <= self.high and self.rule.on(process, t)
-
-    def still(self, process: Process, t: float) -> bool:
-        return self.rule.still(process, t)
 
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> Any:
         joint = self.rule.join(process, x, free, full, t)
@@ -200,20 +205,17 @@ class Within(Rule):
 
 
 @dataclass(frozen=True)
-class PlusPlus(Rule):
+class PlusPlus(Outer):
     """CFG++: the rule's prediction, with the noise that the free one sees; scales between 0 (free) and 1.
 
     Args:
         rule: Any rule, or a number w for Scale(w). There is no "off": w = 1 still takes the free branch's noise.
     """
 
-    rule: Rule = field(default_factory=lambda: Scale(0.6))
+    rule: Any = field(default_factory=lambda: Scale(0.6))
 
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> Prediction:
         return Prediction(self.rule.join(process, x, free, full, t), free)
-
-    def still(self, process: Process, t: float) -> bool:
-        return self.rule.still(process, t)
 
 
 def as_rule(scale: Any) -> Rule:

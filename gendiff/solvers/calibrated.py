@@ -41,6 +41,7 @@ class Calibrated(Solver):
         solver: The analytic solver that the tables were fitted from: one evaluation a step.
         tables: One for each number of steps.
         otherwise: What takes the steps that no table knows.
+        guidance: What the model was guided by when they were fitted, as text; None where nobody said.
     """
 
     order: ClassVar[int] = 1
@@ -50,6 +51,7 @@ class Calibrated(Solver):
     tables: tuple[Fitted, ...]
     otherwise: Solver
     times: Grid = field(default_factory=PowerGrid)
+    guidance: str | None = None
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         done = len(past)
@@ -59,6 +61,12 @@ class Calibrated(Solver):
                 yield replace(row, at=t, weights=table.weights[done])
                 return
         yield from replace(self.otherwise, steps=self.steps).step(process, t, s, past)  # type: ignore[type-var]
+
+    def under(self, guidance: str) -> Solver:
+        """This solver, or under another guidance than the tables' what takes their place."""
+        if self.guidance in (None, guidance):
+            return self
+        return replace(self.otherwise, steps=self.steps)  # type: ignore[type-var]
 
     def with_table(self, table: Fitted) -> Calibrated:
         """With one more table, in place of an earlier one of as many steps."""

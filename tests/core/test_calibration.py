@@ -13,6 +13,8 @@ from torch import Tensor
 from gendiff import (
     EDM,
     SO3,
+    VE,
+    BrownianSO3,
     Centered,
     Exponential,
     Gaussian,
@@ -24,10 +26,10 @@ from gendiff import (
     LinearGrid,
     PowerGrid,
 )
-from gendiff.calibration import calibrate
+from gendiff.calibration import better, calibrate, follow
 from gendiff.config import from_config, to_config
 from gendiff.errors import SamplerError
-from gendiff.oracles import Mixture
+from gendiff.oracles import Mixture, RotationMixture
 from gendiff.random import Noise
 from gendiff.samplers import sample
 from gendiff.solvers import Adams, Calibrated, Points, Solver, UniPC
@@ -92,6 +94,33 @@ def test_on_frames() -> None:
     assert from_config(json.loads(json.dumps(to_config(found)))) == found
     one = calibrate(denoiser, like, analytic, evaluations=6, fine=64, grid=LinearGrid())
     assert float(error(denoiser, like, one, Heun(100)).mean()) < theirs
+
+
+def test_fine_trajectories_have_a_state_for_each_time() -> None:
+    """Where a move is redone the corrected state counts, and it lies on a yet finer run."""
+    process = BrownianSO3(VE(0.02, 4.0))
+    turn = SO3().exp(torch.eye(3, dtype=F64), torch.tensor([[0.3, -0.8, 1.1], [-1.2, 0.4, 0.2]], dtype=F64))
+    denoiser = RotationMixture(process, turn, 0.2)
+    like, noise = torch.empty(16, 3, 3, dtype=F64), Noise.of(3, 16)
+    pilots = follow(denoiser, like, Adams(), None, {}, None, noise, 48)
+    for pilot in (pilots.fit, pilots.choose, pilots.judge):
+        assert len(pilot.states) == len(pilot.times) == 49
+    goal = sample(denoiser, like, solver=Adams(192, times=PowerGrid()), noise=noise)
+    assert float(process.space.dist2(pilots.fit.states[-1], goal[:8]).max()) < 1e-4
+    assert torch.equal(pilots.fit.at(pilots.fit.times[7]), pilots.fit.states[7])
+    found = calibrate(denoiser, like, evaluations=4, fine=48, rounds=1)
+    assert found.solver == Adams(corrector=0)
+
+
+def test_what_is_better() -> None:
+    """In the loss, and in the mean: neither the many nor the few that go astray may lose."""
+    theirs = torch.full((64,), 1e-2, dtype=F64)
+    ours = theirs / 10
+    assert better(ours, theirs, 1e-3) and not better(theirs, ours, 1e-3) and not better(ours, ours, 1e-3)
+    few, most = ours.clone(), theirs * 1.1
+    few[0], most[0] = 2.0, 0.0
+    assert not better(few, theirs, 1e-3) and not better(most, theirs, 1e-3)
+    assert float(most[1:].mean()) > 0.01 > float(few[1:].mean())
 
 
 def test_saved_tables_are_the_same_solver() -> None:

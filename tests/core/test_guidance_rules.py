@@ -250,3 +250,8 @@ def test_wrappers_compose() -> None:
     x = sample(stacked, like, solver=DPMpp2M(5), noise=Noise.of(0, 4), cond=COND)
     assert all(bool(torch.isfinite(part).all()) for part in x.values())
     assert map_state(lambda part: part.shape, x) == map_state(lambda part: part.shape, like)
+
+
+def test_a_number_is_a_scale_inside_a_rule() -> None:
+    for outer in (Rescaled, Within, PlusPlus):
+        assert outer(0.6) == outer(Scale(0.6)), outer

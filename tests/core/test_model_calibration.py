@@ -25,7 +25,10 @@ from gendiff import (
     Parallel,
     Request,
     SamplerError,
+    Scale,
+    Within,
 )
+from gendiff.config import from_config, to_config
 from gendiff.errors import RequestError
 from gendiff.testing import randomised
 
@@ -104,6 +107,29 @@ def test_tables_are_better_kept_and_used(model: Model, tmp_path: Path, guidance:
         model.sampler, kept = own, model.sampler
         assert all(torch.equal(a, b) for a, b in zip(now, model.sample(2, kind="far", **how), strict=True))
         model.sampler = kept
+
+
+def test_another_guidance_is_sampled_as_before(model: Model) -> None:
+    own = model.sampler
+    model.calibrate(4, pilots=64, rounds=1, guidance=2)
+    tables = model.sampler
+    assert isinstance(tables, Calibrated) and tables.guidance == "2.0"
+    for guidance, sampler in ((2.0, tables), (1.0, own), (Within(Scale(2.0), 0.3, 3.0), own)):
+        fours = replace(sampler, steps=4)  # type: ignore[type-var]
+        now = model.sample(2, kind="far", steps=4, guidance=guidance)
+        then = model.sample(2, kind="far", sampler=fours, guidance=guidance)
+        assert all(torch.equal(a, b) for a, b in zip(now, then, strict=True)), guidance
+    # Whoever names the tables gets them; files from before this was written down give them for every guidance.
+    config = {k: v for k, v in to_config(tables).items() if k != "guidance"}
+    old = from_config(config)
+    model.sampler = old
+    named = model.sample(1, kind="far", sampler=replace(tables, steps=4))
+    assert torch.equal(model.sample(1, kind="far", steps=4)[0], named[0])
+    # Tables of one guidance are no tables of another.
+    model.sampler = tables
+    model.calibrate(3, pilots=64, rounds=0)
+    assert isinstance(model.sampler, Calibrated)
+    assert [len(table.weights) for table in model.sampler.tables] == [3] and model.sampler.otherwise == own
 
 
 def test_calibrating_again_adds_and_replaces(model: Model) -> None:
