@@ -73,7 +73,7 @@ class PowerGrid(Grid):
 
     Args:
         power: 1 is even; above it steps are shorter towards the data.
-        sigma_max: The first sigma/alpha, where the schedule goes further.
+        sigma_max: The first sigma/alpha, where the schedule goes further; infinity is all of it.
         part: Whose schedule, for bundles.
     """
 
@@ -82,7 +82,9 @@ class PowerGrid(Grid):
     part: str | None = None
 
     def __post_init__(self) -> None:
-        positive(self, "power", "sigma_max")
+        positive(self, "power")
+        if not self.sigma_max > 0:
+            refuse(self, "sigma_max", "a positive number, or infinity for all of the schedule")
 
     def __call__(self, process: Process, steps: int) -> list[float]:
         schedule = schedule_of(process, self.part)

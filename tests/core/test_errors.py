@@ -34,6 +34,7 @@ NONSENSE: list[tuple[str, tuple[Any, ...], str]] = [
     ("LinearGrid", (2.0,), "start=2"),
     ("LinearGrid", (math.nan,), "start=nan"),
     ("PowerGrid", (-1.0,), "power=-1"),
+    ("PowerGrid", (1.5, math.nan), "sigma_max=nan"),
     ("Karras", (10.0, 1.0), "less than sigma_max"),
     ("Karras", (0.002, 80.0, 0.0), "rho=0"),
     ("LogSNRGrid", (0.0, 80.0), "sigma_min=0"),
@@ -84,3 +85,12 @@ def test_classes_of_real_sites_are_in_range() -> None:
             process.noise(far, 0.5, noise)
         bound = process.masked(torch.tensor([[True, True, False]] * 2))
         assert bound.noise(far, 0.5, noise).shape == (2, 3)
+
+
+WHOLE = [gendiff.Linear(), gendiff.Cosine(), gendiff.EDM(), gendiff.VE(0.01, 500.0)]
+
+
+@pytest.mark.parametrize("schedule", WHOLE, ids=repr)
+def test_a_grid_without_a_largest_level_is_all_of_the_schedule(schedule: Any) -> None:
+    times = gendiff.PowerGrid(sigma_max=math.inf)(gendiff.Gaussian(schedule), 5)
+    assert times[0] == 1 and times[-1] == 0 and len(times) == 6 and times == sorted(times, reverse=True)
