@@ -67,18 +67,21 @@ class Pilot:
         """The square distance to the fine end, per sample [B]."""
         return self.process.space.dist2(self.states[-1], self.run(rows))
 
+    def error(self, rows: list[Row], scale: float) -> float:
+        """The mean loss at the end."""
+        return float(loss(self.squares(rows), scale).mean())
+
     def run(self, rows: list[Row], callback: Callable[[Progress], None] | None = None) -> State:
         """Where rows lead to from the first states."""
         x = self.states[0]
         noise = Noise.of(0, tensors(x)[0].shape[0], device=tensors(x)[0].device)
         return run(self.denoiser, self.process, rows, x, noise=noise, cond=self.cond, callback=callback)
 
-    def along(self, rows: list[Row], times: Sequence[float]) -> Tensor:
-        """log(x*, x) at times [K, B, N], float64 on the host; x are the states that rows lead through."""
+    def along(self, rows: list[Row]) -> Tensor:
+        """log(x*, x) at the times that rows lead to, [K, B, N] in float64 on the host."""
         found: dict[float, State] = {}
         self.run(rows, lambda p: found.update({p.time: p.state}))
-        log = self.process.space.log
-        return torch.stack([flat(log(self.at(t), found[t])) for t in times])
+        return torch.stack([flat(self.process.space.log(self.at(t), x)) for t, x in found.items()])
 
     def at(self, t: float) -> State:
         """The fine trajectory at a time, on the geodesic between two of its states."""
@@ -152,11 +155,10 @@ def calibrate(
         )
     if solver is None and not single(base, process, counts):
         base = Adams(corrector=0)  # where moves are curved, a corrector is a move of its own
-    for count in counts:
-        if not single(base, process, [count]):
-            raise SamplerError(
-                f"calibrate got {base!r}", "a solver with one evaluation and one move a step", "calibrate(..., Adams())"
-            )
+    if not single(base, process, counts):
+        raise SamplerError(
+            f"calibrate got {base!r}", "a solver with one evaluation and one move a step", "calibrate(..., Adams())"
+        )
     if not all(leaves(process.per_part(lambda leaf: leaf.flows))):
         raise SamplerError(f"calibrate got {process!r}", "a process with a probability flow in every part")
     noise = noise or Noise.of(0, n, device=tensors(like)[0].device)
@@ -171,11 +173,12 @@ def calibrate(
 
 def single(solver: Solver, process: Any, counts: Sequence[int]) -> bool:
     """Whether each step is one evaluation and one move."""
-    tables = [replace(solver, steps=count).rows(process) for count in counts]  # type: ignore[type-var]
-    return all(
-        len(rows) == count and all(row.at is not None for row in rows)
-        for rows, count in zip(tables, counts, strict=True)
-    )
+
+    def one(count: int) -> bool:
+        rows = replace(solver, steps=count).rows(process)  # type: ignore[type-var]
+        return len(rows) == count and all(row.at is not None for row in rows)
+
+    return all(map(one, counts))
 
 
 def follow(
@@ -227,7 +230,7 @@ def best(
 
     scale = min(float(pilots.fit.squares(rows(table)).median()) for table in tables) + 1e-30
     # The grid that looks best at first need not be the one that can be refined most.
-    tables.sort(key=lambda table: float(loss(pilots.choose.squares(rows(table)), scale).mean()))
+    tables.sort(key=lambda table: pilots.choose.error(rows(table), scale))
     ends = [polished(pilots, solver, table, rounds, grid is None, scale) for table in tables[:2]]
     least = min(ends, key=lambda pair: pair[0])[1]
     theirs = analytic_rows(process, solver, own)
@@ -332,17 +335,11 @@ def polished(
     def rows(theta: Tensor) -> list[Row]:
         return table_rows(pilots.fit.process, solver, filled(table, theta, points))
 
-    def away(theta: Tensor) -> Tensor:
-        return pilots.fit.along(rows(theta), filled(table, theta, points).times[1:])
-
     def each(y: Tensor) -> Tensor:
         return loss(y.square().sum(-1), scale).mean(1)
 
-    def error(theta: Tensor) -> float:
-        return float(loss(pilots.choose.squares(rows(theta)), scale).mean())
-
-    y, damping = away(theta), 1e-3
-    best, least = theta, error(theta)
+    y, damping = pilots.fit.along(rows(theta)), 1e-3
+    best, least = theta, pilots.choose.error(rows(theta), scale)
     for _ in range(rounds):
         now = each(y)
         say = PATH / max(len(now) - 1, 1) * now[-1] / now.clamp_min(1e-30)
@@ -352,7 +349,7 @@ def polished(
         for i in free:
             there = theta.clone()
             there[i] += 1e-3 * float(unit[i])
-            columns.append((away(there) - y) / 1e-3)
+            columns.append((pilots.fit.along(rows(there)) - y) / 1e-3)
         a = torch.stack(columns, -1)
         gram = torch.einsum("kb,kbnj,kbnl->jl", rho, a, a)
         right = torch.einsum("kb,kbnj,kbn->j", rho, a, y)
@@ -362,14 +359,14 @@ def polished(
             move[free] = -torch.linalg.solve(gram + held, right) * unit[free]
             there = theta + move
             if all(a > b for a, b in pairwise([table.times[0], *there[len(theta) - count :].tolist(), 0.0])):
-                new = away(there)
+                new = pilots.fit.along(rows(there))
                 if float((say * each(new)).sum()) < float((say * now).sum()):
                     theta, y, damping = there, new, damping / 10
                     break
             damping = max(damping * 10, 1e-6)
         else:
             break
-        found = error(theta)
+        found = pilots.choose.error(rows(theta), scale)
         if found < least:
             best, least = theta, found
     return least, filled(table, best, points)

@@ -32,7 +32,7 @@ from gendiff.editing import From, partly
 from gendiff.errors import CheckpointError, GendiffError, RequestError
 from gendiff.given import Given, resampled
 from gendiff.guidance import Corrected, Guided
-from gendiff.guidance.rules import one
+from gendiff.guidance.rules import as_rule, one
 from gendiff.inverse import Consistent, Measured
 from gendiff.ode import Path as FlowPath
 from gendiff.processes import Process
@@ -322,8 +322,8 @@ class Model:
 
 
 def named(guidance: Any) -> str:
-    """A guidance as text: equal for equal ones."""
-    return repr(float(guidance) if isinstance(guidance, int) else guidance)
+    """A guidance as text, the same for a number and the `Scale` of it."""
+    return repr(as_rule(float(guidance) if isinstance(guidance, int) else guidance))
 
 
 def begun(sampler: Any, strength: float) -> Any:

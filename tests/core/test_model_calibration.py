@@ -113,8 +113,8 @@ def test_another_guidance_is_sampled_as_before(model: Model) -> None:
     own = model.sampler
     model.calibrate(4, pilots=64, rounds=1, guidance=2)
     tables = model.sampler
-    assert isinstance(tables, Calibrated) and tables.guidance == "2.0"
-    for guidance, sampler in ((2.0, tables), (1.0, own), (Within(Scale(2.0), 0.3, 3.0), own)):
+    assert isinstance(tables, Calibrated) and tables.guidance == "Scale(scale=2.0)"
+    for guidance, sampler in ((2.0, tables), (Scale(2.0), tables), (1.0, own), (Within(Scale(2.0), 0.3, 3.0), own)):
         fours = replace(sampler, steps=4)  # type: ignore[type-var]
         now = model.sample(2, kind="far", steps=4, guidance=guidance)
         then = model.sample(2, kind="far", sampler=fours, guidance=guidance)
