@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import sys
 import time
@@ -252,6 +253,27 @@ def shown(name: str, found: dict[str, Any]) -> None:
         print(f"  {n:3d}  {peer['by']}  |  {own['by']}", flush=True)
 
 
+def means(problems: dict[str, Any], start: str) -> None:
+    """Prints error over that of the best peer, geometric mean over distributions [how many are better]."""
+    rows: dict[str, list[list[tuple[float, float]]]] = {"best": [], "default": [], "calibrated": []}
+    for found in (found for name, found in problems.items() if name.endswith(f" {start}")):
+        theirs = [best["rms"] for best in found["best peer"]]
+        ours = {
+            "best": [best["rms"] for best in found["best"]],
+            "default": found["default"],
+            "calibrated": [table["rms"] for table in found["calibrated"]],
+        }
+        for key, errors in ours.items():
+            rows[key].append(list(zip(errors, theirs, strict=False)))
+    for key, pairs in rows.items():
+        cells = []
+        for column in zip(*pairs, strict=True):
+            # Somebody may hit an end exactly; what has no ratio is not averaged.
+            logs = [math.log(e / p) for e, p in column if e > 0 and p > 0]
+            cells.append(f"{math.exp(sum(logs) / len(logs)):.2f} [{sum(e < p for e, p in column)}]")
+        print(f"{start:5} {key:11}", *(f"{cell:>10}" for cell in cells))
+
+
 def drawn(result: dict[str, Any], path: Path) -> None:
     """The picture: error against evaluations, a panel for each problem and start."""
     import matplotlib as mpl
@@ -319,6 +341,9 @@ def main() -> None:
         result["problems"][f"{problem.name} {problem.start}"] = found
         shown(f"{problem.name} {problem.start}", found)
         args.out.write_text(json.dumps(result, indent=1) + "\n")
+    for start in ("ve", "flow", "vp"):
+        if any(name.endswith(f" {start}") for name in result["problems"]):
+            means(result["problems"], start)
     if not args.only:
         drawn(result, args.out.with_suffix(".png"))
 
