@@ -41,12 +41,10 @@ from quality import hardware
 from torch import Tensor
 
 import gendiff
-from gendiff import DDPM, DPS, MMPS, TMPD, DiffPIR, Given, Measured, Model, PiGDM
-from gendiff.given import resampled
-from gendiff.inverse import Method
-from gendiff.operators import Average, Blur, LinearOperator, Mask
+from gendiff import DDPM, DPS, MMPS, TMPD, DiffPIR, Given, Measurement, Model, PiGDM
+from gendiff.guidance import Average, Blur, LinearOperator, Mask, Method, with_resampling
 from gendiff.random import Noise
-from gendiff.solvers import Solver
+from gendiff.sampling.solvers import Solver
 from gendiff_images import Judge, write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,11 +60,11 @@ def repeated(repeats: int, stochastic: bool = False) -> Way:
         for steps in range(1, passes + 1):
             tried = replace(solver, steps=steps)
             if repeats > 1:
-                tried = resampled(tried, repeats)
+                tried = with_resampling(tried, repeats)
             best = steps if tried.evaluations(model.denoiser.process) <= passes else best
         solver = replace(solver, steps=best)
         # One walk down is a grid that goes up nowhere, so that the model does not repeat it.
-        return resampled(solver, repeats), None
+        return with_resampling(solver, repeats), None
 
     return make
 
@@ -189,7 +187,7 @@ def main() -> None:
             many = lambda part: part.repeat_interleave(args.draws, 0)  # noqa: E731
             given: Any = None
             if method is not None:
-                given = Measured(operator, many(y), noise, method)
+                given = Measurement(operator, many(y), noise, method)
             elif isinstance(operator, Mask):
                 given = Given(many(x0), operator.keep)
             since = time.process_time()

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from gendiff import EDM, Gaussian, Noise, sample
-from gendiff.samplers import table
-from gendiff.solvers import (
+from gendiff.sampling import table
+from gendiff.sampling.solvers import (
     DDIM,
     DDPM,
     DEIS,

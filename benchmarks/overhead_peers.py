@@ -25,8 +25,8 @@ from peers.k_diffusion import k_sampling
 from torch import Tensor
 
 from gendiff import EDM, Gaussian, Linear, Noise, sample
-from gendiff.solvers import Adams, DPMpp2M, Euler, Solver, UniPC
-from gendiff.times import Karras
+from gendiff.sampling.grids import Karras
+from gendiff.sampling.solvers import Adams, DPMpp2M, Euler, Solver, UniPC
 
 STEPS, REPEATS = 50, 40
 

@@ -29,11 +29,11 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from gendiff import EDM, VP, Gaussian, Linear, Noise, sample
+from gendiff.denoisers import Mixture
 from gendiff.errors import GendiffError
-from gendiff.oracles import Mixture
-from gendiff.samplers import Loop
-from gendiff.schedules import Schedule
-from gendiff.solvers import Solver
+from gendiff.processes.schedules import Schedule
+from gendiff.sampling import Loop
+from gendiff.sampling.solvers import Solver
 
 F64 = torch.float64
 SCHEDULES: dict[str, Schedule] = {"ve": EDM(80.0, 7.0), "flow": Linear(), "vp": VP()}
@@ -199,12 +199,12 @@ def spiral() -> Data:
     """40 modes along a spiral of two turns, 0.12 long and 0.02 wide."""
     angle = torch.linspace(0.5, 2, 40, dtype=F64) * 2 * math.pi
     radius = angle / (4 * math.pi) * 1.5
-    along = torch.stack([torch.cos(angle), torch.sin(angle)], 1)
-    step = along / angle[:, None] + torch.stack([-torch.sin(angle), torch.cos(angle)], 1)
+    per_sample = torch.stack([torch.cos(angle), torch.sin(angle)], 1)
+    step = per_sample / angle[:, None] + torch.stack([-torch.sin(angle), torch.cos(angle)], 1)
     step = step / step.norm(dim=1, keepdim=True)
     across = torch.stack([-step[:, 1], step[:, 0]], 1)
     variances = torch.tensor([0.12**2, 0.02**2], dtype=F64).expand(40, 2)
-    return Data(radius[:, None] * along, variances, None, torch.stack([step, across], 2))
+    return Data(radius[:, None] * per_sample, variances, None, torch.stack([step, across], 2))
 
 
 def line() -> Data:

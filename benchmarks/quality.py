@@ -29,16 +29,18 @@ from gendiff import DDPM, Adams, DPMpp2M, Euler, Heun, LinearGrid, PowerGrid
 from gendiff.model import Model
 from gendiff_recipes import audio, images, proteins
 from gendiff_recipes.callbacks import save_artifacts
-from gendiff_recipes.evaluation import ask, subset
+from gendiff_recipes.evaluation import default_request, subset
 from gendiff_recipes.recipe import Recipe
 from gendiff_recipes.training import train
 
 Numbers = dict[str, Any]
 
 
-def drawn(model: Model, recipe: Recipe, n: int, seed: int, **over: Any) -> tuple[list[Any], dict[str, Any], float]:
+def drawn(
+    model: Model, recipe: Recipe, n: int, seed: int, **broadcast_mask: Any
+) -> tuple[list[Any], dict[str, Any], float]:
     """n samples over all labels (or as `over` asks), what was asked, and the seconds it took."""
-    asked = {**ask(model.domain, n), **over}
+    asked = {**default_request(model.domain, n), **broadcast_mask}
     since = time.perf_counter()
     samples = model.sample(n, guidance=recipe.guidance, seed=seed, **asked)
     return samples, asked, time.perf_counter() - since

@@ -33,10 +33,11 @@ from peers import Peer, level, peers
 from problems import Problem, load
 
 from gendiff import Heun, Karras, LinearGrid, LogSNRGrid, Noise, PowerGrid
-from gendiff.calibration import calibrate
 from gendiff.errors import GendiffError
 from gendiff.processes import Process
-from gendiff.solvers import (
+from gendiff.sampling import calibrate
+from gendiff.sampling.grids import Grid
+from gendiff.sampling.solvers import (
     DEIS,
     IPNDM,
     LMS,
@@ -52,7 +53,6 @@ from gendiff.solvers import (
     Solver,
     UniPC,
 )
-from gendiff.times import Grid
 
 EVALUATIONS = (5, 8, 10, 15, 20, 30, 50)
 CALIBRATED = (5, 8, 10)

@@ -21,8 +21,8 @@ from gendiff.processes import Joint
 from gendiff.spaces import Product, Space
 
 CORE = (
-    "spaces", "schedules", "processes", "categories", "brownian", "denoisers", "conversions", "times", "solvers",
-    "losses", "couplings", "ode", "parallel",
+    "spaces", "processes", "processes.schedules", "denoisers", "sampling", "sampling.grids", "sampling.solvers",
+    "guidance", "training",
 )  # fmt: skip
 BUNDLES = {"Joint": Joint, "Product": Product, "Heads": Heads}
 
@@ -108,8 +108,8 @@ def build(data: Any, known: Mapping[str, type], where: str) -> Any:
     fields = [f for f in dataclasses.fields(cls) if f.init]
     unread(rest, [f.name for f in fields], f"{where} ({kind})")
     missing = dataclasses.MISSING
-    needed = [f.name for f in fields if f.default is missing and f.default_factory is missing]
-    complete(rest, needed, f"{where} ({kind})")
+    require_noise = [f.name for f in fields if f.default is missing and f.default_factory is missing]
+    complete(rest, require_noise, f"{where} ({kind})")
     return cls(**{k: build(v, known, f"{where}.{k}") for k, v in rest.items()})
 
 

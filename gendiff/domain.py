@@ -25,7 +25,7 @@ from gendiff.denoisers import Head, default_head
 from gendiff.errors import DataError, RequestError, nearest
 from gendiff.processes import Process
 from gendiff.random import Noise
-from gendiff.solvers import Adams, Solver
+from gendiff.sampling.solvers import Adams, Solver
 from gendiff.spaces import State, map_state, tensors
 
 
@@ -191,7 +191,7 @@ class Domain(ABC):
         """An extra loss [B] on the predicted clean state."""
         return None
 
-    def correct(self, prediction: State, t: float, **cond: Any) -> State:
+    def constrain(self, prediction: State, t: float, **cond: Any) -> State:
         """What every clean state obeys, imposed on each prediction while sampling."""
         return prediction
 

@@ -10,39 +10,66 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from gendiff.calibration import calibrate
 from gendiff.config import complete, from_config, to_config, unread
 from gendiff.denoisers import Denoiser, Head
 from gendiff.discovery import domain_class
 from gendiff.domain import Domain, Request, crop
-from gendiff.editing import From, partly
 from gendiff.errors import CheckpointError, GendiffError, RequestError
-from gendiff.given import Given, resampled
-from gendiff.guidance import Corrected, Guided
-from gendiff.guidance.rules import as_rule, one
-from gendiff.inverse import Consistent, Measured
-from gendiff.ode import Path as FlowPath
+from gendiff.guidance import (
+    Constrained,
+    From,
+    Given,
+    Guided,
+    Measurement,
+    PosteriorMean,
+    as_rule,
+    is_one,
+    noised_start,
+    with_resampling,
+)
 from gendiff.processes import Process
 from gendiff.random import Noise
-from gendiff.samplers import Loop, Progress, sample
-from gendiff.solvers import Calibrated, Solver
+from gendiff.sampling import Loop, Progress, calibrate, sample
+from gendiff.sampling import Path as FlowPath
+from gendiff.sampling.solvers import Calibrated, Solver
 from gendiff.spaces import State, map_state
 
 FORMAT = 1
 KEYS = ("format", "version", "domain", "network", "process", "head", "sampler", "recipe", "metrics")
+
+
+P = ParamSpec("P")
+States: TypeAlias = tuple[list[State], list[Tensor | None]]
+
+
+def decoded(states: Callable[Concatenate[Model, P], States]) -> Callable[Concatenate[Model, P], list[Any]]:
+    """The method that draws artifacts, from the one that draws states: the same arguments, one artifact a sample."""
+
+    @functools.wraps(states)
+    def sample(self: Model, *args: P.args, **kwargs: P.kwargs) -> list[Any]:
+        batches, masks = states(self, *args, **kwargs)
+        singles = [single for x, mask in zip(batches, masks, strict=True) for single in crop(x, mask)]
+        return [self.domain.decode(x) for x in singles]
+
+    sample.__name__, sample.__qualname__ = "sample", "Model.sample"
+    sample.__doc__ = (states.__doc__ or "").replace(
+        "n new samples, undecoded: the batches of states [b, ...] and their masks. `sample` decodes them to artifacts.",
+        "n new artifacts.",
+    )
+    return sample
 
 
 class Model:
@@ -94,51 +121,6 @@ class Model:
         self.denoiser.to(device)
         return self
 
-    def sample(
-        self,
-        n: int,
-        *args: Any,
-        sampler: Solver | Loop | None = None,
-        steps: int | None = None,
-        guidance: Any = 1.0,
-        given: Given | Measured | None = None,
-        start: Any = None,
-        strength: float = 0.5,
-        seed: int = 0,
-        batch: int = 64,
-        precision: torch.dtype | None = None,
-        corrected: bool = True,
-        progress: Callable[[float], None] | None = None,
-        **what: Any,
-    ) -> list[Any]:
-        """n new artifacts.
-
-        Args:
-            n: How many.
-            args: Handed to the domain's `request` with `what`: labels, lengths.
-            sampler: How, e.g. `Heun(18)`; the model's own by default.
-            steps: The sampler with another number of steps; a table fitted for it (`calibrate`) is used.
-            guidance: Classifier-free guidance; 1 is off. A scale, or a rule, e.g. `Within(APG(3.0), 0.3, 3.0)`.
-            given: What is known of every sample: parts of it (`model.known`), put in place on a grid that also goes
-                up (the sampler's own, if it does), or a measurement (`Measured`), met by its method.
-            start: An artifact to start from, noised to the time `strength`, instead of pure noise (SDEdit).
-            strength: How much of `start` is remade: near 0 nothing, 1 all.
-            seed: Sample i of a seed is always the same.
-            batch: How many at a time.
-            precision: torch.bfloat16 runs the network, and nothing else, under autocast.
-            corrected: Whether the domain's `correct` acts on predictions; False shows the bare model.
-            progress: Called with the share done.
-
-        Raises:
-            RequestError: For something the domain cannot answer.
-        """
-        states, masks = self.states(
-            n, *args, sampler=sampler, steps=steps, guidance=guidance, given=given, start=start, strength=strength,
-            seed=seed, batch=batch, precision=precision, corrected=corrected, progress=progress, **what,
-        )  # fmt: skip
-        singles = [single for x, mask in zip(states, masks, strict=True) for single in crop(x, mask)]
-        return [self.domain.decode(x) for x in singles]
-
     @torch.no_grad()
     def states(
         self,
@@ -147,7 +129,7 @@ class Model:
         sampler: Solver | Loop | None = None,
         steps: int | None = None,
         guidance: Any = 1.0,
-        given: Given | Measured | None = None,
+        given: Given | Measurement | None = None,
         start: Any = None,
         strength: float = 0.5,
         seed: int = 0,
@@ -156,20 +138,41 @@ class Model:
         corrected: bool = True,
         progress: Callable[[float], None] | None = None,
         **what: Any,
-    ) -> tuple[list[State], list[Tensor | None]]:
-        """As `sample`, but undecoded: the batches of states [b, ...] and their masks."""
+    ) -> States:
+        """n new samples, undecoded: the batches of states [b, ...] and their masks. `sample` decodes them to artifacts.
+
+        Args:
+            n: How many.
+            args: Handed to the domain's `request` with `what`: labels, lengths.
+            sampler: How, e.g. `Heun(18)`; the model's own by default.
+            steps: The sampler with another number of steps; a table fitted for it (`calibrate`) is used.
+            guidance: Classifier-free guidance; 1 is off. A scale, or a rule:
+                `GuidanceInterval(APG(3.0), 0.3, 3.0)`.
+            given: What is known of every sample: parts of it (`model.known`), put in place on a grid that also goes
+                up (the sampler's own, if it does), or a measurement (`Measurement`), met by its method.
+            start: An artifact to start from, noised to the time `strength`, instead of pure noise (SDEdit).
+            strength: How much of `start` is remade: near 0 nothing, 1 all.
+            seed: Sample i of a seed is always the same.
+            batch: How many at a time.
+            precision: torch.bfloat16 runs the network, and nothing else, under autocast.
+            corrected: Whether the domain's `constrain` acts on predictions; False shows the bare model.
+            progress: Called with the share done.
+
+        Raises:
+            RequestError: For something the domain cannot answer.
+        """
         if n < 1 or batch < 1:
             raise RequestError(f"sample got n={n}, batch={batch}", "at least one sample and a batch of at least one")
         solver = sampler or self.sampler
         if sampler is None and isinstance(solver, Calibrated):
-            solver = solver.under(named(guidance))
+            solver = solver.under(guidance_name(guidance))
         if steps is not None:
-            solver = altered(solver, lambda inner: dataclasses.replace(inner, steps=steps))  # type: ignore[type-var]
+            solver = replace_solver(solver, lambda inner: dataclasses.replace(inner, steps=steps))  # type: ignore[type-var]
         if isinstance(given, Given):
-            solver = altered(solver, resampled)
+            solver = replace_solver(solver, with_resampling)
         first = None
         if start is not None:
-            solver = altered(solver, partial(begun, strength=strength), FlowPath)
+            solver = replace_solver(solver, functools.partial(start_at, strength=strength), FlowPath)
             first = map_state(lambda x: x[None], self.domain.encode(start))
         request = self.domain.request(n, *args, **what)
         known = None if given is None else given.expand(n)
@@ -182,10 +185,10 @@ class Model:
                 noise = Noise.of(seed, part.stop - begin, begin, self.device)
                 here = None if known is None else known.select(part, self.device)
                 follow: Any = denoiser
-                if isinstance(here, Measured):
-                    follow = Consistent(follow, here)
+                if isinstance(here, Measurement):
+                    follow = PosteriorMean(follow, here)
                 if corrected:
-                    follow = Corrected(follow, self.domain.correct)
+                    follow = Constrained(follow, self.domain.constrain)
 
                 def tick(p: Progress, begin: int = begin) -> None:
                     if progress is not None:
@@ -198,18 +201,20 @@ class Model:
                     noise=noise,
                     cond=cond,
                     given=here if isinstance(here, Given) else None,
-                    start=None if first is None else partly(denoiser.process, first, like, strength, noise, cond),
+                    start=None if first is None else noised_start(denoiser.process, first, like, strength, noise, cond),
                     callback=tick,
                 )
                 states.append(x)
                 masks.append(cond.get("mask"))
         return states, masks
 
+    sample = decoded(states)
+
     def follow(self, guidance: Any = 1.0, precision: torch.dtype | None = None) -> Any:
         """The denoiser that sampling follows: the model's, guided."""
         own = self.denoiser
         denoiser = Denoiser(own.network, own.head, own.process, precision=precision)
-        return denoiser if one(guidance) else Guided(denoiser, guidance, self.domain.without)
+        return denoiser if is_one(guidance) else Guided(denoiser, guidance, self.domain.without)
 
     @contextlib.contextmanager
     def at_rest(self) -> Iterator[None]:
@@ -237,7 +242,7 @@ class Model:
         """Fits a sampler's weights and times to this model, for these numbers of evaluations, and keeps it.
 
         It is kept in `model.sampler` and saved with the weights: `model.sample(n, steps=8)` uses its table of 8 steps,
-        and other numbers of steps, or another guidance, are sampled as before. See `gendiff.calibration`.
+        and other numbers of steps, or another guidance, are sampled as before. See `gendiff.sampling.calibration`.
 
         Args:
             evaluations: One number of steps, or several.
@@ -247,7 +252,7 @@ class Model:
             pilots: How many trajectories to follow, at once.
             guidance: The guidance it is fitted for, as in `sample`.
             seed: Of the pilots; samples of other seeds are not among them.
-            corrected: Whether the domain's `correct` acts on predictions.
+            corrected: Whether the domain's `constrain` acts on predictions.
             fine: Steps of the pilots' own trajectories.
             rounds: Refinements of all numbers together, some dozens of runs each.
 
@@ -260,7 +265,7 @@ class Model:
         like, cond = self.place(self.domain.request(pilots, *args, **what), slice(None))
         denoiser = self.follow(guidance)
         if corrected:
-            denoiser = Corrected(denoiser, self.domain.correct)
+            denoiser = Constrained(denoiser, self.domain.constrain)
         own = self.sampler
         before = own if isinstance(own, Calibrated) else None
         with self.at_rest():
@@ -268,7 +273,7 @@ class Model:
                 denoiser, like, solver, evaluations=evaluations, cond=cond, fine=fine, rounds=rounds,
                 noise=Noise.of(seed, pilots, device=self.device), otherwise=own if before is None else before.otherwise,
             )  # fmt: skip
-        found = dataclasses.replace(found, guidance=named(guidance))
+        found = dataclasses.replace(found, guidance=guidance_name(guidance))
         if before is not None and (before.solver, before.guidance) == (found.solver, found.guidance):
             for table in before.tables:
                 if all(len(table.weights) != len(other.weights) for other in found.tables):
@@ -321,17 +326,17 @@ class Model:
         return path
 
 
-def named(guidance: Any) -> str:
-    """A guidance as text, the same for a number and the `Scale` of it."""
+def guidance_name(guidance: Any) -> str:
+    """A guidance as text, the same for a number and the `CFG` of it."""
     return repr(as_rule(float(guidance) if isinstance(guidance, int) else guidance))
 
 
-def begun(sampler: Any, strength: float) -> Any:
-    """A sampler with a grid, begun at the time `strength`."""
+def start_at(sampler: Any, strength: float) -> Any:
+    """A sampler with a grid, start_at at the time `strength`."""
     return dataclasses.replace(sampler, times=From(sampler.times, strength))
 
 
-def altered(sampler: Solver | Loop, f: Callable[[Any], Any], *others: type) -> Any:
+def replace_solver(sampler: Solver | Loop, f: Callable[[Any], Any], *others: type) -> Any:
     """f of a solver, or of one of other kinds; of a sampler that has a solver, the sampler with f of it in its place.
 
     Raises:

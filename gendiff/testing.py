@@ -24,13 +24,13 @@ from gendiff.config import from_config, to_config
 from gendiff.denoisers import Denoise, Denoiser, Head
 from gendiff.domain import Domain, Request, collate, crop
 from gendiff.errors import RequestError
-from gendiff.losses import denoising_loss
 from gendiff.processes import Process
 from gendiff.random import Noise
-from gendiff.samplers import sample
-from gendiff.solvers import Euler, Solver
+from gendiff.sampling import sample
+from gendiff.sampling.grids import Grid
+from gendiff.sampling.solvers import Euler, Solver
 from gendiff.spaces import Product, Space, State, leaves, map_state, tensors
-from gendiff.times import Grid, stratified
+from gendiff.training import denoising_loss, stratified
 
 
 def distance(x: State, y: State) -> float:

@@ -1,6 +1,6 @@
 """Every adapter against a trajectory that its library gave by itself.
 
-    python -m benchmarks.peers GOLDENS
+python -m benchmarks.peers GOLDENS
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from gendiff import Gaussian
+from gendiff.denoisers import Mixture
 from gendiff.errors import GendiffError
-from gendiff.oracles import Mixture
 
 from . import azula, diffusers, flow_matching, k_diffusion
 from .shared import Model, Peer, double, halves

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gendiff.denoisers import Mixture
 from gendiff.errors import GendiffError
-from gendiff.oracles import Mixture
 
 if TYPE_CHECKING:
     from benchmarks.problems import Cloud, Problem

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from gendiff.denoisers import EDMHead
 from gendiff.domain import Domain, Examples, Request
 from gendiff.errors import DataError, RequestError
-from gendiff.metrics import frechet, wasserstein1
+from gendiff.evaluation import frechet, wasserstein1
 from gendiff.processes import Gaussian
-from gendiff.schedules import EDM
-from gendiff.solvers import DPMpp2M, Solver
-from gendiff.times import Karras
+from gendiff.processes.schedules import EDM
+from gendiff.sampling.grids import Karras
+from gendiff.sampling.solvers import DPMpp2M, Solver
 from gendiff_audio import io
 from gendiff_audio.clip import AudioError, Clip, mono
 from gendiff_audio.measures import centroid, duration, level, pitch, statistics

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from gendiff.domain import Example
 from gendiff.errors import CheckpointError, DataError
-from gendiff.metrics import frechet
+from gendiff.evaluation import frechet
 from gendiff_audio.clip import Clip, mono
 from gendiff_audio.resample import resample
 from gendiff_audio.spectrogram import LogMel

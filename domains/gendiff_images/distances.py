@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gendiff import metrics
 from gendiff.errors import RequestError
+from gendiff.evaluation import distances as metrics
 
 
 def stack(pictures: Sequence[Tensor], *, least: int = 1) -> Tensor:

@@ -20,11 +20,11 @@ from gendiff.domain import Domain, Examples, Request
 from gendiff.errors import DataError, RequestError, nearest
 from gendiff.nn import DiT, UNet
 from gendiff.processes import Gaussian, Process
+from gendiff.processes.schedules import Linear
 from gendiff.random import Noise
-from gendiff.schedules import Linear
-from gendiff.solvers import Adams, Solver
+from gendiff.sampling.grids import PowerGrid
+from gendiff.sampling.solvers import Adams, Solver
 from gendiff.spaces import State
-from gendiff.times import PowerGrid
 from gendiff_images import distances, io
 from gendiff_images.grid import save_grid
 from gendiff_images.sources import CIFAR10, MNIST, Digits, Fashion, PictureSource

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gendiff import metrics
 from gendiff.errors import CheckpointError, RequestError
+from gendiff.evaluation import distances as metrics
 from gendiff_images.distances import stack
 
 

@@ -35,8 +35,8 @@ from gendiff import (
     Velocity,
 )
 from gendiff.errors import DataError, RequestError, nearest
-from gendiff.solvers import Solver
-from gendiff.times import schedule_of
+from gendiff.processes import schedule_of
+from gendiff.sampling.solvers import Solver
 
 from . import frames, metrics, superpose
 from .geometry import geometry_loss
@@ -140,13 +140,13 @@ class Proteins(Domain):
         return {**metrics.METRICS, "pairwise_tm": superpose.diversity}
 
     def sampler(self) -> Solver:
-        return DDPM(60, spread=0.4)
+        return DDPM(60, noise_scale=0.4)
 
     def auxiliary(self, prediction: State, x0: State, t: Any, **cond: Any) -> Tensor:
         """The geometric loss of the predicted frames, a third of the sum per residue, like the loss of positions."""
         return geometry_loss(prediction, x0, t, cond["mask"], floor=self.floor) / 3
 
-    def correct(self, prediction: State, t: float, **cond: Any) -> State:
+    def constrain(self, prediction: State, t: float, **cond: Any) -> State:
         """Predicted chains with overlapping residues moved apart."""
         return {**prediction, "pos": untangle(prediction["pos"], cond["mask"])}
 

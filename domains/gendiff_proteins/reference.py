@@ -115,9 +115,9 @@ class EquivariantReference(nn.Module):
         centres = torch.linspace(0.1, _FAR, _BASIS, dtype=pos.dtype, device=pos.device)
         radial = torch.exp(-((distance[..., None] - centres) * (_BASIS / _FAR)).square())
         place = torch.arange(n, device=pos.device)
-        along = waves((place[None] - place[:, None]).clamp(-32, 32).to(pos.dtype), 16, 30.0).expand(b, n, n, -1)
+        per_sample = waves((place[None] - place[:, None]).clamp(-32, 32).to(pos.dtype), 16, 30.0).expand(b, n, n, -1)
         turns = torch.einsum("biac,bjad->bijcd", rot, rot).flatten(3)
-        edges = torch.cat([radial, along, turns], -1)
+        edges = torch.cat([radial, per_sample, turns], -1)
         near = (distance / _FAR).square().neg().exp()
         pairs = real[:, :, None] * real[:, None] * (1 - torch.eye(n, dtype=pos.dtype, device=pos.device)) * near
         for layer, widen in zip(self.layers, self.widen, strict=True):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gendiff import Domain, Example, Examples, Geodesic, Request, Torus
-from gendiff.metrics import energy
+from gendiff.evaluation import energy
 
 BASINS = {"helix": (-63.0, -42.0), "strand": (-120.0, 175.0)}
 SPREAD = 9.0  # standard deviation of a basin, in degrees

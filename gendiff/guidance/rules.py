@@ -1,20 +1,20 @@
 r"""Rules that join two predictions: `free` (nothing asked, or a weaker model) and `full`.
 
-    Scale(w)             lerp(free, full, w)                                       Ho & Salimans 2022
-    APG(w, r, eta)       full + (w - 1)(d - (1 - eta) d_par), d = full - free      Sadat et al. 2024
-                         |d| <= r first, d_par its part along `full`
-    ZeroStar(w, still)   exp(x, (1 - w) q a + w b), a = log(x, free), b = log(x, full), q = <a, b>/<a, a>
-                         and x0 = x, which stands still, above the noise level `still`     Fan et al. 2025
-    Rescaled(rule, phi)  m (1 + phi (std(full)/std(m) - 1)), m the rule's              Lin et al. 2023, Eq. 15, 16
-    Within(rule, a, b)   the rule for a < sigma/alpha <= b, else `full`          Kynkäänniemi et al. 2024
-    PlusPlus(rule)       the rule for x0, `free` for the noise                           Chung et al. 2024, CFG++
+    CFG(w)                         lerp(free, full, w)                                    Ho & Salimans 2022
+    APG(w, r, eta)                 full + (w - 1)(d - (1 - eta) d_par), d = full - free   Sadat et al. 2024
+                                   |d| <= r first, d_par its part along `full`
+    CFGZeroStar(w, still_above)    exp(x, (1 - w) q a + w b), a = log(x, free), b = log(x, full), q = <a, b>/<a, a>
+                                   and x0 = x, at rest, above the noise level `still_above`   Fan et al. 2025
+    CFGRescale(rule, phi)          m (1 + phi (std(full)/std(m) - 1)), m the rule's       Lin et al. 2023, Eq. 15, 16
+    GuidanceInterval(rule, a, b)   the rule for a < sigma/alpha <= b, else `full`         Kynkäänniemi et al. 2024
+    CFGPlusPlus(rule)              the rule for x0, `free` for the noise                  Chung et al. 2024, CFG++
 
 w = 1 is off: `full`, bit for bit, and one branch is evaluated. Intervals are noise levels sigma/alpha = exp(-logsnr/2),
 never shares of the steps, and are decided on the host: outside, one branch is evaluated.
 
 Every statistic is of one sample, over its real sites; in a bundle each part is its own. Lengths and angles between
-clean states mean something on flat spaces only: on curved parts d_par is 0 and Rescaled changes nothing. APG's momentum
-is left out: it makes a prediction depend on those before it, and so on the solver's order of evaluations.
+clean states mean something on flat spaces only: on curved parts d_par is 0 and CFGRescale changes nothing. APG's
+momentum is left out: it makes a prediction depend on those before it, and so on the solver's order of evaluations.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.predictions import Prediction
-from gendiff.processes import Gaussian, Joint, Process, pick
-from gendiff.spaces import Centered, Euclidean, Product, Space, State, along, map_state, tensors
-from gendiff.times import schedule_of
+from gendiff.denoisers import Prediction
+from gendiff.processes import Gaussian, Joint, Process, pick, schedule_of
+from gendiff.spaces import Centered, Euclidean, Product, Space, State, map_state, per_sample, tensors
 
 TINY = 1e-30
 
@@ -51,7 +50,7 @@ class Rule(ABC):
 
 
 @dataclass(frozen=True)
-class Scale(Rule):
+class CFG(Rule):
     """Classifier-free guidance.
 
     Args:
@@ -61,10 +60,10 @@ class Scale(Rule):
     scale: Any = 1.0
 
     def on(self, process: Process, t: float) -> bool:
-        return not one(self.scale)
+        return not is_one(self.scale)
 
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> State:
-        return full if one(self.scale) else process.space.lerp(free, full, self.scale)
+        return full if is_one(self.scale) else process.space.lerp(free, full, self.scale)
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class APG(Rule):
     """Adaptive projected guidance, without momentum.
 
     Args:
-        scale: w, as for `Scale`.
+        scale: w, as for `CFG`.
         radius: The longest difference |full - free|, a number or by part; infinite by default.
         parallel: eta, the share that is kept of the difference along `full`, which oversaturates.
     """
@@ -82,10 +81,10 @@ class APG(Rule):
     parallel: Any = 0.0
 
     def on(self, process: Process, t: float) -> bool:
-        return not one(self.scale)
+        return not is_one(self.scale)
 
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> State:
-        if one(self.scale):
+        if is_one(self.scale):
             return full
         return by_part(process.space, self.part, (free, full), self.scale, self.radius, self.parallel)
 
@@ -95,17 +94,17 @@ class APG(Rule):
         d = space.scale(d, (radius / length).clamp_max(1.0))
         if isinstance(space, Euclidean | Centered):
             share = dot(space, d, full) / (dot(space, full, full) + TINY)
-            d = d - along((1 - parallel) * share, full) * full
+            d = d - per_sample((1 - parallel) * share, full) * full
         return space.exp(full, space.scale(d, w - 1))
 
 
 @dataclass(frozen=True)
-class ZeroStar(Rule):
+class CFGZeroStar(Rule):
     """CFG-Zero*: the free branch at its best scale, and no move while predictions are only noise.
 
     Args:
-        scale: w, as for `Scale`.
-        still: The noise level sigma/alpha above which the state stands still.
+        scale: w, as for `CFG`.
+        still_above: The noise level sigma/alpha above which the state stands still.
         part: Whose noise level, in a bundle; the first part's by default.
     """
 
@@ -114,18 +113,18 @@ class ZeroStar(Rule):
     part: str | None = None
 
     def on(self, process: Process, t: float) -> bool:
-        return not one(self.scale)
+        return not is_one(self.scale)
 
     def still(self, process: Process, t: float) -> bool:
         return level(process, t, self.part) > self.still_above
 
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> State:
-        if one(self.scale):
+        if is_one(self.scale):
             return full
-        home = resting(process, x, t)
-        return by_part(process.space, self.one, (home, free, full), self.scale)
+        home = resting_prediction(process, x, t)
+        return by_part(process.space, self.zero_star, (home, free, full), self.scale)
 
-    def one(self, space: Space, x: Tensor, free: Tensor, full: Tensor, w: Any) -> Tensor:
+    def zero_star(self, space: Space, x: Tensor, free: Tensor, full: Tensor, w: Any) -> Tensor:
         a, b = space.log(x, free), space.log(x, full)
         best = dot(space, a, b) / (dot(space, a, a) + TINY)
         return space.exp(x, space.scale(space.scale(a, best), 1 - w) + space.scale(b, w))
@@ -133,7 +132,7 @@ class ZeroStar(Rule):
 
 @dataclass(frozen=True)
 class Outer(Rule):
-    """A rule around another, or around the `Scale` of a number."""
+    """A rule around another, or around the `CFG` of a number."""
 
     rule: Any
 
@@ -145,11 +144,11 @@ class Outer(Rule):
 
 
 @dataclass(frozen=True)
-class Rescaled(Outer):
+class CFGRescale(Outer):
     """A rule whose result gets back the spread of the prediction it started from.
 
     Args:
-        rule: Any rule, or a number w for Scale(w).
+        rule: Any rule, or a number w for CFG(w).
         share: phi; 0 is off.
     """
 
@@ -168,15 +167,15 @@ class Rescaled(Outer):
         if not isinstance(space, Euclidean | Centered):
             return joint
         ratio = (variance(space, full) / (variance(space, joint) + TINY)).sqrt()
-        return along(1 + share * (ratio - 1), joint) * joint  # type: ignore[operator]
+        return per_sample(1 + share * (ratio - 1), joint) * joint  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
-class Within(Outer):
+class GuidanceInterval(Outer):
     """A rule in an interval of noise levels sigma/alpha (log-SNRs -2 ln high to -2 ln low), and `full` outside.
 
     Args:
-        rule: Any rule, or a number w for Scale(w).
+        rule: Any rule, or a number w for CFG(w).
         low: Off at or below this level.
         high: Off above this level.
         part: Whose noise level, in a bundle; the first part's by default.
@@ -197,7 +196,7 @@ class Within(Outer):
         inside = (sigma > self.low) & (sigma <= self.high)
 
         def choose(a: Tensor, b: Tensor) -> Tensor:
-            return torch.where(along(inside.to(a.dtype), a).bool(), a, b)  # type: ignore[union-attr]
+            return torch.where(per_sample(inside.to(a.dtype), a).bool(), a, b)  # type: ignore[union-attr]
 
         if isinstance(joint, Prediction):
             return Prediction(map_state(choose, joint.x0, full), map_state(choose, joint.back, full))
@@ -205,14 +204,14 @@ class Within(Outer):
 
 
 @dataclass(frozen=True)
-class PlusPlus(Outer):
+class CFGPlusPlus(Outer):
     """CFG++: the rule's prediction, with the noise that the free one sees; scales between 0 (free) and 1.
 
     Args:
-        rule: Any rule, or a number w for Scale(w). There is no "off": w = 1 still takes the free branch's noise.
+        rule: Any rule, or a number w for CFG(w). There is no "off": w = 1 still takes the free branch's noise.
     """
 
-    rule: Any = field(default_factory=lambda: Scale(0.6))
+    rule: Any = field(default_factory=lambda: CFG(0.6))
 
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> Prediction:
         return Prediction(self.rule.join(process, x, free, full, t), free)
@@ -220,13 +219,13 @@ class PlusPlus(Outer):
 
 def as_rule(scale: Any) -> Rule:
     """The rule itself, or Scale of a number, [B], or dict by part."""
-    return scale if isinstance(scale, Rule) else Scale(scale)
+    return scale if isinstance(scale, Rule) else CFG(scale)
 
 
-def one(scale: Any) -> bool:
+def is_one(scale: Any) -> bool:
     """Whether a scale is 1 for all, as far as the host knows."""
     if isinstance(scale, dict):
-        return all(one(part) for part in scale.values())
+        return all(is_one(part) for part in scale.values())
     return isinstance(scale, int | float) and scale == 1
 
 
@@ -238,13 +237,13 @@ def level(process: Process, t: Any, part: str | None) -> Any:
     return sigma / alpha if alpha > 0 else float("inf")
 
 
-def resting(process: Process, x: State, t: Any) -> State:
+def resting_prediction(process: Process, x: State, t: Any) -> State:
     """The prediction towards which the state does not move: x itself, on flat spaces x/(alpha + sigma)."""
     if isinstance(process, Joint):
-        return {name: resting(part, x[name], pick(t, name)) for name, part in process.parts.items()}
+        return {name: resting_prediction(part, x[name], pick(t, name)) for name, part in process.parts.items()}
     if isinstance(process, Gaussian):
         alpha, sigma = process.schedule(t)
-        return along(1 / (alpha + sigma), x) * x
+        return per_sample(1 / (alpha + sigma), x) * x
     return x
 
 
@@ -264,7 +263,7 @@ def variance(space: Space, x: Tensor) -> Tensor:
     """The variance over the real numbers of each sample: [B]."""
     real = space.real(torch.ones_like(x))
     n = real.flatten(1).sum(1).clamp_min(1)
-    mean = along(space.real(x).flatten(1).sum(1) / n, x)
+    mean = per_sample(space.real(x).flatten(1).sum(1) / n, x)
     return (real * (x - mean) ** 2).flatten(1).sum(1) / n
 
 

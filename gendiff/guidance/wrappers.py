@@ -1,11 +1,11 @@
 r"""A guided denoiser is a denoiser.
 
-    Guided      a rule joins the prediction with conditions and the one without; both in one batch
-    Autoguided  a rule joins a model and a weaker one of the same data (Karras et al. 2024)
-    Classified  x0 + w (sigma^2/alpha) grad_x log p(y | x_t): a classifier's gradient (Dhariwal & Nichol 2021)
-    Corrected   f(x0): what is known of every clean state
+    Guided              a rule joins the prediction with conditions and the one without; both in one batch
+    Autoguidance        a rule joins a model and a weaker one of the same data (Karras et al. 2024)
+    ClassifierGuidance  x0 + w (sigma^2/alpha) grad_x log p(y | x_t): a classifier's gradient (Dhariwal & Nichol 2021)
+    Constrained         f(x0): what is known of every clean state
 
-They wrap one another: Classified(Guided(model, APG(3.0), without), log_p).
+They wrap one another: ClassifierGuidance(Guided(model, APG(3.0), without), log_p).
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoise
+from gendiff.denoisers import Denoise, Prediction, clean
 from gendiff.errors import SamplerError
-from gendiff.guidance.rules import as_rule, batch, resting
-from gendiff.predictions import Prediction, clean
+from gendiff.guidance.rules import as_rule, batch, resting_prediction
 from gendiff.processes import Gaussian, Joint, Process, pick
-from gendiff.spaces import State, along, leaves, map_state, tensors
+from gendiff.spaces import State, leaves, map_state, per_sample, tensors
 
 FLOOR = 1e-3
 """Where alpha is below this share of sigma, gradients are taken at the time at which it is this share."""
@@ -42,7 +41,7 @@ def unruled(rule: Any, denoiser: Denoise, process: Process, x: State, t: Any, co
     if isinstance(t, Tensor):
         return None
     if rule.still(process, t):
-        return resting(process, x, t)
+        return resting_prediction(process, x, t)
     return None if rule.on(process, t) else denoiser(x, t, **cond)
 
 
@@ -52,7 +51,7 @@ class Guided:
 
     Args:
         denoiser: Trained with and without conditions.
-        scale: w: a number, [B], or a number by part of a bundle; or a rule, e.g. Within(APG(3.0), 0.3, 3.0).
+        scale: w: a number, [B], or a number by part of a bundle; or a rule, e.g. GuidanceInterval(APG(3.0), 0.3, 3.0).
         without: The conditions with nothing asked for, from the full ones (labels at their "none").
     """
 
@@ -78,7 +77,7 @@ class Guided:
 
 
 @dataclass(frozen=True)
-class Autoguided:
+class Autoguidance:
     """Autoguidance: away from a weaker model of the same data.
 
     Args:
@@ -103,7 +102,7 @@ class Autoguided:
 
 
 @dataclass(frozen=True)
-class Classified:
+class ClassifierGuidance:
     """Classifier guidance, on flat spaces.
 
     Args:
@@ -133,16 +132,16 @@ class Classified:
 
 
 @dataclass(frozen=True)
-class Corrected:
+class Constrained:
     """A denoiser whose predictions are made to obey what is known of every clean state.
 
     Args:
         denoiser: Whose predictions.
-        correct: f(x0, t, **cond) -> x0: clipping to a range, moving apart what overlaps.
+        constrain: f(x0, t, **cond) -> x0: clipping to a range, moving apart what overlaps.
     """
 
     denoiser: Denoise
-    correct: Callable[..., State]
+    constrain: Callable[..., State]
 
     @property
     def process(self) -> Process:
@@ -150,7 +149,7 @@ class Corrected:
 
     def __call__(self, x: State, t: Any, **cond: Any) -> Any:
         prediction = self.denoiser(x, t, **cond)
-        x0 = self.correct(clean(prediction), t, **cond)
+        x0 = self.constrain(clean(prediction), t, **cond)
         return moved(prediction, self.process.masked(cond.get("mask")).space.project(x0))
 
 
@@ -208,5 +207,5 @@ def nudged(process: Process, x0: State, gradient: State, gain: Callable[[Gaussia
             f"A gradient with respect to x_t was to guide {process!r}",
             "a Gaussian process on a flat space: elsewhere the mean of a tilted posterior has no such formula",
         )
-    step = process.space.project(along(gain(process), x0) * gradient)
+    step = process.space.project(per_sample(gain(process), x0) * gradient)
     return process.space.exp(x0, process.space.scale(step, scale))

@@ -1,7 +1,7 @@
 """Recipes for gendiff's domains: what is trained, on what, for how long, and how the result is shown.
 
-    from gendiff_recipes import images, train
-    model = train(images.digits().override("trainer.minutes=1"), "runs/digits")
+from gendiff_recipes import images, train
+model = train(images.digits().override("trainer.minutes=1"), "runs/digits")
 """
 
 from __future__ import annotations

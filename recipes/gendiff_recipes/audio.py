@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gendiff.times import LogNormal
+from gendiff.training import LogNormal
 from gendiff_audio import FSDD, Audio, Tones
 
 from .recipe import Optimizer, Recipe, Trainer

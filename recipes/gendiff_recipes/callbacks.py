@@ -12,14 +12,14 @@ import lightning as L
 import numpy as np
 import torch
 
-from gendiff.cli import bar
-from gendiff.ema import EMA
 from gendiff.model import Model
+from gendiff.progress import progress_bar
+from gendiff.training import EMA
 
 from .module import Denoising
 
 
-class Averaging(L.Callback):
+class EMAWeights(L.Callback):
     """Keeps the EMA of the network, saves it with every checkpoint, and never touches the weights mid-step.
 
     Args:
@@ -57,7 +57,7 @@ class Averaging(L.Callback):
         self._loaded = state_dict or None
 
 
-class Showing(L.Callback):
+class SampleLogger(L.Callback):
     """Draws samples with the averaged weights: files in a folder, pictures and sound to the logger.
 
     Args:
@@ -70,7 +70,7 @@ class Showing(L.Callback):
     """
 
     def __init__(
-        self, model: Model, averaging: Averaging, folder: Path, *, every: int, n: int, what: dict[str, Any]
+        self, model: Model, averaging: EMAWeights, folder: Path, *, every: int, n: int, what: dict[str, Any]
     ) -> None:
         self.model, self.averaging, self.folder, self.every, self.n, self.what = (
             model,
@@ -123,7 +123,7 @@ def show(trainer: L.Trainer, path: Path, step: int) -> None:
             logger.experiment.add_audio(f"samples/{path.stem}", torch.from_numpy(samples)[None], step, sample_rate=rate)
 
 
-class Measuring(L.Callback):
+class MetricLogger(L.Callback):
     """Logs every metric of the domain, on samples drawn with the averaged weights, as `metrics/NAME`.
 
     Args:
@@ -136,7 +136,7 @@ class Measuring(L.Callback):
     """
 
     def __init__(
-        self, model: Model, averaging: Averaging, reference: list[Any], *, every: int, n: int, what: dict[str, Any]
+        self, model: Model, averaging: EMAWeights, reference: list[Any], *, every: int, n: int, what: dict[str, Any]
     ) -> None:
         self.model, self.averaging, self.reference = model, averaging, reference
         self.every, self.n, self.what = every, n, what
@@ -152,7 +152,7 @@ class Measuring(L.Callback):
             logger.log_metrics(found, trainer.global_step)
 
 
-class Bar(L.Callback):
+class ProgressBar(L.Callback):
     """A progress bar over the share of the run that is over, by steps or by time, with the loss.
 
     Args:
@@ -160,7 +160,7 @@ class Bar(L.Callback):
     """
 
     def __init__(self, title: str) -> None:
-        self.bar = bar(title)
+        self.bar = progress_bar(title)
         self._tick: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

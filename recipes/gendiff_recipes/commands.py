@@ -9,7 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
-from gendiff.cli import bar, keywords
+from gendiff.cli import keywords
+from gendiff.progress import progress_bar
 
 
 def data_option(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +70,7 @@ class Evaluate:
         from .evaluation import evaluate
 
         model = gendiff.load(args.model)
-        with bar("sampling") as progress:
+        with progress_bar("sampling") as progress:
             result = evaluate(
                 model, args.n, guidance=args.guidance, seed=args.seed, data=args.data, progress=progress,
                 **keywords(args.what),
@@ -97,13 +98,13 @@ class Bench:
     def run(self, args: argparse.Namespace) -> None:
         import gendiff
 
-        from .evaluation import ask
+        from .evaluation import default_request
         from .trajectories import convergence
 
         model = gendiff.load(args.model)
         rows = convergence(
             model, args.n, steps=args.steps, reference=args.reference, guidance=args.guidance,
-            what=ask(model.domain, args.n),
+            what=default_request(model.domain, args.n),
         )  # fmt: skip
         print(f"{'sampler':10} {'evaluations':>12} {'RMS to reference':>18} {'ms a sample':>12}  grid")
         for row in sorted(rows, key=lambda row: (row.evaluations, row.error)):

@@ -24,7 +24,7 @@ from gendiff.model import Model
 
 from . import audio, images, proteins
 from .callbacks import save_artifacts
-from .evaluation import Evaluation, ask, evaluate, subset
+from .evaluation import Evaluation, default_request, evaluate, subset
 from .recipe import Recipe
 from .report import Block, Curve, Details, Pictures, Section, Sound, Sounds, Structure, Structures, Table, write_report
 from .training import train
@@ -123,7 +123,9 @@ def section(show: Show, model: Model, result: Evaluation, folder: Path) -> Secti
     real = subset(list(test), show.shown, seed=0)
     n = len(result.samples)
     chosen = [round(i * (n - 1) / (show.shown - 1)) for i in range(show.shown)] if domain.ragged else range(show.shown)
-    asked = {k: [v[i] for i in chosen] for k, v in ask(domain, n).items()}  # short and long ones, of every class
+    asked = {
+        k: [v[i] for i in chosen] for k, v in default_request(domain, n).items()
+    }  # short and long ones, of every class
     shown = [result.samples[i] for i in chosen]
     training = json.loads((folder / "training.json").read_text(encoding="utf8"))
     rows = [[name.replace("_", " "), value, result.floor[name]] for name, value in result.generated.items()]

@@ -34,7 +34,7 @@ class Evaluation:
     seconds: float
 
 
-def ask(domain: Domain, n: int) -> dict[str, Any]:
+def default_request(domain: Domain, n: int) -> dict[str, Any]:
     """What to ask for when n samples shall cover a domain: its preview, and all combinations of labels in turn."""
     asked, period = dict(domain.preview(n)), 1
     for name, classes in domain.labels.items():
@@ -71,7 +71,7 @@ def evaluate(
             f"{domain!r} has {len(training)} training and {len(test)} test examples", "two of each at least"
         )
     since = time.perf_counter()
-    samples = model.sample(n, guidance=guidance, seed=seed, progress=progress, **{**ask(domain, n), **what})
+    samples = model.sample(n, guidance=guidance, seed=seed, progress=progress, **{**default_request(domain, n), **what})
     seconds = time.perf_counter() - since
     reference, floor = subset(test, n, seed), subset(training, n, seed)
     metrics = domain.metrics()

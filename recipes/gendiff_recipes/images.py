@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gendiff.solvers import Adams
-from gendiff.times import LogitNormal, PowerGrid
+from gendiff.sampling.grids import PowerGrid
+from gendiff.sampling.solvers import Adams
+from gendiff.training import LogitNormal
 from gendiff_images import CIFAR10, Digits, Fashion, Images
 
 from .recipe import Optimizer, Recipe, Trainer

@@ -1,7 +1,7 @@
 r"""The one LightningModule: any domain, any process, any head.
 
 A step draws stratified times, noise keyed by (seed, place in the batch, batch number), drops some labels, and takes the
-mean of `gendiff.losses.denoising_loss`. All randomness is a function of the seed and the batch's number, so a resumed
+mean of `gendiff.training.denoising_loss`. All randomness is a function of the seed and the batch's number, so a resumed
 run repeats the uninterrupted one exactly, on any number of devices.
 """
 
@@ -16,10 +16,9 @@ from torch import Tensor
 
 from gendiff.denoisers import Denoiser
 from gendiff.domain import Domain
-from gendiff.losses import denoising_loss
 from gendiff.random import Noise
 from gendiff.spaces import tensors
-from gendiff.times import Binned, Learned, stratified
+from gendiff.training import Binned, ImportanceTimes, denoising_loss, stratified
 
 from .recipe import Recipe
 
@@ -38,7 +37,7 @@ class Denoising(L.LightningModule):
         self.denoiser, self.domain, self.recipe = denoiser, domain, recipe
         self.spent = 0.0
         self._since: float | None = None
-        self.learned = recipe.times.started() if isinstance(recipe.times, Learned) else None
+        self.learned = recipe.times.started() if isinstance(recipe.times, ImportanceTimes) else None
         self.seen: list[Tensor] = []  # times and losses since the last look, float64 [2, b]
 
     def drop(self, cond: dict[str, Any], noise: Noise) -> dict[str, Any]:
@@ -91,7 +90,7 @@ class Denoising(L.LightningModule):
         if self._since is not None:
             self.spent += time.perf_counter() - self._since
         times = self.recipe.times
-        if self.learned is not None and isinstance(times, Learned) and self.global_step % times.every == 0:
+        if self.learned is not None and isinstance(times, ImportanceTimes) and self.global_step % times.every == 0:
             # Every device is told all losses, so that all go on from the same histogram.
             own = torch.cat(self.seen, 1)
             seen = torch.as_tensor(self.all_gather(own)).reshape(-1, *own.shape)

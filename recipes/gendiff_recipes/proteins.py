@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from gendiff.losses import Objective, Output
-from gendiff.solvers import DDPM
-from gendiff.times import LogitNormal, Mixed, Uniform
+from gendiff.sampling.solvers import DDPM
+from gendiff.training import LogitNormal, Mixed, Objective, Output, Uniform
 from gendiff_proteins import Backbones, Ideal, Proteins
 
 from .recipe import Optimizer, Recipe, Trainer
@@ -24,7 +23,7 @@ def ideal() -> Recipe:
         drop=0.3,
         optimizer=Optimizer(lr=1.5e-3, weight_decay=1e-4, warmup=100, decay=0.8),
         trainer=Trainer(steps=3000, minutes=4, batch=16, show=1000, samples=12),
-        sampler=DDPM(60, spread=0.4),
+        sampler=DDPM(60, noise_scale=0.4),
     )
 
 
@@ -39,5 +38,5 @@ def backbones() -> Recipe:
         drop=0.3,
         optimizer=Optimizer(lr=1.5e-3, weight_decay=1e-4, warmup=200, decay=0.8),
         trainer=Trainer(steps=40000, minutes=40, batch=8, show=2000, samples=12),
-        sampler=DDPM(60, spread=0.75),
+        sampler=DDPM(60, noise_scale=0.75),
     )

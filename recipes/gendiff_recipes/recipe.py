@@ -18,10 +18,9 @@ from gendiff.denoisers import Head
 from gendiff.discovery import domain_class
 from gendiff.domain import Domain
 from gendiff.errors import RecipeError
-from gendiff.losses import Objective
 from gendiff.processes import Process
-from gendiff.solvers import Solver
-from gendiff.times import TimeDistribution, Uniform
+from gendiff.sampling.solvers import Solver
+from gendiff.training import Objective, TimeDistribution, Uniform
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from gendiff.errors import RecipeError
 from gendiff.model import Model
 
-from .callbacks import Averaging, Bar, Measuring, Showing, Throughput
+from .callbacks import EMAWeights, MetricLogger, ProgressBar, SampleLogger, Throughput
 from .data import Batches
-from .evaluation import ask, subset
+from .evaluation import default_request, subset
 from .module import Denoising
 from .recipe import Recipe
 
@@ -94,11 +94,11 @@ def train(
     if options.compile:
         model.denoiser.network.compile()
     module = Denoising(model.denoiser, domain, recipe)
-    averaging = Averaging(recipe.ema)
+    averaging = EMAWeights(recipe.ema)
     reference = domain.dataset("test", None if data is None else Path(data)).artifacts if options.measure else []
 
     def asked(n: int) -> dict[str, Any]:
-        return {"guidance": recipe.guidance, **ask(domain, n)}
+        return {"guidance": recipe.guidance, **default_request(domain, n)}
 
     with calm():
         trainer = L.Trainer(
@@ -117,7 +117,7 @@ def train(
             callbacks=[
                 averaging,
                 Throughput(),
-                Showing(
+                SampleLogger(
                     model,
                     averaging,
                     out / "samples",
@@ -125,7 +125,7 @@ def train(
                     n=options.samples,
                     what=asked(options.samples),
                 ),
-                Measuring(
+                MetricLogger(
                     model,
                     averaging,
                     subset(reference, options.measured, 0),
@@ -134,7 +134,7 @@ def train(
                     what=asked(options.measured),
                 ),
                 ModelCheckpoint(out, save_last=True, save_top_k=0, every_n_train_steps=options.checkpoint),
-                *([] if quiet else [Bar(recipe.name)]),
+                *([] if quiet else [ProgressBar(recipe.name)]),
             ],
             enable_progress_bar=False,
             enable_model_summary=False,

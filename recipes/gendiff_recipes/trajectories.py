@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from gendiff.model import Model
-from gendiff.solvers import Adams, Calibrated, DPMpp2M, Euler, FittedTimes, Heun, Solver
+from gendiff.sampling.grids import LinearGrid, PowerGrid
+from gendiff.sampling.solvers import Adams, Calibrated, DPMpp2M, Euler, FittedTimes, Heun, Solver
 from gendiff.spaces import tensors
-from gendiff.times import LinearGrid, PowerGrid
 
 
 @dataclass(frozen=True)

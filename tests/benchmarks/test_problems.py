@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.problems import DATA, SCHEDULES, Cloud, gaussian_end, integrated, started
 from gendiff import Gaussian, PowerGrid
-from gendiff.oracles import Mixture
-from gendiff.solvers import Adams
+from gendiff.denoisers import Mixture
+from gendiff.sampling.solvers import Adams
 
 F64 = torch.float64
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from gendiff import Gaussian
-from gendiff.oracles import Mixture
-from gendiff.schedules import Schedule
+from gendiff.denoisers import Mixture
+from gendiff.processes.schedules import Schedule
 
 BESIDE = Path(__file__).resolve().parents[3] / "shared" / "goldens"
 

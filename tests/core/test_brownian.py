@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from gendiff import DDPM, EDM, SO3, VE, VP, BrownianSO3, Euler, Heun, Joint, LogSNRGrid, Tangent
+from gendiff.denoisers import RotationMixture
 from gendiff.errors import GendiffError
-from gendiff.oracles import RotationMixture
 from gendiff.random import Noise
-from gendiff.rotations import IGSO3, exp_so3, log_so3
-from gendiff.samplers import sample
-from gendiff.solvers import Solver
+from gendiff.sampling import sample
+from gendiff.sampling.solvers import Solver
+from gendiff.spaces import IGSO3, exp_so3, log_so3
 from gendiff.testing import check_head, check_process, distance
 
 F64 = torch.float64

@@ -26,13 +26,12 @@ from gendiff import (
     LinearGrid,
     PowerGrid,
 )
-from gendiff.calibration import better, calibrate, follow
 from gendiff.config import from_config, to_config
+from gendiff.denoisers import Mixture, RotationMixture
 from gendiff.errors import SamplerError
-from gendiff.oracles import Mixture, RotationMixture
 from gendiff.random import Noise
-from gendiff.samplers import sample
-from gendiff.solvers import Adams, Calibrated, Points, Solver, UniPC
+from gendiff.sampling import better, calibrate, follow, sample
+from gendiff.sampling.solvers import Adams, Calibrated, Points, Solver, UniPC
 from gendiff.spaces import State
 from gendiff.testing import Smooth
 

@@ -23,6 +23,7 @@ from gendiff import (
     Adams,
     Categorical,
     Denoiser,
+    DiscreteFlowMatching,
     DPMpp2M,
     DPMpp2S,
     Euler,
@@ -36,7 +37,6 @@ from gendiff import (
     LinearGrid,
     Logits,
     Midpoint,
-    RateMatching,
     UniformCategories,
     UniPC,
     Velocity,
@@ -44,13 +44,13 @@ from gendiff import (
     elbo,
     vlb,
 )
-from gendiff.categories import Bridge, Categories
 from gendiff.config import from_config, to_config
 from gendiff.denoisers import default_head
 from gendiff.errors import GendiffError
+from gendiff.processes import Bridge, Categories
+from gendiff.processes.schedules import Polynomial
 from gendiff.random import Noise
-from gendiff.samplers import sample
-from gendiff.schedules import Polynomial
+from gendiff.sampling import sample
 from gendiff.spaces import map_state
 from gendiff.testing import distance, randomised
 
@@ -63,7 +63,7 @@ P = TABLE[WORDS[:, 0], WORDS[:, 1]]
 PROCESSES = [
     Absorbing(K),
     UniformCategories(K),
-    UniformCategories(K, bridge=RateMatching()),
+    UniformCategories(K, bridge=DiscreteFlowMatching()),
     Absorbing(K, Polynomial(2.0)),
 ]
 

@@ -16,7 +16,6 @@ from gendiff import (
     SO3,
     VE,
     VP,
-    Aligned,
     Centered,
     Cosine,
     Denoiser,
@@ -30,6 +29,7 @@ from gendiff import (
     Heun,
     Immiscible,
     Joint,
+    KabschAligned,
     Karras,
     Laplace,
     Linear,
@@ -50,14 +50,13 @@ from gendiff import (
     ZeroTerminal,
     denoising_loss,
 )
-from gendiff.couplings import Coupling
-from gendiff.ode import EvenSteps, Flow
+from gendiff.processes.schedules import Discrete
 from gendiff.random import Noise
-from gendiff.samplers import sample
-from gendiff.schedules import Discrete
-from gendiff.solvers import Solver
+from gendiff.sampling import EvenSteps, Flow, sample
+from gendiff.sampling.solvers import Solver
 from gendiff.spaces import State, tensors
 from gendiff.testing import randomised
+from gendiff.training import Coupling
 
 B, N = 4, 6
 TIMES = torch.tensor([0.1, 0.4, 0.7, 1.0], dtype=torch.float64)
@@ -160,7 +159,7 @@ def test_every_schedule_trains_in_one_graph(schedule: Any) -> None:
     torch.testing.assert_close(one_graph(step(denoiser), *args), plain)
 
 
-@pytest.mark.parametrize("coupling", [Sinkhorn(rounds=5), Immiscible(3), Aligned()], ids=repr)
+@pytest.mark.parametrize("coupling", [Sinkhorn(rounds=5), Immiscible(3), KabschAligned()], ids=repr)
 def test_couplings_on_the_device_wait_for_nothing(coupling: Coupling) -> None:
     denoiser = Denoiser(randomised(Linear3(3, 3)), Velocity(), Gaussian(Linear(), Centered()))
     args = (Noise.of(0, B).normal((B, N, 3)), TIMES, torch.arange(B), {"mask": MASK})

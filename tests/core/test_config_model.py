@@ -47,12 +47,12 @@ from gendiff import (
 from gendiff.config import from_config, override, to_config
 from gendiff.domain import collate, finite
 from gendiff.errors import CheckpointError, GendiffError, RecipeError, RequestError, UnknownName
-from gendiff.losses import Clean, MinSNR
 from gendiff.model import read_config
 from gendiff.random import Noise
+from gendiff.sampling.grids import LinearGrid, Trailing
 from gendiff.spaces import State
 from gendiff.testing import check_domain, randomised
-from gendiff.times import LinearGrid, LogNormal, Mixed, Trailing, Uniform
+from gendiff.training import Clean, LogNormal, MinSNR, Mixed, Uniform
 
 
 class Net(nn.Module):

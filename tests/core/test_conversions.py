@@ -42,9 +42,8 @@ from gendiff import (
     convert,
     sample,
 )
-from gendiff.denoisers import Head
+from gendiff.denoisers import Head, Mixture
 from gendiff.errors import SamplerError
-from gendiff.oracles import Mixture
 from gendiff.random import Noise
 
 Golden = Callable[[str], dict[str, Tensor]]

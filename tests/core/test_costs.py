@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gendiff import DDPM, EDM, DPMpp2M, Euler, Gaussian, Heun
 from gendiff.random import Noise
-from gendiff.samplers import sample
-from gendiff.solvers import (
+from gendiff.sampling import sample
+from gendiff.sampling.solvers import (
     DEIS,
     IPNDM,
     LMS,

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from gendiff import (
     SO3,
     VP,
-    Aligned,
     Centered,
     Denoiser,
     Exponential,
@@ -26,27 +25,27 @@ from gendiff import (
     Immiscible,
     Independent,
     Joint,
+    KabschAligned,
     Linear,
     Objective,
+    OptimalTransport,
     Paired,
     Sinkhorn,
     Sphere,
     Torus,
-    Transport,
     Velocity,
     denoising_loss,
     reflow,
     sample,
 )
 from gendiff.config import from_config, to_config
-from gendiff.couplings import Coupling, pairwise, turn
+from gendiff.denoisers import Normal
 from gendiff.errors import GendiffError
-from gendiff.oracles import Normal
 from gendiff.processes import Process
 from gendiff.random import Noise
-from gendiff.rotations import uniform
-from gendiff.spaces import State, map_state
+from gendiff.spaces import State, map_state, uniform
 from gendiff.testing import randomised
+from gendiff.training import Coupling, pairwise, turn
 
 Golden = Callable[[str], dict[str, Tensor]]
 F64 = torch.float64
@@ -82,7 +81,7 @@ def test_noise_is_the_path_to_its_endpoint(process: Process) -> None:
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
 def test_transport_is_the_best_permutation(process: Process) -> None:
     x0, z = (process.space.random(like(process, 6), Noise.of(seed, 6)) for seed in (1, 2))
-    coupled = Transport()(process, x0, z, Noise.of(0, 6), {})
+    coupled = OptimalTransport()(process, x0, z, Noise.of(0, 6), {})
     cost = pairwise(process.space, x0, z)
     by_hand = torch.stack([process.space.dist2(x0, map_state(lambda p, k=k: p.roll(-k, 0), z)) for k in range(6)])
     for k in range(6):
@@ -105,12 +104,14 @@ def test_golden_plan_of_transport(golden: Golden) -> None:
     columns = torch.eye(n, dtype=F64).repeat(1, n)
     plan = linprog(cost.flatten().numpy(), A_eq=torch.cat([rows, columns]).numpy(), b_eq=np.full(2 * n, 1 / n)).x
     expected = torch.as_tensor(plan).reshape(n, n) @ noise * n
-    torch.testing.assert_close(Transport()(process, data, noise, Noise.of(0, n), {}), expected, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(
+        OptimalTransport()(process, data, noise, Noise.of(0, n), {}), expected, rtol=1e-7, atol=1e-9
+    )
     if "ot_exact_plan" in g:
         torch.testing.assert_close(torch.as_tensor(plan).reshape(n, n).T, g["ot_exact_plan"], rtol=1e-7, atol=1e-9)
 
 
-BATCHED: list[Coupling] = [Transport(), Sinkhorn(), Sinkhorn(0.5, 20)]
+BATCHED: list[Coupling] = [OptimalTransport(), Sinkhorn(), Sinkhorn(0.5, 20)]
 
 
 @pytest.mark.parametrize("coupling", BATCHED, ids=repr)
@@ -145,7 +146,7 @@ def test_samples_that_lack_a_property_are_coupled_among_themselves(coupling: Cou
     torch.testing.assert_close(missing, got, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("coupling", [*BATCHED, Independent(), Immiscible(), Aligned()], ids=repr)
+@pytest.mark.parametrize("coupling", [*BATCHED, Independent(), Immiscible(), KabschAligned()], ids=repr)
 def test_the_order_of_the_batch_changes_nothing(coupling: Coupling) -> None:
     n, process = 12, Gaussian(Linear(), Centered())
     x0, order = process.space.random(torch.empty(n, 5, 3, dtype=F64), Noise.of(1, n)), torch.randperm(n)
@@ -167,7 +168,7 @@ def test_sinkhorn_has_its_marginals_and_tends_to_transport() -> None:
     assert float(plan[label[:, None] != label].abs().max()) == 0
     sharp = Sinkhorn(0.002, 5000)(process, x0, z, Noise.of(3, n), {})
     assert float(process.space.dist2(x0, sharp).mean()) == pytest.approx(
-        float(process.space.dist2(x0, Transport()(process, x0, z, Noise.of(3, n), {})).mean()), rel=0.05
+        float(process.space.dist2(x0, OptimalTransport()(process, x0, z, Noise.of(3, n), {})).mean()), rel=0.05
     )
     loose = Sinkhorn(1e3).log_plan(cost, {}).exp()
     torch.testing.assert_close(loose, torch.full_like(loose, 1 / n), rtol=0.02, atol=0)
@@ -182,7 +183,7 @@ def test_sinkhorn_has_its_marginals_and_tends_to_transport() -> None:
 def test_transport_keeps_the_marginal_of_the_noise() -> None:
     n, process = 512, Gaussian(Linear())
     x0 = 3 + Noise.of(1, n).normal((n, 2), F64)
-    for coupling in (Transport(), Sinkhorn(0.1)):
+    for coupling in (OptimalTransport(), Sinkhorn(0.1)):
         z = coupling(process, x0, Noise.of(2, n).normal((n, 2), F64), Noise.of(3, n), {})
         assert float(z.mean().abs()) < 0.1 and float(z.std()) == pytest.approx(1, abs=0.06)
 
@@ -192,7 +193,7 @@ def test_aligned_noise_lies_on_its_cloud_as_well_as_any_rotation_can() -> None:
     mask = torch.arange(9)[None] < torch.tensor([9, 7, 5, 4, 3, 8])[:, None]
     bound = process.masked(mask)
     x0, z = (bound.space.random(torch.empty(n, 9, 3, dtype=F64), Noise.of(seed, n)) for seed in (1, 2))
-    got = Aligned()(bound, x0, z, Noise.of(0, n), {})
+    got = KabschAligned()(bound, x0, z, Noise.of(0, n), {})
     r = turn(z, x0)
     torch.testing.assert_close(r.mT @ r, torch.eye(3, dtype=F64).expand(n, 3, 3))
     torch.testing.assert_close(torch.linalg.det(r), torch.ones(n, dtype=F64))
@@ -204,15 +205,15 @@ def test_aligned_noise_lies_on_its_cloud_as_well_as_any_rotation_can() -> None:
     torch.testing.assert_close(bound.space.norm2(x0, got), bound.space.norm2(x0, z))
     # A turned cloud is found again, and the pose of the noise stops mattering.
     q = uniform((n,), Noise.of(7, n), F64)
-    torch.testing.assert_close(Aligned()(bound, x0, x0 @ q, Noise.of(0, n), {}), x0)
-    torch.testing.assert_close(Aligned()(bound, x0, z @ q, Noise.of(0, n), {}), got)
+    torch.testing.assert_close(KabschAligned()(bound, x0, x0 @ q, Noise.of(0, n), {}), x0)
+    torch.testing.assert_close(KabschAligned()(bound, x0, z @ q, Noise.of(0, n), {}), got)
     frames = FRAMES.masked(mask)
     a = {
         "pos": x0,
         "rot": frames.space.random({"pos": x0, "rot": torch.empty(n, 9, 3, 3, dtype=F64)}, Noise.of(3, n))["rot"],
     }
     b = {"pos": z, "rot": a["rot"]}
-    both = Aligned()(frames, a, b, Noise.of(0, n), {})
+    both = KabschAligned()(frames, a, b, Noise.of(0, n), {})
     torch.testing.assert_close(both["pos"], got)
     assert both["rot"] is b["rot"]
 
@@ -250,11 +251,11 @@ def test_the_loss_sees_the_coupled_noise() -> None:
     z = denoiser.process.endpoint(x0, noise.fork("forward"))
     same = denoising_loss(denoiser, x0, t, noise, coupling=Paired(z))["loss"]
     torch.testing.assert_close(plain, same)
-    coupled = Transport()(denoiser.process, x0, z, noise, {})
+    coupled = OptimalTransport()(denoiser.process, x0, z, noise, {})
     x = denoiser.process.noised(x0, coupled, t)
     by_hand = (denoiser.network(x, t) - (coupled - x0)).square().mean(1)
-    torch.testing.assert_close(denoising_loss(denoiser, x0, t, noise, coupling=Transport())["loss"], by_hand)
-    objective = Objective(coupling=Transport())
+    torch.testing.assert_close(denoising_loss(denoiser, x0, t, noise, coupling=OptimalTransport())["loss"], by_hand)
+    objective = Objective(coupling=OptimalTransport())
     torch.testing.assert_close(denoising_loss(denoiser, x0, t, noise, objective=objective)["loss"], by_hand)
     assert from_config(json.loads(json.dumps(to_config(objective)))) == objective
     with pytest.raises(GendiffError, match="Paired"):

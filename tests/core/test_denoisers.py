@@ -36,9 +36,8 @@ from gendiff import (
     V,
     Velocity,
 )
-from gendiff.denoisers import Head, default_head
+from gendiff.denoisers import Head, Mixture, Normal, default_head
 from gendiff.errors import SamplerError
-from gendiff.oracles import Mixture, Normal
 from gendiff.random import Noise
 from gendiff.spaces import Space, map_state
 from gendiff.testing import check_head

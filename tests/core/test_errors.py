@@ -10,12 +10,11 @@ import torch
 
 import gendiff
 from gendiff import errors
-from gendiff.categories import Absorbing, UniformCategories
-from gendiff.inverse import Measured
-from gendiff.operators import Mask
+from gendiff.guidance import Mask, Measurement
+from gendiff.processes import Absorbing, UniformCategories
+from gendiff.processes.schedules import Linear
 from gendiff.random import Noise
-from gendiff.schedules import Linear
-from gendiff.times import Fixed, Levels
+from gendiff.sampling.grids import Fixed, Levels
 
 NONSENSE: list[tuple[str, tuple[Any, ...], str]] = [
     ("VP", (-1.0, 20.0), "beta_min=-1"),
@@ -74,8 +73,8 @@ def test_given_levels_and_times_fall(levels: tuple[float, ...]) -> None:
 def test_noise_of_a_measurement_is_not_negative() -> None:
     keep = Mask(torch.tensor([[True, False]]))
     with pytest.raises(errors.RecipeError, match="noise=-1"):
-        Measured(keep, torch.zeros(1, 2), noise=-1.0)
-    assert Measured(keep, torch.zeros(1, 2)).noise == 0
+        Measurement(keep, torch.zeros(1, 2), noise=-1.0)
+    assert Measurement(keep, torch.zeros(1, 2)).noise == 0
 
 
 def test_classes_of_real_sites_are_in_range() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import gendiff.solvers
+import gendiff.sampling.solvers
 from gendiff import (
     EDM,
     VE,
@@ -28,10 +28,10 @@ from gendiff import (
     TrigFlow,
     ZeroTerminal,
 )
-from gendiff.oracles import Normal
+from gendiff.denoisers import Normal
 from gendiff.random import Noise
-from gendiff.samplers import Progress, sample
-from gendiff.solvers import (
+from gendiff.sampling import Progress, sample
+from gendiff.sampling.solvers import (
     DDIM,
     DDPM,
     DEIS,
@@ -125,7 +125,7 @@ STOCHASTIC: list[Solver] = [
 
 
 def test_none_is_forgotten() -> None:
-    named = {v for v in vars(gendiff.solvers).values() if isinstance(v, type) and issubclass(v, Solver)}
+    named = {v for v in vars(gendiff.sampling.solvers).values() if isinstance(v, type) and issubclass(v, Solver)}
     assert named - {Solver, Calibrated} == {type(solver) for solver in DETERMINISTIC + STOCHASTIC}
 
 

@@ -30,10 +30,10 @@ from gendiff import (
     sample,
 )
 from gendiff.config import from_config, to_config
+from gendiff.denoisers import Mixture
 from gendiff.errors import SamplerError
-from gendiff.fitting import cheapest, step_costs
-from gendiff.oracles import Mixture
 from gendiff.random import Noise
+from gendiff.sampling import cheapest, step_costs
 from gendiff.spaces import State
 
 F64 = torch.float64

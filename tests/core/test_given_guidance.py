@@ -17,7 +17,7 @@ from gendiff import (
     EDM,
     SO3,
     VP,
-    Autoguided,
+    Autoguidance,
     Centered,
     Denoiser,
     DPMpp2M,
@@ -37,11 +37,11 @@ from gendiff import (
     UpAndDown,
     Velocity,
 )
-from gendiff.given import resampled
-from gendiff.oracles import Normal
+from gendiff.denoisers import Normal
+from gendiff.guidance import with_resampling
 from gendiff.random import Noise
-from gendiff.samplers import Progress, sample
-from gendiff.solvers import Solver
+from gendiff.sampling import Progress, sample
+from gendiff.sampling.solvers import Solver
 from gendiff.spaces import State
 from gendiff.testing import distance, randomised
 
@@ -94,18 +94,18 @@ def test_replacement_is_biased_and_resampling_mends_it(solver: Any, schedule: An
     """
     n, solver = 4000, replace(solver, times=grid)
     for repeats in (1, 5):
-        again = resampled(solver, repeats)
+        again = with_resampling(solver, repeats)
         (mean, sd), found = replaced(again, schedule), posterior_of(again, schedule, n)
         assert abs(found[0] - mean) < 4 * sd / n**0.5 and abs(found[1] / sd - 1) < 4 / (2 * n) ** 0.5, (found, mean, sd)
-    biases = [RHO - replaced(resampled(solver, repeats), schedule)[0] for repeats in (1, 5, 10, 30)]
+    biases = [RHO - replaced(with_resampling(solver, repeats), schedule)[0] for repeats in (1, 5, 10, 30)]
     assert all(b < 0.75 * a for a, b in pairwise(biases)) and biases[0] > 0.1 and abs(biases[-1]) < 0.025, biases
 
 
 def test_resampling_wraps_a_grid_once_and_works_with_every_solver() -> None:
     for solver in (Euler(5), Heun(5), DPMpp2M(5), DDPM(5)):
-        again = resampled(solver, 3, 2)
+        again = with_resampling(solver, 3, 2)
         assert again.times == UpAndDown(solver.times, 2, 3) and type(again) is type(solver)
-        assert resampled(again) is again
+        assert with_resampling(again) is again
         assert again.evaluations(Gaussian(Linear())) > solver.evaluations(Gaussian(Linear()))
 
 
@@ -130,7 +130,7 @@ def model(process: Joint, seed: int = 0) -> Denoiser:
     return Denoiser(network, Heads(pos=Velocity(), rot=Tangent()), process)
 
 
-@pytest.mark.parametrize("solver", [Euler(5), Heun(4), DPMpp2M(5), DDPM(5), resampled(DPMpp2M(5), 3)], ids=repr)
+@pytest.mark.parametrize("solver", [Euler(5), Heun(4), DPMpp2M(5), DDPM(5), with_resampling(DPMpp2M(5), 3)], ids=repr)
 def test_known_sites_are_exact_at_the_end_and_noised_on_the_way(solver: Solver) -> None:
     process, like, x0 = frames()
     keep = torch.rand(4, 6) < 0.5
@@ -228,10 +228,10 @@ def test_autoguidance_moves_away_from_the_weaker_model() -> None:
     denoiser, x, _, full = branches()
     weaker = model(frames()[0], seed=1)
     weak = weaker(x, 0.6, **COND)
-    assert distance(Autoguided(denoiser, weaker, 1.0)(x, 0.6, **COND), full) < 1e-14
-    out = Autoguided(denoiser, weaker, 2.0)(x, 0.6, **COND)
+    assert distance(Autoguidance(denoiser, weaker, 1.0)(x, 0.6, **COND), full) < 1e-14
+    out = Autoguidance(denoiser, weaker, 2.0)(x, 0.6, **COND)
     assert distance(out["pos"], 2 * full["pos"] - weak["pos"]) < 1e-13
-    assert Autoguided(denoiser, weaker, 2.0).process is denoiser.process
+    assert Autoguidance(denoiser, weaker, 2.0).process is denoiser.process
 
 
 @pytest.mark.parametrize("schedule", [VP(), Linear()], ids=repr)
@@ -254,9 +254,7 @@ def test_the_guided_denoiser_of_two_gaussians_is_that_of_the_tilted_one(schedule
         alpha, sigma = process.schedule(t)
         inverses = [torch.linalg.inv(alpha**2 * v + sigma**2 * torch.eye(2, dtype=F64)) for _, v in (wide, narrow)]
         precision = (1 - w) * inverses[0] + w * inverses[1]
-        centre = alpha * torch.linalg.solve(
-            precision, (1 - w) * inverses[0] @ wide[0] + w * inverses[1] @ narrow[0]
-        )
+        centre = alpha * torch.linalg.solve(precision, (1 - w) * inverses[0] @ wide[0] + w * inverses[1] @ narrow[0])
         exact = (x - sigma**2 * (x - centre) @ precision) / alpha
         assert distance(Guided(Both(), w, without)(x, t, kind=kind), exact) < 1e-10
 

@@ -26,12 +26,12 @@ from gendiff import (
     LogSNRGrid,
     Shifted,
 )
-from gendiff.oracles import Mixture
-from gendiff.samplers import sample
-from gendiff.schedules import Schedule
-from gendiff.solvers import Solver
+from gendiff.denoisers import Mixture
+from gendiff.processes.schedules import Schedule
+from gendiff.sampling import sample
+from gendiff.sampling.grids import Grid, Levels, Trailing
+from gendiff.sampling.solvers import Solver
 from gendiff.testing import Recorded
-from gendiff.times import Grid, Levels, Trailing
 
 Golden = Callable[[str], dict[str, Tensor]]
 F64 = torch.float64

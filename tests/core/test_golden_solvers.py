@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from gendiff import EDM, VE, Discrete, DPMpp2M, Karras, LinearGrid
-from gendiff.oracles import Mixture
+from gendiff.denoisers import Mixture
+from gendiff.processes.schedules import Schedule
 from gendiff.random import Noise
-from gendiff.samplers import sample
-from gendiff.schedules import Schedule
-from gendiff.solvers import DEIS, LMS, PNDM, Adams, Consistency, DPMSolver, LogSNR, Points, Solver, UniPC
+from gendiff.sampling import sample
+from gendiff.sampling.grids import Levels
+from gendiff.sampling.solvers import DEIS, LMS, PNDM, Adams, Consistency, DPMSolver, LogSNR, Points, Solver, UniPC
 from gendiff.testing import Recorded
-from gendiff.times import Levels
 
 Golden = Callable[[str], dict[str, Tensor]]
 F64 = torch.float64
@@ -109,7 +109,7 @@ def test_consistency(golden: Golden, mixture: Any, steps: int) -> None:
     g, model = golden("traj_consistency"), mixture(EDM())
     states, sigma, low, width = g[f"cm_{steps}steps__states"], g[f"cm_{steps}steps__model_sigma"], 0.002, 0.5
 
-    class Consistent:
+    class PosteriorMean:
         process = model.process
 
         def __call__(self, x: Tensor, t: float, **cond: Any) -> Tensor:
@@ -117,7 +117,7 @@ def test_consistency(golden: Golden, mixture: Any, steps: int) -> None:
             skip, out = width**2 / ((s - low) ** 2 + width**2), (s - low) * width / math.hypot(s, width)
             return skip * x + out * model(x, t)
 
-    run = moves(Consistent(), Consistency(steps, with_zero(sigma), low), states[0], g["noise"])  # type: ignore[arg-type]
+    run = moves(PosteriorMean(), Consistency(steps, with_zero(sigma), low), states[0], g["noise"])  # type: ignore[arg-type]
     close(run, states)
 
 

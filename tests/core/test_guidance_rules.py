@@ -13,7 +13,7 @@ from gendiff import (
     DDPM,
     SO3,
     VP,
-    Autoguided,
+    Autoguidance,
     Centered,
     Denoiser,
     DPMpp2M,
@@ -30,13 +30,22 @@ from gendiff import (
     Tangent,
     Velocity,
 )
+from gendiff.denoisers import Mixture, Normal, Prediction
 from gendiff.errors import SamplerError
-from gendiff.guidance import APG, Classified, Corrected, PlusPlus, Rescaled, Rule, Scale, Within, ZeroStar
-from gendiff.oracles import Mixture, Normal
-from gendiff.predictions import Prediction
+from gendiff.guidance import (
+    APG,
+    CFG,
+    CFGPlusPlus,
+    CFGRescale,
+    CFGZeroStar,
+    ClassifierGuidance,
+    Constrained,
+    GuidanceInterval,
+    Rule,
+)
 from gendiff.random import Noise
-from gendiff.samplers import sample
-from gendiff.solvers import Solver
+from gendiff.sampling import sample
+from gendiff.sampling.solvers import Solver
 from gendiff.spaces import State, map_state
 from gendiff.testing import distance, randomised, row
 
@@ -44,15 +53,15 @@ F64 = torch.float64
 MASK = torch.arange(6)[None] < torch.tensor([6, 5, 3, 2])[:, None]
 COND = {"kind": torch.tensor([0, 1, 0, 1]), "mask": MASK}
 RULES: list[Rule] = [
-    Scale(2.5),
+    CFG(2.5),
     APG(3.0, 0.5, 0.2),
-    ZeroStar(2.0),
-    Rescaled(Scale(4.0), 0.7),
-    Rescaled(APG(4.0), 0.5),
-    Within(Scale(3.0), 0.3, 3.0),
-    PlusPlus(Scale(0.6)),
-    Rescaled(PlusPlus(APG(0.8)), 0.3),
-    Within(PlusPlus(), 0.3, 3.0),
+    CFGZeroStar(2.0),
+    CFGRescale(CFG(4.0), 0.7),
+    CFGRescale(APG(4.0), 0.5),
+    GuidanceInterval(CFG(3.0), 0.3, 3.0),
+    CFGPlusPlus(CFG(0.6)),
+    CFGRescale(CFGPlusPlus(APG(0.8)), 0.3),
+    GuidanceInterval(CFGPlusPlus(), 0.3, 3.0),
 ]
 
 
@@ -97,7 +106,7 @@ def test_every_rule_works_with_every_solver_and_no_sample_sees_another(rule: Rul
 
 
 @pytest.mark.parametrize(
-    "rule", [1.0, 1, Scale(1.0), APG(1.0), ZeroStar(1.0), Within(Scale(9.0), high=0.0), {"pos": 1}]
+    "rule", [1.0, 1, CFG(1.0), APG(1.0), CFGZeroStar(1.0), GuidanceInterval(CFG(9.0), high=0.0), {"pos": 1}]
 )
 def test_off_is_plain_bit_for_bit_and_costs_one_branch(rule: Any) -> None:
     denoiser, like = bodies()
@@ -105,7 +114,7 @@ def test_off_is_plain_bit_for_bit_and_costs_one_branch(rule: Any) -> None:
     plain = sample(denoiser, like, solver=Heun(4), noise=Noise.of(0, 4), cond=COND)
     cost = sum(rows)
     rows.clear()
-    for guided in (Guided(denoiser, rule, without), Autoguided(denoiser, bodies(1)[0], rule)):
+    for guided in (Guided(denoiser, rule, without), Autoguidance(denoiser, bodies(1)[0], rule)):
         rows.clear()
         x = sample(guided, like, solver=Heun(4), noise=Noise.of(0, 4), cond=COND)
         assert all(torch.equal(x[k], plain[k]) for k in x)
@@ -115,7 +124,7 @@ def test_off_is_plain_bit_for_bit_and_costs_one_branch(rule: Any) -> None:
 def test_an_interval_of_noise_levels_costs_nothing_outside() -> None:
     """The number of doubled evaluations is that of the levels inside, on any grid."""
     denoiser, like = bodies()
-    rule, solver = Within(Scale(3.0), 0.28, 2.9), Euler(20)
+    rule, solver = GuidanceInterval(CFG(3.0), 0.28, 2.9), Euler(20)
     sample(Guided(denoiser, rule, without), like, solver=solver, noise=Noise.of(0, 4), cond=COND)
     levels = [t / (1 - t) if t < 1 else float("inf") for t in solver.times(denoiser.process, 20)[:-1]]
     assert denoiser.network.rows == [8 if 0.28 < sigma <= 2.9 else 4 for sigma in levels]
@@ -139,18 +148,18 @@ def test_projected_guidance_against_its_formula() -> None:
         d = full[i] - free[i]
         d = d * min(1.0, 2.0 / float(d.norm()))
         unit = full[i] / full[i].norm()
-        along = (d * unit).sum() * unit
-        assert distance(out[i], full[i] + 3.0 * (d - along + 0.25 * along)) < 1e-12
-    assert distance(APG(4.0, parallel=1.0).join(process, x, free, full, 0.5), Scale(4.0).join(process, x, free, full, 0.5)) < 1e-12  # fmt: skip # noqa: E501
+        per_sample = (d * unit).sum() * unit
+        assert distance(out[i], full[i] + 3.0 * (d - per_sample + 0.25 * per_sample)) < 1e-12
+    assert distance(APG(4.0, parallel=1.0).join(process, x, free, full, 0.5), CFG(4.0).join(process, x, free, full, 0.5)) < 1e-12  # fmt: skip # noqa: E501
 
 
 def test_rescaling_gives_back_the_spread() -> None:
     process, x, free, full = flat()
-    joint = Scale(5.0).join(process, x, free, full, 0.5)
-    out = Rescaled(Scale(5.0), 1.0).join(process, x, free, full, 0.5)
+    joint = CFG(5.0).join(process, x, free, full, 0.5)
+    out = CFGRescale(CFG(5.0), 1.0).join(process, x, free, full, 0.5)
     spread = lambda v: v.flatten(1).std(1)  # noqa: E731
     torch.testing.assert_close(spread(out), spread(full), rtol=1e-12, atol=0)
-    torch.testing.assert_close(Rescaled(Scale(5.0), 0.0).join(process, x, free, full, 0.5), joint)
+    torch.testing.assert_close(CFGRescale(CFG(5.0), 0.0).join(process, x, free, full, 0.5), joint)
     assert bool((spread(joint) > 2 * spread(full)).all())
 
 
@@ -160,11 +169,11 @@ def test_zero_star_finds_the_best_scale_of_the_free_velocity() -> None:
     v = lambda x0: (x - x0) / 0.5  # noqa: E731
     a, b = v(free), v(full)
     q = ((a * b).sum((1, 2)) / (a * a).sum((1, 2)))[:, None, None]
-    out = ZeroStar(3.0).join(process, x, free, full, 0.5)
+    out = CFGZeroStar(3.0).join(process, x, free, full, 0.5)
     assert distance(v(out), -2.0 * q * a + 3.0 * b) < 1e-12
     denoiser, like = bodies()
     seen: list[Any] = []
-    guided = Guided(denoiser, ZeroStar(2.0, still_above=5.0), without)
+    guided = Guided(denoiser, CFGZeroStar(2.0, still_above=5.0), without)
     sample(guided, like, solver=Euler(10), noise=Noise.of(0, 4), cond=COND, callback=seen.append)
     assert denoiser.network.rows == [8] * 8  # t = 1 and 0.9 stand still
     assert distance(seen[0].state, seen[1].state) < 1e-12
@@ -184,7 +193,7 @@ def test_plusplus_is_its_formula_on_flat_spaces(schedule: Any) -> None:
     two, grid = Two(), LogSNRGrid(0.01, 50.0)
     cond = {"kind": torch.tensor([0, 1, 1])}
     like = torch.empty(3, 2, dtype=F64)
-    x = sample(Guided(two, PlusPlus(Scale(0.7)), without), like, solver=Euler(9, times=grid), noise=Noise.of(0, 3), cond=cond)  # fmt: skip # noqa: E501
+    x = sample(Guided(two, CFGPlusPlus(CFG(0.7)), without), like, solver=Euler(9, times=grid), noise=Noise.of(0, 3), cond=cond)  # fmt: skip # noqa: E501
     times = grid(two.process, 9)
     y = two.process.prior(like, Noise.of(0, 3).fork("prior"), times[0])
     for t, s in pairwise(times):
@@ -197,7 +206,7 @@ def test_plusplus_is_its_formula_on_flat_spaces(schedule: Any) -> None:
 @pytest.mark.parametrize("solver", [Euler(6), Heun(5), DPMpp2M(6)], ids=repr)
 def test_plusplus_of_zero_is_the_free_model_with_every_solver(solver: Solver) -> None:
     denoiser, like = bodies()
-    x = sample(Guided(denoiser, PlusPlus(Scale(0.0)), without), like, solver=solver, noise=Noise.of(0, 4), cond=COND)
+    x = sample(Guided(denoiser, CFGPlusPlus(CFG(0.0)), without), like, solver=solver, noise=Noise.of(0, 4), cond=COND)
     free = sample(denoiser, like, solver=solver, noise=Noise.of(0, 4), cond=without(COND))
     assert distance(x, free) < 1e-12
 
@@ -206,8 +215,8 @@ def test_corrections_reach_both_kinds_of_prediction() -> None:
     denoiser, like = bodies()
     x = denoiser.process.prior(like, Noise.of(0, 4))
     halve = lambda x0, t, **cond: {"pos": x0["pos"] / 2, "rot": x0["rot"]}  # noqa: E731
-    guided = Guided(denoiser, PlusPlus(), without)
-    plain, out = guided(x, 0.5, **COND), Corrected(guided, halve)(x, 0.5, **COND)
+    guided = Guided(denoiser, CFGPlusPlus(), without)
+    plain, out = guided(x, 0.5, **COND), Constrained(guided, halve)(x, 0.5, **COND)
     assert isinstance(out, Prediction)
     assert distance(out.x0["pos"], plain.x0["pos"] / 2) < 1e-12 and distance(out.back, plain.back) == 0
 
@@ -224,8 +233,8 @@ def test_an_exact_classifier_gives_the_exact_class() -> None:
 
     x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
     for t in (0.1, 0.5, 0.9):
-        assert distance(Classified(both, log_p)(x, t), first(x, t)) < 1e-10
-        assert torch.equal(Classified(both, log_p, 0.0)(x, t), both(x, t))
+        assert distance(ClassifierGuidance(both, log_p)(x, t), first(x, t)) < 1e-10
+        assert torch.equal(ClassifierGuidance(both, log_p, 0.0)(x, t), both(x, t))
 
 
 def test_gradients_are_refused_on_curved_spaces() -> None:
@@ -236,7 +245,7 @@ def test_gradients_are_refused_on_curved_spaces() -> None:
             return x
 
     eye = torch.eye(3, dtype=F64).expand(2, 4, 3, 3)
-    classified = Classified(Rest(), lambda x, t: x.flatten(1).sum(1))
+    classified = ClassifierGuidance(Rest(), lambda x, t: x.flatten(1).sum(1))
     with pytest.raises(SamplerError, match="flat"):
         classified(eye, 0.5)
 
@@ -244,14 +253,14 @@ def test_gradients_are_refused_on_curved_spaces() -> None:
 def test_wrappers_compose() -> None:
     """Autoguidance of guided models, with an interval and a correction, is still a denoiser."""
     denoiser, like = bodies()
-    guided = Guided(denoiser, Within(Rescaled(APG(2.0), 0.5), 0.1), without)
+    guided = Guided(denoiser, GuidanceInterval(CFGRescale(APG(2.0), 0.5), 0.1), without)
     weaker = Guided(bodies(1)[0], 1.0, without)
-    stacked = Corrected(Autoguided(guided, weaker, 1.5), lambda x0, t, **cond: x0)
+    stacked = Constrained(Autoguidance(guided, weaker, 1.5), lambda x0, t, **cond: x0)
     x = sample(stacked, like, solver=DPMpp2M(5), noise=Noise.of(0, 4), cond=COND)
     assert all(bool(torch.isfinite(part).all()) for part in x.values())
     assert map_state(lambda part: part.shape, x) == map_state(lambda part: part.shape, like)
 
 
 def test_a_number_is_a_scale_inside_a_rule() -> None:
-    for outer in (Rescaled, Within, PlusPlus):
-        assert outer(0.6) == outer(Scale(0.6)), outer
+    for outer in (CFGRescale, GuidanceInterval, CFGPlusPlus):
+        assert outer(0.6) == outer(CFG(0.6)), outer

@@ -27,15 +27,34 @@ from gendiff import (
     UpAndDown,
     Velocity,
 )
-from gendiff.editing import From, partly
+from gendiff.denoisers import Mixture, Normal
 from gendiff.errors import GendiffError, RequestError, SamplerError
-from gendiff.given import resampled
-from gendiff.guidance import PlusPlus, Scale
-from gendiff.inverse import DPS, MMPS, TMPD, Consistent, DiffPIR, Measured, Method, PiGDM, conjugate, known
-from gendiff.operators import Average, Blur, Chain, Differences, Magnitudes, Mask, Matrix
-from gendiff.oracles import Mixture, Normal
+from gendiff.guidance import (
+    CFG,
+    DPS,
+    MMPS,
+    TMPD,
+    Average,
+    Blur,
+    CFGPlusPlus,
+    Chain,
+    Differences,
+    DiffPIR,
+    From,
+    Magnitudes,
+    Mask,
+    Matrix,
+    Measurement,
+    Method,
+    PiGDM,
+    PosteriorMean,
+    conjugate,
+    known,
+    noised_start,
+    with_resampling,
+)
 from gendiff.random import Noise
-from gendiff.samplers import sample
+from gendiff.sampling import sample
 from gendiff.testing import distance, randomised, row
 
 F64 = torch.float64
@@ -88,7 +107,7 @@ def test_operators_are_what_they_say() -> None:
     spectrum = Magnitudes(256, 64)(torch.sin(2 * math.pi * 160 * t)[None])
     assert int(spectrum[0, :, 16].argmax()) == 20
     with pytest.raises(SamplerError, match="linear"):
-        Measured(Magnitudes(), spectrum)
+        Measurement(Magnitudes(), spectrum)
 
 
 def test_conjugate_gradients_solve_each_sample_for_itself() -> None:
@@ -117,8 +136,8 @@ def gaussian16(schedule: Any = None) -> tuple[Normal, Tensor, Tensor, Tensor]:
 def test_moment_matching_is_exact_on_gaussians(schedule: Any) -> None:
     """E[x0 | x_t, y] in closed form, then 16-D samples with the posterior's mean and covariance."""
     oracle, a, mean, covariance = gaussian16(schedule)
-    measured = Measured(Matrix(a), randn(6, seed=3)[None], 0.3, MMPS(6))
-    denoiser, exact = Consistent(oracle, measured), Normal(oracle.process, mean, covariance)
+    measured = Measurement(Matrix(a), randn(6, seed=3)[None], 0.3, MMPS(6))
+    denoiser, exact = PosteriorMean(oracle, measured), Normal(oracle.process, mean, covariance)
     for t in (0.05, 0.4, 0.8):
         x = oracle.process.noise(exact.draw(5), t, Noise.of(0, 5))
         assert distance(denoiser(x, t), exact(x, t)) < 1e-8
@@ -150,7 +169,7 @@ def by_formula(method: Method, covariance: Tensor, mean: Tensor, a: Tensor, y: T
         rows = (a @ v @ a.mT).sum(1).clamp_min(method.floor * sigma**2 / (alpha**2 + sigma**2))
         gain = v @ a.mT @ torch.linalg.inv(s**2 * i + torch.diag(rows))
     elif isinstance(method, PiGDM):
-        d2 = method.spread**2
+        d2 = method.data_std**2
         r2 = d2 * sigma**2 / (d2 * alpha**2 + sigma**2)
         gain = v @ a.mT @ torch.linalg.inv(s**2 * i + r2 * a @ a.mT)
     else:
@@ -176,7 +195,7 @@ def test_methods_are_their_formulas_on_gaussians(method: Method, schedule: Any) 
     oracle, a, _, _ = gaussian16(schedule)
     y, s = randn(6, seed=3), 0.3
     covariance = oracle.axes[0] @ torch.diag(oracle.variances[0]) @ oracle.axes[0].mT
-    denoiser = Consistent(oracle, Measured(Matrix(a), y[None], s, method))
+    denoiser = PosteriorMean(oracle, Measurement(Matrix(a), y[None], s, method))
     for t in (0.05, 0.4, 0.8):
         x = oracle.process.noise(oracle.draw(5), t, Noise.of(0, 5))
         exact, _ = by_formula(method, covariance, oracle.means[0], a, y, s, schedule, t)
@@ -217,9 +236,9 @@ def test_methods_on_the_correlated_pair(method: Method, bias: float, spread: flo
     """
     n, truth = 4000, (0.9, 0.19**0.5)
     mean, sd = ends(method, 30)
-    measured = Measured(Mask(torch.tensor([[True, False]])), KNOWN, 0.0, method)
+    measured = Measurement(Mask(torch.tensor([[True, False]])), KNOWN, 0.0, method)
     solver, oracle = Euler(30, times=LogSNRGrid(0.01, 100.0)), Normal(Gaussian(VP()), torch.zeros(2, dtype=F64), PAIR)
-    x = sample(Consistent(oracle, measured), torch.empty(n, 2, dtype=F64), solver=solver, noise=Noise.of(0, n))
+    x = sample(PosteriorMean(oracle, measured), torch.empty(n, 2, dtype=F64), solver=solver, noise=Noise.of(0, n))
     assert abs(float(x[:, 1].mean()) - mean) < 4 * sd / n**0.5
     assert abs(float(x[:, 1].std()) / sd - 1) < 4 / (2 * n) ** 0.5
     many = ends(method, 2000)
@@ -230,10 +249,10 @@ def test_dps_takes_the_steps_of_its_paper() -> None:
     """x_s = DDIM's step - zeta alpha_s grad |y - A D(x_t)|, written out and differentiated here."""
     process, start = Gaussian(VP()), randn(5, 2)
     oracle, grid = Normal(process, torch.tensor([0.3, -0.2], dtype=F64), PAIR), LogSNRGrid(0.01, 100.0)
-    measured = Measured(Mask(torch.tensor([[True, False]])), KNOWN, 0.0, DPS(0.3))
+    measured = Measurement(Mask(torch.tensor([[True, False]])), KNOWN, 0.0, DPS(0.3))
     solver = Euler(20, times=grid)
     found = sample(
-        Consistent(oracle, measured), torch.empty(5, 2, dtype=F64), solver=solver, noise=Noise.of(0, 5), start=start
+        PosteriorMean(oracle, measured), torch.empty(5, 2, dtype=F64), solver=solver, noise=Noise.of(0, 5), start=start
     )
     x, times = start, grid(process, 20)
     for t, s in pairwise(times):
@@ -252,9 +271,9 @@ def test_a_mixture_posterior() -> None:
     means = torch.stack([angle.cos(), angle.sin()], 1)
     oracle, n = Mixture(Gaussian(VP()), means, 0.01, weights), 2000
     posterior = torch.softmax(weights.log() - 0.5 * (0.6 - means[:, 0]) ** 2 / 0.01, 0)
-    measured = Measured(Mask(torch.tensor([[True, False]])), torch.tensor([[0.6, 0.0]], dtype=F64), method=MMPS(1))
-    solver = resampled(DPMpp2M(20, times=LogSNRGrid(0.01, 100.0)), 2)
-    x = sample(Consistent(oracle, measured), torch.empty(n, 2, dtype=F64), solver=solver, noise=Noise.of(0, n))
+    measured = Measurement(Mask(torch.tensor([[True, False]])), torch.tensor([[0.6, 0.0]], dtype=F64), method=MMPS(1))
+    solver = with_resampling(DPMpp2M(20, times=LogSNRGrid(0.01, 100.0)), 2)
+    x = sample(PosteriorMean(oracle, measured), torch.empty(n, 2, dtype=F64), solver=solver, noise=Noise.of(0, n))
     lower = float((x[:, 1] < 0).double().mean())
     assert abs(lower - float(posterior[means[:, 1] < -1e-9].sum())) < 0.06
     assert abs(float(x[:, 1].mean()) - float(posterior @ means[:, 1])) < 0.08
@@ -270,17 +289,17 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize("method", [MMPS(3), TMPD(), PiGDM(), DiffPIR(), DPS()], ids=repr)
-@pytest.mark.parametrize("rule", [1.0, Scale(2.0), PlusPlus(Scale(0.6))], ids=repr)
+@pytest.mark.parametrize("rule", [1.0, CFG(2.0), CFGPlusPlus(CFG(0.6))], ids=repr)
 @torch.no_grad()
 def test_no_sample_sees_another_and_guidance_composes(method: Method, rule: Any) -> None:
     denoiser = Denoiser(randomised(Net().double()), Velocity(), Gaussian(Linear()))
     without = lambda cond: {"kind": torch.full_like(cond["kind"], 2)}  # noqa: E731
     y = randn(4, 2, 3) * torch.tensor([1.0, 100.0, 0.0, 1.0], dtype=F64)[:, None, None]
-    measured = Measured(Average(3, (1,)), y, 0.1, method)
+    measured = Measurement(Average(3, (1,)), y, 0.1, method)
     kind, like = torch.tensor([0, 1, 0, 1]), torch.empty(4, 6, 3, dtype=F64)
-    whole = sample(Consistent(Guided(denoiser, rule, without), measured), like, solver=Heun(4), noise=Noise.of(0, 4), cond={"kind": kind})  # fmt: skip # noqa: E501
+    whole = sample(PosteriorMean(Guided(denoiser, rule, without), measured), like, solver=Heun(4), noise=Noise.of(0, 4), cond={"kind": kind})  # fmt: skip # noqa: E501
     for i in range(4):
-        part = Consistent(Guided(denoiser, rule, without), measured.select(slice(i, i + 1), torch.device("cpu")))
+        part = PosteriorMean(Guided(denoiser, rule, without), measured.select(slice(i, i + 1), torch.device("cpu")))
         alone = sample(part, row(like, i), solver=Heun(4), noise=Noise.of(0, 1, i), cond={"kind": kind[i : i + 1]})
         assert distance(alone, row(whole, i)) < 1e-12 * max(1.0, float(whole[i].abs().max()))
 
@@ -291,8 +310,8 @@ def test_the_phase_of_a_sound_is_found_by_dps() -> None:
     truth = torch.sin(2 * math.pi * 20 * t)[None]
     operator = Magnitudes(64, 16)
     oracle = Normal(Gaussian(VP()), torch.zeros(256, dtype=F64), 0.5 * torch.eye(256, dtype=F64))
-    measured = Measured(operator, operator(truth), method=DPS(0.2))
-    x = sample(Consistent(oracle, measured), torch.empty(2, 256, dtype=F64), solver=DDIM(100, eta=1.0, times=GRID), noise=Noise.of(0, 2))  # fmt: skip # noqa: E501
+    measured = Measurement(operator, operator(truth), method=DPS(0.2))
+    x = sample(PosteriorMean(oracle, measured), torch.empty(2, 256, dtype=F64), solver=DDIM(100, eta=1.0, times=GRID), noise=Noise.of(0, 2))  # fmt: skip # noqa: E501
     plain = sample(oracle, torch.empty(2, 256, dtype=F64), solver=DDIM(100, times=GRID), noise=Noise.of(0, 2))
     error, before = ((operator(v) - operator(truth)).flatten(1).norm(dim=1) for v in (x, plain))
     assert bool((error < 0.35 * before).all()), (error, before)
@@ -339,9 +358,9 @@ def test_a_shape_without_a_place(way: str) -> None:
     if way == "moments":
         measured = known(given, oracle.process)
         assert measured is not None
-        denoiser = Consistent(oracle, measured)
+        denoiser = PosteriorMean(oracle, measured)
     else:
-        solver = resampled(solver, 20)
+        solver = with_resampling(solver, 20)
     x = sample(denoiser, torch.empty(n, 4, 1, dtype=F64), solver=solver, noise=Noise.of(0, n), given=given)[..., 0]
     assert distance(x[:, 2] - x[:, 0], torch.full((n,), gap, dtype=F64)) < 1e-12 and float(x.sum(1).abs().max()) < 1e-12
     asked = x[:, 1] - x[:, 0]
@@ -358,7 +377,7 @@ def test_an_edit_starts_where_it_says() -> None:
     oracle = Normal(process, torch.zeros(2, dtype=F64), torch.eye(2, dtype=F64))
     x0 = torch.tensor([[1.5, -1.0]], dtype=F64)
     like = torch.empty(n, 2, dtype=F64)
-    start = partly(process, x0, like, 0.35, Noise.of(0, n), {})
+    start = noised_start(process, x0, like, 0.35, Noise.of(0, n), {})
     alpha, sigma = process.schedule(0.35)
     assert distance(start.mean(0), alpha * x0[0]) < 4 * sigma / n**0.5
     # For N(0, I) the flow of the VP process stands still: the edit is its own start.
@@ -369,4 +388,4 @@ def test_an_edit_starts_where_it_says() -> None:
     assert errors[1] == pytest.approx(errors[0] / 2, rel=0.02)  # what is left is Euler's own error
     assert errors[2] < 2e-3
     with pytest.raises(RequestError, match="same size"):
-        partly(process, torch.zeros(1, 3), like, 0.5, Noise.of(0, n), {})
+        noised_start(process, torch.zeros(1, 3), like, 0.5, Noise.of(0, n), {})

@@ -23,12 +23,11 @@ from gendiff import (
     LogSNRGrid,
     Torus,
 )
+from gendiff.denoisers import Mixture
 from gendiff.errors import SamplerError
-from gendiff.oracles import Mixture
 from gendiff.random import Noise
-from gendiff.samplers import sample, table
-from gendiff.solvers import DDIM, AnnealedLangevin, EulerMaruyama, Langevin, OnePath, Row, Solver
-from gendiff.solvers.langevin import corrected
+from gendiff.sampling import sample, table
+from gendiff.sampling.solvers import DDIM, AnnealedLangevin, EulerMaruyama, Langevin, OnePath, Row, Solver, corrected
 
 F64 = torch.float64
 M, C = 0.7, 0.3

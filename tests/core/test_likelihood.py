@@ -33,13 +33,12 @@ from gendiff import (
     log_likelihood,
     vlb,
 )
-from gendiff.bounds import first_time, strata
+from gendiff.denoisers import Mixture, Normal, RotationMixture
 from gendiff.errors import GendiffError
-from gendiff.ode import EvenSteps, Flow
-from gendiff.oracles import Mixture, Normal, RotationMixture
+from gendiff.evaluation import first_time, strata
 from gendiff.random import Noise
-from gendiff.rotations import exp_so3
-from gendiff.spaces import State, along
+from gendiff.sampling import EvenSteps, Flow
+from gendiff.spaces import State, exp_so3, per_sample
 
 F64 = torch.float64
 Golden = Callable[[str], dict[str, Tensor]]
@@ -175,7 +174,7 @@ def turning(space: Any) -> Field:
 
 def test_a_flow_on_the_circle_integrates_to_one_and_is_a_change_of_variables() -> None:
     process = Geodesic(Torus())
-    wave = Field(process, lambda x, t, **cond: x + along(t, x) * (0.6 * torch.sin(x) + 0.3 * torch.cos(2 * x)))
+    wave = Field(process, lambda x, t, **cond: x + per_sample(t, x) * (0.6 * torch.sin(x) + 0.3 * torch.cos(2 * x)))
     x = (torch.arange(200, dtype=F64) / 200 * 2 * math.pi - math.pi)[:, None]
     found = log_likelihood(wave, x)
     assert float(found.log_p.exp().mean()) * 2 * math.pi == pytest.approx(1, abs=1e-8)

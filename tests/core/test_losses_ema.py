@@ -34,14 +34,12 @@ from gendiff import (
     Velocity,
     denoising_loss,
 )
-from gendiff.denoisers import Head
-from gendiff.ema import EMA
-from gendiff.losses import Clean, MinSNR, Output
-from gendiff.oracles import Normal
+from gendiff.denoisers import Head, Normal
 from gendiff.processes import Leaf
 from gendiff.random import Noise
 from gendiff.spaces import State
 from gendiff.testing import randomised
+from gendiff.training import EMA, Clean, MinSNR, Output
 
 F64 = torch.float64
 TIMES = torch.tensor([0.1, 0.3, 0.6, 0.95], dtype=F64)

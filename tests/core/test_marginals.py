@@ -28,11 +28,11 @@ from gendiff import (
     Sphere,
     Torus,
 )
-from gendiff.oracles import Mixture, Normal
+from gendiff.denoisers import Mixture, Normal
 from gendiff.random import Noise
-from gendiff.rotations import exp_so3
-from gendiff.samplers import sample
-from gendiff.solvers import Solver
+from gendiff.sampling import sample
+from gendiff.sampling.solvers import Solver
+from gendiff.spaces import exp_so3
 from gendiff.testing import distance
 
 F64 = torch.float64
@@ -107,7 +107,7 @@ def test_a_low_spread_shrinks() -> None:
     oracle = Normal(Gaussian(VP()), MEAN, COVARIANCE)
     variances = []
     for spread in (1.0, 0.7, 0.4):
-        solver = DDPM(100, spread=spread, times=LogSNRGrid(0.01, 100.0))
+        solver = DDPM(100, noise_scale=spread, times=LogSNRGrid(0.01, 100.0))
         x = sample(oracle, torch.empty(n, 2, dtype=F64), solver=solver, noise=Noise.of(0, n))
         assert float((x.mean(0) - MEAN).abs().max()) < 0.08
         variances.append(float(torch.cov(x.T).trace()))

@@ -12,16 +12,16 @@ import pytest
 from torch import nn
 
 import gendiff
-import gendiff.editing
-import gendiff.losses
+import gendiff.guidance
 import gendiff.nn
-import gendiff.ode
-import gendiff.solvers
-import gendiff.times
+import gendiff.processes.schedules
+import gendiff.sampling.grids
+import gendiff.sampling.solvers
+import gendiff.training
 from gendiff import Denoiser, EDMHead, Gaussian, Guided, Heads, Heun, Joint, Tangent, Velocity, cite
 from gendiff.citations import USED_BY, papers
 from gendiff.errors import DataError
-from gendiff.metrics import energy, frechet, kid, nearest_distances, pairwise, wasserstein1
+from gendiff.evaluation import energy, frechet, kid, nearest_distances, pairwise, wasserstein1
 
 
 def normal(n: int, d: int = 1, seed: int = 0) -> np.ndarray:
@@ -99,7 +99,8 @@ def test_values_that_are_not_finite_are_refused(measure) -> None:
 
 
 def test_every_citation_is_of_something_that_exists() -> None:
-    modules = (gendiff, gendiff.editing, gendiff.losses, gendiff.nn, gendiff.ode, gendiff.solvers, gendiff.times)
+    folders = (gendiff.guidance, gendiff.nn, gendiff.processes.schedules, gendiff.sampling, gendiff.training)
+    modules = (gendiff, *folders, gendiff.sampling.grids, gendiff.sampling.solvers)
     known = {name for module in modules for name in dir(module)}
     listed = papers()
     assert set(listed) == {key for keys in USED_BY.values() for key in keys}, "a paper that nothing cites"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import gendiff
 from gendiff import (
+    CFG,
     DDPM,
     Adams,
     Calibrated,
@@ -19,14 +20,13 @@ from gendiff import (
     Euler,
     Examples,
     Gaussian,
+    GuidanceInterval,
     Heun,
     Linear,
     Model,
     Parallel,
     Request,
     SamplerError,
-    Scale,
-    Within,
 )
 from gendiff.config import from_config, to_config
 from gendiff.errors import RequestError
@@ -113,8 +113,13 @@ def test_another_guidance_is_sampled_as_before(model: Model) -> None:
     own = model.sampler
     model.calibrate(4, pilots=64, rounds=1, guidance=2)
     tables = model.sampler
-    assert isinstance(tables, Calibrated) and tables.guidance == "Scale(scale=2.0)"
-    for guidance, sampler in ((2.0, tables), (Scale(2.0), tables), (1.0, own), (Within(Scale(2.0), 0.3, 3.0), own)):
+    assert isinstance(tables, Calibrated) and tables.guidance == "CFG(scale=2.0)"
+    for guidance, sampler in (
+        (2.0, tables),
+        (CFG(2.0), tables),
+        (1.0, own),
+        (GuidanceInterval(CFG(2.0), 0.3, 3.0), own),
+    ):
         fours = replace(sampler, steps=4)  # type: ignore[type-var]
         now = model.sample(2, kind="far", steps=4, guidance=guidance)
         then = model.sample(2, kind="far", sampler=fours, guidance=guidance)

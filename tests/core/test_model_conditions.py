@@ -13,27 +13,26 @@ from gendiff import (
     APG,
     DDPM,
     DPS,
+    CFGPlusPlus,
+    CFGRescale,
     Domain,
     Euler,
     Examples,
+    FeynmanKac,
     Gaussian,
+    GuidanceInterval,
     Heun,
     Likelihood,
     Linear,
-    Measured,
+    Measurement,
     Model,
-    PlusPlus,
     Request,
-    Rescaled,
     Reward,
-    Steered,
-    Within,
 )
 from gendiff.errors import RequestError, SamplerError
-from gendiff.inverse import known
-from gendiff.operators import Average
+from gendiff.guidance import Average, known
+from gendiff.sampling.grids import LinearGrid, UpAndDown
 from gendiff.testing import distance, randomised
-from gendiff.times import LinearGrid, UpAndDown
 
 
 class Net(nn.Module):
@@ -85,7 +84,7 @@ def model() -> Model:
 
 def test_guidance_takes_rules(model: Model) -> None:
     plain = model.sample(3, kind="steep", sampler=Heun(5))
-    for rule in (APG(3.0), Within(Rescaled(APG(3.0), 0.5), 0.2, 5.0), PlusPlus()):
+    for rule in (APG(3.0), GuidanceInterval(CFGRescale(APG(3.0), 0.5), 0.2, 5.0), CFGPlusPlus()):
         x = model.sample(3, kind="steep", sampler=Heun(5), guidance=rule)
         assert distance(x[0], plain[0]) > 1e-4
         again = model.sample(3, kind="steep", sampler=Heun(5), guidance=rule, batch=2)
@@ -95,10 +94,10 @@ def test_guidance_takes_rules(model: Model) -> None:
 
 def test_a_measurement_is_met(model: Model) -> None:
     low = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(0)) / 2
-    measured = Measured(Average(2, (1,)), low)
+    measured = Measurement(Average(2, (1,)), low)
     for x in model.sample(3, kind="flat", given=measured, sampler=Euler(12), batch=2):
         assert distance(Average(2, (1,))(x[None]), low) < 0.02
-    near = model.sample(2, given=Measured(Average(2, (1,)), low, method=DPS(0.2)), sampler=Euler(40), guidance=1.5)
+    near = model.sample(2, given=Measurement(Average(2, (1,)), low, method=DPS(0.2)), sampler=Euler(40), guidance=1.5)
     far = model.sample(2, sampler=Euler(40), guidance=1.5)
     for x, y in zip(near, far, strict=True):
         assert (Average(2, (1,))(x[None]) - low).norm() < 0.6 * (Average(2, (1,))(y[None]) - low).norm()
@@ -126,14 +125,14 @@ def test_particles_stand_where_a_sampler_may(model: Model) -> None:
         return 3 * x.flatten(1).sum(1)
 
     def drawn(k: int, **more: Any) -> Tensor:
-        return torch.stack(model.sample(12, kind="flat", sampler=Steered(DDPM(8), Reward(reward), k), **more))
+        return torch.stack(model.sample(12, kind="flat", sampler=FeynmanKac(DDPM(8), Reward(reward), k), **more))
 
     one, many = drawn(1), drawn(16)
     assert distance(one, torch.stack(model.sample(12, kind="flat", sampler=DDPM(8)))) < 1e-5
     assert float(many.sum((1, 2)).mean()) > float(one.sum((1, 2)).mean()) + 3 * float(one.sum((1, 2)).std()) / 12**0.5
     assert distance(drawn(16, batch=5, guidance=1.5), drawn(16, guidance=1.5)) < 1e-4
     low = torch.zeros(1, 3, 4)
-    steered = Steered(DDPM(30), Likelihood(Measured(Average(2, (1,)), low, noise=0.1)), 8)
+    steered = FeynmanKac(DDPM(30), Likelihood(Measurement(Average(2, (1,)), low, noise=0.1)), 8)
     near, far = (torch.stack(model.sample(8, kind="steep", sampler=s)) for s in (steered, DDPM(30)))
     assert float(Average(2, (1,))(near).square().mean()) < 0.1 * float(Average(2, (1,))(far).square().mean())
     with pytest.raises(SamplerError, match="known parts"):

@@ -42,15 +42,12 @@ from gendiff import (
     sample,
 )
 from gendiff.config import from_config, to_config
-from gendiff.editing import From
+from gendiff.denoisers import Mixture, Normal, Prediction, RotationMixture
 from gendiff.errors import GendiffError, SamplerError
-from gendiff.ode import EvenSteps, Path
-from gendiff.oracles import Mixture, Normal, RotationMixture
-from gendiff.predictions import Prediction
+from gendiff.guidance import From
 from gendiff.random import Noise
-from gendiff.rotations import exp_so3
-from gendiff.samplers import Progress
-from gendiff.spaces import Space, State, map_state, tensors
+from gendiff.sampling import EvenSteps, Path, Progress
+from gendiff.spaces import Space, State, exp_so3, map_state, tensors
 from gendiff.testing import distance
 
 F64 = torch.float64

@@ -26,13 +26,13 @@ from gendiff import (
     Sphere,
     Torus,
 )
-from gendiff.oracles import Mixture
+from gendiff.denoisers import Mixture
 from gendiff.processes import Leaf, Process
 from gendiff.random import Noise
-from gendiff.solvers import Row, Solver, heun, multistep2
+from gendiff.sampling.grids import Grid
+from gendiff.sampling.solvers import Row, Solver, heun, multistep2
 from gendiff.spaces import State
 from gendiff.testing import Smooth, check_order, slope
-from gendiff.times import Grid
 
 F64 = torch.float64
 SOLVERS = [Euler(), Heun(), DPMpp2M()]

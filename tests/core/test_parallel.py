@@ -29,12 +29,10 @@ from gendiff import (
     UpAndDown,
 )
 from gendiff.config import from_config, to_config
-from gendiff.oracles import Mixture
-from gendiff.parallel import Parallel
-from gendiff.predictions import Prediction
+from gendiff.denoisers import Mixture, Prediction
 from gendiff.random import Noise
-from gendiff.samplers import Progress, sample
-from gendiff.solvers import DEIS, PNDM, RK4, Adams, Churn, Langevin, OnePath, SASolver, Solver, UniPC
+from gendiff.sampling import Parallel, Progress, sample
+from gendiff.sampling.solvers import DEIS, PNDM, RK4, Adams, Churn, Langevin, OnePath, SASolver, Solver, UniPC
 from gendiff.spaces import State, map_state, tensors
 from gendiff.testing import Smooth, distance
 

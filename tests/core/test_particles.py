@@ -20,6 +20,7 @@ from gendiff import (
     Adams,
     Centered,
     DPMpp2M,
+    FeynmanKac,
     Gaussian,
     Geodesic,
     Heun,
@@ -29,16 +30,13 @@ from gendiff import (
     LinearGrid,
     LogSNRGrid,
     OnePath,
-    Steered,
 )
+from gendiff.denoisers import Normal
 from gendiff.errors import SamplerError
-from gendiff.inverse import Measured
-from gendiff.operators import Matrix
-from gendiff.oracles import Normal
-from gendiff.particles import Likelihood, Reward, effective, resample, steer
+from gendiff.guidance import Likelihood, Matrix, Measurement, Reward, effective, resample, steer
 from gendiff.random import Noise
-from gendiff.samplers import Progress, sample
-from gendiff.solvers import Solver
+from gendiff.sampling import Progress, sample
+from gendiff.sampling.solvers import Solver
 from gendiff.testing import distance
 
 F64 = torch.float64
@@ -68,7 +66,7 @@ def test_twisted_particles_give_the_posterior_and_the_evidence_of_the_chain(step
     s = (A @ prior @ A.mT).item() + noise**2
     mean, covariance = (prior @ A.mT)[:, 0] * y / s, prior - prior @ A.mT @ A @ prior / s
     evidence = math.exp(-0.5 * y * y / s) / math.sqrt(2 * math.pi * s)
-    likelihood = Likelihood(Measured(Matrix(A), torch.tensor([[y]], dtype=F64), noise), spread=0.8)
+    likelihood = Likelihood(Measurement(Matrix(A), torch.tensor([[y]], dtype=F64), noise), data_std=0.8)
     out = steer(oracle, torch.empty(b, 3, dtype=F64), likelihood, solver=solver, noise=Noise.of(0, b), particles=k)
     z = out.log_evidence.exp()
     assert abs(float(z.mean()) - evidence) < 4 * float(z.std()) / b**0.5
@@ -105,7 +103,7 @@ def test_groups_do_not_see_each_other(kind: str) -> None:
 
     def run(part: slice) -> Any:
         n = len(y[part])
-        potential: Any = Likelihood(Measured(Matrix(A), y[part], 0.3))
+        potential: Any = Likelihood(Measurement(Matrix(A), y[part], 0.3))
         if kind == "reward":
             potential = Reward(lambda x: 3 * x[:, 0], power=1.0)
         return steer(
@@ -165,7 +163,7 @@ def test_a_likelihood_of_one_part_moves_that_part_alone() -> None:
     solver, b, y, noise = DDPM(12, times=GRID), 300, 1.2, 0.4
     prior = chain(oracle, solver)
     s = (A @ prior @ A.mT).item() + noise**2
-    likelihood = Likelihood(Measured(Matrix(A), torch.tensor([[y]], dtype=F64), noise, part="pos"), spread=0.8)
+    likelihood = Likelihood(Measurement(Matrix(A), torch.tensor([[y]], dtype=F64), noise, part="pos"), data_std=0.8)
     out = steer(Beside(oracle), frames(b), likelihood, solver=solver, noise=Noise.of(1, b), particles=32)
     z, means = out.log_evidence.exp(), out.mean(lambda x: x["pos"])
     evidence = math.exp(-0.5 * y * y / s) / math.sqrt(2 * math.pi * s)
@@ -196,7 +194,7 @@ def test_classes_beside_numbers_are_steered_by_what_is_measured_of_the_numbers()
     b, y, noise = 400, 0.4, 0.6
     like = {"kind": torch.empty(b, 1, dtype=torch.int64), "pos": torch.empty(b, 1, dtype=F64)}
     one = torch.ones(1, 1, dtype=F64)
-    likelihood = Likelihood(Measured(Matrix(one), y * one, noise, part="pos"))
+    likelihood = Likelihood(Measurement(Matrix(one), y * one, noise, part="pos"))
     out = steer(Classes(), like, likelihood, solver=DDPM(100), noise=Noise.of(0, b), particles=32)
     joint = prior * torch.exp(-0.5 * (y - torch.tensor([-1.0, 1.0], dtype=F64)) ** 2 / (v + noise**2))
     share = out.mean(lambda x: x["kind"].double())[:, 0]
@@ -244,7 +242,7 @@ def test_the_error_falls_with_the_number_of_particles(kind: str) -> None:
     mean, covariance = (prior @ A.mT)[:, 0] * y / s, prior - prior @ A.mT @ A @ prior / s
     potential: Any = Reward(lambda x: -0.5 * ((x @ A[0] - y) / noise) ** 2)
     if kind == "likelihood":
-        potential = Likelihood(Measured(Matrix(A), torch.tensor([[y]], dtype=F64), noise), spread=0.8)
+        potential = Likelihood(Measurement(Matrix(A), torch.tensor([[y]], dtype=F64), noise), data_std=0.8)
         evidence /= math.sqrt(2 * math.pi) * noise
     found = []
     for k in (4, 16, 64):
@@ -268,13 +266,13 @@ def oracle3() -> Normal:
 def test_one_particle_is_the_solver_itself(solver: Solver) -> None:
     like, reward = torch.empty(4, 3, dtype=F64), Reward(lambda x: x[:, 0])
     plain = sample(oracle3(), like, solver=solver, noise=Noise.of(5, 4))
-    assert distance(sample(oracle3(), like, solver=Steered(solver, reward, 1), noise=Noise.of(5, 4)), plain) < 1e-12
+    assert distance(sample(oracle3(), like, solver=FeynmanKac(solver, reward, 1), noise=Noise.of(5, 4)), plain) < 1e-12
 
 
 def test_a_steered_sample_is_one_of_its_group_and_its_own_in_every_batch() -> None:
     like = torch.empty(6, 3, dtype=F64)
     solver, reward = DDPM(8, times=GRID), Reward(lambda x: 2 * x[:, 0], power=1.0)
-    steered = Steered(solver, reward, 5, threshold=0.8)
+    steered = FeynmanKac(solver, reward, 5, threshold=0.8)
     whole = sample(oracle3(), like, solver=steered, noise=Noise.of(1, 6))
     group = steer(oracle3(), like, reward, solver=solver, noise=Noise.of(1, 6), particles=5, threshold=0.8)
     inside = (group.state.unflatten(0, (6, 5)) - whole[:, None]).abs().amax(-1) == 0
@@ -342,7 +340,7 @@ def test_solvers_with_memory_are_refused(solver: Solver) -> None:
 def test_measurements_without_noise_or_of_other_samples_are_refused() -> None:
     y = torch.zeros(3, 1, dtype=F64)
     with pytest.raises(SamplerError, match="positive standard deviation"):
-        Likelihood(Measured(Matrix(A), y))
-    steered = Steered(DDPM(4), Likelihood(Measured(Matrix(A), y, 0.1)))
+        Likelihood(Measurement(Matrix(A), y))
+    steered = FeynmanKac(DDPM(4), Likelihood(Measurement(Matrix(A), y, 0.1)))
     with pytest.raises(SamplerError, match="one for each sample"):
         sample(oracle3(), torch.empty(2, 3, dtype=F64), solver=steered, noise=Noise.of(0, 2))

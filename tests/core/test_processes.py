@@ -31,7 +31,7 @@ from gendiff import (
 from gendiff.errors import GendiffError
 from gendiff.processes import Process
 from gendiff.random import Noise
-from gendiff.solvers import posterior
+from gendiff.sampling.solvers import posterior
 from gendiff.spaces import Space, State
 from gendiff.testing import check_process, distance
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gendiff.errors import GendiffError
-from gendiff.profiles import Profiles, Snapshot, fit, gamma_of, profile, reconstruct, sigma_rel_of
+from gendiff.training import Profiles, Snapshot, fit, gamma_of, profile, reconstruct, sigma_rel_of
 
 F64 = torch.float64
 

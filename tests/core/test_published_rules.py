@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from gendiff import DDPM, EDM, VE, Churn, Discrete, DPMpp3M, Euler, Gaussian, Heun, Karras, Linspace
-from gendiff.oracles import Mixture
-from gendiff.samplers import sample
-from gendiff.solvers import DPMpp2S, DPMSolver, SASolver, Solver
+from gendiff.denoisers import Mixture
+from gendiff.sampling import sample
+from gendiff.sampling.grids import Levels
+from gendiff.sampling.solvers import DPMpp2S, DPMSolver, SASolver, Solver
 from gendiff.testing import Plain
-from gendiff.times import Levels
 
 F64 = torch.float64
 SIGMAS = (20.0, 9.0, 4.0, 1.3, 0.5, 0.1, 0.0)

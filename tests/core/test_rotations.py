@@ -13,8 +13,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from gendiff.random import Noise
-from gendiff.rotations import IGSO3, exp_so3, from_quaternion, hat, log_so3, orthonormal, quaternion, uniform
-from gendiff.spaces import SO3
+from gendiff.spaces import IGSO3, SO3, exp_so3, from_quaternion, hat, log_so3, orthonormal, quaternion, uniform
 
 Golden = Callable[[str], dict[str, Tensor]]
 ANGLES = [0.0, 1e-12, 1e-9, 1e-7, 1e-5, 9.9e-4, 1.01e-3, 1e-2, 0.5, 1.5, 3.0, math.pi - 1e-3, math.pi - 1e-7, math.pi]

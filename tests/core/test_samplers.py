@@ -34,13 +34,12 @@ from gendiff import (
     Tangent,
     UpAndDown,
     Velocity,
-    solvers,
-    times,
 )
-from gendiff.oracles import Normal
+from gendiff.denoisers import Normal
 from gendiff.random import Noise
-from gendiff.samplers import Progress, run, sample
-from gendiff.solvers import Solver
+from gendiff.sampling import Progress, run, sample, solvers
+from gendiff.sampling import grids as times
+from gendiff.sampling.solvers import Solver
 from gendiff.spaces import State, map_state, tensors
 from gendiff.testing import distance, randomised
 
@@ -51,7 +50,7 @@ SOLVERS: list[Solver] = [
     DPMpp2M(6),
     DDIM(6, eta=0.5),
     DDPM(6),
-    DDPM(5, spread=0.5, times=UpAndDown(LinearGrid(), length=2, repeats=2)),
+    DDPM(5, noise_scale=0.5, times=UpAndDown(LinearGrid(), length=2, repeats=2)),
 ]
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 0.5]], dtype=F64)
 MEAN = torch.tensor([0.7, -0.4], dtype=F64)

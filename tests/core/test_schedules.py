@@ -27,7 +27,7 @@ from gendiff import (
     ZeroTerminal,
 )
 from gendiff.errors import RecipeError
-from gendiff.schedules import Flow, Schedule
+from gendiff.processes.schedules import Flow, Schedule
 
 Golden = Callable[[str], dict[str, Tensor]]
 SMOOTH = [

@@ -35,11 +35,12 @@ from gendiff import (
     UpAndDown,
 )
 from gendiff.config import from_config, to_config
+from gendiff.denoisers import Mixture, Normal
 from gendiff.errors import SamplerError
-from gendiff.oracles import Mixture, Normal
 from gendiff.random import Increment, Noise
-from gendiff.samplers import Progress, run, sample
-from gendiff.solvers import (
+from gendiff.sampling import Progress, run, sample
+from gendiff.sampling.grids import Fixed, Grid
+from gendiff.sampling.solvers import (
     DEIS,
     IPNDM,
     LMS,
@@ -66,7 +67,6 @@ from gendiff.solvers import (
 )
 from gendiff.spaces import State
 from gendiff.testing import Smooth, check_order
-from gendiff.times import Fixed, Grid
 
 F64 = torch.float64
 MEANS = torch.tensor([[1.0, 0.3], [-0.8, 0.5], [0.1, -1.0]], dtype=F64)
@@ -316,7 +316,7 @@ def test_noise_goes_with_points() -> None:
 
 @pytest.mark.parametrize(
     "solver", [UniPC(7), UniPC(7, 2, bh2=False), Adams(7, 3, view=SOFT, corrector=4), Adams(7, 4, corrector=3),
-               Adams(7, 3, view=Rates(Clock()), corrector=3), replace(SASolver(7), spread=0.0)], ids=repr
+               Adams(7, 3, view=Rates(Clock()), corrector=3), replace(SASolver(7), noise_scale=0.0)], ids=repr
 )  # fmt: skip
 def test_a_corrector_and_the_next_step_are_one_row(solver: Solver, monkeypatch: pytest.MonkeyPatch) -> None:
     """On flat spaces the merged rows reach the states of the rows as they are written."""
@@ -325,7 +325,7 @@ def test_a_corrector_and_the_next_step_are_one_row(solver: Solver, monkeypatch: 
     assert len(rows) == 7 and all(row.at == row.t and not row.redo for row in rows)
     start = denoiser.process.prior(like, Noise.of(4, 8))
     once = run(denoiser, denoiser.process, rows, start, noise=Noise.of(0, 8), cond={})
-    monkeypatch.setattr("gendiff.solvers.table.merged", lambda rows: rows)
+    monkeypatch.setattr("gendiff.sampling.solvers.table.merged", lambda rows: rows)
     written = solver.rows(denoiser.process)
     assert len(written) == 13
     twice = run(denoiser, denoiser.process, written, start, noise=Noise.of(0, 8), cond={})
@@ -343,7 +343,7 @@ def test_a_last_level_that_comes_twice_is_corrected(solver: Solver, monkeypatch:
     assert len(rows) == 4 and rows[-1].redo and rows[-1].at == 0.3
     start = denoiser.process.prior(like, Noise.of(4, 8), 0.9)
     once = run(denoiser, denoiser.process, rows, start, noise=Noise.of(0, 8), cond={})
-    monkeypatch.setattr("gendiff.solvers.table.merged", lambda rows: rows)
+    monkeypatch.setattr("gendiff.sampling.solvers.table.merged", lambda rows: rows)
     written = chosen.rows(denoiser.process)
     assert len(written) == 6
     twice = run(denoiser, denoiser.process, written, start, noise=Noise.of(0, 8), cond={})
@@ -399,9 +399,7 @@ def test_each_descent_has_a_path_of_its_own() -> None:
     assert float(x.var()) == pytest.approx(float(plain.var()), rel=0.1)
     cut = seen[6]
     assert isinstance(cut.state, Tensor)
-    again = run(
-        data, data.process, rows, cut.state, noise=noise, cond={}, first=cut.number + 1, past=[cut.prediction]
-    )
+    again = run(data, data.process, rows, cut.state, noise=noise, cond={}, first=cut.number + 1, past=[cut.prediction])
     torch.testing.assert_close(again, x, rtol=0, atol=0)
 
 

@@ -38,7 +38,7 @@ from gendiff import (
     LinearGrid,
     Linspace,
     LogSNRGrid,
-    LossBins,
+    LossHistogram,
     Mode,
     PolyExponential,
     Restart,
@@ -49,7 +49,8 @@ from gendiff import (
 from gendiff.config import from_config, to_config
 from gendiff.errors import SamplerError
 from gendiff.random import Noise
-from gendiff.times import Binned, Grid, Levels, LogitNormal, LogNormal, Mixed, Trailing, Uniform, stratified
+from gendiff.sampling.grids import Grid, Levels, Trailing
+from gendiff.training import Binned, LogitNormal, LogNormal, Mixed, Uniform, stratified
 
 Golden = Callable[[str], dict[str, Tensor]]
 F64 = torch.float64
@@ -263,7 +264,7 @@ def test_cosine_interpolated_times_are_a_shifted_cosine() -> None:
 
 
 def test_times_follow_the_loss() -> None:
-    process, bins = Gaussian(VP()), LossBins(-8.0, 8.0, bins=8, floor=0.1)
+    process, bins = Gaussian(VP()), LossHistogram(-8.0, 8.0, bins=8, floor=0.1)
     assert bins.snapshot() == bins.even
     t = process.schedule.time(torch.linspace(7.9, -7.9, 4000, dtype=F64))
     logsnr = process.schedule.logsnr(t)
@@ -282,7 +283,7 @@ def test_times_follow_the_loss() -> None:
     weighed = (values * learned.correction(drawn, process)).mean()
     assert float(weighed) == pytest.approx(64 / 3, rel=1e-2)
     assert from_config(json.loads(json.dumps(to_config(learned)))) == learned
-    again = LossBins(-8.0, 8.0, bins=8, floor=0.1)
+    again = LossHistogram(-8.0, 8.0, bins=8, floor=0.1)
     again.load_state_dict(bins.state_dict())
     assert again.snapshot() == learned
     # What was long ago is forgotten.

@@ -15,9 +15,9 @@ from gendiff import Model
 from gendiff.config import from_config, to_config
 from gendiff.domain import collate
 from gendiff.errors import CheckpointError, DataError, RequestError
-from gendiff.solvers import DPMpp2M
+from gendiff.sampling.grids import Karras
+from gendiff.sampling.solvers import DPMpp2M
 from gendiff.testing import check_domain
-from gendiff.times import Karras
 from gendiff_audio import FSDD, Audio, AudioError, Clip, Judge, LogMel, Prepare, Tones, read, resample
 from gendiff_audio.judge import augment
 from gendiff_audio.measures import active, duration, level
@@ -189,9 +189,9 @@ def test_gap_keeps_the_recording(train, domain):
     gap = clip.without(0.2, 0.3)
     known = gap.known(domain.spectrogram)
     assert known.shape == (len(domain.encode(clip)), 1)
-    altered = clip.samples.copy()
-    altered[:, 1600:2400] += 0.3
-    changed = (domain.encode(Clip(altered, 8000)) - domain.encode(clip)).abs().amax(1) > 0
+    replace_solver = clip.samples.copy()
+    replace_solver[:, 1600:2400] += 0.3
+    changed = (domain.encode(Clip(replace_solver, 8000)) - domain.encode(clip)).abs().amax(1) > 0
     assert not (changed & known[:, 0]).any()  # what is known saw nothing of the gap
     take = Clip(np.zeros_like(clip.samples), 8000)
     mended = gap.mend(take, fade=0.01)

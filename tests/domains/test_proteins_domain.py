@@ -13,9 +13,8 @@ import gendiff
 from gendiff.config import from_config, to_config
 from gendiff.domain import collate
 from gendiff.errors import DataError, RequestError
-from gendiff.losses import Objective, Output, denoising_loss
 from gendiff.testing import check_domain
-from gendiff.times import Uniform, stratified
+from gendiff.training import Objective, Output, Uniform, denoising_loss, stratified
 from gendiff_proteins import Backbones, Ideal, Proteins, Structure, Structures, metrics, read, write
 from gendiff_proteins.ideal import chains, program
 from gendiff_proteins.sources import FOLDS, fold, held_out

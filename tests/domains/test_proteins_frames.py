@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gendiff.random import Noise
-from gendiff.rotations import uniform
+from gendiff.spaces import uniform
 from gendiff_proteins import ideal
 from gendiff_proteins.frames import (
     backbone_from_frames,

@@ -9,7 +9,7 @@ from torch import nn
 from gendiff import cite
 from gendiff.domain import collate
 from gendiff.random import Noise
-from gendiff.rotations import exp_so3, uniform
+from gendiff.spaces import exp_so3, uniform
 from gendiff.testing import randomised
 from gendiff_proteins import FrameNetwork, ideal
 from gendiff_proteins.frames import frames_from_backbone

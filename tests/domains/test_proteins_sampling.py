@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gendiff import DDPM, SO3, Centered, Corrected, Denoiser, DPMpp2M, Guided, Heun, Noise, sample
-from gendiff.solvers import Solver
+from gendiff import DDPM, SO3, Centered, Constrained, Denoiser, DPMpp2M, Guided, Heun, Noise, sample
+from gendiff.sampling.solvers import Solver
 from gendiff.spaces import Space
 from gendiff.testing import randomised
 from gendiff_proteins import Ideal, Proteins
@@ -42,14 +42,14 @@ def turning(monkeypatch: pytest.MonkeyPatch, turn: Tensor) -> None:
     monkeypatch.setattr(SO3, "random", turned_rotation)
 
 
-@pytest.mark.parametrize("solver", [Heun(6), DPMpp2M(8), DDPM(8, spread=0.5)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("solver", [Heun(6), DPMpp2M(8), DDPM(8, noise_scale=0.5)], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("guided", [False, True])
 def test_turned_noise_gives_the_turned_chain(
     domain: Proteins, denoiser: Denoiser, solver: Solver, guided: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = domain.request(3, length=LENGTHS, fold="alpha")
     like = {name: part.double() for name, part in request.like.items()}
-    model: Any = Corrected(Guided(denoiser, 2.0, domain.without), domain.correct) if guided else denoiser
+    model: Any = Constrained(Guided(denoiser, 2.0, domain.without), domain.constrain) if guided else denoiser
 
     def draw() -> dict[str, Tensor]:
         with torch.no_grad():

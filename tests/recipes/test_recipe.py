@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import gendiff
-from gendiff import solvers, times
 from gendiff.errors import RecipeError, UnknownName
+from gendiff.sampling import grids as times
+from gendiff.sampling import solvers
 from gendiff_recipes import images
 from gendiff_recipes.recipe import Optimizer, Recipe
 from gendiff_recipes.training import PRECISIONS

@@ -16,8 +16,7 @@ import gendiff
 from gendiff.cli import main
 from gendiff.domain import Example, Examples
 from gendiff.errors import DataError, RecipeError
-from gendiff.losses import Clean, Objective
-from gendiff.times import Learned, TimeDistribution, Uniform
+from gendiff.training import Clean, ImportanceTimes, Objective, TimeDistribution, Uniform
 from gendiff_images import Images
 from gendiff_images.sources import Digits
 from gendiff_recipes import audio, images, proteins
@@ -35,7 +34,7 @@ def weights(model: gendiff.Model) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.denoiser.parameters()])
 
 
-@pytest.mark.parametrize("times", [Uniform(), Learned(-8.0, 8.0, bins=6, every=4)], ids=["uniform", "learned"])
+@pytest.mark.parametrize("times", [Uniform(), ImportanceTimes(-8.0, 8.0, bins=6, every=4)], ids=["uniform", "learned"])
 def test_a_resumed_run_equals_the_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: TimeDistribution
 ) -> None:
@@ -64,10 +63,8 @@ def test_times_are_learned_from_the_losses(tmp_path: Path, monkeypatch: pytest.M
     """More of the bins where losses are large, told every `every` steps; the objective stays that of even log-SNRs."""
     seen: list[Denoising] = []
     end = Denoising.on_train_batch_end
-    monkeypatch.setattr(
-        Denoising, "on_train_batch_end", lambda self, *args: (seen.append(self), end(self, *args))[1]
-    )
-    times = Learned(-6.0, 6.0, bins=4, every=3)
+    monkeypatch.setattr(Denoising, "on_train_batch_end", lambda self, *args: (seen.append(self), end(self, *args))[1])
+    times = ImportanceTimes(-6.0, 6.0, bins=4, every=3)
     # The error of x0 itself: large where there is much noise.
     recipe = dataclasses.replace(tiny(), times=times, objective=Objective(Clean()))
     train(recipe, tmp_path, quiet=True)

@@ -1,0 +1,31 @@
+"""Who predicts the clean state: a network, a head and a process.
+
+Read `heads` first (what a network emits, and how that becomes x0), then `denoiser`; `predictions` holds predictions of
+two halves (CFG++), `conversions` changes the head or the schedule of a trained model, `oracles` are exact denoisers.
+To add a head: subclass `Head` (on flat spaces `Flat`, two coefficients) as a frozen dataclass.
+The law that proves it: `head.clean` inverts `head.raw`, as tests/core/test_denoisers.py tries for every head.
+"""
+
+from gendiff.denoisers.conversions import PathVelocity as PathVelocity
+from gendiff.denoisers.conversions import Rescheduled as Rescheduled
+from gendiff.denoisers.conversions import Score as Score
+from gendiff.denoisers.conversions import convert as convert
+from gendiff.denoisers.denoiser import Denoise as Denoise
+from gendiff.denoisers.denoiser import Denoiser as Denoiser
+from gendiff.denoisers.heads import X0 as X0
+from gendiff.denoisers.heads import EDMHead as EDMHead
+from gendiff.denoisers.heads import Eps as Eps
+from gendiff.denoisers.heads import Flat as Flat
+from gendiff.denoisers.heads import Head as Head
+from gendiff.denoisers.heads import Heads as Heads
+from gendiff.denoisers.heads import Logits as Logits
+from gendiff.denoisers.heads import Tangent as Tangent
+from gendiff.denoisers.heads import V as V
+from gendiff.denoisers.heads import Velocity as Velocity
+from gendiff.denoisers.heads import default_head as default_head
+from gendiff.denoisers.oracles import Mixture as Mixture
+from gendiff.denoisers.oracles import Normal as Normal
+from gendiff.denoisers.oracles import RotationMixture as RotationMixture
+from gendiff.denoisers.predictions import Prediction as Prediction
+from gendiff.denoisers.predictions import clean as clean
+from gendiff.denoisers.predictions import shift as shift

@@ -1,0 +1,90 @@
+r"""A network behind its head: `denoiser(x_t, t, **cond)` is the predicted clean state.
+
+    x0_hat = head.clean(process, x_t, network(head.inputs(x_t, t)), t)
+
+Times stay float64 on the host until they cross into the network, in float32 or better; states keep their dtype outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gendiff.processes import Process
+from gendiff.processes.schedules import Time
+from gendiff.spaces import State, map_state, tensors
+
+if TYPE_CHECKING:
+    pass
+from gendiff.denoisers.heads import Head
+
+
+class Denoise(Protocol):
+    """Anything that predicts the clean state: a `Denoiser`, a guided one, an exact one."""
+
+    @property
+    def process(self) -> Process: ...
+
+    def __call__(self, x: State, t: Any, **cond: Any) -> State: ...
+
+
+class Denoiser(nn.Module):
+    """A network behind its head: `denoiser(x_t, t, **cond)` is the predicted clean state.
+
+    Args:
+        network: f(x, t, **cond) -> F; x as the head hands it in, t float32 [B] (float64 for a float64 network).
+        head: The map from F to x0.
+        process: How data become noise.
+        precision: Runs the network, and nothing else, under autocast to this dtype (torch.bfloat16); None as it is.
+    """
+
+    def __init__(
+        self, network: nn.Module, head: Head, process: Process, *, precision: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.precision = precision
+        self.network = network
+        self.head = head
+        self.process = process
+
+    def forward(self, x: State, t: Any, **cond: Any) -> State:
+        """x0 predicted from x_t [B, ...] at t, a float or float64 [B]; cond["mask"] marks the real sites."""
+        process = self.process.masked(cond.get("mask"))
+        self.head.check(process, t)
+        seen, time = self.head.inputs(process, x, t)
+        first = tensors(x)[0]
+        parameter = next(self.network.parameters(), None)
+        dtype = (
+            parameter.dtype if parameter is not None else first.dtype if first.is_floating_point() else torch.float32
+        )
+        if isinstance(time, Mapping):
+            time = {name: times(part, first, dtype) for name, part in time.items()}
+        else:
+            time = times(time, first, dtype)
+        with autocast(first.device, self.precision):
+            out = self.network(map_state(lambda part: working(part, dtype), seen), time, **cond)
+        real = next((part.dtype for part in tensors(x) if part.is_floating_point()), dtype)
+        out = map_state(lambda part: part.to(real), out)
+        return self.head.clean(process, x, out, t)
+
+
+def working(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers in a dtype; classes stay classes."""
+    return x.to(dtype) if x.is_floating_point() else x
+
+
+def times(t: Time, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """A time as the network wants it: [B] on its device, in float32 or better (bfloat16 merges half of 1000 times)."""
+    dtype = dtype if dtype == torch.float64 else torch.float32
+    if isinstance(t, Tensor):
+        return t.to(device=like.device, dtype=dtype, non_blocking=True).expand(like.shape[0])
+    return torch.full((like.shape[0],), t, dtype=dtype, device=like.device)
+
+
+def autocast(device: torch.device, precision: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    """Autocast to a precision on a device, or nothing."""
+    return contextlib.nullcontext() if precision is None else torch.autocast(device.type, dtype=precision)

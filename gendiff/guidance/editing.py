@@ -1,0 +1,58 @@
+r"""Starting from something: noise it in part, then sample from there (SDEdit, Meng et al. 2022).
+
+    x_t = noise(x0, t),   t = strength;   then the sampler's own grid from t down
+
+`From` keeps of any grid the times below t, so an edit of strength t costs that share of the grid's steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from gendiff.errors import RequestError, SamplerError
+from gendiff.processes import Process
+from gendiff.random import Noise
+from gendiff.sampling.grids import Grid, LinearGrid
+from gendiff.spaces import State, map_state
+
+
+@dataclass(frozen=True)
+class From(Grid):
+    """A grid that begins at a time below its own first.
+
+    Args:
+        grid: Whose times follow.
+        start: The first time.
+    """
+
+    grid: Grid = field(default_factory=LinearGrid)
+    start: float = 0.5
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        if not 0 < self.start <= 1:
+            raise SamplerError(f"A sampler was to start at t = {self.start}", "a time in (0, 1]", "strength=0.5")
+        times = self.grid(process, steps)
+        entry = next(i for i, t in enumerate(times) if t < self.start)
+        return [self.start, *times[entry:]]
+
+
+def noised_start(process: Process, x0: State, like: State, t: float, noise: Noise, cond: dict[str, Any]) -> State:
+    """x_t of a clean state [1 or B, *sites, ...] (padded to the sites of `like`), one draw for each sample."""
+
+    def fit(part: Tensor, other: Tensor) -> Tensor:
+        short = other.shape[1] - part.shape[1]
+        if part.shape[2:] != other.shape[2:] or short < 0 or (short and "mask" not in cond):
+            raise RequestError(
+                f"The artifact to start from has the shape {tuple(part.shape[1:])}",
+                f"that of what is asked for, {tuple(other.shape[1:])}",
+                "Ask for a sample of the same size",
+            )
+        wide = part.new_zeros(len(part), *other.shape[1:])
+        wide[:, : part.shape[1]] = part
+        return wide.to(device=other.device, dtype=other.dtype).expand(other.shape)
+
+    process = process.masked(cond.get("mask"))
+    return process.noise(process.space.project(map_state(fit, x0, like)), t, noise.fork("start"))

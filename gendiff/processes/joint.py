@@ -1,0 +1,103 @@
+r"""Named parts of a bundle side by side, each with its own process and clock, on one shared time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gendiff.errors import GendiffError
+from gendiff.processes.base import Process, pick
+from gendiff.processes.schedules import Time
+from gendiff.random import Noise
+from gendiff.spaces import Product, State, Weight
+
+
+class Joint(Process):
+    """Named parts side by side, each with its own process and clock, on one shared time.
+
+    Args:
+        parts: name to process, as keywords: `Joint(pos=Gaussian(Linear(), Centered()), rot=Geodesic(SO3()))`.
+    """
+
+    def __init__(self, parts: Mapping[str, Process] | None = None, /, **named: Process) -> None:
+        self.parts: dict[str, Process] = {**(parts or {}), **named}
+        if not self.parts:
+            raise GendiffError("Joint() got no parts", "at least one named process", "Joint(pos=Gaussian())")
+        self._space = Product({name: part.space for name, part in self.parts.items()})
+
+    def __repr__(self) -> str:
+        return f"Joint({', '.join(f'{name}={part!r}' for name, part in self.parts.items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Joint) and self.parts == other.parts
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.parts))
+
+    @property
+    def space(self) -> Product:
+        return self._space
+
+    def each(self, f: Callable[[str, Process], Any]) -> dict[str, Any]:
+        """f(name, process) for every part."""
+        return {name: f(name, part) for name, part in self.parts.items()}
+
+    def noise(self, x0: State, t: Time, noise: Noise) -> State:
+        return self.each(lambda name, part: part.noise(x0[name], pick(t, name), noise.fork(name)))
+
+    def noised(self, x0: State, z: State, t: Time) -> State:
+        return self.each(lambda name, part: part.noised(x0[name], z[name], pick(t, name)))
+
+    def renoise(self, x: State, t: float, s: float, noise: Noise, noise_scale: float = 1.0) -> State:
+        def one(name: str, part: Process) -> State:
+            return part.renoise(x[name], pick(t, name), pick(s, name), noise.fork(name), noise_scale)
+
+        return self.each(one)
+
+    def move(self, t: Time, s: Time, churn: Weight = 0.0, noise_scale: Any = 1.0) -> dict[str, Any]:
+        return self.each(
+            lambda name, part: part.move(pick(t, name), pick(s, name), pick(churn, name), pick(noise_scale, name))
+        )
+
+    def take(self, x: State, target: State, move: Any, noise: Noise | None = None) -> State:
+        def one(name: str, part: Process) -> State:
+            return part.take(x[name], target[name], move[name], None if noise is None else noise.fork(name))
+
+        return self.each(one)
+
+    def prior(self, like: State, noise: Noise, t: float = 1.0) -> State:
+        return self.each(lambda name, part: part.prior(like[name], noise.fork(name), pick(t, name)))
+
+    def log_prior(self, x: State, t: float = 1.0) -> Tensor:
+        parts = self.each(lambda name, part: part.log_prior(x[name], pick(t, name)))
+        return torch.stack(list(parts.values())).sum(0)
+
+    def masked(self, mask: Any) -> Joint:
+        return Joint(self.each(lambda name, part: part.masked(pick(mask, name))))
+
+    def per_part(self, f: Callable[[Any], Any]) -> dict[str, Any]:
+        return self.each(lambda _, part: part.per_part(f))
+
+    def mix(self, predictions: Sequence[State], weights: Any) -> State:
+        return self.each(lambda name, part: part.mix([p[name] for p in predictions], pick(weights, name)))
+
+    def redone(self, move: Any, u: float, s: float, again: int) -> dict[str, Any]:
+        return self.each(lambda name, part: part.redone(move[name], u, s, again))
+
+    def resume(self, x: State, base: State) -> State:
+        return self.each(lambda name, part: part.resume(x[name], base[name]))
+
+    def lead(self, x: State, x0: State, norms: Any) -> State:
+        return self.each(lambda name, part: part.lead(x[name], x0[name], norms[name]))
+
+    def advance(
+        self, x: State, history: Sequence[State], weights: Any, norms: Any, move: Any, noise: Noise | None = None
+    ) -> State:
+        def one(name: str, part: Process) -> State:
+            past, own = [p[name] for p in history], None if noise is None else noise.fork(name)
+            return part.advance(x[name], past, pick(weights, name), norms and norms[name], move[name], own)
+
+        return self.each(one)

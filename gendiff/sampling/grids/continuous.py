@@ -1,0 +1,288 @@
+r"""Grids of times to sample on: from noise to data, ending at exactly 0. `steps` counts the intervals.
+
+LinearGrid       t_i = start + (end - start) i/n
+Linspace         n times from start to last, then 0; Leading and Trailing count a table's training times
+Karras           sigma_i = (smax^(1/rho) + i/(n-1) (smin^(1/rho) - smax^(1/rho)))^rho, then 0      (2022, Eq. 5)
+LogSNRGrid       the same with log sigma, rho -> infinity; "exponential" in k-diffusion
+PowerGrid        sigma/(alpha + sigma) = top (1 - i/n)^power
+PolyExponential  log sigma_i = log smin + (1 - i/(n-1))^rho log(smax/smin), then 0
+BetaGrid         quantiles of a Beta distribution                                                  (Lee et al. 2024)
+ShiftedGrid      another grid at a log-SNR lower by 2 log(shift)
+AlignYourSteps   published tables, interpolated in log sigma                                   (Sabour et al. 2024)
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from gendiff.errors import SamplerError, positive, refuse, rising
+from gendiff.processes import Process, schedule_of
+from gendiff.processes.schedules import Schedule
+
+
+class Grid(ABC):
+    """The times a sampler visits: `grid(process, steps)` is a list of floats from noise to 0."""
+
+    @abstractmethod
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        """steps + 1 times (more on grids that also go up)."""
+
+
+def counted(steps: int) -> int:
+    """A number of steps that is at least one."""
+    if steps < 1:
+        raise SamplerError(f"A sampler got steps={steps}", "at least one step", "Euler(50)")
+    return steps
+
+
+def falling(grid: Grid, name: str, most: float) -> None:
+    """Refuses numbers given one by one unless there are two or more, falling within [0, most]."""
+    values = getattr(grid, name)
+    if len(values) < 2 or not all(most >= a and b >= 0 and (a >= b or math.isclose(a, b)) for a, b in pairwise(values)):
+        expected = f"two numbers or more, the largest first, within [0, {most:g}]"
+        refuse(grid, name, expected, f"{type(grid).__name__}((1.0, 0.5, 0.1))")
+
+
+@dataclass(frozen=True)
+class LinearGrid(Grid):
+    """Even in t, from start to end; the process's schedule then decides the noise levels."""
+
+    start: float = 1.0
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            if not 0 <= getattr(self, name) <= 1:
+                refuse(self, name, "a time in [0, 1]")
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        counted(steps)
+        return [self.start + (self.end - self.start) * (i / steps) for i in range(steps)] + [self.end]
+
+
+@dataclass(frozen=True)
+class PowerGrid(Grid):
+    """sigma/(alpha + sigma) = top (1 - i/n)^power: the same noise levels on every schedule, whatever its own time.
+
+    On flows that is t itself. Levels of many times the data's scale, where predictions hardly change, get few steps,
+    and the last steps shrink with their number rather than to a fixed sigma_min.
+
+    Args:
+        power: 1 is even; above it steps are shorter towards the data.
+        sigma_max: The first sigma/alpha, where the schedule goes further; infinity is all of it.
+        part: Whose schedule, for bundles.
+    """
+
+    power: float = 1.5
+    sigma_max: float = 80.0
+    part: str | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, "power")
+        if not self.sigma_max > 0:
+            refuse(self, "sigma_max", "a positive number, or infinity for all of the schedule")
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        schedule = schedule_of(process, self.part)
+        alpha, sigma = schedule(1.0)
+        ends = alpha == 0 or sigma / alpha <= self.sigma_max
+        top = sigma / (alpha + sigma) if ends else self.sigma_max / (1 + self.sigma_max)
+        levels = [top * (1 - i / steps) ** self.power for i in range(counted(steps))]
+        first = 1.0 if ends else schedule.unclock(self.sigma_max)
+        return [first, *(schedule.unclock(k / (1 - k)) for k in levels[1:]), 0.0]
+
+
+@dataclass(frozen=True)
+class Karras(Grid):
+    """Even in sigma^(1/rho) from sigma_max to sigma_min, then 0; sigma is the noise-to-signal ratio sigma/alpha."""
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    part: str | None = None
+
+    def __post_init__(self) -> None:
+        rising(self, "sigma_min", "sigma_max")
+        positive(self, "rho")
+
+    def sigmas(self, steps: int) -> list[float]:
+        """The noise levels, without the final 0."""
+        a, b = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        return [(a + (b - a) * (i / max(steps - 1, 1))) ** self.rho for i in range(counted(steps))]
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        return from_sigmas(schedule_of(process, self.part), self.sigmas(steps))
+
+
+@dataclass(frozen=True)
+class LogSNRGrid(Grid):
+    """Even in log sigma/alpha from sigma_max to sigma_min, then 0: the home of exponential integrators."""
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    part: str | None = None
+
+    def __post_init__(self) -> None:
+        rising(self, "sigma_min", "sigma_max")
+
+    def sigmas(self, steps: int) -> list[float]:
+        """The noise levels, without the final 0."""
+        a, b = math.log(self.sigma_max), math.log(self.sigma_min)
+        return [math.exp(a + (b - a) * (i / max(steps - 1, 1))) for i in range(counted(steps))]
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        return from_sigmas(schedule_of(process, self.part), self.sigmas(steps))
+
+
+def from_sigmas(schedule: Schedule, sigmas: list[float]) -> list[float]:
+    """Times of descending noise levels, then 0; levels beyond the schedule's end are moved to it and merged."""
+    out: list[float] = []
+    for sigma in sigmas:
+        t = schedule.unclock(sigma)
+        if out and t >= out[-1]:
+            out[-1] = t if len(out) == 1 else out[-1]
+            continue
+        out.append(t)
+    return [*out, 0.0]
+
+
+@dataclass(frozen=True)
+class Levels(Grid):
+    """Noise levels sigma/alpha given one by one, noisiest first; the last may be 0."""
+
+    sigmas: tuple[float, ...]
+    part: str | None = None
+
+    def __post_init__(self) -> None:
+        falling(self, "sigmas", math.inf)
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        schedule = schedule_of(process, self.part)
+        return [schedule.unclock(sigma) if sigma > 0 else 0.0 for sigma in self.sigmas]
+
+
+@dataclass(frozen=True)
+class PolyExponential(Grid):
+    """log sigma falls as (1 - i/(n - 1))^rho from sigma_max to sigma_min, then 0; rho = 1 is `LogSNRGrid`."""
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 1.0
+    part: str | None = None
+
+    def __post_init__(self) -> None:
+        rising(self, "sigma_min", "sigma_max")
+        positive(self, "rho")
+
+    def sigmas(self, steps: int) -> list[float]:
+        """The noise levels, without the final 0."""
+        a, b = math.log(self.sigma_max), math.log(self.sigma_min)
+        return [math.exp(b + (a - b) * (1 - i / max(steps - 1, 1)) ** self.rho) for i in range(counted(steps))]
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        return from_sigmas(schedule_of(process, self.part), self.sigmas(steps))
+
+
+@dataclass(frozen=True)
+class BetaGrid(Grid):
+    """Quantiles of Beta(a, b), dense at both ends: "Beta sampling is all you need" (Lee et al. 2024).
+
+    Args:
+        a: The first parameter of the distribution.
+        b: The second.
+        sigmas: None spaces the times t_i = Q(1 - i/n); (low, high) spaces the noise levels sigma/alpha between them.
+    """
+
+    a: float = 0.6
+    b: float = 0.6
+    sigmas: tuple[float, float] | None = None
+    part: str | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, "a", "b")
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        from scipy.special import betaincinv
+
+        counted(steps)
+        if self.sigmas is None:
+            return [float(betaincinv(self.a, self.b, 1 - i / steps)) for i in range(steps)] + [0.0]
+        low, high = self.sigmas
+        shares = [float(betaincinv(self.a, self.b, 1 - i / max(steps - 1, 1))) for i in range(steps)]
+        return from_sigmas(schedule_of(process, self.part), [low + (high - low) * share for share in shares])
+
+
+@dataclass(frozen=True)
+class ShiftedGrid(Grid):
+    """The times of another grid moved to a log-SNR lower by 2 log(shift): more steps in the noise.
+
+    A model whose own schedule is `Shifted` needs none: its times are shifted already.
+    """
+
+    grid: Grid = field(default_factory=LinearGrid)
+    shift: float = 3.0
+    part: str | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, "shift")
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        schedule = schedule_of(process, self.part)
+        lower = 2 * math.log(self.shift)
+        times = [schedule.time(schedule.logsnr(t) - lower) if t > 0 else 0.0 for t in self.grid(process, steps)]
+        # Where the schedule ends before the shifted log-SNR, all of them are its end.
+        return [t for i, t in enumerate(times) if i == len(times) - 1 or t < 1 or times[i + 1] < 1]
+
+
+AYS = {
+    "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+    "deepfloyd": (160.41, 8.081, 3.315, 1.885, 1.207, 0.785, 0.553, 0.293, 0.186, 0.030, 0.006),
+    "svd": (700.00, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
+"""Noise levels of ten steps: Sabour et al., "Align Your Steps" (2024), Table 3."""
+
+
+@dataclass(frozen=True)
+class AlignYourSteps(Grid):
+    """Noise levels tuned by others for a model: `AlignYourSteps(AYS["sdxl"])`, log-linear between the table's entries.
+
+    Args:
+        table: Noise levels sigma/alpha, noisiest first, of any number of steps.
+    """
+
+    table: tuple[float, ...] = AYS["sd15"]
+    part: str | None = None
+
+    def __post_init__(self) -> None:
+        falling(self, "table", math.inf)
+        if self.table[-1] <= 0:
+            refuse(self, "table", "noise levels above zero", 'AlignYourSteps(AYS["sdxl"])')
+
+    def sigmas(self, steps: int) -> list[float]:
+        """The noise levels, without the final 0, which stands for the table's last."""
+        logs = [math.log(sigma) for sigma in self.table]
+        places = [i / steps * (len(logs) - 1) for i in range(counted(steps))]
+        lows = [min(int(place), len(logs) - 2) for place in places]
+        return [
+            math.exp(logs[k] + (place - k) * (logs[k + 1] - logs[k])) for k, place in zip(lows, places, strict=True)
+        ]
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        return from_sigmas(schedule_of(process, self.part), self.sigmas(steps))
+
+
+@dataclass(frozen=True)
+class Fixed(Grid):
+    """Times given one by one, noisiest first: what a fitted grid is saved as. `steps` is not read."""
+
+    times: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        falling(self, "times", 1.0)
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        return list(self.times)

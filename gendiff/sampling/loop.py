@@ -1,0 +1,205 @@
+r"""The one loop that samples: it reads a solver's rows and moves a state from noise to data.
+
+    x ~ prior;   for each row:  evaluate, mix, move;   known parts are put back after each step of the grid
+
+The loop holds no state between calls, draws noise only where a row injects some, and never looks at the values of a
+tensor, so it neither waits for the device nor breaks a compiled graph.
+
+What cannot be written as rows beforehand brings a loop of its own (`Loop`): steps that adapt to each sample, all steps
+at once, particles.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+from gendiff.denoisers import Denoise, Prediction, shift
+from gendiff.errors import SamplerError
+from gendiff.processes import Process
+from gendiff.random import Increment, Noise
+from gendiff.sampling.solvers import Row, Solver
+from gendiff.spaces import State, tensors
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback sees after each move: the move's number, how many there are, the time, state and prediction."""
+
+    number: int
+    total: int
+    time: float
+    state: State
+    prediction: State
+
+
+class Known(Protocol):
+    """What is known of a sample, put back after each step of the grid; `gendiff.Given` is one."""
+
+    def put(self, process: Process, x: State, s: float, noise: Noise) -> State:
+        """x_s with its known sites in place."""
+        ...
+
+
+class Loop(ABC):
+    """A sampler with a loop of its own; a frozen dataclass, wherever a `Solver` may stand."""
+
+    @abstractmethod
+    def draw(
+        self,
+        denoiser: Denoise,
+        like: State,
+        *,
+        noise: Noise,
+        cond: dict[str, Any],
+        start: State | None = None,
+        callback: Callable[[Progress], None] | None = None,
+    ) -> State:
+        """One batch of samples; arguments as those of `sample`."""
+
+
+def sample(
+    denoiser: Denoise,
+    like: State,
+    *,
+    solver: Solver | Loop | list[Row],
+    noise: Noise,
+    cond: dict[str, Any] | None = None,
+    given: Known | None = None,
+    start: State | None = None,
+    callback: Callable[[Progress], None] | None = None,
+) -> State:
+    """Draws one batch of samples.
+
+    Args:
+        denoiser: Predicts the clean state.
+        like: The shapes, dtype and device of the samples, [B, ...]; its values are not read.
+        solver: The table to follow, e.g. `Heun(18)`, a loop of its own kind, or rows that were written before, by
+            `table(solver, process)`: with these the whole call is one graph for torch.compile(fullgraph=True).
+        noise: The source of randomness; its index names the B samples.
+        cond: Conditions [B, ...], with "mask" for padded batches.
+        given: What is known of the sample.
+        start: A state at the grid's first time, instead of a draw of the prior.
+        callback: Called after each move.
+
+    Returns:
+        The state at the grid's last time, [B, ...].
+
+    Raises:
+        SamplerError: If parts are given to a sampler that has no grid to put them back on, or shapes do not agree.
+    """
+    cond = cond or {}
+    for name, want, got in shapes(like, start, noise):
+        if want != got:
+            raise SamplerError(f"sample got {name} {got} for samples of {want}", "one entry for each sample", "")
+    if isinstance(solver, Loop):
+        if given is not None:
+            raise SamplerError(
+                f"{solver!r} got known parts to put back after each step of a grid, and has none",
+                "a solver with a grid, or the known parts as a measurement",
+                "model.sample(n, given=guidance.known(given, process))",
+            )
+        return solver.draw(denoiser, like, noise=noise, cond=cond, start=start, callback=callback)
+    process = denoiser.process.masked(cond.get("mask"))
+    rows = solver if isinstance(solver, list) else table(solver, denoiser.process)
+
+    def first() -> State:
+        x = process.prior(like, noise.fork("prior"), rows[0].t) if start is None else start
+        return x if given is None else given.put(process, x, rows[0].t, noise.fork("given").at(-1))
+
+    return run(denoiser, process, rows, first(), noise=noise, cond=cond, given=given, callback=callback)
+
+
+def run(
+    denoiser: Denoise,
+    process: Any,
+    rows: list[Row],
+    x: State,
+    *,
+    noise: Noise,
+    cond: dict[str, Any],
+    given: Known | None = None,
+    callback: Callable[[Progress], None] | None = None,
+    first: int = 0,
+    past: Sequence[State] = (),
+) -> State:
+    """Moves x through the rows; `process` is already bound to the batch's mask.
+
+    A run may be cut after any row with `last` that no later row redoes: run(..., rows, x, first=k, past=[prediction]),
+    with the state and the prediction that a callback saw after row k - 1, goes on as if nothing had happened.
+
+    Args:
+        first: The row to begin with; x is the state before it.
+        past: Earlier predictions that rows still weigh, newest first (leads, for tables that mix rates).
+    """
+    churn, known, up = noise.fork("churn"), noise.fork("given"), noise.fork("renoise")
+    depth = max(row.reach for row in rows)
+    history = list(past)
+    shown = history[0] if history else None
+    split: Prediction | None = None
+    base, drawn, end = x, first, None
+    for number, row in enumerate(rows[first:], first):
+        if row.move is None:
+            x = base = process.renoise(x, row.t, row.s, up.at(number), row.noise_scale)
+            history, shown = [], None
+        else:
+            base = base if row.redo else x
+            if not (row.redo and row.s == end):  # a move that is redone to the same end keeps its noise
+                drawn, end = number, row.s
+            if row.at is not None:
+                del history[depth - 1 :]
+                prediction = denoiser(x, row.at, **cond)
+                split = prediction if isinstance(prediction, Prediction) else None
+                back = prediction if split is None else split.back
+                history.insert(0, back if row.norms is None else process.lead(x, back, row.norms))
+                shown = back if callback is not None else None
+                del prediction, back
+            # A state that is moved from anew is needed no more: nothing but history, base and the new state is held.
+            x = process.resume(x, base)
+            fresh = source(churn, rows, number, drawn) if row.draws else None
+            x = process.advance(x, history, row.weights, row.norms, row.move, fresh)
+            if split is not None:
+                x = shift(process, x, split, row.s)
+            if given is not None and row.last:
+                x = given.put(process, x, row.s, known.at(number))
+        if callback is not None:
+            callback(Progress(number, len(rows), row.s, x, shown))
+    return process.space.project(x)
+
+
+def shapes(like: State, start: State | None, noise: Noise) -> list[tuple[str, list[int], list[int]]]:
+    """What should agree: a name, the shape that is meant and the shape that came."""
+    whole = [list(part.shape) for part in tensors(like)]
+    pairs = [("noise for", whole[0][:1], list(noise.index.shape))]
+    if start is not None:
+        pairs += [("a start of", want, list(part.shape)) for want, part in zip(whole, tensors(start), strict=True)]
+    return pairs
+
+
+def source(churn: Noise, rows: Sequence[Row], number: int, drawn: int) -> Noise:
+    """Where a row takes its noise from; each descent of a grid that goes up has a Brownian path of its own."""
+    row = rows[number]
+    if not row.path:
+        return churn.at(drawn)
+    descent = sum(before.move is None for before in rows[:number])
+    return Increment.between(churn.fork(f"path {descent}"), row.t, row.s)
+
+
+@lru_cache(maxsize=64)
+def written(solver: Solver, process: Process) -> list[Row]:
+    """The rows of a solver on a process: the same for every batch, so they are written once."""
+    return solver.rows(process)
+
+
+def table(solver: Solver, process: Process) -> list[Row]:
+    """The rows, from the cache where solver and process can be its keys."""
+    if not isinstance(solver, Solver):
+        raise SamplerError(f"The sampler is {solver!r}", "a solver or a loop", "Heun(18)")
+    try:
+        hash((solver, process))
+    except TypeError:  # weights by part are dicts
+        return solver.rows(process)
+    return written(solver, process)

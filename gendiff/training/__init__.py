@@ -1,0 +1,44 @@
+"""How a denoiser learns.
+
+Read `losses` first (one loss on any space), then `times` (at which times to train), `couplings` (which noise an example
+is joined to), `ema` (averaged weights) and `profiles` (averages chosen afterwards).
+To add a weighting: subclass `Weighting`; a time distribution: `TimeDistribution`; a coupling: `Coupling`.
+The laws that prove them: tests/core/test_losses_ema.py, test_times.py and test_couplings.py.
+"""
+
+from gendiff.training.couplings import Coupling as Coupling
+from gendiff.training.couplings import Immiscible as Immiscible
+from gendiff.training.couplings import Independent as Independent
+from gendiff.training.couplings import KabschAligned as KabschAligned
+from gendiff.training.couplings import OptimalTransport as OptimalTransport
+from gendiff.training.couplings import Paired as Paired
+from gendiff.training.couplings import Sinkhorn as Sinkhorn
+from gendiff.training.couplings import pairwise as pairwise
+from gendiff.training.couplings import reflow as reflow
+from gendiff.training.couplings import turn as turn
+from gendiff.training.ema import EMA as EMA
+from gendiff.training.losses import Clean as Clean
+from gendiff.training.losses import MinSNR as MinSNR
+from gendiff.training.losses import Objective as Objective
+from gendiff.training.losses import Output as Output
+from gendiff.training.losses import Weighting as Weighting
+from gendiff.training.losses import denoising_loss as denoising_loss
+from gendiff.training.profiles import Profiles as Profiles
+from gendiff.training.profiles import Snapshot as Snapshot
+from gendiff.training.profiles import fit as fit
+from gendiff.training.profiles import gamma_of as gamma_of
+from gendiff.training.profiles import profile as profile
+from gendiff.training.profiles import reconstruct as reconstruct
+from gendiff.training.profiles import sigma_rel_of as sigma_rel_of
+from gendiff.training.times import Beta as Beta
+from gendiff.training.times import Binned as Binned
+from gendiff.training.times import CosineInterpolated as CosineInterpolated
+from gendiff.training.times import ImportanceTimes as ImportanceTimes
+from gendiff.training.times import LogitNormal as LogitNormal
+from gendiff.training.times import LogNormal as LogNormal
+from gendiff.training.times import LossHistogram as LossHistogram
+from gendiff.training.times import Mixed as Mixed
+from gendiff.training.times import Mode as Mode
+from gendiff.training.times import TimeDistribution as TimeDistribution
+from gendiff.training.times import Uniform as Uniform
+from gendiff.training.times import stratified as stratified

@@ -1,0 +1,139 @@
+r"""One loss on any space: how far the predicted clean state is from the true one, seen from x_t.
+
+    loss = w(t)/dim |log_x(x0_hat) - log_x(x0)|^2,    x = x_t, dim the degrees of freedom under the mask
+
+On flat spaces this is the squared error of x0; on curved ones it is regression of the tangent, whose minimum is the
+mean velocity. The weight turns it into the loss of any parametrisation: w = 1/c_out^2 is the squared error of the
+network's own output (eps-loss for `Eps`, EDM's for `EDMHead`, velocity for `Velocity` and `Tangent`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gendiff.denoisers import Denoiser, Head, Heads
+from gendiff.processes import Joint, Leaf, pick
+from gendiff.random import Noise
+from gendiff.spaces import State, per_sample
+from gendiff.training.couplings import Coupling, Independent
+
+
+class Weighting(ABC):
+    """How much a time counts."""
+
+    @abstractmethod
+    def __call__(self, process: Leaf, head: Head, t: Tensor) -> Tensor:
+        """w(t) on |x0_hat - x0|^2, float64 [B]."""
+
+
+@dataclass(frozen=True)
+class Output(Weighting):
+    """The squared error of the network's output: w = 1/max(c_out, floor)^2."""
+
+    floor: float = 1e-3
+
+    def __call__(self, process: Leaf, head: Head, t: Tensor) -> Tensor:
+        return torch.as_tensor(head.scale(process, t)).clamp_min(self.floor) ** -2
+
+
+@dataclass(frozen=True)
+class Clean(Weighting):
+    """The squared error of x0 itself: w = 1."""
+
+    def __call__(self, process: Leaf, head: Head, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+
+@dataclass(frozen=True)
+class MinSNR(Weighting):
+    """min(SNR, gamma) on x0, whatever the head (Hang et al. 2023)."""
+
+    gamma: float = 5.0
+
+    def __call__(self, process: Leaf, head: Head, t: Tensor) -> Tensor:
+        return process.schedule.logsnr(t).exp().clamp_max(self.gamma)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The training objective: a weighting, and how much each part of a bundle counts.
+
+    Args:
+        weighting: w(t), for all parts.
+        parts: Factors by part; 1 where a part is not named.
+        auxiliary: Factor on the domain's own extra loss.
+        coupling: Which noise an example is joined to.
+    """
+
+    weighting: Weighting = field(default_factory=Output)
+    parts: Mapping[str, float] = field(default_factory=dict)
+    auxiliary: float = 1.0
+    coupling: Coupling = field(default_factory=Independent)
+
+
+DEFAULT = Objective()
+"""Made once: the step then compiles to one graph."""
+
+
+def part_losses(process: Any, head: Head, weighting: Weighting, x: State, guess: State, x0: State, t: Any) -> Any:
+    """Losses [B] of a leaf process, or a dict of them by part."""
+    if isinstance(process, Joint):
+        assert isinstance(head, Heads)
+        return {
+            name: part_losses(part, head.parts[name], weighting, x[name], guess[name], x0[name], pick(t, name))
+            for name, part in process.parts.items()
+        }
+    error = process.error(x, guess, x0, t)
+    return error * per_sample(weighting(process, head, t), error)
+
+
+def denoising_loss(
+    denoiser: Denoiser,
+    x0: State,
+    t: Any,
+    noise: Noise,
+    *,
+    objective: Objective | None = None,
+    auxiliary: Callable[..., Tensor | None] | None = None,
+    coupling: Coupling | None = None,
+    **cond: Any,
+) -> dict[str, Tensor]:
+    """The loss of a batch, per sample.
+
+    Args:
+        denoiser: The model; its network sees x_t once.
+        x0: Clean states [B, ...].
+        t: float64 [B] on the host, or by part.
+        noise: The source for this step's noise.
+        objective: Weighting and factors.
+        auxiliary: f(x0_hat, x0, t, **cond) -> [B], the domain's extra loss.
+        coupling: This batch's own, e.g. `Paired(z)`; else the objective's.
+        cond: Conditions [B, ...], with "mask" for padded batches.
+
+    Returns:
+        "loss" [B], and beside it each part and "auxiliary", unweighted by their factors, detached.
+    """
+    objective = DEFAULT if objective is None else objective
+    process = denoiser.process.masked(cond.get("mask"))
+    forward, coupling = noise.fork("forward"), objective.coupling if coupling is None else coupling
+    if isinstance(coupling, Independent):
+        x = process.noise(x0, t, forward)
+    else:
+        x = process.noised(x0, coupling(process, x0, process.endpoint(x0, forward), forward, cond), t)
+    guess = denoiser(x, t, **cond)
+    losses = part_losses(process, denoiser.head, objective.weighting, x, guess, x0, t)
+    if not isinstance(losses, dict):
+        losses = {"denoising": losses}
+    total = torch.stack([objective.parts.get(name, 1.0) * value for name, value in losses.items()]).sum(0)
+    extra = auxiliary(guess, x0, t, **cond) if auxiliary is not None and objective.auxiliary else None
+    out = {name: value.detach() for name, value in losses.items()}
+    if extra is not None:
+        total = total + objective.auxiliary * extra
+        out["auxiliary"] = extra.detach()
+    return {"loss": total, **out}
