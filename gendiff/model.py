@@ -137,6 +137,7 @@ class Model:
         precision: torch.dtype | None = None,
         corrected: bool = True,
         progress: Callable[[float], None] | None = None,
+        arrived: Callable[[list[Any]], None] | None = None,
         **what: Any,
     ) -> States:
         """n new samples, undecoded: the batches of states [b, ...] and their masks. `sample` decodes them to artifacts.
@@ -157,6 +158,7 @@ class Model:
             precision: torch.bfloat16 runs the network, and nothing else, under autocast.
             corrected: Whether the domain's `constrain` acts on predictions; False shows the bare model.
             progress: Called with the share done.
+            arrived: Called with the artifacts of each batch as soon as it is drawn: `SampleFolder.add` writes them.
 
         Raises:
             RequestError: For something the domain cannot answer.
@@ -206,6 +208,8 @@ class Model:
                 )
                 states.append(x)
                 masks.append(cond.get("mask"))
+                if arrived is not None:
+                    arrived([self.domain.decode(single) for single in crop(x, cond.get("mask"))])
         return states, masks
 
     sample = decoded(states)

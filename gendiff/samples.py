@@ -1,0 +1,188 @@
+"""A folder of samples that says how they were made: files, a picture of them all, and manifest.json.
+
+    samples/  0000.png 0001.png ... all.png manifest.json
+
+The manifest holds what draws them again: the request, seed, guidance, sampler, and the digest of the model. It is
+written first, with the names of all files to come and "complete" false, and again at the end, with "complete" true;
+every file appears whole or not at all. So whatever stops the drawing leaves the samples drawn so far, and no folder
+mixes the samples of two requests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gendiff.domain import Domain
+from gendiff.errors import RequestError
+from gendiff.model import Model
+
+MANIFEST = "manifest.json"
+
+
+def digest(module: nn.Module) -> str:
+    """SHA-256 of a module's parameters and buffers, by name, type, shape and bytes: hex."""
+    out = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        out.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        out.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return out.hexdigest()
+
+
+def jsonable(value: Any) -> Any:
+    """What a manifest can hold of a value: numbers, texts and lists as they are, anything else by its repr."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        return jsonable(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    return [jsonable(v) for v in value] if isinstance(value, list | tuple | range) else repr(value)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A text file that appears whole, on the disk, or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class SampleFolder:
+    """Samples written as they are drawn.
+
+        with SampleFolder(model, "out", 200, {"seed": 0, "label": "frog"}) as folder:
+            model.sample(200, label="frog", arrived=folder.add)
+
+    Args:
+        model: What draws; its digest, domain and sampler go to the manifest.
+        folder: Where to: a new or empty folder, or one of earlier samples with `overwrite`.
+        n: How many samples will come.
+        manifest: What else to write down, e.g. seed, guidance, request, sampler (the model's own if absent), step.
+        overwrite: Replace the samples of an earlier request: the files its manifest names, and no others.
+
+    Raises:
+        RequestError: For a folder with samples, without `overwrite`; for one with anything else in it, in any case.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        folder: str | Path,
+        n: int,
+        manifest: Mapping[str, Any] | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        self.model, self.folder, self.n = model, Path(folder), n
+        self.artifacts: list[Any] = []
+        width, suffix = max(4, len(str(n - 1))), model.domain.suffix
+        self.names = [f"{i:0{width}d}{suffix}" for i in range(n)]
+        self.drawn = type(model.domain).plot is not Domain.plot
+        clear(self.folder, overwrite)
+        from gendiff import __version__
+
+        self.manifest = {
+            "complete": False,
+            "n": n,
+            "domain": model.domain.name,
+            "model": digest(model.denoiser.network),
+            "sampler": repr(model.sampler),
+            "version": __version__,
+            **jsonable(manifest or {}),
+            "files": [*self.names, *(["all.png"] if self.drawn else [])],
+        }
+
+    def __enter__(self) -> SampleFolder:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write()
+        return self
+
+    def _write(self) -> None:
+        write_whole(self.folder / MANIFEST, json.dumps(self.manifest, indent=2) + "\n")
+
+    def _file(self, name: str, write: Callable[[Path], None]) -> None:
+        part = self.folder / f".part-{name}"
+        try:
+            write(part)
+            part.replace(self.folder / name)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def add(self, artifacts: Sequence[Any]) -> None:
+        """Writes the next samples, each to its own numbered file."""
+        for artifact in artifacts:
+            self._file(self.names[len(self.artifacts)], lambda path, a=artifact: self.model.domain.write(a, path))
+            self.artifacts.append(artifact)
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None:
+            return
+        if self.drawn:
+            self._file("all.png", lambda path: self.model.domain.plot(self.artifacts, path))
+        self.manifest["complete"] = True
+        self._write()
+
+
+def write_samples(
+    model: Model,
+    artifacts: Sequence[Any],
+    folder: str | Path,
+    manifest: Mapping[str, Any] | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Samples that are all drawn already to a folder of their own, with a manifest: see `SampleFolder`."""
+    with SampleFolder(model, folder, len(artifacts), manifest, overwrite=overwrite) as out:
+        out.add(artifacts)
+    return out.folder
+
+
+def clear(folder: Path, overwrite: bool) -> None:
+    """Makes room in a folder: nothing in an empty one; with `overwrite`, the files of an earlier manifest go.
+
+    Raises:
+        RequestError: If there is anything else in it, or samples without `overwrite`.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise RequestError(f"{folder} is a file", "a folder for samples", "Name another: --out FOLDER")
+    found = sorted(path.name for path in folder.iterdir())
+    if not found:
+        return
+    own = {MANIFEST}
+    if MANIFEST in found:
+        try:
+            own |= set(json.loads((folder / MANIFEST).read_text(encoding="utf8"))["files"])
+        except (ValueError, TypeError, KeyError):
+            own = set()
+    left = {name for name in found if name.startswith((".part-", f".{MANIFEST}."))}
+    other = [name for name in found if name not in own | left]
+    if other:
+        raise RequestError(
+            f"{folder} holds {len(other)} things that are no samples of an earlier request, first {other[0]!r}",
+            "a new folder, so that nothing else is among the samples",
+            f"Name another, e.g. --out {folder}-2",
+        )
+    if not overwrite:
+        raise RequestError(
+            f"{folder} holds the samples of an earlier request ({folder / MANIFEST} says which)",
+            "a new folder, so that nothing old is among the samples",
+            f"Name another, e.g. --out {folder}-2, or replace them with --overwrite",
+        )
+    # The manifest goes last: a clearing that is interrupted can be done again.
+    for name in sorted(set(found), key=lambda name: name == MANIFEST):
+        (folder / name).unlink(missing_ok=True)
