@@ -15,7 +15,7 @@ STAMP  := $(VENV)/.installed
 test test-slow: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types imports
+.PHONY: help install demo test test-slow lint types imports docs
 
 help:
 	@sed -n '1,4s/^# \{0,1\}//p' Makefile
@@ -25,13 +25,13 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "gendiff needs Python 3.11 or later (with venv); none was found. Name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev,docs]'
 	@touch $@
 
 demo: install
 	$(BIN)/python -m gendiff demo $(ARGS)
 
-test: install lint types imports
+test: install lint types imports docs
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: install
@@ -45,3 +45,6 @@ types: install
 
 imports: install
 	$(BIN)/lint-imports --no-cache
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file docs/mkdocs.yml

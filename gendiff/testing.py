@@ -1,4 +1,6 @@
-"""The kit with which a part is proved: `check_space`, `check_process`, `check_head`, `check_order`, `check_domain`.
+"""The kit with which a part is proved: one `check_` for each kind of part.
+
+    check_space, check_process, check_schedule, check_head, check_weighting, check_rule, check_order, check_domain
 
 Each raises AssertionError with what failed, on what, by how much; none needs pytest.
 
@@ -21,16 +23,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from gendiff.config import from_config, to_config
-from gendiff.denoisers import Denoise, Denoiser, Head
+from gendiff.denoisers import Denoise, Denoiser, Head, clean
 from gendiff.domain import Domain, Request, collate, crop
 from gendiff.errors import RequestError
-from gendiff.processes import Process
+from gendiff.guidance import Rule
+from gendiff.processes import Leaf, Process
+from gendiff.processes.schedules import Schedule
 from gendiff.random import Noise
 from gendiff.sampling import sample
 from gendiff.sampling.grids import Grid
 from gendiff.sampling.solvers import Euler, Solver
 from gendiff.spaces import Product, Space, State, leaves, map_state, tensors
-from gendiff.training import denoising_loss, stratified
+from gendiff.training import Weighting, denoising_loss, stratified
 
 
 def distance(x: State, y: State) -> float:
@@ -330,3 +334,72 @@ class Costs(TorchDispatchMode):
         # Views share their memory.
         self.peak = max(self.peak, sum(dict(self.live.values()).values()) / self.size)
         return out
+
+
+def check_schedule(schedule: Schedule, *, tolerance: float = 1e-8) -> None:
+    """The laws of a schedule: sigma(0) is 0 or small, log-SNRs fall, `time` inverts them, floats equal tensors.
+
+    Slopes are compared with central differences, to the square root of the tolerance.
+    """
+    name, inner = repr(schedule), [i / 64 for i in range(1, 64)]
+    alpha, sigma = schedule(0.0)
+    assert alpha > 0 and 0 <= sigma < 0.1 * alpha, (
+        f"{name}: data stand at t = 0, which has (alpha, sigma) {(alpha, sigma)}"
+    )
+    levels = [schedule.logsnr(t) for t in inner]
+    assert all(a > b for a, b in pairwise(levels)), f"{name}: the log-SNR does not fall"
+    for t, level in zip(inner, levels, strict=True):
+        require(abs(schedule.time(level) - t), tolerance, f"{name}: time(logsnr({t})) = {t}")
+        h = 1e-6
+        difference = [(b - a) / (2 * h) for a, b in zip(schedule(t - h), schedule(t + h), strict=True)]
+        for slope_, near in zip(schedule.slopes(t), difference, strict=True):
+            require(abs(slope_ - near) / (1 + abs(near)), tolerance**0.5, f"{name}: slopes at {t}")
+    many = torch.tensor(inner, dtype=torch.float64)
+    for index, values in enumerate(schedule(many)):
+        single = torch.tensor([float(schedule(t)[index]) for t in inner], dtype=torch.float64)
+        values = torch.as_tensor(values, dtype=torch.float64).expand(len(inner))
+        require(distance(values, single), tolerance, f"{name}: tensors and floats agree")
+
+
+def check_weighting(weighting: Weighting, process: Leaf, head: Head) -> None:
+    """A weighting gives one finite, non-negative float64 number for each time."""
+    t = torch.linspace(0.01, 0.99, 33, dtype=torch.float64)
+    w = weighting(process, head, t)
+    name = repr(weighting)
+    assert w.shape == t.shape and w.dtype == t.dtype, (
+        f"{name} gave {tuple(w.shape)} {w.dtype} for {tuple(t.shape)} {t.dtype}"
+    )
+    assert bool(torch.isfinite(w).all()) and bool((w >= 0).all()), f"{name}: weights are finite and not negative: {w}"
+
+
+def check_rule(rule: Rule, process: Process, like: State, *, tolerance: float = 1e-9, seed: int = 0) -> None:
+    """The laws of a guidance rule, in float64.
+
+    Two equal branches give that prediction; sample i does not depend on its batch; a time as a tensor [B] means the
+    same as the float; gradients reach both branches.
+
+    Args:
+        like: A batch of at least 2 states.
+    """
+    like, name = double(like), repr(rule)
+    n = tensors(like)[0].shape[0]
+    noise = Noise.of(seed, n)
+    space = process.space
+    x, free, full = (space.random(like, noise.fork(part)) for part in ("x", "free", "full"))
+    for t in (0.2, 0.7):
+        same = clean(rule.join(process, x, full, full, t))
+        require(float(space.dist2(same, full).max()), tolerance, f"{name}: equal branches give that prediction")
+        joint = clean(rule.join(process, x, free, full, t))
+        at = torch.full((n,), t, dtype=torch.float64)
+        require(distance(clean(rule.join(process, x, free, full, at)), joint), tolerance, f"{name}: tensor times")
+        for i in range(n):
+            one = clean(rule.join(process, *(map_state(lambda p: p[i : i + 1], s) for s in (x, free, full)), t))  # noqa: B023
+            require(distance(one, map_state(lambda p: p[i : i + 1], joint)), tolerance, f"{name}: alone as in a batch")  # noqa: B023
+        branches = [map_state(lambda p: p.detach().requires_grad_(), s) for s in (free, full)]
+        out = clean(rule.join(process, x, *branches, t))
+        sum(part.square().sum() for part in tensors(out)).backward()  # type: ignore[union-attr]
+        for branch in branches:
+            for part in tensors(branch):
+                if part.grad is not None:
+                    assert bool(torch.isfinite(part.grad).all()), f"{name}: gradients are finite"
+        assert tensors(branches[1])[0].grad is not None, f"{name}: gradients reach the full branch"

@@ -15,7 +15,11 @@ import pytest
 
 from gendiff.cli import command
 
-DOCUMENTS = ("README.md", "domains/README.md", "examples/gendiff_torsions/README.md")
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = (
+    *("README.md", "CONTRIBUTING.md", "domains/README.md", "examples/gendiff_torsions/README.md"),
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "pages").rglob("*.md")),
+)
 SKIPPED = r"(<!-- not run: (?P<reason>.+?) -->\n+)?"
 BLOCK = re.compile(rf"^{SKIPPED}```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -3,7 +3,7 @@
 Read `heads` first (what a network emits, and how that becomes x0), then `denoiser`; `predictions` holds predictions of
 two halves (CFG++), `conversions` changes the head or the schedule of a trained model, `oracles` are exact denoisers.
 To add a head: subclass `Head` (on flat spaces `Flat`, two coefficients) as a frozen dataclass.
-The law that proves it: `head.clean` inverts `head.raw`, as tests/core/test_denoisers.py tries for every head.
+The law that proves it: `gendiff.testing.check_head(head, process, like)`: clean inverts raw.
 """
 
 from gendiff.denoisers.conversions import PathVelocity as PathVelocity

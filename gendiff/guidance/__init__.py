@@ -3,7 +3,7 @@
 Read `rules` first (how two predictions are joined), then `wrappers` (a guided denoiser is a denoiser), `given` and
 `editing` (known sites, a start), `operators` and `inverse` (measurements), `particles` (rewards, by many particles).
 To add a rule: subclass `Rule` as a frozen dataclass and write `join`; a wrapper keeps gradients.
-The laws that prove it: tests/core/test_guidance_rules.py and test_wrapper_derivatives.py, over every rule.
+The law that proves a rule: `gendiff.testing.check_rule(rule, process, like)`; a wrapper: test_wrapper_derivatives.py.
 """
 
 from gendiff.guidance.editing import From as From

@@ -3,7 +3,7 @@
 Read `loop` first: it reads a solver's rows and moves a state. `grids/` are the times, `solvers/` the tables of rows.
 `ode` follows the flow to a tolerance, `parallel` makes all steps at once; `calibration` fits a table to a model and
 `fitting` a grid. To add what no table can say: subclass `Loop` and write `draw`.
-The law that proves a sampler: `gendiff.testing.check_sampler(solver)`.
+The law that proves a sampler: `gendiff.testing.check_order(solver, denoiser, like, grid=...)`.
 """
 
 from gendiff.sampling.calibration import Along as Along

@@ -3,7 +3,7 @@
 Read `losses` first (one loss on any space), then `times` (at which times to train), `couplings` (which noise an example
 is joined to), `ema` (averaged weights) and `profiles` (averages chosen afterwards).
 To add a weighting: subclass `Weighting`; a time distribution: `TimeDistribution`; a coupling: `Coupling`.
-The laws that prove them: tests/core/test_losses_ema.py, test_times.py and test_couplings.py.
+The laws that prove them: `gendiff.testing.check_weighting`; tests/core/test_times.py and test_couplings.py.
 """
 
 from gendiff.training.couplings import Coupling as Coupling

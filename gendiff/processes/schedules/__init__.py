@@ -3,7 +3,7 @@
 Read `base` first, then `paths` (closed forms), `discrete` (tables of betas), `wrappers` (shifts and cuts of others);
 `numbers` lets one formula serve floats and tensors.
 To add a schedule: subclass `Schedule` as a frozen dataclass; endpoints are values, not limits.
-The law that proves it: tests/core/test_schedules.py runs over every schedule.
+The law that proves it: `gendiff.testing.check_schedule(schedule)`; tests/core/test_schedules.py runs over every one.
 """
 
 from gendiff.processes.schedules.base import Exploding as Exploding

@@ -152,7 +152,8 @@ class Laplace(Schedule):
     def __call__(self, t: Time) -> tuple[Time, Time]:
         m = maths(t)
         noise = math.exp(-self.mean) * m.clip(2 * t, 0.0, 1.0) ** self.scale
-        signal = m.clip(2 * (1 - t), 0.0, 1.0) ** self.scale
+        # Cut just below 1, so that at t = 1/2, where both bounds meet, one of them has a slope.
+        signal = m.clip(2 * (1 - t), 0.0, 1 - 2.0**-53) ** self.scale
         return m.sqrt(signal / (signal + noise)), m.sqrt(noise / (signal + noise))
 
     def time(self, logsnr: Time) -> Time:

@@ -3,7 +3,7 @@
 Read `table` first: it says what a row is. `views` and `weights` compute the weights; the families are `single` (one
 step at a time), `multistep` (which remember predictions), `langevin` and `calibrated` (tables fitted to a model).
 To add a solver: subclass `Solver` as a frozen dataclass with `steps` and `times`, and write `step`.
-The law that proves it: `gendiff.testing.check_sampler(solver)`, and its order in tests/core/test_orders.py.
+The law that proves it: `gendiff.testing.check_order(solver, denoiser, like, grid=...)`, and tests/core/test_orders.py.
 """
 
 from gendiff.sampling.solvers.calibrated import Calibrated as Calibrated
