@@ -58,7 +58,7 @@ def test_schedules_pass(schedule: Schedule) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
-@pytest.mark.parametrize(("process", "shape"), PROCESSES, ids=lambda v: repr(v))
+@pytest.mark.parametrize(("process", "shape"), PROCESSES, ids=repr)
 def test_rules_pass(rule: Rule, process: Process, shape: tuple[int, ...]) -> None:
     check_rule(rule, process, torch.empty(shape))
 
