@@ -393,10 +393,11 @@ def check_rule(rule: Rule, process: Process, like: State, *, tolerance: float = 
         at = torch.full((n,), t, dtype=torch.float64)
         require(distance(clean(rule.join(process, x, free, full, at)), joint), tolerance, f"{name}: tensor times")
         for i in range(n):
-            one = clean(rule.join(process, *(map_state(lambda p: p[i : i + 1], s) for s in (x, free, full)), t))  # noqa: B023
-            require(distance(one, map_state(lambda p: p[i : i + 1], joint)), tolerance, f"{name}: alone as in a batch")  # noqa: B023
+            lone, free_i, full_i, expected = (map_state(lambda p: p[i : i + 1], s) for s in (x, free, full, joint))  # noqa: B023
+            alone = clean(rule.join(process, lone, free_i, full_i, t))
+            require(distance(alone, expected), tolerance, f"{name}: alone as in a batch")
         branches = [map_state(lambda p: p.detach().requires_grad_(), s) for s in (free, full)]
-        out = clean(rule.join(process, x, *branches, t))
+        out = clean(rule.join(process, x, branches[0], branches[1], t))
         sum(part.square().sum() for part in tensors(out)).backward()  # type: ignore[union-attr]
         for branch in branches:
             for part in tensors(branch):
