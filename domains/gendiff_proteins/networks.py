@@ -96,14 +96,14 @@ class Transition(nn.Module):
 
     def __init__(self, width: int, reach: int = 5, factor: int = 2) -> None:
         super().__init__()
-        self.per_sample = nn.Conv1d(width, width, reach, padding=reach // 2, groups=width)
+        self.along = nn.Conv1d(width, width, reach, padding=reach // 2, groups=width)
         self.up = nn.Linear(width, 2 * factor * width)
         self.down = nn.Linear(factor * width, width)
         nn.init.zeros_(self.down.weight)
         nn.init.zeros_(self.down.bias)
 
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
-        near = self.per_sample((h * mask[..., None]).transpose(1, 2)).transpose(1, 2)
+        near = self.along((h * mask[..., None]).transpose(1, 2)).transpose(1, 2)
         gate, value = self.up(h + near).chunk(2, -1)
         return self.down(functional.silu(gate) * value)
 
