@@ -4,7 +4,7 @@
     python tests/mutants.py vlb cfg    # those whose name contains one of the words
 
 Each mutant replaces one piece of text in one file of a copy of the packages. A mutant whose text is no longer there is
-an error: the list has to follow the code. The last line says how many were caught; the exit status is 1 if one survived.
+an error: the list follows the code. The last line says how many were caught; the exit status is 1 if one survived.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class Pilot:
         noise = Noise.of(0, tensors(x)[0].shape[0], device=tensors(x)[0].device)
         return run(self.denoiser, self.process, rows, x, noise=noise, cond=self.cond, callback=callback)
 
-    def per_sample(self, rows: list[Row]) -> Tensor:
+    def run_rows(self, rows: list[Row]) -> Tensor:
         """log(x*, x) at the times that rows lead to, [K, B, N] in float64 on the host."""
         found: dict[float, State] = {}
         self.run(rows, lambda p: found.update({p.time: p.state}))
@@ -338,7 +338,7 @@ def polished(
     def each(y: Tensor) -> Tensor:
         return loss(y.square().sum(-1), scale).mean(1)
 
-    y, damping = pilots.fit.per_sample(rows(theta)), 1e-3
+    y, damping = pilots.fit.run_rows(rows(theta)), 1e-3
     best, least = theta, pilots.choose.error(rows(theta), scale)
     for _ in range(rounds):
         now = each(y)
@@ -349,7 +349,7 @@ def polished(
         for i in free:
             there = theta.clone()
             there[i] += 1e-3 * float(unit[i])
-            columns.append((pilots.fit.per_sample(rows(there)) - y) / 1e-3)
+            columns.append((pilots.fit.run_rows(rows(there)) - y) / 1e-3)
         a = torch.stack(columns, -1)
         gram = torch.einsum("kb,kbnj,kbnl->jl", rho, a, a)
         right = torch.einsum("kb,kbnj,kbn->j", rho, a, y)
@@ -359,7 +359,7 @@ def polished(
             move[free] = -torch.linalg.solve(gram + held, right) * unit[free]
             there = theta + move
             if all(a > b for a, b in pairwise([table.times[0], *there[len(theta) - count :].tolist(), 0.0])):
-                new = pilots.fit.per_sample(rows(there))
+                new = pilots.fit.run_rows(rows(there))
                 if float((say * each(new)).sum()) < float((say * now).sum()):
                     theta, y, damping = there, new, damping / 10
                     break
