@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from gendiff.denoisers import Head, default_head
-from gendiff.errors import DataError, RequestError, nearest
+from gendiff.errors import DataError, RequestError, nearest, printable
+from gendiff.guidance import Given, Measurement
 from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.sampling.solvers import Adams, Solver
@@ -53,10 +54,18 @@ class Rejected:
 
 
 class Examples(Sequence[Example]):
-    """Examples, with what was rejected on the way: nothing is skipped silently."""
+    """Examples, with what was rejected on the way: nothing is skipped silently.
 
-    def __init__(self, items: Sequence[Example], rejected: Sequence[Rejected] = ()) -> None:
-        self.items, self.rejected = tuple(items), tuple(rejected)
+    Args:
+        items: What can be used.
+        rejected: What was meant to be used and cannot, with the reason.
+        others: Names of files beside the data that are of another kind: captions, tables, notes.
+    """
+
+    def __init__(
+        self, items: Sequence[Example], rejected: Sequence[Rejected] = (), others: Sequence[str] = ()
+    ) -> None:
+        self.items, self.rejected, self.others = tuple(items), tuple(rejected), tuple(others)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -66,7 +75,9 @@ class Examples(Sequence[Example]):
     @overload
     def __getitem__(self, index: slice) -> Examples: ...
     def __getitem__(self, index: int | slice) -> Example | Examples:
-        return Examples(self.items[index], self.rejected) if isinstance(index, slice) else self.items[index]
+        if isinstance(index, slice):
+            return Examples(self.items[index], self.rejected, self.others)
+        return self.items[index]
 
     def __iter__(self) -> Iterator[Example]:
         return iter(self.items)
@@ -76,11 +87,15 @@ class Examples(Sequence[Example]):
         return [item.artifact for item in self.items]
 
     def report(self) -> str:
-        """How many were read, how many rejected, by reason, with the first names of each."""
+        """How many were read, how many rejected, by reason, with the first names of each, and how many are others."""
         lines = [f"{len(self)} read, {len(self.rejected)} rejected"]
         for reason, number in Counter(r.reason for r in self.rejected).most_common():
             names = [r.name for r in self.rejected if r.reason == reason][:3]
-            lines.append(f"  {number} x {reason}: {', '.join(names)}{', ...' if number > 3 else ''}")
+            lines.append(printable(f"  {number} x {reason}: {', '.join(names)}{', ...' if number > 3 else ''}"))
+        if self.others:
+            kinds = Counter(Path(name).suffix.lower() or "without a suffix" for name in self.others).most_common()
+            listed = ", ".join(f"{number} x {kind}" for kind, number in kinds[:8]) + (", ..." if len(kinds) > 8 else "")
+            lines.append(printable(f"  {len(self.others)} other files: {listed}"))
         return "\n".join(lines)
 
 
@@ -215,6 +230,23 @@ class Domain(ABC):
     def suffix(self) -> str:
         """The file name ending that `write` makes."""
         return ".npy"
+
+    def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
+        """What a user says is known of the samples, for the sampler, and what is then asked of `request`.
+
+        The core takes `Given` and `Measurement`. A domain turns its own words (a recording with a gap, a picture with
+        a mask) into one of them, and completes what is asked: a gap tells how long the samples are.
+
+        Raises:
+            RequestError: For something that is neither, or does not fit what is asked.
+        """
+        if not isinstance(given, Given | Measurement):
+            raise RequestError(
+                f"given={type(given).__name__}",
+                f"something of which {type(self).__name__} knows what is known in it, a Given or a Measurement",
+                "model.sample(4, given=model.known(artifact, keep))",
+            )
+        return given, dict(what)
 
     def without(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """The conditions with every label at its "none", for guidance."""

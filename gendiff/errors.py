@@ -16,6 +16,15 @@ def nearest(word: object, options: Iterable[object]) -> str:
     return f' Did you mean "{match[0]}"?' if match else ""
 
 
+def printable(text: str, keep: str = "") -> str:
+    """The text with every character that a terminal would obey or hide (escape codes, line ends, marks of direction)
+    written as a backslash code, but for those in `keep`. Names of files are a stranger's text.
+    """
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
 def sentence(text: str) -> str:
     """The text with a full stop, unless it ends in a mark already."""
     text = text.strip()
@@ -33,7 +42,7 @@ class GendiffError(Exception):
 
     def __init__(self, got: str, expected: str = "", fix: str = "") -> None:
         self.got, self.expected, self.fix = got, expected, fix
-        super().__init__(" ".join(sentence(part) for part in (got, expected, fix) if part))
+        super().__init__(printable(" ".join(sentence(part) for part in (got, expected, fix) if part), keep="\n"))
 
     def __reduce__(self) -> tuple[type[GendiffError], tuple[str, str, str]]:
         return type(self), (self.got, self.expected, self.fix)

@@ -129,7 +129,7 @@ class Model:
         sampler: Solver | Loop | None = None,
         steps: int | None = None,
         guidance: Any = 1.0,
-        given: Given | Measurement | None = None,
+        given: Any = None,
         start: Any = None,
         strength: float = 0.5,
         seed: int = 0,
@@ -149,8 +149,9 @@ class Model:
             steps: The sampler with another number of steps; a table fitted for it (`calibrate`) is used.
             guidance: Classifier-free guidance; 1 is off. A scale, or a rule:
                 `GuidanceInterval(APG(3.0), 0.3, 3.0)`.
-            given: What is known of every sample: parts of it (`model.known`), put in place on a grid that also goes
-                up (the sampler's own, if it does), or a measurement (`Measurement`), met by its method.
+            given: What is known of every sample: an artifact with a part missing, in the domain's own words
+                (`clip.without(1.20, 1.85)`), or sites of it (`model.known`), put in place on a grid that also goes
+                up (the sampler's own, if it does); or a measurement (`Measurement`), met by its method.
             start: An artifact to start from, noised to the time `strength`, instead of pure noise (SDEdit).
             strength: How much of `start` is remade: near 0 nothing, 1 all.
             seed: Sample i of a seed is always the same.
@@ -165,6 +166,8 @@ class Model:
         """
         if n < 1 or batch < 1:
             raise RequestError(f"sample got n={n}, batch={batch}", "at least one sample and a batch of at least one")
+        if given is not None:
+            given, what = self.domain.known(given, what)
         solver = sampler or self.sampler
         if sampler is None and isinstance(solver, Calibrated):
             solver = solver.under(guidance_name(guidance))

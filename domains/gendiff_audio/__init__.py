@@ -10,9 +10,8 @@ Judge                            is a sample what it was asked to be?
 
 from __future__ import annotations
 
-from gendiff_audio.clip import AudioError, Clip, mono
+from gendiff_audio.clip import AudioError, Clip, Gap, mono
 from gendiff_audio.domain import Audio
-from gendiff_audio.gap import Gap
 from gendiff_audio.io import read, write
 from gendiff_audio.judge import Judge
 from gendiff_audio.networks import MelUNet

@@ -7,19 +7,15 @@ silence at -inf.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gendiff.errors import GendiffError
-
-if TYPE_CHECKING:
-    from gendiff_audio.gap import Gap
+from gendiff.errors import DataError
 
 SLOWEST, FASTEST = 4_000, 192_000  # hertz: outside this a header is wrong more often than a recording is unusual
 
 
-class AudioError(GendiffError):
+class AudioError(DataError):
     """A sound that cannot be used as it is; `reason` is the short phrase under which a data set counts it."""
 
     def __init__(self, reason: str, got: str, expected: str, fix: str = "") -> None:
@@ -93,13 +89,11 @@ class Clip:
         return int((three[:, 1:] & ~three[:, :-1]).sum() + three[:, :1].sum())
 
     def without(self, start: float, stop: float) -> Gap:
-        """The clip with a gap from `start` to `stop`, in seconds, for a model to fill.
+        """The clip with a gap from `start` to `stop`, in seconds, for a model to fill: `model.sample(4, given=...)`.
 
         Raises:
             AudioError: a gap that is empty or not inside the clip.
         """
-        from gendiff_audio.gap import Gap
-
         if not 0 <= start < stop <= self.seconds:
             raise AudioError(
                 "no such gap", f"{start} to {stop} s of {self}", f"0 <= start < stop <= {self.seconds:.3f}"
@@ -109,6 +103,35 @@ class Clip:
     def __repr__(self) -> str:
         channels = "mono" if self.channels == 1 else f"{self.channels} channels"
         return f"<Clip {self.seconds:.3f} s, {self.sample_rate} Hz, {channels}, {self.level:.1f} dBFS>"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A recording in which the seconds from `start` to `stop` are missing; `Clip.without` makes one.
+
+        gap = clip.without(1.20, 1.85)
+        takes = [gap.mend(take) for take in model.sample(4, given=gap)]
+    """
+
+    clip: Clip
+    start: float
+    stop: float
+
+    def mend(self, take: Clip, *, fade: float = 0.02) -> Clip:
+        """The recording itself, with `take` in the gap; they are cross-faded over `fade` seconds outside of it.
+
+        Raises:
+            AudioError: a take of another sample rate, or one that ends before the gap does.
+        """
+        n, rate = self.clip.samples.shape[1], self.clip.sample_rate
+        if take.sample_rate != rate or take.seconds < self.stop:
+            raise AudioError("no take of this gap", str(take), f"{rate} Hz and at least {self.stop:.3f} s")
+        inside = np.zeros((take.channels, n), np.float32)
+        inside[:, : min(n, take.samples.shape[1])] = take.samples[:, :n]
+        time = np.arange(n) / rate
+        ramp = np.minimum(time - self.start, self.stop - time) / fade + 1
+        w = np.sin(np.pi / 2 * np.clip(ramp, 0, 1)) ** 2
+        return Clip(w * inside + (1 - w) * self.clip.samples, rate)
 
 
 def decibels(samples: np.ndarray) -> float:

@@ -23,12 +23,13 @@ from gendiff.denoisers import EDMHead
 from gendiff.domain import Domain, Examples, Request
 from gendiff.errors import DataError, RequestError
 from gendiff.evaluation import frechet, wasserstein1
+from gendiff.guidance import Given, Measurement
 from gendiff.processes import Gaussian
 from gendiff.processes.schedules import EDM
 from gendiff.sampling.grids import Karras
 from gendiff.sampling.solvers import DPMpp2M, Solver
 from gendiff_audio import io
-from gendiff_audio.clip import AudioError, Clip, mono
+from gendiff_audio.clip import AudioError, Clip, Gap, mono
 from gendiff_audio.measures import centroid, duration, level, pitch, statistics
 from gendiff_audio.networks import MelUNet
 from gendiff_audio.phase import GriffinLim
@@ -156,6 +157,34 @@ class Audio(Domain):
         frames = torch.tensor(self._frames(n, seconds))
         cond["mask"] = torch.arange(int(frames.max()))[None] < frames[:, None]
         return Request(torch.zeros(n, int(frames.max()), self.spectrogram.mels), cond)
+
+    def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
+        """A recording with a gap (`Clip.without`), as well as the core's own words; the samples are as long as it is.
+
+        Raises:
+            RequestError: no frame is outside of the gap or none inside, or other `seconds` than the recording's.
+            AudioError: a recording of another sample rate.
+        """
+        if not isinstance(given, Gap):
+            return super().known(given, what)
+        x0 = self.encode(given.clip)
+        keep = self.spectrogram.outside(given, len(x0))
+        if not keep.any() or keep.all():
+            where = "all frames" if not keep.any() else f"none of the {len(x0)} frames of the canvas"
+            raise RequestError(
+                f"the gap from {given.start} to {given.stop} s touches {where} of {given.clip}",
+                "a gap with sound beside it" if not keep.any() else "a gap within the canvas",
+            )
+        asked = dict(what)
+        if self.canvas is None:
+            seconds = asked.get("seconds")
+            count = len(seconds) if isinstance(seconds, Sequence) else 1
+            if seconds is not None and set(self._frames(count, seconds)) != {len(x0)}:
+                raise RequestError(
+                    f"seconds={seconds} beside a recording of {given.clip.seconds:.3f} s", "no seconds beside a gap"
+                )
+            asked["seconds"] = given.clip.seconds
+        return Given(x0[None], keep[None, :, None]), asked
 
     def _frames(self, n: int, seconds: float | Sequence[float] | None) -> list[int]:
         if n < 1:

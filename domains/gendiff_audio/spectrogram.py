@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gendiff_audio import backend
-from gendiff_audio.clip import AudioError
+from gendiff_audio.clip import AudioError, Gap
 from gendiff_audio.phase import GriffinLim
 
 UPDATES = 20  # leave a mel residual of 0.3 %; the pseudo-inverse alone leaves 1.8 %
@@ -95,6 +95,13 @@ class LogMel:
     def frames(self, samples: int) -> int:
         """Frames of so many samples."""
         return math.ceil(samples / self.hop)
+
+    def outside(self, gap: Gap, frames: int | None = None) -> Tensor:
+        """Which frames see nothing of a gap: bool `[frames]`, by default as many as the recording has."""
+        k = torch.arange(self.frames(gap.clip.samples.shape[1]) if frames is None else frames)
+        center = (k + 0.5) * self.hop / self.sample_rate
+        reach = self.win / self.sample_rate / 2
+        return (center + reach <= gap.start) | (center - reach >= gap.stop)
 
     def filterbank(self) -> Tensor:
         """A, `[n_fft / 2 + 1, mels]`, from torchaudio where it loads."""

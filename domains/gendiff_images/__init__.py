@@ -7,6 +7,7 @@ from gendiff_images.domain import Images, cifar10, digits, fashion, mnist
 from gendiff_images.grid import Sheet, save_grid
 from gendiff_images.io import read, write
 from gendiff_images.judge import Judge
+from gendiff_images.masked import Masked, without
 from gendiff_images.sources import CIFAR10, MNIST, Arrays, Digits, Fashion, Folder, PictureSource
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Folder",
     "Images",
     "Judge",
+    "Masked",
     "PictureSource",
     "Sheet",
     "cifar10",
@@ -28,5 +30,6 @@ __all__ = [
     "novelty",
     "read",
     "save_grid",
+    "without",
     "write",
 ]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gendiff.denoisers import Head, Velocity
 from gendiff.domain import Domain, Examples, Request
 from gendiff.errors import DataError, RequestError, nearest
+from gendiff.guidance import Given, Measurement
 from gendiff.nn import DiT, UNet
 from gendiff.processes import Gaussian, Process
 from gendiff.processes.schedules import Linear
@@ -27,6 +28,7 @@ from gendiff.sampling.solvers import Adams, Solver
 from gendiff.spaces import State
 from gendiff_images import distances, io
 from gendiff_images.grid import save_grid
+from gendiff_images.masked import Masked
 from gendiff_images.sources import CIFAR10, MNIST, Digits, Fashion, PictureSource
 
 
@@ -122,6 +124,17 @@ class Images(Domain):
             raise RequestError(f"{n} pictures", "at least one")
         like = torch.zeros(n, self.channels, self.size, self.size)
         return Request(like, self.label_conditions(n, **what))
+
+    def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
+        """A `Masked` picture, as well as the core's own words.
+
+        Raises:
+            RequestError: a picture of another size than this domain's.
+        """
+        if not isinstance(given, Masked):
+            return super().known(given, what)
+        x0 = self.encode(given.picture)[None]
+        return Given(x0, given.keep.expand_as(x0)), dict(what)
 
     def network(
         self,

@@ -37,6 +37,18 @@ def test_nothing_is_skipped_silently() -> None:
     assert "2 read, 3 rejected" in report and "2 x too short: a.wav, b.wav" in report and "c.wav" in report
 
 
+def test_a_report_obeys_no_file_name_and_counts_the_other_files():
+    """Names of files are a stranger's text: an escape code in one does not reach the terminal."""
+    rejected = [Rejected("\x1b[2J\x1b]0;owned\x07.wav", "silent\u202e"), Rejected("a\nb.wav", "silent\u202e")]
+    examples = Examples([], rejected, others=["a.txt", "b.TXT", "notes"])
+    report = examples.report()
+    assert not set(report) & set("\x1b\x07\u202e")
+    assert report.split("\n")[1] == r"  2 x silent\u202e: \x1b[2J\x1b]0;owned\x07.wav, a\nb.wav"
+    assert report.split("\n")[2] == "  3 other files: 2 x .txt, 1 x without a suffix"
+    assert examples[:0].others == examples.others
+    assert str(DataError("\x1b[31m.wav is\nempty")) == "\\x1b[31m.wav is\nempty."
+
+
 def test_missing_data_say_where_they_should_be(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"images/x.npz.*does not exist.*GENDIFF_DATA"):
         data_file("images/x.npz", tmp_path, "from nowhere")

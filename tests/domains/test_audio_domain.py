@@ -187,7 +187,7 @@ def test_active_part_is_where_the_sound_is():
 def test_gap_keeps_the_recording(train, domain):
     clip = train[5].artifact
     gap = clip.without(0.2, 0.3)
-    known = gap.known(domain.spectrogram)
+    known = domain.spectrogram.outside(gap)[:, None]
     assert known.shape == (len(domain.encode(clip)), 1)
     replace_solver = clip.samples.copy()
     replace_solver[:, 1600:2400] += 0.3
@@ -204,6 +204,43 @@ def test_gap_keeps_the_recording(train, domain):
     sampler = DPMpp2M(2, times=Karras(sigma_min=0.01, sigma_max=40.0))
     states, _ = model.states(2, sampler=sampler, seconds=clip.seconds, given=model.known(clip, known))
     assert torch.equal(states[0][1][known[:, 0]], domain.encode(clip)[known[:, 0]])
+
+
+def test_a_gap_is_given_to_sample_as_it_is(train, domain):
+    """README's line: the request takes its length from the recording, and what is known is kept to the bit."""
+    model, clip = small(domain), train[5].artifact
+    sampler = DPMpp2M(2, times=Karras(sigma_min=0.01, sigma_max=40.0))
+    gap = clip.without(0.2, 0.3)
+    keep = domain.spectrogram.outside(gap)
+    states, masks = model.states(2, sampler=sampler, given=gap)
+    assert torch.equal(states[0][0][keep], domain.encode(clip)[keep])
+    assert not torch.allclose(states[0][0][~keep], domain.encode(clip)[~keep])
+    assert masks[0] is not None and masks[0].all()
+    takes = model.sample(2, sampler=sampler, given=gap, sound="a", seconds=clip.seconds)
+    assert gap.mend(takes[0]).samples.shape == clip.samples.shape
+    for what, message in (
+        ({"given": gap, "seconds": 2.0}, "no seconds beside a gap"),
+        ({"given": clip.without(0, clip.seconds)}, "sound beside it"),
+        ({"given": clip}, r"given=Clip.*model\.known"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            model.sample(2, sampler=sampler, **what)
+    with pytest.raises(AudioError, match=r"resample\(clip, 8000\)"):
+        model.sample(1, given=resample(clip, 16000).without(0.2, 0.3))
+    with pytest.raises(AudioError, match="at least 0.300 s"):
+        gap.mend(Clip(np.zeros(800), 8000))
+
+
+def test_a_gap_on_a_canvas(train):
+    domain = Audio(source=TONES, canvas=96).fit(train.artifacts)
+    clip = train[5].artifact
+    given, asked = domain.known(clip.without(0.2, 0.3), {"sound": "a"})
+    assert asked == {"sound": "a"}
+    assert given.x0.shape == (1, 96, 64) and given.keep.shape == (1, 96, 1)
+    assert given.keep[0, -1]  # the silence after the recording is known
+    long = Clip(np.tile(clip.samples, 4), 8000)
+    with pytest.raises(RequestError, match="within the canvas"):
+        domain.known(long.without(long.seconds - 0.1, long.seconds), {})
 
 
 def test_augmentation_keeps_silence_silent_and_its_seed(domain):

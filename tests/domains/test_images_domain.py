@@ -13,7 +13,10 @@ from gendiff.errors import CheckpointError, DataError, RequestError
 from gendiff.nn import DiT, UNet
 from gendiff.random import Noise
 from gendiff.testing import check_domain
-from gendiff_images import CIFAR10, Digits, Images, Judge, digits, distances, read, save_grid, write
+from gendiff import Model
+from gendiff_images import (
+    CIFAR10, Digits, Images, Judge, Masked, digits, distances, read, save_grid, without, write,
+)  # fmt: skip
 from gendiff_images.sources import labels_of
 
 
@@ -155,6 +158,43 @@ def test_transparent_pictures_lie_on_white(tmp_path):
     p = read(tmp_path / "a.png")
     assert (p[:, :2] == 0).all()
     assert (p[:, 2:] == 1).all()
+
+
+# -- what is known -------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_with_a_hole_is_given_to_sample_as_it_is():
+    domain = replace(Images(size=12, channels=3, mean=0.4, std=0.3), classes=("a", "b"))
+    torch.manual_seed(0)
+    model, p = Model.new(domain, channels=(8,), blocks=1), picture(3)
+    hole = without(p, 2, 3, 7, 11)
+    for sample in model.sample(3, given=hole, steps=2, label="b", seed=1):
+        assert (sample - p).abs().mul(hole.keep).max() < 1e-6
+        assert (sample - p)[:, 2:7, 3:11].abs().mean() > 0.05
+        assert torch.equal(hole.mend(sample)[:, hole.keep], p[:, hole.keep])
+        assert torch.equal(hole.mend(sample)[:, ~hole.keep], sample[:, ~hole.keep])
+    as_numbers = Masked(p, hole.keep.float().numpy())
+    assert torch.equal(as_numbers.keep, hole.keep)
+    with pytest.raises(RequestError, match="a picture of 9x9. 12x12"):
+        model.sample(1, given=without(picture(3, 9), 0, 0, 2, 2))
+    with pytest.raises(RequestError, match=r"given=Tensor.*model\.known"):
+        model.sample(1, given=p)
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (torch.ones(12, 11), r"a mask of shape \(12, 11\) for a picture of shape \(1, 12, 12\)"),
+        (torch.rand(12, 12), "beside 0 and 1.*mask > 0.5"),
+        (torch.zeros(12, 12), "nowhere True"),
+        (torch.ones(1, 12, 12), "True everywhere"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(keep, message):
+    with pytest.raises(RequestError, match=message):
+        Masked(picture(), keep)
+    with pytest.raises(RequestError, match="0 <= top < bottom <= 12"):
+        without(picture(), 3, 3, 3, 8)
 
 
 # -- contact sheets -----------------------------------------------------------------------------------------------
