@@ -62,9 +62,7 @@ class Examples(Sequence[Example]):
         others: Names of files beside the data that are of another kind: captions, tables, notes.
     """
 
-    def __init__(
-        self, items: Sequence[Example], rejected: Sequence[Rejected] = (), others: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, items: Sequence[Example], rejected: Sequence[Rejected] = (), others: Sequence[str] = ()) -> None:
         self.items, self.rejected, self.others = tuple(items), tuple(rejected), tuple(others)
 
     def __len__(self) -> int:

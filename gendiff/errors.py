@@ -20,9 +20,7 @@ def printable(text: str, keep: str = "") -> str:
     """The text with every character that a terminal would obey or hide (escape codes, line ends, marks of direction)
     written as a backslash code, but for those in `keep`. Names of files are a stranger's text.
     """
-    return "".join(
-        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text
-    )
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def sentence(text: str) -> str:

@@ -109,8 +109,8 @@ class Clip:
 class Gap:
     """A recording in which the seconds from `start` to `stop` are missing; `Clip.without` makes one.
 
-        gap = clip.without(1.20, 1.85)
-        takes = [gap.mend(take) for take in model.sample(4, given=gap)]
+    gap = clip.without(1.20, 1.85)
+    takes = [gap.mend(take) for take in model.sample(4, given=gap)]
     """
 
     clip: Clip

@@ -1,8 +1,8 @@
 """A picture of which a part is known, the rest to be painted by a model.
 
-    half = Masked(picture, keep)                    # bool [H, W], True where the picture is known
-    hole = without(picture, 8, 8, 20, 20)           # rows 8 to 19 of columns 8 to 19 are unknown
-    takes = [hole.mend(take) for take in model.sample(4, given=hole)]
+half = Masked(picture, keep)                    # bool [H, W], True where the picture is known
+hole = without(picture, 8, 8, 20, 20)           # rows 8 to 19 of columns 8 to 19 are unknown
+takes = [hole.mend(take) for take in model.sample(4, given=hole)]
 """
 
 from __future__ import annotations

@@ -9,13 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
+from gendiff import Model
 from gendiff.errors import CheckpointError, DataError, RequestError
 from gendiff.nn import DiT, UNet
 from gendiff.random import Noise
 from gendiff.testing import check_domain
-from gendiff import Model
 from gendiff_images import (
-    CIFAR10, Digits, Images, Judge, Masked, digits, distances, read, save_grid, without, write,
+    CIFAR10,
+    Digits,
+    Images,
+    Judge,
+    Masked,
+    digits,
+    distances,
+    read,
+    save_grid,
+    without,
+    write,
 )  # fmt: skip
 from gendiff_images.sources import labels_of
 
@@ -175,7 +185,7 @@ def test_a_picture_with_a_hole_is_given_to_sample_as_it_is():
         assert torch.equal(hole.mend(sample)[:, ~hole.keep], sample[:, ~hole.keep])
     as_numbers = Masked(p, hole.keep.float().numpy())
     assert torch.equal(as_numbers.keep, hole.keep)
-    with pytest.raises(RequestError, match="a picture of 9x9. 12x12"):
+    with pytest.raises(RequestError, match=r"a picture of 9x9\. 12x12"):
         model.sample(1, given=without(picture(3, 9), 0, 0, 2, 2))
     with pytest.raises(RequestError, match=r"given=Tensor.*model\.known"):
         model.sample(1, given=p)
