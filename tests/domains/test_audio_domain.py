@@ -15,6 +15,7 @@ from gendiff import Model
 from gendiff.config import from_config, to_config
 from gendiff.domain import collate
 from gendiff.errors import CheckpointError, DataError, RequestError
+from gendiff.guidance import Given
 from gendiff.sampling.grids import Karras
 from gendiff.sampling.solvers import DPMpp2M
 from gendiff.testing import check_domain
@@ -236,6 +237,7 @@ def test_a_gap_on_a_canvas(train):
     clip = train[5].artifact
     given, asked = domain.known(clip.without(0.2, 0.3), {"sound": "a"})
     assert asked == {"sound": "a"}
+    assert isinstance(given, Given) and isinstance(given.x0, torch.Tensor)
     assert given.x0.shape == (1, 96, 64) and given.keep.shape == (1, 96, 1)
     assert given.keep[0, -1]  # the silence after the recording is known
     long = Clip(np.tile(clip.samples, 4), 8000)
