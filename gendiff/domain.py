@@ -9,13 +9,14 @@ mask, `crop` undoes it. Trainer, sampler, guidance, checkpoint and benchmark kno
 
 from __future__ import annotations
 
+import copy
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 import numpy as np
 import torch
@@ -134,6 +135,20 @@ class Request:
     cond: dict[str, Any] = field(default_factory=dict)
 
 
+if TYPE_CHECKING:
+    derived = property
+else:
+
+    class derived:  # noqa: N801 - it is read like property
+        """A property that an instance may hold its own value of, as `Domain.with_process` gives it one."""
+
+        def __init__(self, get: Callable[[Any], Any]) -> None:
+            self.get, self.__doc__ = get, get.__doc__
+
+        def __get__(self, owner: Any, kind: type | None = None) -> Any:
+            return self if owner is None else self.get(owner)
+
+
 class Domain(ABC):
     """The contract; subclasses are frozen dataclasses whose fields are JSON-able (see `gendiff.config`).
 
@@ -148,6 +163,13 @@ class Domain(ABC):
     name: ClassVar[str]
     ragged: ClassVar[bool] = False
     multiple: ClassVar[int] = 1
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for word in ("process", "head"):
+            own = cls.__dict__.get(word)
+            if isinstance(own, property) and own.fget is not None:
+                setattr(cls, word, derived(own.fget))
 
     @property
     @abstractmethod
@@ -179,10 +201,20 @@ class Domain(ABC):
         """Class names of each label condition."""
         return {}
 
-    @property
+    @derived
     def head(self) -> Head:
         """What the network emits."""
         return default_head(self.process)
+
+    def with_process(self, process: Process | None = None, head: Head | None = None) -> Self:
+        """The same domain with another process, or another head: its network, sampler and losses follow them.
+
+        `dataclasses.replace` gives the domain's own back.
+        """
+        other = copy.copy(self)
+        vars(other).update(process=process or self.process)
+        vars(other).update(head=head or other.head)
+        return self if (other.process, other.head) == (self.process, self.head) else other
 
     def metrics(self) -> dict[str, Callable[[list[Any], list[Any]], float]]:
         """Name to f(samples, reference), both lists of artifacts."""
@@ -194,6 +226,10 @@ class Domain(ABC):
 
     def preview(self, n: int) -> dict[str, Any]:
         """What to ask `request` for, beside labels, when n samples are drawn to look at: lengths, seconds."""
+        return {}
+
+    def ranges(self) -> Mapping[str, tuple[float, float]]:
+        """The smallest and largest value seen in training of what `request` takes as numbers: lengths, seconds."""
         return {}
 
     def augment(self, x: State, noise: Noise) -> State:

@@ -11,8 +11,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import inspect
 import json
+import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -94,18 +97,21 @@ class Model:
         recipe: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        self.domain = domain
+        self.domain = domain.with_process(denoiser.process, denoiser.head)
         self.denoiser = denoiser
         self.size = dict(size or {})
-        self.sampler = sampler or domain.sampler()
+        self.sampler = sampler or self.domain.sampler()
         self.recipe = dict(recipe or {})
         self.metrics = dict(metrics or {})
 
     @staticmethod
     def new(domain: Domain, *, process: Process | None = None, head: Head | None = None, **size: Any) -> Model:
-        """An untrained model: the domain's network of this size, with its process and head unless others are given."""
-        network = domain.network(**size)
-        return Model(domain, Denoiser(network, head or domain.head, process or domain.process), size=size)
+        """An untrained model: the domain's network of this size, with its process and head unless others are given.
+
+        The network is made by the domain with that process and head (`Domain.with_process`), so it reads their clock.
+        """
+        domain = domain.with_process(process, head)
+        return Model(domain, Denoiser(domain.network(**size), domain.head, domain.process), size=size)
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.denoiser.parameters())
@@ -117,9 +123,45 @@ class Model:
         return torch.device("cpu") if parameter is None else parameter.device
 
     def to(self, device: torch.device | str) -> Model:
-        """The same model with its weights on a device."""
+        """The same model with its weights on a device.
+
+        Raises:
+            RequestError: For a device that this machine lacks.
+        """
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise RequestError(
+                f"The device {str(device)!r} cannot be used ({reason})", "a device of this machine", 'device="cpu"'
+            ) from error
         self.denoiser.to(device)
         return self
+
+    def info(self) -> dict[str, Any]:
+        """What the model is and what may be asked of it, JSON-able.
+
+        `request` has each keyword of the domain's request with its default and, where known, the range seen in
+        training (`Domain.ranges`); `labels` has the classes of each label. `digest` is that of the weights as they are.
+        """
+        network = self.denoiser.network
+        config = self.config()
+        ranges = {name: list(span) for name, span in self.domain.ranges().items()}
+        asked = [p for p in inspect.signature(self.domain.request).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        return {
+            **{key: value for key, value in config.items() if key not in ("format", "network")},
+            "network": {"class": type(network).__name__, "size": config["network"]},
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "labels": {name: list(classes) for name, classes in self.domain.labels.items()},
+            "request": {
+                p.name: {
+                    "default": None if p.default is p.empty else to_config(p.default),
+                    **({"trained": ranges[p.name]} if p.name in ranges else {}),
+                }
+                for p in asked
+            },
+            "digest": digest(network.state_dict()),
+        }
 
     @torch.no_grad()
     def states(
@@ -322,15 +364,52 @@ class Model:
             path: Where to.
             dtype: Store floating weights in this type (torch.bfloat16 halves the file); they load as float32.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         own = self.denoiser.network.state_dict()
         kept = {k: v.to(dtype) if v.is_floating_point() and dtype else v for k, v in own.items()}
-        part = path.with_name(path.name + ".part")
         weights = {k: v.detach().cpu().contiguous() for k, v in kept.items()}
-        part.write_bytes(serialise(weights, metadata={"gendiff": json.dumps(self.config())}))
+        text = json.dumps(self.config())
+        metadata = {"gendiff": text, "config_sha256": text_digest(text), "weights_sha256": digest(weights)}
+        return write_whole(path, serialise(weights, metadata=metadata))
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors by name, type, shape and bytes, in the order of their names: hex."""
+    out = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        out.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        out.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return out.hexdigest()
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 of a text: hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_whole(path: str | Path, content: bytes) -> Path:
+    """Writes a file so that readers, other writers and a crash see the old one or the new one, never a part.
+
+    The content goes to a new file of its own name in the same folder, to the disk, and then takes the place of `path`;
+    a link at `path` is replaced, not followed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
-        return path
+    finally:
+        part.unlink(missing_ok=True)
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    return path
 
 
 def guidance_name(guidance: Any) -> str:

@@ -208,6 +208,11 @@ class Audio(Domain):
             )
         return [max(1, self.spectrogram.frames(round(value * self.spectrogram.sample_rate))) for value in asked]
 
+    def ranges(self) -> Mapping[str, tuple[float, float]]:
+        """Seconds of the shortest and longest typical clip in training; none with a canvas, which takes no seconds."""
+        spans = [frames / self.spectrogram.rate for frames in self.lengths]
+        return {} if self.canvas is not None else {"seconds": (min(spans), max(spans))}
+
     def metrics(self) -> dict[str, Callable[[list[Clip], list[Clip]], float]]:
         """Distances that need no trained model: `fd` between hand-made features, and between the distributions of one
         quantity, in its unit: seconds of sound, dBFS, and hertz of the spectrum's centre and of the pitch.

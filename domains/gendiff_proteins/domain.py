@@ -128,6 +128,10 @@ class Proteins(Domain):
         low, high = max(self.source.min_length, SHORTEST), min(self.source.max_length, LONGEST)
         return {"length": [low + round((high - low) * i / max(n - 1, 1)) for i in range(n)]}
 
+    def ranges(self) -> Mapping[str, tuple[float, float]]:
+        """The lengths of the source, in residues."""
+        return {"length": (self.source.min_length, self.source.max_length)}
+
     def network(self, **size: Any) -> nn.Module:
         """A `FrameNetwork` of this size: width, depth, heads, pair."""
         labels = {name: len(classes) for name, classes in self.labels.items()}
