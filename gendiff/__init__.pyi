@@ -14,6 +14,7 @@ from .denoisers import Tangent as Tangent
 from .denoisers import V as V
 from .denoisers import Velocity as Velocity
 from .denoisers import convert as convert
+from .discovery import register as register
 from .domain import Domain as Domain
 from .domain import Example as Example
 from .domain import Examples as Examples

@@ -3,18 +3,75 @@
 gendiff.domains    name -> Domain class            images = "gendiff_images:Images"
 gendiff.recipes    name -> module of recipes       images = "gendiff_recipes.images"
 gendiff.commands   name -> function(arguments)     train = "gendiff_recipes.commands:train"
+gendiff.parts      name -> module, or one class    mine = "mine.parts"
+
+Parts are the classes that model and recipe files may name: solvers, schedules, heads, networks, domains. Those of a
+package come from its entry point, those of a script from `@gendiff.register`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from gendiff.errors import GendiffError, UnknownName
+from gendiff.errors import GendiffError, RecipeError, UnknownName
 
 REINSTALL = "A package of yours is not listed? Install it: pip install -e ."
+
+Part = TypeVar("Part", bound=type)
+REGISTERED: dict[str, type] = {}
+
+
+def is_part(item: Any) -> bool:
+    """Whether a model file may name it: a dataclass, or a torch module (torch itself is not imported to know)."""
+    return isinstance(item, type) and (
+        dataclasses.is_dataclass(item)
+        or any((base.__module__, base.__name__) == ("torch.nn.modules.module", "Module") for base in item.__mro__)
+    )
+
+
+def register(part: Part) -> Part:
+    """Makes a class known by its name to model and recipe files; a decorator.
+
+        @gendiff.register
+        @dataclass(frozen=True)
+        class Square(Schedule): ...
+
+    Raises:
+        RecipeError: For what is neither a dataclass nor a network, and for a second class of a name.
+    """
+    name = getattr(part, "__name__", repr(part))
+    if not is_part(part):
+        raise RecipeError(
+            f"register got {name}", "a dataclass or a network",
+            f"@gendiff.register above @dataclass(frozen=True) above class {name}",
+        )  # fmt: skip
+    before = REGISTERED.get(name, part)
+    if (before.__module__, before.__qualname__) != (part.__module__, part.__qualname__):
+        raise RecipeError(
+            f"register got {part.__module__}.{name} beside {before.__module__}.{name}", "one class of a name",
+            "Rename one of them",
+        )  # fmt: skip
+    REGISTERED[name] = part
+    return part
+
+
+def registered_parts() -> tuple[type, ...]:
+    """The classes of `register`."""
+    return tuple(REGISTERED.values())
+
+
+def parts_of_packages() -> list[type]:
+    """The classes that the entry points gendiff.parts give, a class or all of a module's own; loads them."""
+    found: list[type] = []
+    for name in registered("parts"):
+        given = load_point("parts", "part", name)
+        items = [given] if isinstance(given, type) else vars(given).values()
+        found += [item for item in items if is_part(item)]
+    return found
 
 
 def registered(group: str) -> dict[str, EntryPoint]:

@@ -9,11 +9,13 @@ mask, `crop` undoes it. Trainer, sampler, guidance, checkpoint and benchmark kno
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
@@ -110,6 +112,33 @@ class Source(ABC):
         """One sentence: what it is and where it comes from."""
 
 
+SEALED: ContextVar[bool] = ContextVar("sealed", default=False)
+
+
+@contextlib.contextmanager
+def sealed() -> Iterator[None]:
+    """While a model file is loaded: `unsealed` refuses to look at data, whose place a stranger may have written."""
+    token = SEALED.set(True)
+    try:
+        yield
+    finally:
+        SEALED.reset(token)
+
+
+def unsealed(path: str | Path) -> Path:
+    """The path, which a source is about to open.
+
+    Raises:
+        DataError: While a model file is being loaded.
+    """
+    if SEALED.get():
+        raise DataError(
+            f"A model file that is being loaded asks for the data in {str(path)!r}",
+            "a file that knows all that its model needs: a fitted domain, with the classes of its source",
+        )
+    return Path(path)
+
+
 def data_root(root: str | Path | None = None) -> Path:
     """The folder of data sets: the argument, else the variable GENDIFF_DATA, else ./data."""
     return Path(root or os.environ.get("GENDIFF_DATA") or "data")
@@ -117,7 +146,7 @@ def data_root(root: str | Path | None = None) -> Path:
 
 def data_file(relative: str, root: str | Path | None = None, source: str = "") -> Path:
     """A file under the data folder; a missing one raises DataError with where to get it."""
-    path = data_root(root) / relative
+    path = unsealed(data_root(root) / relative)
     if not path.exists():
         raise DataError(
             f"The data file {path} does not exist",
@@ -139,7 +168,7 @@ if TYPE_CHECKING:
     derived = property
 else:
 
-    class derived:  # noqa: N801 - it is read like property
+    class derived:
         """A property that an instance may hold its own value of, as `Domain.with_process` gives it one."""
 
         def __init__(self, get: Callable[[Any], Any]) -> None:

@@ -14,23 +14,35 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 import os
 import secrets
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeAlias
+from typing import Any, BinaryIO, Concatenate, NamedTuple, ParamSpec, TypeAlias
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
-from torch import Tensor
+from torch import Tensor, nn
 
-from gendiff.config import complete, from_config, to_config, unread
+from gendiff.config import (
+    Kinds,
+    check_type,
+    classes_in,
+    complete,
+    core_kinds,
+    from_config,
+    kind_name,
+    parse_json,
+    to_config,
+    unread,
+)
 from gendiff.denoisers import Denoiser, Head
-from gendiff.discovery import domain_class
-from gendiff.domain import Domain, Request, crop
-from gendiff.errors import CheckpointError, GendiffError, RequestError
+from gendiff.discovery import domain_class, registered_parts
+from gendiff.domain import Domain, Request, crop, sealed
+from gendiff.errors import CheckpointError, GendiffError, RecipeError, RequestError, UnknownName
 from gendiff.guidance import (
     Constrained,
     From,
@@ -51,7 +63,18 @@ from gendiff.sampling.solvers import Calibrated, Solver
 from gendiff.spaces import State, map_state
 
 FORMAT = 1
-KEYS = ("format", "version", "domain", "network", "process", "head", "sampler", "recipe", "metrics")
+HINTS = {
+    "domain": Mapping, "network": Mapping, "process": Mapping, "head": Mapping, "sampler": Mapping, "recipe": Mapping,
+    "metrics": Mapping[str, float | None],
+}  # fmt: skip
+KEYS = ("format", "version", *HINTS)
+LONGEST_HEADER = 64 * 2**20
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+DIGESTS = ("config_sha256", "weights_sha256")
 
 
 P = ParamSpec("P")
@@ -109,9 +132,10 @@ class Model:
         """An untrained model: the domain's network of this size, with its process and head unless others are given.
 
         The network is made by the domain with that process and head (`Domain.with_process`), so it reads their clock.
+        A network of your own: `Model.new(domain, kind=MyNet, width=64)` makes MyNet(width=64).
         """
         domain = domain.with_process(process, head)
-        return Model(domain, Denoiser(domain.network(**size), domain.head, domain.process), size=size)
+        return Model(domain, Denoiser(make_network(domain, size), domain.head, domain.process), size=size)
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.denoiser.parameters())
@@ -348,13 +372,13 @@ class Model:
         return {
             "format": FORMAT,
             "version": __version__,
-            "domain": {"name": self.domain.name, **{k: v for k, v in to_config(self.domain).items() if k != "kind"}},
+            "domain": domain_config(self.domain),
             "network": to_config(self.size),
             "process": to_config(self.denoiser.process),
             "head": to_config(self.denoiser.head),
             "sampler": to_config(self.sampler),
             "recipe": to_config(self.recipe),
-            "metrics": to_config(self.metrics),
+            "metrics": {k: v if math.isfinite(v) else None for k, v in self.metrics.items()},
         }
 
     def save(self, path: str | Path, *, dtype: torch.dtype | None = None) -> Path:
@@ -438,88 +462,376 @@ def replace_solver(sampler: Solver | Loop, f: Callable[[Any], Any], *others: typ
     return dataclasses.replace(sampler, **inner)  # type: ignore[type-var]
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The config of a model file, checked for its format.
+def domain_config(domain: Domain) -> dict[str, Any]:
+    """A domain's JSON-able form: the name of its entry point, its class, and its fields."""
+    return {"name": getattr(domain, "name", type(domain).__name__.lower()), **to_config(domain)}
+
+
+def read_domain(config: Mapping[str, Any], where: str, parts: Sequence[type] = ()) -> tuple[Domain, Kinds]:
+    """The domain that `domain_config` described, and the classes that its file may name.
+
+    Args:
+        config: With "name", and "kind" for a class that is not the one registered under that name.
+        where: What is being read, for messages.
+        parts: Classes known beside the registered ones.
+
+    Raises:
+        UnknownName: If neither an entry point nor the parts have it.
+        RecipeError: If a field does not fit.
+    """
+    complete(config, ["name"], where)
+    name, kind = config["name"], config.get("kind")
+    own = [p for p in (*parts, *registered_parts()) if issubclass(p, Domain)]
+    own = [p for p in own if (p.__name__ == kind if kind else getattr(p, "name", None) == name)]
+    if own:
+        cls: type = own[0]
+    else:
+        cls = domain_class(name)
+        if kind not in (None, cls.__name__):
+            cls = Kinds(sys.modules[cls.__module__.partition(".")[0]]).find(kind, where)
+    kinds = Kinds(sys.modules[cls.__module__.partition(".")[0]], parts=parts)
+    fields = {k: v for k, v in config.items() if k != "name"}
+    with sealed():
+        domain = from_config({**fields, "kind": cls.__name__}, where=where, means=cls, kinds=kinds, hint=Domain)
+    return domain, kinds
+
+
+def make_network(domain: Domain, size: Mapping[str, Any]) -> nn.Module:
+    """The domain's network of a size, or the class that stands under "kind" with the rest as its arguments."""
+    kind = size.get("kind")
+    if kind is None:
+        return domain.network(**size)
+    if not isinstance(kind, type) or not issubclass(kind, nn.Module):
+        raise RecipeError(f"The network has the kind {kind!r}", "a class of torch.nn.Module", "kind=MyNet, width=64")
+    return kind(**{name: value for name, value in size.items() if name != "kind"})
+
+
+class ModelFile:
+    """An open safetensors file: the length of a header in 8 bytes, the header in JSON, the tensors end to end.
+
+    One handle reads all of it, so who replaces the file meanwhile does not change what is read; safetensors' own reader
+    opens its path twice.
+
+    Attributes:
+        metadata: Texts by name; the config is under "gendiff".
+        shapes: Of the tensors, by name.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self.file, self.path = file, path
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            if not 2 <= length <= min(size - 8, LONGEST_HEADER):
+                raise RecipeError(f"a header of {length:,} bytes in a file of {size:,}")
+            header = parse_json(file.read(length).decode("utf8"), "its header", LONGEST_HEADER)
+            check_type(header, Mapping[str, Mapping], "its header")
+            self.metadata: dict[str, str] = header.pop("__metadata__", {})
+            check_type(self.metadata, Mapping[str, str], "its metadata")
+            self.places = {name: place_of(name, entry) for name, entry in header.items()}
+            end = 0
+            for _, _, begin, after in sorted(self.places.values(), key=lambda place: place[2:]):
+                if begin != end:
+                    raise RecipeError("tensors that do not lie end to end")
+                end = after
+            if 8 + length + end != size:
+                raise RecipeError(f"tensors of {end:,} bytes in a file of {size:,}")
+        except (GendiffError, UnicodeDecodeError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read as safetensors ({getattr(error, 'got', error)})",
+                "an undamaged model file",
+                "Copy it again",
+            ) from error
+        self.start = 8 + length
+        self.shapes = {name: place[1] for name, place in self.places.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor, in memory of its own."""
+        dtype, shape, begin, end = self.places[name]
+        if begin == end:
+            return torch.empty(shape, dtype=dtype)
+        self.file.seek(self.start + begin)
+        return torch.frombuffer(bytearray(self.file.read(end - begin)), dtype=dtype).reshape(shape)
+
+
+def place_of(name: str, entry: Mapping[str, Any]) -> tuple[torch.dtype, tuple[int, ...], int, int]:
+    """Type, shape, and first and last offset of a tensor, from its entry in the header."""
+    complete(entry, ["dtype", "shape", "data_offsets"], name)
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    plain = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
+    if not plain or entry["dtype"] not in DTYPES or any(type(n) is not int or n < 0 for n in (*shape, *offsets)):
+        raise RecipeError(f"{name!r} is {entry!r:.200}")
+    dtype = DTYPES[entry["dtype"]]
+    if offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
+        raise RecipeError(f"{name!r} of shape {shape!r:.200} has {offsets[1] - offsets[0]:,} bytes")
+    return dtype, tuple(shape), *offsets
+
+
+@contextlib.contextmanager
+def open_model(path: str | Path) -> Iterator[tuple[ModelFile, dict[str, Any]]]:
+    """An open model file and its config.
 
     Raises:
         CheckpointError: If it is missing, damaged, not gendiff's, or of another format.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if not path.exists():
-        raise CheckpointError(f"There is no model file {path}", "a .safetensors file that Model.save wrote")
+    path = model_path(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("gendiff")
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} cannot be read as safetensors ({error})", "an undamaged model file", "Copy it again"
-        ) from error
+        with path.open("rb") as stream:
+            file = ModelFile(stream, path)
+            yield file, checked_config(file.metadata, path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"There is no model file {path}", "a .safetensors file that Model.save wrote") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error})", "a file that this user may read") from error
+
+
+def model_path(path: str | Path) -> Path:
+    """The model file itself, or the one in a run's folder."""
+    path = Path(path)
+    return path / "model.safetensors" if path.is_dir() else path
+
+
+def checked_config(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """The config in a model file's metadata, checked for its format, its digest and its keys."""
+    text = metadata.get("gendiff")
     if text is None:
         raise CheckpointError(f"{path} is safetensors, but no gendiff model", "a file that Model.save wrote")
     try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"The config in {path} is not JSON ({error})", "an undamaged model file") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"The config in {path} is a {type(config).__name__}", f"a table of {', '.join(KEYS)}")
-    if config.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {config.get('format')!r} (written by gendiff {config.get('version', 'unknown')})",
-            f"format {FORMAT}",
-            "Load it with the gendiff version that wrote it",
-        )
-    try:
+        unread(metadata, ["gendiff", *DIGESTS], f"{path}: metadata")
+        if set(metadata) & set(DIGESTS):
+            complete(metadata, list(DIGESTS), f"{path}: metadata")
+            require_digest(metadata["config_sha256"], text_digest(text), path, "config")
+        config = parse_json(text, f"The config in {path}")
+        if not isinstance(config, dict):
+            raise RecipeError(f"The config in {path} is a {type(config).__name__}", f"a table of {', '.join(KEYS)}")
+        if config.get("format") != FORMAT:
+            raise RecipeError(
+                f"{path} has format {config.get('format')!r} (written by gendiff {config.get('version', 'unknown')})",
+                f"format {FORMAT}",
+                "Load it with the gendiff version that wrote it",
+            )
         unread(config, list(KEYS), str(path))
         complete(config, list(KEYS), str(path))
+        for key, hint in HINTS.items():
+            check_type(config[key], hint, f"{path}: {key}")
         complete(config["domain"], ["name"], f"{path}: domain")
     except GendiffError as error:
         raise CheckpointError(error.got, error.expected, error.fix) from error
     return config
 
 
-def load(path: str | Path, *, device: torch.device | str = "cpu") -> Model:
+def require_digest(wanted: str, found: str, path: Path, what: str) -> None:
+    """Raises CheckpointError unless two digests agree."""
+    if wanted != found:
+        raise CheckpointError(
+            f"The {what} of {path} has the SHA-256 {found[:12]}..., the file says {wanted[:12]!r}...",
+            "an undamaged model file",
+            "Copy it again",
+        )
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The config of a model file, checked for its format.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, not gendiff's, or of another format.
+    """
+    with open_model(path) as (_, config):
+        return config
+
+
+class Rebuilt(NamedTuple):
+    """What a model's config describes, beside weights, recipe and metrics."""
+
+    domain: Domain
+    process: Process
+    head: Head
+    sampler: Solver | Loop
+    size: dict[str, Any]
+
+
+def rebuild(config: Mapping[str, Any], where: str, parts: Sequence[type] = ()) -> Rebuilt:
+    """The parts of a model from its config; its domain has the model's process and head.
+
+    Raises:
+        UnknownName: For a domain that is not known.
+        CheckpointError: For a key nobody reads, or a value that does not fit.
+    """
+    domain, kinds = read_domain(config["domain"], f"{where}: domain", parts)
+
+    def part(key: str, hint: Any) -> Any:
+        return from_config(config[key], where=f"{where}: {key}", kinds=kinds, hint=hint)
+
+    process, head, sampler = part("process", Process), part("head", Head), part("sampler", Solver | Loop)
+    return Rebuilt(domain.with_process(process, head), process, head, sampler, dict(part("network", Mapping)))
+
+
+def fitting_network(domain: Domain, size: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], where: str) -> Any:
+    """The network of a size, built only if its weights are those of a file.
+
+    It is first built without memory, and given up once it has far more modules than the file has tensors.
+
+    Args:
+        shapes: The shape of each tensor in the file, by name.
+
+    Raises:
+        CheckpointError: For sizes that cannot be built, or weights of other names or shapes.
+    """
+    entries = sum(math.prod(shape) for shape in shapes.values())
+    maker = size.get("kind", domain.network)
+    taken = inspect.signature(maker).parameters.values()
+    try:
+        if all(p.kind is not p.VAR_KEYWORD for p in taken):
+            unread(size, ["kind", *(p.name for p in taken)] if "kind" in size else [p.name for p in taken], where)
+        for number in numbers_in(size):
+            if abs(number) > max(entries, 2**16):
+                raise RecipeError(f"{where} holds {number:.6g}", f"sizes of a network of {entries:,} weights")
+        with at_most(16 * len(shapes) + 1024, where), sealed():
+            try:
+                with torch.device("meta"):
+                    network = make_network(domain, size)
+            except (NotImplementedError, RuntimeError) as error:
+                # A network that looks at numbers while it is built needs memory; its sizes are bounded all the same.
+                longest = max((max(shape, default=1) for shape in shapes.values()), default=1)
+                if "meta" not in str(error) or any(abs(number) > 4 * longest for number in numbers_in(size)):
+                    raise
+                network = make_network(domain, size)
+    except GendiffError as error:
+        raise CheckpointError(error.got, error.expected, error.fix) from error
+    except Exception as error:
+        raise CheckpointError(
+            f"{where}: no network can be built of {size!r:.200} ({type(error).__name__}: {error!s:.200})",
+            "the sizes it was trained with",
+        ) from error
+    own = {name: tuple(x.shape) for name, x in network.state_dict().items()}
+    odd = sorted(set(own) ^ set(shapes)) or [k for k in own if own[k] != tuple(shapes[k])]
+    if odd:
+        raise CheckpointError(
+            f"{where}: {len(odd)} weights do not fit the network, first {odd[0]!r}",
+            f"the weights of {type(network).__name__}({size!r:.200})",
+        )
+    if any(x.device.type == "meta" for x in (*network.parameters(), *network.buffers())):
+        with sealed():
+            network = make_network(domain, size)
+    return network
+
+
+def numbers_in(value: Any) -> Iterator[float]:
+    """All numbers in nested plain values."""
+    if isinstance(value, Mapping | tuple | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from numbers_in(item)
+    elif isinstance(value, int | float):
+        yield value
+
+
+@contextlib.contextmanager
+def at_most(count: int, where: str) -> Iterator[None]:
+    """Within it, a thread that registers more modules, parameters and buffers than this raises RecipeError."""
+    thread, seen = threading.get_ident(), 0
+
+    def registered(*args: Any) -> None:
+        nonlocal seen
+        seen += threading.get_ident() == thread
+        if seen > count:
+            raise RecipeError(
+                f"{where} describes a network of more than {count:,} parts", "those of the file's weights"
+            )
+
+    kinds = torch.nn.modules.module
+    hooks = [
+        kinds.register_module_module_registration_hook(registered),
+        kinds.register_module_parameter_registration_hook(registered),
+        kinds.register_module_buffer_registration_hook(registered),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def load(path: str | Path, *, device: torch.device | str = "cpu", parts: Sequence[type] = ()) -> Model:
     """A model from a file that `Model.save` wrote (or the folder that holds model.safetensors).
+
+    Nothing in the file is run, and nothing but the file is read: what its data source names is looked at when data are
+    asked for. Memory stays below a few times that of the weights.
+
+    Args:
+        path: The file or folder.
+        device: Where to.
+        parts: Classes of your own that the file names, e.g. `[Square, MyDomain]`, where no package registers them.
 
     Raises:
         CheckpointError: If the file is damaged, of another format, has keys nobody reads or weights that do not fit.
-        UnknownName: If its domain is not installed.
+        UnknownName: If its domain is not known.
     """
-    config = read_config(path)
-    path = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
-    fields = dict(config["domain"])
-    cls = domain_class(fields.pop("name"))
-    package = sys.modules[cls.__module__.partition(".")[0]]
-    try:
-        domain = from_config({"kind": cls.__name__, **fields}, package, where=f"{path}: domain", means=cls)
-        process = from_config(config["process"], package, where=f"{path}: process")
-        head = from_config(config["head"], package, where=f"{path}: head")
-        sampler = from_config(config["sampler"], package, where=f"{path}: sampler")
-        size = from_config(config["network"], package, where=f"{path}: network")
-        sizes = inspect.signature(domain.network).parameters.values()
-        if all(p.kind is not p.VAR_KEYWORD for p in sizes):
-            unread(size, [p.name for p in sizes], f"{path}: network")
-    except GendiffError as error:
-        raise CheckpointError(error.got, error.expected, error.fix) from error
-    network = domain.network(**size)
-    with safe_open(path, framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    own = network.state_dict()
-    odd = sorted(set(own) ^ set(weights)) or [k for k in own if own[k].shape != weights[k].shape]
-    if odd:
-        raise CheckpointError(
-            f"{path}: {len(odd)} weights do not fit the network, first {odd[0]!r}",
-            f"the weights of {type(network).__name__}({size})",
-        )
-    network.load_state_dict(weights)
+    where = str(path)
+    with open_model(path) as (file, config):
+        try:
+            domain, process, head, sampler, size = rebuild(config, where, parts)
+        except GendiffError as error:
+            if isinstance(error, UnknownName) and error.kind == "domain":
+                raise
+            raise CheckpointError(error.got, error.expected, error.fix) from error
+        network = fitting_network(domain, size, file.shapes, f"{where}: network")
+        weights = {name: file.tensor(name) for name in file.shapes}
+        if "weights_sha256" in file.metadata:
+            require_digest(file.metadata["weights_sha256"], digest(weights), file.path, "weights")
+        network.load_state_dict(weights)
     model = Model(
         domain,
         Denoiser(network, head, process),
         size=size,
-        sampler=sampler,
+        sampler=sampler,  # type: ignore[arg-type]
         recipe=config["recipe"],
-        metrics=config["metrics"],
+        metrics={k: math.nan if v is None else v for k, v in config["metrics"].items()},
     )
     model.denoiser.eval()
     return model.to(device)
+
+
+def check_loadable(model: Model, *others: Any) -> tuple[type, ...]:
+    """Refuses a model whose file could not be loaded again, before time is spent on its weights.
+
+    Args:
+        model: Its config goes to JSON and back, and its network is built anew.
+        others: More that must survive the way through JSON, such as the recipe's times and objective.
+
+    Returns:
+        The classes that `load` must be given as `parts`: those that no package and no `gendiff.register` makes known.
+
+    Raises:
+        RecipeError: For what has no JSON, comes back as something else, or cannot be found again.
+        CheckpointError: For a network that its size does not describe.
+    """
+    own = model.domain
+    described = (own, model.denoiser.process, model.denoiser.head, model.sampler, model.size)
+    text = json.dumps([model.config(), *(to_config(other) for other in others)])
+    config, *rest = parse_json(text, "The model's config")
+    parts = [
+        cls for cls in dict.fromkeys(classes_in([*described, *others])) if cls is not core_kinds().get(cls.__name__)
+    ]
+    again = rebuild(config, "The model's config", parts)
+    kinds = read_domain(config["domain"], "The model's domain", parts)[1]
+    for before, after in zip(
+        (*described, *others), (*again, *(from_config(data, kinds=kinds) for data in rest)), strict=True
+    ):
+        if to_config(after) != to_config(before) or list(classes_in(after)) != list(classes_in(before)):
+            raise RecipeError(
+                f"{before!r:.200} comes back from a file as {after!r:.200}", "fields that say all that it is"
+            )
+    weights = model.denoiser.network.state_dict()
+    fitting_network(again.domain, again.size, {k: tuple(v.shape) for k, v in weights.items()}, "The model's network")
+    return tuple(cls for cls in parts if not found_alone(cls, config["domain"]))
+
+
+def found_alone(cls: type, config: Mapping[str, Any]) -> bool:
+    """Whether `load` finds a class that its file names without being given it."""
+    try:
+        if issubclass(cls, Domain):
+            return type(read_domain(config, "domain")[0]) is cls
+        package = sys.modules[domain_class(config["name"]).__module__.partition(".")[0]]
+        return Kinds(package).find(kind_name(cls), "config") is cls
+    except GendiffError:
+        return False
