@@ -401,7 +401,7 @@ def digest(weights: Mapping[str, Tensor]) -> str:
     out = hashlib.sha256()
     for name, value in sorted(weights.items()):
         out.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        out.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        out.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return out.hexdigest()
 
 

@@ -117,7 +117,7 @@ def chain(pos: Any, rot: Any) -> Joint:
     return Joint(pos=Gaussian(pos, Centered()), rot=Geodesic(SO3(), rot))
 
 
-FRAMES = {"width": 16, "depth": 1, "heads": 2, "pair": 4}
+FRAMES: dict[str, Any] = {"width": 16, "depth": 1, "heads": 2, "pair": 4}
 CASES: list[tuple[Domain, dict[str, Any], Process | None, Head | None]] = [
     (Globe(), {}, None, None),
     (Globe(), {}, Geodesic(Sphere(), Linear()), None),
