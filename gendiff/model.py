@@ -666,10 +666,10 @@ def rebuild(config: Mapping[str, Any], where: str, parts: Sequence[type] = ()) -
     return Rebuilt(domain.with_process(process, head), process, head, sampler, dict(part("network", Mapping)))
 
 
-def fitting_network(domain: Domain, size: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], where: str) -> Any:
-    """The network of a size, built only if its weights are those of a file.
+def check_size(domain: Domain, size: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], where: str) -> None:
+    """Refuses a size whose network has not the weights of a file, before memory is taken for it.
 
-    It is first built without memory, and given up once it has far more modules than the file has tensors.
+    The network is built without memory, and given up once it has far more modules than the file has tensors.
 
     Args:
         shapes: The shape of each tensor in the file, by name.
@@ -710,10 +710,6 @@ def fitting_network(domain: Domain, size: Mapping[str, Any], shapes: Mapping[str
             f"{where}: {len(odd)} weights do not fit the network, first {odd[0]!r}",
             f"the weights of {type(network).__name__}({size!r:.200})",
         )
-    if any(x.device.type == "meta" for x in (*network.parameters(), *network.buffers())):
-        with sealed():
-            network = make_network(domain, size)
-    return network
 
 
 def numbers_in(value: Any) -> Iterator[float]:
@@ -774,7 +770,9 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", parts: Sequenc
             if isinstance(error, UnknownName) and error.kind == "domain":
                 raise
             raise CheckpointError(error.got, error.expected, error.fix) from error
-        network = fitting_network(domain, size, file.shapes, f"{where}: network")
+        check_size(domain, size, file.shapes, f"{where}: network")
+        with sealed():
+            network = make_network(domain, size)
         weights = {name: file.tensor(name) for name in file.shapes}
         if "weights_sha256" in file.metadata:
             require_digest(file.metadata["weights_sha256"], digest(weights), file.path, "weights")
@@ -822,7 +820,7 @@ def check_loadable(model: Model, *others: Any) -> tuple[type, ...]:
                 f"{before!r:.200} comes back from a file as {after!r:.200}", "fields that say all that it is"
             )
     weights = model.denoiser.network.state_dict()
-    fitting_network(again.domain, again.size, {k: tuple(v.shape) for k, v in weights.items()}, "The model's network")
+    check_size(again.domain, again.size, {k: tuple(v.shape) for k, v in weights.items()}, "The model's network")
     return tuple(cls for cls in parts if not found_alone(cls, config["domain"]))
 
 

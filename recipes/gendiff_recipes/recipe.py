@@ -7,17 +7,16 @@ saved beside the weights as JSON, and can be trained from again. Nothing else de
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gendiff.config import from_config, override, to_config, unread
+from gendiff.config import check_type, complete, field_types, from_config, override, parse_json, to_config, unread
 from gendiff.denoisers import Head
-from gendiff.discovery import domain_class
 from gendiff.domain import Domain
 from gendiff.errors import RecipeError
+from gendiff.model import domain_config, read_domain
 from gendiff.processes import Process
 from gendiff.sampling.solvers import Solver
 from gendiff.training import Objective, TimeDistribution, Uniform
@@ -128,33 +127,45 @@ class Recipe:
     def config(self) -> dict[str, Any]:
         """JSON-able form, complete."""
         out = {k: v for k, v in to_config(self).items() if k not in ("kind", "domain")}
-        domain = {k: v for k, v in to_config(self.domain).items() if k != "kind"}
-        return {**out, "domain": {"name": self.domain.name, **domain}}
+        return {**out, "domain": domain_config(self.domain)}
 
     def save(self, path: str | Path) -> None:
         """Writes the recipe as JSON."""
         Path(path).write_text(json.dumps(self.config(), indent=2) + "\n", encoding="utf8")
 
     @staticmethod
-    def of(config: Mapping[str, Any]) -> Recipe:
-        """The recipe that `config` describes.
+    def of(config: Mapping[str, Any], parts: Sequence[type] = ()) -> Recipe:
+        """The recipe that `config` describes; `parts` are classes of your own that no package registers.
 
         Raises:
             RecipeError: For a key nobody reads.
         """
         data = dict(config)
         unread(data, list(Recipe.__dataclass_fields__), "recipe")
-        fields = dict(data.pop("domain"))
-        cls = domain_class(fields.pop("name"))
-        packages = (sys.modules[cls.__module__.partition(".")[0]], sys.modules[__name__])
-        domain = from_config({"kind": cls.__name__, **fields}, *packages, where="recipe.domain")
-        rest = {k: from_config(v, *packages, where=f"recipe.{k}") for k, v in data.items()}
+        complete(data, ["name", "domain"], "recipe")
+        check_type(data["domain"], Mapping, "recipe.domain")
+        domain, kinds = read_domain(data.pop("domain"), "recipe.domain", parts)
+        kinds.own += [Optimizer, Trainer]
+        hints = field_types(Recipe)
+        rest = {k: from_config(v, where=f"recipe.{k}", kinds=kinds, hint=hints[k]) for k, v in data.items()}
         return Recipe(domain=domain, **rest)
 
     @staticmethod
-    def load(path: str | Path) -> Recipe:
-        """The recipe saved in a JSON file."""
+    def load(path: str | Path, parts: Sequence[type] = ()) -> Recipe:
+        """The recipe saved in a JSON file.
+
+        Raises:
+            RecipeError: If there is none, or what it says is damaged or does not fit.
+        """
         path = Path(path)
         if not path.exists():
             raise RecipeError(f"There is no recipe file {path}", "a recipe.json that a training run wrote")
-        return Recipe.of(json.loads(path.read_text(encoding="utf8")))
+        try:
+            text = path.read_text(encoding="utf8")
+        except UnicodeDecodeError as error:
+            raise RecipeError(
+                f"{path} is not text ({error.reason})", "a recipe.json that a training run wrote"
+            ) from error
+        config = parse_json(text, str(path))
+        check_type(config, Mapping, str(path))
+        return Recipe.of(config, parts)

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from gendiff.errors import RecipeError
-from gendiff.model import Model
+from gendiff.model import Model, check_loadable
 
 from .callbacks import EMAWeights, MetricLogger, ProgressBar, SampleLogger, Throughput
 from .data import Batches
@@ -91,6 +91,9 @@ def train(
     model.denoiser.precision = torch.bfloat16 if options.precision == "bfloat16" else None
     model.sampler = recipe.sampler or model.sampler
     model.recipe = recipe.config()
+    parts = check_loadable(model, recipe.times, recipe.objective)
+    if parts and not quiet:
+        print(f"The model will be loaded by gendiff.load({str(out)!r}, parts=[{', '.join(p.__name__ for p in parts)}])")
     if options.compile:
         model.denoiser.network.compile()
     module = Denoising(model.denoiser, domain, recipe)
