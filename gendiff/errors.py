@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 
 def nearest(word: object, options: Iterable[object]) -> str:
@@ -71,16 +75,152 @@ class RecipeError(GendiffError):
     """A recipe, option or config key that does not exist or does not fit."""
 
 
+@dataclass(frozen=True)
+class Range:
+    """The numbers a field may hold; NaN is in none.
+
+    Args:
+        low: The least number.
+        high: The largest.
+        ends: Which of the two belong to the range: "[]", "[)", "(]" or "()".
+        text: What an error calls it, by default "a number in [low, high]".
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    ends: str = "[]"
+    text: str = ""
+
+    def __contains__(self, value: object) -> bool:
+        if not is_number(value):
+            return False
+        above = self.low < value or (self.ends[0] == "[" and value == self.low)  # type: ignore[operator]
+        return above and (value < self.high or (self.ends[1] == "]" and value == self.high))  # type: ignore[operator]
+
+    def __str__(self) -> str:
+        return self.text or f"a number in {self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
+
+
+FINITE = Range(ends="()", text="a finite number")
+NUMBER = Range(text="a number, infinity allowed")
+POSITIVE = Range(0, ends="()", text="a positive number")
+POSITIVE_OR_INFINITE = Range(0, ends="(]", text="a positive number, infinity allowed")
+NOT_NEGATIVE = Range(0, ends="[)", text="zero or a positive number")
+NOT_NEGATIVE_OR_INFINITE = Range(0, text="zero or a positive number, infinity allowed")
+SHARE = Range(0, 1)
+PROPER_SHARE = Range(0, 1, "()")
+
+
+def at_least(least: float) -> Range:
+    """Finite numbers from `least` on."""
+    return Range(least, ends="[)", text=f"a number of at least {least:g}")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check(owner: Any, /, error: type[GendiffError] | None = None, **ranges: Range) -> None:
+    """Refuses a dataclass whose fields do not have the kinds that they declare, or hold numbers out of range.
+
+    Args:
+        owner: The dataclass; call this in its `__post_init__`.
+        ranges: By field. Other numbers must be finite. The numbers of tuples, and of settings by part (a mapping), are
+            checked one by one; tensors are not looked into, for that would wait for the device.
+        error: What to raise; RecipeError by default.
+
+    Raises:
+        GendiffError: For the first field that does not fit: what came, what was expected, and the default.
+    """
+    from torch.compiler import is_compiling
+
+    if is_compiling():  # what a graph makes anew was made and checked before
+        return
+    hints = kinds(type(owner))
+    for name, hint in hints.items():
+        value = getattr(owner, name)
+        if not fits(value, hint):
+            refuse(owner, name, named(hint), error=error)
+        allowed = ranges.get(name, FINITE)
+        for number in numbers_in(value):
+            if number not in allowed:
+                refuse(owner, name, str(allowed), error=error)
+
+
+@cache
+def kinds(owner: type) -> dict[str, Any]:
+    """The kinds that the fields of a dataclass declare."""
+    try:
+        hints = get_type_hints(owner)
+    except NameError:  # a name that only type checkers see
+        hints = {}
+    return {field.name: hints.get(field.name, Any) for field in dataclasses.fields(owner) if field.init}
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Whether a value is of a declared kind; what cannot be told passes."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint in (Any, object) or isinstance(hint, TypeVar):
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, one) for one in arguments)
+    if hint is None or hint is NoneType:
+        return value is None
+    if hint in (int, float):
+        return is_number(value) and (hint is float or isinstance(value, Integral))
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[-1] is Ellipsis:
+            return all(fits(one, arguments[0]) for one in value)
+        return len(value) == len(arguments) and all(map(fits, value, arguments))
+    kind = origin or hint
+    if not isinstance(kind, type):
+        return True
+    if getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False):
+        return not isinstance(value, str | float | int | None)
+    if not isinstance(value, kind):
+        return False
+    if issubclass(kind, Mapping) and arguments:
+        return all(fits(k, arguments[0]) and fits(v, arguments[1]) for k, v in value.items())  # type: ignore[union-attr]
+    return True
+
+
+def numbers_in(value: object) -> Iterator[object]:
+    """The numbers of a field: itself, or those of a tuple or a mapping."""
+    if is_number(value):
+        yield value
+    elif isinstance(value, tuple | Mapping):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from numbers_in(one)
+
+
+def named(hint: Any) -> str:
+    """A declared kind in words."""
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", NoneType: "None"}
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(map(named, arguments))
+    if origin is tuple:
+        return f"a tuple, each {named(arguments[0])}"
+    if origin is Mapping and arguments:
+        return f"a mapping from names to {named(arguments[1])}"
+    return words.get(hint) or f"an instance of {getattr(origin or hint, '__name__', hint)}"
+
+
 def positive(owner: Any, *names: str, zero: bool = False) -> None:
     """Refuses fields of a dataclass that are no positive, finite numbers; with `zero`, 0 passes.
 
     Raises:
         RecipeError: For the first such field, with its default.
     """
+    allowed = NOT_NEGATIVE if zero else POSITIVE
     for name in names:
-        value = getattr(owner, name)
-        if not (0 < value < math.inf or (zero and value == 0)):
-            refuse(owner, name, "zero or a positive number" if zero else "a positive number")
+        if getattr(owner, name) not in allowed:
+            refuse(owner, name, str(allowed))
 
 
 def rising(owner: Any, low: str, high: str) -> None:
@@ -90,17 +230,45 @@ def rising(owner: Any, low: str, high: str) -> None:
         RecipeError: For the first field that is out of order.
     """
     positive(owner, low, high)
-    if not getattr(owner, low) < getattr(owner, high):
-        refuse(owner, low, f"less than {high}={getattr(owner, high)!r}")
+    ordered(owner, low, high)
 
 
-def refuse(owner: Any, name: str, expected: str, fix: str = "") -> None:
-    """Raises RecipeError for the value of a dataclass's field; its default is the fix, unless another is given."""
+def ordered(owner: Any, low: str, high: str, *, equal: bool = False) -> None:
+    """Refuses two fields of a dataclass unless low < high, or with `equal` low <= high.
+
+    Raises:
+        RecipeError: For the first field, if they are out of order.
+    """
+    a, b = getattr(owner, low), getattr(owner, high)
+    if not (a < b or (equal and a == b)):
+        refuse(owner, low, f"{'at most' if equal else 'less than'} {high}={b!r}")
+
+
+def refuse(owner: Any, name: str, expected: str, fix: str = "", error: type[GendiffError] | None = None) -> None:
+    """Raises RecipeError, or another, for the value of a dataclass's field; the default is the fix, unless one is given."""
     kind, fields = type(owner).__name__, {field.name: field for field in dataclasses.fields(owner)}
-    required = [f for f in fields.values() if f.default is f.default_factory is dataclasses.MISSING]
-    if not fix and fields[name] not in required:
-        fix = f"{kind}({'..., ' if required else ''}{name}={fields[name].default!r})"
-    raise RecipeError(f"{kind} got {name}={getattr(owner, name)!r}", expected, fix)
+    field, required = fields[name], [f for f in fields.values() if is_required(f)]
+    if not fix and not is_required(field):
+        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+        fix = f"{kind}({'..., ' if required else ''}{name}={default!r})"
+    raise (error or RecipeError)(f"{kind} got {name}={getattr(owner, name)!r}", expected, fix)
+
+
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field has no default."""
+    return field.default is field.default_factory is dataclasses.MISSING
+
+
+def whole(kind: str, name: str, value: object, least: int = 1) -> None:
+    """Refuses an argument of a function or class that is no whole number of at least `least`.
+
+    Raises:
+        RecipeError: With the name of the argument.
+    """
+    if not isinstance(value, Integral) or value not in at_least(least):
+        raise RecipeError(
+            f"{kind} got {name}={value!r}", f"a whole number, at least {least}", f"{kind}({name}={least})"
+        )
 
 
 class CheckpointError(GendiffError):

@@ -22,6 +22,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from gendiff.errors import refuse, whole
+
 WORD = 0xFFFFFFFF
 
 
@@ -56,9 +58,15 @@ class Noise:
     stream: int = 0
     step: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("seed", "stream", "step"):
+            if not isinstance(getattr(self, name), int):
+                refuse(self, name, "a whole number")
+
     @staticmethod
     def of(seed: int, n: int, start: int = 0, device: torch.device | str | None = None) -> Noise:
         """The source for samples start .. start + n - 1 of run `seed`."""
+        whole("Noise.of", "n", n, 0)
         return Noise(seed, torch.arange(start, start + n, dtype=torch.int64, device=device))
 
     def fork(self, name: str) -> Noise:

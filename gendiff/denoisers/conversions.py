@@ -177,6 +177,7 @@ def rescheduled(process: Process, schedule: Any) -> Process:
     if isinstance(process, Joint):
         if not isinstance(schedule, Mapping):
             schedule = dict.fromkeys(process.parts, schedule)
+        process.match(schedule, "the schedules")
         return Joint({k: rescheduled(p, schedule[k]) if k in schedule else p for k, p in process.parts.items()})
     if isinstance(process, Gaussian | Geodesic):
         return replace(process, schedule=schedule)

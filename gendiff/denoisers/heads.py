@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from gendiff.errors import SamplerError
+from gendiff.errors import POSITIVE, SamplerError, check
 from gendiff.processes import Joint, Leaf, Process, pick
 from gendiff.processes.schedules import Time, maths
 from gendiff.spaces import State, per_sample
@@ -129,6 +129,9 @@ class EDMHead(Flat):
     """
 
     sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        check(self, sigma_data=POSITIVE)
 
     def coefficients(self, alpha: Time, sigma: Time) -> tuple[Time, Time]:
         d = self.sigma_data

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import Denoise
-from gendiff.errors import GendiffError
+from gendiff.errors import POSITIVE, GendiffError, whole
 from gendiff.processes import Joint, Process
 from gendiff.processes.schedules import Time, maths, moving
 from gendiff.random import Noise
@@ -118,7 +118,13 @@ def elbo(
         draws: Times per sample, stratified.
         least: The clock at which decoding begins.
         cond: Conditions [B, ...], with "mask" for padded batches.
+
+    Raises:
+        GendiffError: For no draws, a clock that is not positive, or processes without a bound.
     """
+    whole("elbo", "draws", draws)
+    if least not in POSITIVE:
+        raise GendiffError(f"elbo got least={least!r}", str(POSITIVE), "elbo(..., least=1e-3)")
     cond = cond or {}
     process = denoiser.process.masked(cond.get("mask"))
     start, n = first_time(process, least), tensors(x0)[0].shape[0]
@@ -144,13 +150,19 @@ def elbo(
 def vlb(
     denoiser: Denoise, x0: State, noise: Noise, *, grid: Sequence[float], cond: dict[str, Any] | None = None
 ) -> Bound:
-    """The bound of ancestral sampling on a grid of times, noisiest first, down to 0 (or to where decoding begins)."""
+    """The bound of ancestral sampling on a grid of times, noisiest first, down to 0 (or to where decoding begins).
+
+    Raises:
+        GendiffError: For times that do not fall from 1, where the prior is drawn, or processes without a bound.
+    """
     cond = cond or {}
     process = denoiser.process.masked(cond.get("mask"))
+    if not grid or not grid[0] == 1 or not all(t > s >= 0 for t, s in pairwise(grid)):
+        raise GendiffError(f"vlb got the grid {list(grid)}", "times that fall from 1 on", "LinearGrid()(process, 100)")
     # The step into 0 is the decoding itself.
-    *_, start = [t for t in grid if t > 0]
+    *_, start = times = [t for t in grid if t > 0]
     total = torch.zeros(())
-    for k, (t, s) in enumerate(pairwise([t for t in grid if t > 0])):
+    for k, (t, s) in enumerate(pairwise(times)):
         x = process.noise(x0, t, noise.fork("bound").at(k))
         guess = denoiser(x, t, **cond)
         total = total + each(

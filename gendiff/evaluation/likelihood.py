@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import Denoise
-from gendiff.errors import GendiffError
+from gendiff.errors import GendiffError, at_least, check
 from gendiff.processes import Joint, Leaf, Process
 from gendiff.random import Noise
 from gendiff.sampling import Adaptive, Flow, Path, drift
@@ -96,6 +96,9 @@ class Hutchinson(Divergence):
 
     probes: int = 8
     gaussian: bool = False
+
+    def __post_init__(self) -> None:
+        check(self, probes=at_least(1))
 
     def directions(self, like: State, noise: Noise | None) -> list[State]:
         if noise is None:

@@ -69,8 +69,8 @@ class Process(ABC):
         )
 
     @abstractmethod
-    def renoise(self, x: State, t: float, s: float, noise: Noise, noise_scale: float = 1.0) -> State:
-        """x_s given x_t at an earlier, cleaner t < s; `noise_scale` is a factor on the noise."""
+    def renoise(self, x: State, t: float, s: float, noise: Noise, noise_scale: Any = 1.0) -> State:
+        """x_s given x_t at an earlier, cleaner t < s; `noise_scale` is a factor on the noise, or one by part."""
 
     @abstractmethod
     def move(self, t: Time, s: Time, churn: Weight = 0.0, noise_scale: float = 1.0) -> Any:
@@ -93,8 +93,12 @@ class Process(ABC):
         """The process on one padded batch."""
 
     @abstractmethod
-    def per_part(self, f: Callable[[Any], Any]) -> Any:
-        """f of the leaf process, or a dict of name to f by part."""
+    def per_part(self, f: Callable[..., Any], *settings: Any) -> Any:
+        """f(leaf process, *settings), or a dict of name to f by part; settings may be by part themselves.
+
+        Raises:
+            SamplerError: For a setting by part where there are no parts, or others than these.
+        """
 
     def step(self, x: State, target: State, t: Time, s: Time, churn: Weight = 0.0, noise: Noise | None = None) -> State:
         """x_s from x_t, were the prediction `target` constant. `noise` is needed where churn is not zero."""
@@ -180,8 +184,11 @@ class Leaf(Process):
     def drift(self, y: State, x0: State, t: Time) -> State:
         """The tangent dy/dlog k of the probability flow at y = x_t/n, were the prediction x0."""
 
-    def per_part(self, f: Callable[[Any], Any]) -> Any:
-        return f(self)
+    def per_part(self, f: Callable[..., Any], *settings: Any) -> Any:
+        for setting in settings:
+            if isinstance(setting, Mapping):
+                raise SamplerError(f"A setting by part {dict(setting)!r} for {self!r}, which has no parts", "a number")
+        return f(self, *settings)
 
     def redone(self, move: Any, u: float, s: float, again: int) -> Any:
         return move

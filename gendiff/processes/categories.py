@@ -16,7 +16,7 @@ With p(x0) predicted and a = alpha_t/alpha_s, a step t -> s draws every site fro
 
 both with the right q(x_s | x0), and for masks the same. Churn forgets x_t with probability (churn/sigma_s)^2 and draws
 q(x_s | x0) afresh; on masks this masks a shown class again with probability churn^2/sigma_s (remasking: ReMDM, Wang et
-al. 2025). `noise_scale` below 1 is a temperature on p.
+al. 2025). `noise_scale` is a temperature on p; at 0 the most probable class is certain.
 
 Along a sampled path E[D(x_s) | x_t] = D(x_t): the newest prediction is the best guess of those to come, and what a
 solver extrapolates on a flow is here only chance. So every solver moves classes by plain steps towards the newest
@@ -39,7 +39,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gendiff.errors import DataError, GendiffError, positive
+from gendiff.errors import NOT_NEGATIVE, DataError, GendiffError, SamplerError, at_least, check
 from gendiff.processes.base import Leaf, require_noise
 from gendiff.processes.schedules import Linear, Schedule, Time
 from gendiff.random import Noise
@@ -111,7 +111,7 @@ class Categories(Leaf):
     on: Any = field(init=False, repr=False, compare=False)  # the `Categorical` of these classes
 
     def __post_init__(self) -> None:
-        positive(self, "classes")
+        check(self, classes=at_least(1))
         if not self.schedule.flow:
             raise GendiffError(
                 f"{type(self).__name__} got the schedule {self.schedule!r}",
@@ -139,7 +139,12 @@ class Categories(Leaf):
 
     def probabilities(self, x: Tensor, prediction: Tensor, temperature: float = 1.0) -> Tensor:
         """p(x0) over all S states, float64, from log-probabilities, or classes, of the K clean ones."""
-        p = torch.softmax(self.on.logs(prediction).double() / temperature, -1)
+        logs = self.on.logs(prediction).double()
+        if temperature == 0:
+            p = (logs == logs.amax(-1, keepdim=True)).double()
+            p = p / p.sum(-1, keepdim=True)
+        else:
+            p = torch.softmax(logs / temperature, -1)
         return torch.nn.functional.pad(p, (0, len(self.pi(x)) - self.classes))
 
     def draw(self, p: Tensor, noise: Noise) -> Tensor:
@@ -166,7 +171,8 @@ class Categories(Leaf):
             )
 
     def renoise(self, x: Tensor, t: float, s: float, noise: Noise, noise_scale: float = 1.0) -> Tensor:
-        return self.blur(x, 1 - noise_scale * (1 - self.schedule(s)[0] / self.schedule(t)[0]), noise)
+        gone = noise_scale * (1 - self.schedule(s)[0] / self.schedule(t)[0])
+        return self.blur(x, max(1 - gone, 0.0), noise)
 
     def blur(self, x: Tensor, keep: float | Tensor, noise: Noise) -> Tensor:
         """Every site kept with a probability, else drawn from pi."""
@@ -175,6 +181,8 @@ class Categories(Leaf):
         return torch.where(u < per_sample(keep, u), x, fresh)
 
     def move(self, t: Time, s: Time, churn: Weight = 0.0, noise_scale: float = 1.0) -> Jump:
+        if noise_scale not in NOT_NEGATIVE:
+            raise SamplerError(f"{self!r} got noise_scale={noise_scale!r}", f"{NOT_NEGATIVE}: it is a temperature")
         then, sigma = self.schedule(s)
         if isinstance(churn, Tensor) or isinstance(sigma, Tensor):
             share = (torch.as_tensor(churn) / torch.as_tensor(sigma).clamp_min(1e-12)).clamp(0, 1) ** 2

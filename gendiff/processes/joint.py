@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.errors import GendiffError
+from gendiff.errors import GendiffError, SamplerError, nearest
 from gendiff.processes.base import Process, pick
 from gendiff.processes.schedules import Time
 from gendiff.random import Noise
@@ -41,6 +41,27 @@ class Joint(Process):
     def space(self) -> Product:
         return self._space
 
+    def match(self, setting: Any, what: str = "a setting", *, whole: bool = False) -> None:
+        """Refuses a setting by part, a mapping, that names parts which do not exist; other settings pass.
+
+        Args:
+            whole: Whether it must name every part.
+
+        Raises:
+            SamplerError: With the nearest name.
+        """
+        if not isinstance(setting, Mapping):
+            return
+        wrong = [name for name in setting if name not in self.parts]
+        missing = [name for name in self.parts if name not in setting] if whole else []
+        if wrong or missing:
+            fault = f"no part {wrong[0]!r}" if wrong else f"nothing for {', '.join(missing)}"
+            raise SamplerError(
+                f"{what[0].upper()}{what[1:]} by part {dict(setting)!r}: there is {fault}",
+                f"{'every' if whole else 'some'} of {', '.join(self.parts)}"
+                f"{nearest(wrong[0], self.parts) if wrong else ''}",
+            )
+
     def each(self, f: Callable[[str, Process], Any]) -> dict[str, Any]:
         """f(name, process) for every part."""
         return {name: f(name, part) for name, part in self.parts.items()}
@@ -51,13 +72,14 @@ class Joint(Process):
     def noised(self, x0: State, z: State, t: Time) -> State:
         return self.each(lambda name, part: part.noised(x0[name], z[name], pick(t, name)))
 
-    def renoise(self, x: State, t: float, s: float, noise: Noise, noise_scale: float = 1.0) -> State:
+    def renoise(self, x: State, t: float, s: float, noise: Noise, noise_scale: Any = 1.0) -> State:
         def one(name: str, part: Process) -> State:
-            return part.renoise(x[name], pick(t, name), pick(s, name), noise.fork(name), noise_scale)
+            return part.renoise(x[name], pick(t, name), pick(s, name), noise.fork(name), pick(noise_scale, name))
 
         return self.each(one)
 
     def move(self, t: Time, s: Time, churn: Weight = 0.0, noise_scale: Any = 1.0) -> dict[str, Any]:
+        self.match(noise_scale, "noise_scale", whole=True)
         return self.each(
             lambda name, part: part.move(pick(t, name), pick(s, name), pick(churn, name), pick(noise_scale, name))
         )
@@ -78,8 +100,10 @@ class Joint(Process):
     def masked(self, mask: Any) -> Joint:
         return Joint(self.each(lambda name, part: part.masked(pick(mask, name))))
 
-    def per_part(self, f: Callable[[Any], Any]) -> dict[str, Any]:
-        return self.each(lambda _, part: part.per_part(f))
+    def per_part(self, f: Callable[..., Any], *settings: Any) -> dict[str, Any]:
+        for setting in settings:
+            self.match(setting, whole=True)
+        return self.each(lambda name, part: part.per_part(f, *(pick(setting, name) for setting in settings)))
 
     def mix(self, predictions: Sequence[State], weights: Any) -> State:
         return self.each(lambda name, part: part.mix([p[name] for p in predictions], pick(weights, name)))

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import Denoise
-from gendiff.errors import SamplerError
+from gendiff.errors import NOT_NEGATIVE, SamplerError, whole
 from gendiff.processes import Move
 from gendiff.random import Noise
 from gendiff.sampling.grids import Grid, PowerGrid
@@ -147,6 +147,13 @@ def calibrate(
         SamplerError: For fewer than 8 pilots, a solver with more than one evaluation a step, or categories.
     """
     counts = [evaluations] if isinstance(evaluations, int) else list(evaluations)
+    for name, number, least in [*(("evaluations", n, 1) for n in counts), ("depth", depth, 1), ("fine", fine, 2)]:
+        whole("calibrate", name, number, least)
+    whole("calibrate", "rounds", rounds, 0)
+    if not counts or ridge not in NOT_NEGATIVE:
+        raise SamplerError(
+            f"calibrate got evaluations={evaluations!r}, ridge={ridge!r}", "numbers of steps, and zero or more"
+        )
     process, base = denoiser.process, solver or Adams()
     n = tensors(like)[0].shape[0]
     if n < 8:

@@ -45,7 +45,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import Denoise, Prediction
-from gendiff.errors import SamplerError, positive, refuse
+from gendiff.errors import NOT_NEGATIVE, POSITIVE, SamplerError, at_least, check, refuse
 from gendiff.processes import Joint, Leaf, Process
 from gendiff.processes.schedules import Schedule, Time, maths
 from gendiff.random import Noise
@@ -291,8 +291,7 @@ class Adaptive(Path):
     most: int = 1000
 
     def __post_init__(self) -> None:
-        positive(self, "rtol", "atol", zero=True)
-        positive(self, "scale")
+        check(self, rtol=NOT_NEGATIVE, atol=NOT_NEGATIVE, scale=POSITIVE, most=at_least(1))
         if self.rtol == self.atol == 0:
             refuse(self, "rtol", "a tolerance above zero, or atol above zero")
 
@@ -372,6 +371,9 @@ class EvenSteps(Path):
     steps: int = 16
     times: Grid = field(default_factory=LinearGrid)
     scale: float = 0.3
+
+    def __post_init__(self) -> None:
+        check(self, steps=at_least(1), scale=POSITIVE)
 
     def follow(
         self,

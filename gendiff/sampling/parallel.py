@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import Denoise, Prediction
+from gendiff.errors import NOT_NEGATIVE, at_least, check
 from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.sampling.loop import Loop, Progress, run, table
@@ -47,6 +48,9 @@ class Parallel(Loop):
     solver: Solver
     window: int | None = None
     tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check(self, window=at_least(1), tolerance=NOT_NEGATIVE)
 
     def draw(
         self,

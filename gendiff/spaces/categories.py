@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from gendiff.errors import refuse
 from gendiff.random import Noise
 from gendiff.spaces.base import Space, count
 
@@ -31,6 +32,10 @@ class Categorical(Space):
     """
 
     classes: int = field(default=2, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.classes, int) or self.classes < 1:
+            refuse(self, "classes", "a whole number of classes, at least 1")
 
     def __repr__(self) -> str:
         return f"Categorical(classes={self.classes})"

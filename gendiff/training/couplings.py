@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import Denoise
-from gendiff.errors import GendiffError, positive
+from gendiff.errors import POSITIVE, GendiffError, at_least, check
 from gendiff.processes import Joint, Process
 from gendiff.random import WORD, Noise
 from gendiff.sampling import sample
@@ -88,7 +88,7 @@ class Sinkhorn(Coupling):
     rounds: int = 100
 
     def __post_init__(self) -> None:
-        positive(self, "epsilon", "rounds")
+        check(self, epsilon=POSITIVE, rounds=at_least(1))
 
     def __call__(self, process: Process, x0: State, z: State, noise: Noise, cond: Mapping[str, Any]) -> State:
         log = self.log_plan(pairwise(process.space, x0, z).double(), cond)
@@ -140,7 +140,7 @@ class Immiscible(Coupling):
     candidates: int = 4
 
     def __post_init__(self) -> None:
-        positive(self, "candidates")
+        check(self, candidates=at_least(1))
 
     def __call__(self, process: Process, x0: State, z: State, noise: Noise, cond: Mapping[str, Any]) -> State:
         best = process.space.dist2(x0, z)

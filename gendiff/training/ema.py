@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gendiff.errors import SHARE, RecipeError
+
 
 class EMA:
     """A running average of a module's parameters; buffers are copied.
@@ -24,6 +26,8 @@ class EMA:
     """
 
     def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
+        if decay not in SHARE:
+            raise RecipeError(f"EMA got decay={decay!r}", "a number in [0, 1]", "EMA(network, decay=0.999)")
         self.decay = decay
         self.updates = 0
         self.average = {name: wide(p) for name, p in module.named_parameters()}

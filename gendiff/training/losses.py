@@ -10,7 +10,7 @@ network's own output (eps-loss for `Eps`, EDM's for `EDMHead`, velocity for `Vel
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import Denoiser, Head, Heads
+from gendiff.errors import NOT_NEGATIVE, POSITIVE, RecipeError, check, nearest
 from gendiff.processes import Joint, Leaf, pick
 from gendiff.random import Noise
 from gendiff.spaces import State, per_sample
@@ -38,6 +39,9 @@ class Output(Weighting):
 
     floor: float = 1e-3
 
+    def __post_init__(self) -> None:
+        check(self, floor=POSITIVE)
+
     def __call__(self, process: Leaf, head: Head, t: Tensor) -> Tensor:
         return torch.as_tensor(head.scale(process, t)).clamp_min(self.floor) ** -2
 
@@ -56,6 +60,9 @@ class MinSNR(Weighting):
 
     gamma: float = 5.0
 
+    def __post_init__(self) -> None:
+        check(self, gamma=POSITIVE)
+
     def __call__(self, process: Leaf, head: Head, t: Tensor) -> Tensor:
         return process.schedule.logsnr(t).exp().clamp_max(self.gamma)
 
@@ -65,32 +72,66 @@ class Objective:
     """The training objective: a weighting, and how much each part of a bundle counts.
 
     Args:
-        weighting: w(t), for all parts.
+        weighting: w(t), for all parts, or one for every part by name.
         parts: Factors by part; 1 where a part is not named.
         auxiliary: Factor on the domain's own extra loss.
-        coupling: Which noise an example is joined to.
+        coupling: Which noise an example is joined to, or by part; parts that are not named are independent.
     """
 
-    weighting: Weighting = field(default_factory=Output)
+    weighting: Weighting | Mapping[str, Weighting] = field(default_factory=Output)
     parts: Mapping[str, float] = field(default_factory=dict)
     auxiliary: float = 1.0
-    coupling: Coupling = field(default_factory=Independent)
+    coupling: Coupling | Mapping[str, Coupling] = field(default_factory=Independent)
+
+    def __post_init__(self) -> None:
+        check(self, parts=NOT_NEGATIVE, auxiliary=NOT_NEGATIVE)
+
+    def match(self, names: Collection[str]) -> None:
+        """Refuses settings for parts that the loss does not have.
+
+        Raises:
+            RecipeError: With the nearest name.
+        """
+        for setting in ("parts", "weighting", "coupling"):
+            by_part = getattr(self, setting)
+            for name in by_part if isinstance(by_part, Mapping) else ():
+                if name not in names:
+                    raise RecipeError(
+                        f"Objective got {setting}={dict(by_part)!r}, and the loss has no part {name!r}",
+                        f"names among {', '.join(names)}.{nearest(name, names)}",
+                    )
 
 
+INDEPENDENT = Independent()
 DEFAULT = Objective()
 """Made once: the step then compiles to one graph."""
 
 
-def part_losses(process: Any, head: Head, weighting: Weighting, x: State, guess: State, x0: State, t: Any) -> Any:
+def part_losses(process: Any, head: Head, weighting: Any, x: State, guess: State, x0: State, t: Any) -> Any:
     """Losses [B] of a leaf process, or a dict of them by part."""
     if isinstance(process, Joint):
         assert isinstance(head, Heads)
         return {
-            name: part_losses(part, head.parts[name], weighting, x[name], guess[name], x0[name], pick(t, name))
+            name: part_losses(
+                part, head.parts[name], pick(weighting, name), x[name], guess[name], x0[name], pick(t, name)
+            )
             for name, part in process.parts.items()
         }
     error = process.error(x, guess, x0, t)
     return error * per_sample(weighting(process, head, t), error)
+
+
+def noised(process: Any, x0: State, t: Any, noise: Noise, coupling: Any, cond: Mapping[str, Any]) -> State:
+    """x_t, from the noise that a coupling (or one by part) joins to x0."""
+    if isinstance(coupling, Mapping):
+        return process.each(
+            lambda name, part: noised(
+                part, x0[name], pick(t, name), noise.fork(name), coupling.get(name, INDEPENDENT), cond
+            )
+        )
+    if isinstance(coupling, Independent):
+        return process.noise(x0, t, noise)
+    return process.noised(x0, coupling(process, x0, process.endpoint(x0, noise), noise, cond), t)
 
 
 def denoising_loss(
@@ -121,15 +162,12 @@ def denoising_loss(
     """
     objective = DEFAULT if objective is None else objective
     process = denoiser.process.masked(cond.get("mask"))
-    forward, coupling = noise.fork("forward"), objective.coupling if coupling is None else coupling
-    if isinstance(coupling, Independent):
-        x = process.noise(x0, t, forward)
-    else:
-        x = process.noised(x0, coupling(process, x0, process.endpoint(x0, forward), forward, cond), t)
+    x = noised(process, x0, t, noise.fork("forward"), objective.coupling if coupling is None else coupling, cond)
     guess = denoiser(x, t, **cond)
     losses = part_losses(process, denoiser.head, objective.weighting, x, guess, x0, t)
     if not isinstance(losses, dict):
         losses = {"denoising": losses}
+    objective.match(losses)
     total = torch.stack([objective.parts.get(name, 1.0) * value for name, value in losses.items()]).sum(0)
     extra = auxiliary(guess, x0, t, **cond) if auxiliary is not None and objective.auxiliary else None
     out = {name: value.detach() for name, value in losses.items()}

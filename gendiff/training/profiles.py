@@ -73,6 +73,8 @@ class Profiles:
     """
 
     def __init__(self, module: nn.Module, sigma_rels: Sequence[float] = (0.05, 0.10)) -> None:
+        for sigma_rel in sigma_rels:
+            gamma_of(sigma_rel)  # refuses other widths
         self.sigma_rels = tuple(sigma_rels)
         self.updates = 0
         self.averages = [{name: wide(p) for name, p in module.named_parameters()} for _ in self.sigma_rels]

@@ -8,9 +8,11 @@ App. I.1): each batch covers the distribution evenly, on any number of devices. 
     LogNormal           log sigma/alpha = mean + std q                                   (Karras et al. 2022, Eq. 8)
     Beta                t ~ Beta(a, b)
     Mode                t = u - scale (sin^2(pi u/2) - u)                            (Esser et al. 2024, Sec. 3.1)
-    CosineInterpolated  log-SNR of a cosine schedule, its resolution shift falling with u  (Hoogeboom et al. 2023)
+    CosineInterpolated  log-SNR of a cosine schedule, its resolution falling as u grows    (Hoogeboom et al. 2023)
     Binned              a histogram of log-SNR, such as `LossHistogram` learns
     ImportanceTimes     the same, learned while training                  (Nichol & Dhariwal 2021, here by log-SNR)
+
+Distributions of noise levels are cut off where the schedule ends, so that no time carries a share of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +24,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gendiff.errors import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROPER_SHARE,
+    SHARE,
+    Range,
+    RecipeError,
+    at_least,
+    check,
+    ordered,
+    refuse,
+)  # fmt: skip
 from gendiff.processes import Process, schedule_of
+from gendiff.processes.schedules import Schedule
 from gendiff.random import Noise
 
 
@@ -54,6 +69,10 @@ class Uniform(TimeDistribution):
     low: float = 1e-4
     high: float = 1.0
 
+    def __post_init__(self) -> None:
+        check(self, low=SHARE, high=SHARE)
+        ordered(self, "low", "high")
+
     def quantile(self, u: Tensor, process: Process) -> Tensor:
         return self.low + (self.high - self.low) * u
 
@@ -64,6 +83,9 @@ class LogitNormal(TimeDistribution):
 
     mean: float = 0.0
     std: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self, std=POSITIVE)
 
     def quantile(self, u: Tensor, process: Process) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u)).clamp_min(1e-5)
@@ -77,9 +99,15 @@ class LogNormal(TimeDistribution):
     std: float = 1.2
     part: str | None = None
 
+    def __post_init__(self) -> None:
+        check(self, std=POSITIVE)
+
     def quantile(self, u: Tensor, process: Process) -> Tensor:
-        log_sigma = self.mean + self.std * torch.special.ndtri(u)
-        return schedule_of(process, self.part).time(-2 * log_sigma)
+        schedule = schedule_of(process, self.part)
+        first, last = ((-noisier / 2 - self.mean) / self.std for noisier in reversed(levels(schedule)))
+        low, high = (torch.special.ndtr(torch.tensor(end, dtype=torch.float64)) for end in (first, last))
+        log_sigma = self.mean + self.std * torch.special.ndtri(low + (high - low) * u)
+        return schedule.time(-2 * log_sigma)
 
 
 @dataclass(frozen=True)
@@ -89,6 +117,9 @@ class Mixed(TimeDistribution):
     first: TimeDistribution
     second: TimeDistribution
     share: float = 0.1
+
+    def __post_init__(self) -> None:
+        check(self, share=PROPER_SHARE)
 
     def quantile(self, u: Tensor, process: Process) -> Tensor:
         low = u < self.share
@@ -104,6 +135,9 @@ class Beta(TimeDistribution):
     a: float = 1.0
     b: float = 1.5
 
+    def __post_init__(self) -> None:
+        check(self, a=POSITIVE, b=POSITIVE)
+
     def quantile(self, u: Tensor, process: Process) -> Tensor:
         from scipy.special import betaincinv
 
@@ -112,9 +146,16 @@ class Beta(TimeDistribution):
 
 @dataclass(frozen=True)
 class Mode(TimeDistribution):
-    """More of the middle (scale > 0) or of the ends (scale < 0, from -1): Esser et al. (2024), "mode sampling"."""
+    """Esser et al. (2024), "mode sampling with heavy tails": more of the middle (scale > 0) or of the ends (scale < 0).
+
+    Args:
+        scale: From -1 to 2/(pi - 2) = 1.75; beyond them u to t would not be monotone.
+    """
 
     scale: float = 1.29
+
+    def __post_init__(self) -> None:
+        check(self, scale=Range(-1.0, 2 / (math.pi - 2)))
 
     def quantile(self, u: Tensor, process: Process) -> Tensor:
         return u - self.scale * (torch.sin(u * (math.pi / 2)) ** 2 - u)
@@ -122,15 +163,15 @@ class Mode(TimeDistribution):
 
 @dataclass(frozen=True)
 class CosineInterpolated(TimeDistribution):
-    """A cosine schedule's log-SNR, shifted by a resolution that moves from `low` to `high` as noise grows.
+    """A cosine schedule's log-SNR, shifted by a resolution that moves from `high` to `low` as noise grows.
 
-    logsnr(u) = lerp(c(u; low), c(u; high), u), c(u; d) = -2 log tan(...) + 2 log(d/size), both running from the
-    log-SNR of sigma_min to that of sigma_max (Hoogeboom et al. 2023, "simple diffusion").
+    logsnr(u) = u c(u; low) + (1 - u) c(u; high), c(u; d) = -2 log tan(...) + 2 log(d/size), both running from the
+    log-SNR of sigma_min at u = 0 to that of sigma_max at 1 (Hoogeboom et al. 2023, "simple diffusion", Sec. 3.1).
 
     Args:
         size: The resolution of the data.
-        low: The resolution whose noise is right for the details.
-        high: The resolution whose noise is right for the coarse structure.
+        low: The lower resolution, whose shift rules the coarse structure, at high noise.
+        high: The higher resolution, whose shift rules the details, at low noise.
         sigma_min: The least sigma/alpha.
         sigma_max: The largest.
         sigma_data: The standard deviation of the data.
@@ -144,8 +185,33 @@ class CosineInterpolated(TimeDistribution):
     sigma_data: float = 1.0
     part: str | None = None
 
+    def __post_init__(self) -> None:
+        check(
+            self,
+            size=POSITIVE,
+            low=POSITIVE,
+            high=POSITIVE,
+            sigma_min=POSITIVE,
+            sigma_max=POSITIVE,
+            sigma_data=POSITIVE,
+        )
+        ordered(self, "low", "high", equal=True)
+        ordered(self, "sigma_min", "sigma_max")
+
     def quantile(self, u: Tensor, process: Process) -> Tensor:
-        return schedule_of(process, self.part).time(self.logsnr(u) - 2 * math.log(self.sigma_data))
+        schedule, data = schedule_of(process, self.part), 2 * math.log(self.sigma_data)
+        noisy, clean = levels(schedule)
+        first, last = self.place(clean + data), self.place(noisy + data)
+        return schedule.time(self.logsnr(first + (last - first) * u) - data)
+
+    def place(self, logsnr: float) -> float:
+        """The quantile of a log-SNR, by bisection; 0 or 1 where it lies outside."""
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = float(self.logsnr(torch.tensor(middle, dtype=torch.float64))) > logsnr
+            low, high = (middle, high) if below else (low, middle)
+        return low if high == 1.0 else high
 
     def logsnr(self, u: Tensor) -> Tensor:
         """The log-SNR for data of unit variance at the quantile u."""
@@ -157,7 +223,7 @@ class CosineInterpolated(TimeDistribution):
             first, last = (math.atan(math.exp(-(bound - shift) / 2)) for bound in (top, end))
             return -2 * torch.log(torch.tan(first + u * (last - first))) + shift
 
-        return torch.lerp(cosine(self.low), cosine(self.high), u)
+        return torch.lerp(cosine(self.high), cosine(self.low), u)
 
 
 @dataclass(frozen=True)
@@ -175,18 +241,54 @@ class Binned(TimeDistribution):
     mass: tuple[float, ...]
     part: str | None = None
 
+    def __post_init__(self) -> None:
+        check(self, mass=NOT_NEGATIVE)
+        ordered(self, "low", "high")
+        if not self.mass or not math.isclose(sum(self.mass), 1, rel_tol=1e-6):
+            refuse(self, "mass", "shares that sum to one", "Binned(-12.0, 12.0, (0.5, 0.5))")
+
     def quantile(self, u: Tensor, process: Process) -> Tensor:
-        mass = torch.tensor(self.mass, dtype=torch.float64)
-        edges = torch.cat([mass.new_zeros(1), mass.cumsum(0)])
-        u = (1 - u) * edges[-1]  # large quantiles are late times
+        schedule, mass = schedule_of(process, self.part), torch.tensor(self.mass, dtype=torch.float64)
+        edges, low, high, _ = self.cut(schedule)
+        u = high - (high - low) * u  # large quantiles are late times
         k = (torch.searchsorted(edges, u, right=True) - 1).clamp(0, len(self.mass) - 1)
-        place = (k + (u - edges[k]) / mass[k]) / len(self.mass)
-        return schedule_of(process, self.part).time(self.low + (self.high - self.low) * place)
+        place = (k + (u - edges[k]) / mass[k].clamp_min(1e-300)) / len(self.mass)
+        return schedule.time(self.low + (self.high - self.low) * place)
 
     def correction(self, t: Tensor, process: Process) -> Tensor:
-        """What a loss at t must be multiplied by to count as if log-SNRs were drawn evenly, [B]."""
+        """What a loss at t must be multiplied by to count as if log-SNRs were drawn evenly, [B]; 1 on average."""
+        _, low, high, covered = self.cut(schedule_of(process, self.part))
         k = bins(t, process, self)
-        return 1 / (torch.tensor(self.mass, dtype=torch.float64)[k] * len(self.mass))
+        return (high - low) / (torch.tensor(self.mass, dtype=torch.float64)[k] * covered)
+
+    def cut(self, schedule: Schedule) -> tuple[Tensor, float, float, float]:
+        """The bins as the schedule cuts them off: no time has a log-SNR beyond the schedule's own.
+
+        Returns:
+            The cumulated mass at the edges, its values where the schedule ends and begins, and how many bins lie
+            between, as a fraction.
+
+        Raises:
+            RecipeError: Where nothing is left.
+        """
+        mass = torch.tensor(self.mass, dtype=torch.float64)
+        edges, n = torch.cat([mass.new_zeros(1), mass.cumsum(0)]), len(self.mass)
+        ends = [(end - self.low) / (self.high - self.low) * n for end in levels(schedule)]
+        first, last = (min(max(end, 0.0), n) for end in ends)
+        below = [min(int(place), n - 1) for place in (first, last)]
+        low, high = (float(edges[k] + (place - k) * mass[k]) for k, place in zip(below, (first, last), strict=True))
+        if not high > low:
+            raise RecipeError(
+                f"{type(self).__name__} covers log-SNRs from {self.low:g} to {self.high:g}, {schedule!r} none of them",
+                "bins within the schedule's log-SNRs",
+                "ImportanceTimes(low=-8.0, high=8.0)",
+            )
+        return edges, low, high, last - first
+
+
+def levels(schedule: Schedule) -> tuple[float, float]:
+    """The log-SNRs between which a schedule runs: at t = 1, and at t = 0."""
+    return float(schedule.logsnr(1.0)), float(schedule.logsnr(0.0))
 
 
 def bins(t: Tensor, process: Process, of: Binned) -> Tensor:
@@ -222,6 +324,7 @@ class LossHistogram:
         floor: float = 0.1,
         part: str | None = None,
     ) -> None:
+        ImportanceTimes(low, high, bins=bins, memory=memory, floor=floor, part=part)  # checks them
         self.even = Binned(low, high, (1 / bins,) * bins, part)
         self.memory, self.floor = memory, floor
         self.squares = torch.zeros(bins, dtype=torch.float64)
@@ -277,6 +380,10 @@ class ImportanceTimes(TimeDistribution):
     floor: float = 0.1
     every: int = 50
     part: str | None = None
+
+    def __post_init__(self) -> None:
+        check(self, bins=at_least(1), memory=at_least(1), floor=Range(0, 1, "(]"), every=at_least(1))
+        ordered(self, "low", "high")
 
     def quantile(self, u: Tensor, process: Process) -> Tensor:
         return self.started().even.quantile(u, process)

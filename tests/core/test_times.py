@@ -47,7 +47,7 @@ from gendiff import (
     UpAndDown,
 )
 from gendiff.config import from_config, to_config
-from gendiff.errors import SamplerError
+from gendiff.errors import GendiffError, SamplerError
 from gendiff.random import Noise
 from gendiff.sampling.grids import Grid, Levels, Trailing
 from gendiff.training import Binned, LogitNormal, LogNormal, Mixed, Uniform, stratified
@@ -189,9 +189,11 @@ def test_restarts_climb_from_the_low_end_to_the_high_one() -> None:
     assert set(plain) <= set(times)
     rows = Euler(12, times=Restart(Karras(), (Interval(1.0, 8.0, 3, 2),))).rows(process)
     assert sum(row.move is None for row in rows) == 2
-    for wrong in (Interval(1.0, 0.5), Interval(0.1, 1.0, 0), Interval(1e-6, 1e-5)):
-        with pytest.raises(SamplerError, match="Interval"):
-            Restart(Karras(), (wrong,))(process, 12)
+    for wrong in ((1.0, 0.5), (0.1, 1.0, 0)):
+        with pytest.raises(GendiffError, match="Interval"):
+            Interval(*wrong)  # type: ignore[arg-type]
+    with pytest.raises(SamplerError, match="Interval"):
+        Restart(Karras(), (Interval(1e-6, 1e-5),))(process, 12)
 
 
 # Training times
@@ -260,7 +262,7 @@ def test_cosine_interpolated_times_are_a_shifted_cosine() -> None:
     sigma = torch.exp(-logsnr / 2)
     assert float(sigma[0]) == pytest.approx(1e-3, rel=0.3) and float(sigma[-1]) == pytest.approx(1e3, rel=0.3)
     low, mixed, high = (CosineInterpolated(64.0, a, b).logsnr(UNIFORMS) for a, b in [(16, 16), (16, 64), (64, 64)])
-    torch.testing.assert_close(mixed, low + UNIFORMS * (high - low))
+    torch.testing.assert_close(mixed, UNIFORMS * low + (1 - UNIFORMS) * high)
 
 
 def test_times_follow_the_loss() -> None:

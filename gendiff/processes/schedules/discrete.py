@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gendiff.errors import RecipeError
+from gendiff.errors import Range, RecipeError, check, refuse, whole
 from gendiff.processes.schedules.base import Schedule
 from gendiff.processes.schedules.numbers import Dual, Floats, Time, exp_capped, maths
 
@@ -21,7 +21,7 @@ class Discrete(Schedule):
     Between indices log alpha is interpolated linearly, so grids of any step may be used.
 
     Args:
-        betas: The T variances; use `Discrete.linear(...)` or `Discrete.cosine(...)`.
+        betas: The T variances; use `Discrete.linear(...)`, `scaled_linear` or `cosine`.
     """
 
     betas: tuple[float, ...]
@@ -30,10 +30,9 @@ class Discrete(Schedule):
     _table: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not self.betas or not all(0 < b <= 1 for b in self.betas):
-            raise RecipeError(
-                "Discrete got betas outside (0, 1]", "T variances, each in (0, 1]", "Discrete.linear(1000)"
-            )
+        check(self, betas=Range(0, 1, "(]", "T variances, each in (0, 1], such as Discrete.linear(1000) has"))
+        if not self.betas:
+            refuse(self, "betas", "T variances, each in (0, 1]", "Discrete.linear(1000)")
         # Made here and not when first needed: a compiled training step only reads it.
         log2 = [0.0]
         for beta in self.betas:
@@ -43,12 +42,21 @@ class Discrete(Schedule):
 
     @staticmethod
     def linear(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Discrete:
-        """Ho et al. (2020)."""
+        """Ho et al. (2020): even steps of beta."""
+        whole("Discrete.linear", "steps", steps)
         return Discrete(tuple(torch.linspace(first, last, steps, dtype=torch.float64).tolist()))
+
+    @staticmethod
+    def scaled_linear(steps: int = 1000, first: float = 0.00085, last: float = 0.012) -> Discrete:
+        """Even steps of sqrt(beta), as latent diffusion and Stable Diffusion train (Rombach et al. 2022)."""
+        whole("Discrete.scaled_linear", "steps", steps)
+        roots = torch.linspace(math.sqrt(first), math.sqrt(last), steps, dtype=torch.float64)
+        return Discrete(tuple((roots**2).tolist()))
 
     @staticmethod
     def cosine(steps: int = 1000, offset: float = 0.008, largest: float = 0.999) -> Discrete:
         """Nichol & Dhariwal (2021), Eq. 17."""
+        whole("Discrete.cosine", "steps", steps)
 
         def bar(u: float) -> float:
             return math.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2

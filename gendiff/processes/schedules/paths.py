@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gendiff.errors import positive, refuse, rising
+from gendiff.errors import POSITIVE, check, ordered, refuse
 from gendiff.processes.schedules.base import Exploding, Flow, Schedule
 from gendiff.processes.schedules.numbers import Time, exp_capped, maths
 
@@ -31,9 +31,8 @@ class VP(Schedule):
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
-        positive(self, "beta_min", "beta_max")
-        if self.beta_min > self.beta_max:
-            refuse(self, "beta_min", f"at most beta_max={self.beta_max!r}")
+        check(self, beta_min=POSITIVE, beta_max=POSITIVE)
+        ordered(self, "beta_min", "beta_max", equal=True)
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
         m = maths(t)
@@ -76,7 +75,7 @@ class TrigFlow(Schedule):
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        positive(self, "sigma_data")
+        check(self, sigma_data=POSITIVE)
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
         m = maths(t)
@@ -108,9 +107,8 @@ class Sigmoid(Schedule):
     tau: float = 1.0
 
     def __post_init__(self) -> None:
-        positive(self, "tau")
-        if not self.start < self.end:
-            refuse(self, "start", f"less than end={self.end!r}")
+        check(self, tau=POSITIVE)
+        ordered(self, "start", "end")
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
         m = maths(t)
@@ -147,7 +145,7 @@ class Laplace(Schedule):
     scale: float = 0.5
 
     def __post_init__(self) -> None:
-        positive(self, "scale")
+        check(self, scale=POSITIVE)
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
         m = maths(t)
@@ -177,7 +175,8 @@ class VE(Exploding):
     sigma_max: float = 80.0
 
     def __post_init__(self) -> None:
-        rising(self, "sigma_min", "sigma_max")
+        check(self, sigma_min=POSITIVE, sigma_max=POSITIVE)
+        ordered(self, "sigma_min", "sigma_max")
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
         m = maths(t)
@@ -199,7 +198,7 @@ class EDM(Exploding):
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        positive(self, "sigma_max", "rho")
+        check(self, sigma_max=POSITIVE, rho=POSITIVE)
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
         return t * 0 + 1.0, self.sigma_max * t**self.rho
@@ -231,7 +230,8 @@ class Exponential(Flow):
     rate: float = 10.0
 
     def __post_init__(self) -> None:
-        if not self.rate or not math.isfinite(self.rate):
+        check(self)
+        if not self.rate:
             refuse(self, "rate", "a number other than zero")
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
@@ -250,7 +250,7 @@ class Polynomial(Flow):
     power: float = 2.0
 
     def __post_init__(self) -> None:
-        positive(self, "power")
+        check(self, power=POSITIVE)
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
         sigma = t**self.power

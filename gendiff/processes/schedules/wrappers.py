@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gendiff.errors import positive
+from gendiff.errors import POSITIVE, check
 from gendiff.processes.schedules.base import Schedule
 from gendiff.processes.schedules.numbers import Time, exp_capped, maths
 
@@ -22,7 +22,7 @@ class Shifted(Schedule):
     shift: float = 3.0
 
     def __post_init__(self) -> None:
-        positive(self, "shift")
+        check(self, shift=POSITIVE)
 
     @staticmethod
     def resolution(schedule: Schedule, size: float, base: float) -> Shifted:
@@ -67,6 +67,9 @@ class ZeroTerminal(Schedule):
     """
 
     schedule: Schedule
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def left(self, one: Time) -> Time:
         """a(1): the signal that the schedule leaves, in the arithmetic of `one`, so that a(1) - left is exactly 0."""

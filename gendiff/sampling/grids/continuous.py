@@ -18,9 +18,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from gendiff.errors import SamplerError, positive, refuse, rising
+from gendiff.errors import POSITIVE, POSITIVE_OR_INFINITE, Range, SamplerError, check, ordered, refuse
 from gendiff.processes import Process, schedule_of
 from gendiff.processes.schedules import Schedule
+
+TIME = Range(0, 1, text="a time in [0, 1]")
 
 
 class Grid(ABC):
@@ -40,6 +42,7 @@ def counted(steps: int) -> int:
 
 def falling(grid: Grid, name: str, most: float) -> None:
     """Refuses numbers given one by one unless there are two or more, falling within [0, most]."""
+    check(grid)
     values = getattr(grid, name)
     if len(values) < 2 or not all(most >= a and b >= 0 and (a >= b or math.isclose(a, b)) for a, b in pairwise(values)):
         expected = f"two numbers or more, the largest first, within [0, {most:g}]"
@@ -54,9 +57,7 @@ class LinearGrid(Grid):
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("start", "end"):
-            if not 0 <= getattr(self, name) <= 1:
-                refuse(self, name, "a time in [0, 1]")
+        check(self, start=TIME, end=TIME)
 
     def __call__(self, process: Process, steps: int) -> list[float]:
         counted(steps)
@@ -81,9 +82,7 @@ class PowerGrid(Grid):
     part: str | None = None
 
     def __post_init__(self) -> None:
-        positive(self, "power")
-        if not self.sigma_max > 0:
-            refuse(self, "sigma_max", "a positive number, or infinity for all of the schedule")
+        check(self, power=POSITIVE, sigma_max=POSITIVE_OR_INFINITE)
 
     def __call__(self, process: Process, steps: int) -> list[float]:
         schedule = schedule_of(process, self.part)
@@ -105,8 +104,8 @@ class Karras(Grid):
     part: str | None = None
 
     def __post_init__(self) -> None:
-        rising(self, "sigma_min", "sigma_max")
-        positive(self, "rho")
+        check(self, sigma_min=POSITIVE, sigma_max=POSITIVE, rho=POSITIVE)
+        ordered(self, "sigma_min", "sigma_max")
 
     def sigmas(self, steps: int) -> list[float]:
         """The noise levels, without the final 0."""
@@ -126,7 +125,8 @@ class LogSNRGrid(Grid):
     part: str | None = None
 
     def __post_init__(self) -> None:
-        rising(self, "sigma_min", "sigma_max")
+        check(self, sigma_min=POSITIVE, sigma_max=POSITIVE)
+        ordered(self, "sigma_min", "sigma_max")
 
     def sigmas(self, steps: int) -> list[float]:
         """The noise levels, without the final 0."""
@@ -174,8 +174,8 @@ class PolyExponential(Grid):
     part: str | None = None
 
     def __post_init__(self) -> None:
-        rising(self, "sigma_min", "sigma_max")
-        positive(self, "rho")
+        check(self, sigma_min=POSITIVE, sigma_max=POSITIVE, rho=POSITIVE)
+        ordered(self, "sigma_min", "sigma_max")
 
     def sigmas(self, steps: int) -> list[float]:
         """The noise levels, without the final 0."""
@@ -202,7 +202,7 @@ class BetaGrid(Grid):
     part: str | None = None
 
     def __post_init__(self) -> None:
-        positive(self, "a", "b")
+        check(self, a=POSITIVE, b=POSITIVE, sigmas=POSITIVE)
 
     def __call__(self, process: Process, steps: int) -> list[float]:
         from scipy.special import betaincinv
@@ -227,7 +227,7 @@ class ShiftedGrid(Grid):
     part: str | None = None
 
     def __post_init__(self) -> None:
-        positive(self, "shift")
+        check(self, shift=POSITIVE)
 
     def __call__(self, process: Process, steps: int) -> list[float]:
         schedule = schedule_of(process, self.part)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gendiff.errors import at_least, check
 from gendiff.processes import Process, schedule_of
 from gendiff.processes.schedules import Discrete
-from gendiff.sampling.grids.continuous import Grid, LinearGrid, counted
+from gendiff.sampling.grids.continuous import TIME, Grid, LinearGrid, counted
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Leading(Grid):
 
     offset: int = 0
     dropped: int = 0
+
+    def __post_init__(self) -> None:
+        check(self, offset=at_least(0), dropped=at_least(0))
 
     def __call__(self, process: Process, steps: int) -> list[float]:
         schedule, total = schedule_of(process), counted(steps) + self.dropped
@@ -62,6 +66,9 @@ class Linspace(Grid):
     last: float = 1e-3
     rounded: bool = True
     dropped: int = 0
+
+    def __post_init__(self) -> None:
+        check(self, start=TIME, last=TIME, dropped=at_least(0))
 
     def __call__(self, process: Process, steps: int) -> list[float]:
         schedule, total = schedule_of(process), counted(steps) + self.dropped

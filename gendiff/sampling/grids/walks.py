@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gendiff.errors import SamplerError, positive
+from gendiff.errors import POSITIVE, SamplerError, at_least, check, ordered
 from gendiff.processes import Process, schedule_of
 from gendiff.sampling.grids.continuous import Grid, Karras, LinearGrid
 
@@ -24,7 +24,7 @@ class UpAndDown(Grid):
     repeats: int = 5
 
     def __post_init__(self) -> None:
-        positive(self, "length", "repeats")
+        check(self, length=at_least(1), repeats=at_least(1))
 
     def __call__(self, process: Process, steps: int) -> list[float]:
         times = self.grid(process, steps)
@@ -50,6 +50,10 @@ class Interval:
     repeats: int = 1
     rho: float = 7.0
 
+    def __post_init__(self) -> None:
+        check(self, low=POSITIVE, high=POSITIVE, steps=at_least(1), repeats=at_least(1), rho=POSITIVE)
+        ordered(self, "low", "high")
+
 
 @dataclass(frozen=True)
 class Restart(Grid):
@@ -71,10 +75,6 @@ class Restart(Grid):
         schedule, times = schedule_of(process, self.part), self.grid(process, steps)
         after: dict[int, list[Interval]] = {}
         for interval in self.intervals:
-            if not 0 < interval.low < interval.high or interval.steps < 1:
-                raise SamplerError(
-                    f"Restart got {interval}", "0 < low < high and at least one step", "Interval(0.06, 0.3)"
-                )
             low = schedule.unclock(interval.low)
             inner = [i for i, t in enumerate(times) if 0 < t < schedule.unclock(interval.high)]
             if not inner:

@@ -82,8 +82,6 @@ class AnnealedLangevin(Solver):
 
 def corrected(process: Process, t: float, count: int, snr: float) -> Iterator[Row]:
     """Langevin steps at t."""
-    if not 0 < snr <= 0.5:
-        raise SamplerError(f"A Langevin step got snr={snr}", "a size in (0, 0.5]", "Langevin(snr=0.16)")
     churn = process.per_part(lambda leaf: 2 * snr * leaf.schedule(t)[1])
     move = process.move(t, t, churn)
     for _ in range(count):

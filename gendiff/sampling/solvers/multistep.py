@@ -19,7 +19,7 @@ from typing import ClassVar
 from gendiff.errors import SamplerError
 from gendiff.processes import Leaf, Process
 from gendiff.sampling.grids import Grid, Karras, LogSNRGrid, PowerGrid
-from gendiff.sampling.solvers.table import Past, Row, Solver
+from gendiff.sampling.solvers.table import Past, Row, Setting, Solver, by_part
 from gendiff.sampling.solvers.views import Circle, HalfSlope, Points, Rates, View, leads, norms
 from gendiff.sampling.solvers.weights import Clock, Index, LogSNR, adams, multistep2, multistep3, noisy, unipc
 from gendiff.spaces import leaves
@@ -40,15 +40,15 @@ class DPMpp2M(Solver):
     remembers: ClassVar[bool] = True
     steps: int = 20
     times: Grid = field(default_factory=PowerGrid)
-    eta: float = 0.0
-    noise_scale: float = 1.0
+    eta: Setting = 0.0
+    noise_scale: Setting = 1.0
     settle: bool = False
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         two = past and not (self.settle and not past.ahead)
         weights = process.per_part(lambda leaf: multistep2(leaf, past[-1], t, s) if two else (1.0,))
-        churn = process.per_part(lambda leaf: noisy(leaf, t, s, self.eta))
-        yield Row(t, s, at=t, weights=weights, move=process.move(t, s, churn, self.noise_scale))
+        churn = process.per_part(lambda leaf, eta: noisy(leaf, t, s, eta), self.eta)
+        yield Row(t, s, at=t, weights=weights, move=process.move(t, s, churn, by_part(process, self.noise_scale)))
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class Adams(Solver):
     times: Grid = field(default_factory=PowerGrid)
     view: View = field(default_factory=Circle)
     corrector: int | None = None
-    eta: float = 0.0
-    noise_scale: float = 1.0
+    eta: Setting = 0.0
+    noise_scale: Setting = 1.0
     settle: bool = False
 
     def __post_init__(self) -> None:
@@ -109,15 +109,16 @@ class Adams(Solver):
     ) -> Row:
         """The move t -> s towards the mix of predictions at the nodes."""
 
-        def mixed(leaf: Leaf) -> tuple[float, ...]:
-            w = self.view.weights(leaf, nodes, t, s, self.eta)
+        def mixed(leaf: Leaf, eta: float) -> tuple[float, ...]:
+            w = self.view.weights(leaf, nodes, t, s, eta)
             return (0.0, 1.0) if redo and len(w) < 2 <= len(nodes) else w  # with one node the move stays as it was
 
-        weights, churn = process.per_part(mixed), process.per_part(lambda leaf: noisy(leaf, t, s, self.eta))
+        weights = process.per_part(mixed, self.eta)
+        churn = process.per_part(lambda leaf, eta: noisy(leaf, t, s, eta), self.eta)
         # The newest prediction alone is the end itself at sigma = 0; its rate would leave the rounding of x/n there.
         alone = s <= 0 and at is not None and set(leaves(weights)) == {(1.0,)}
         return Row(
-            t, s, at=at, weights=weights, redo=redo, move=process.move(t, s, churn, self.noise_scale),
+            t, s, at=at, weights=weights, redo=redo, move=process.move(t, s, churn, by_part(process, self.noise_scale)),
             norms=None if alone else process.per_part(lambda leaf: self.view.norms(leaf, nodes[0], t, s)),
         )  # fmt: skip
 
@@ -140,8 +141,8 @@ class DPMpp3M(Solver):
     remembers: ClassVar[bool] = True
     steps: int = 20
     times: Grid = field(default_factory=Karras)
-    eta: float = 0.0
-    noise_scale: float = 1.0
+    eta: Setting = 0.0
+    noise_scale: Setting = 1.0
     midpoint: bool = True
     settle: bool | None = None
 
@@ -149,15 +150,16 @@ class DPMpp3M(Solver):
         settle = self.steps < 15 if self.settle is None else self.settle
         nodes = (t, *reversed(past))[: min(3, past.ahead + 1) if settle else 3]
 
-        def weights(leaf: Leaf) -> tuple[float, ...]:
+        def weights(leaf: Leaf, eta: float) -> tuple[float, ...]:
             if len(nodes) == 3:
-                return multistep3(leaf, nodes, t, s, self.eta)
+                return multistep3(leaf, nodes, t, s, eta)
             if len(nodes) == 2 and self.midpoint:
                 return multistep2(leaf, nodes[1], t, s)
-            return adams(leaf, nodes, t, s, LogSNR(), 1 + self.eta**2)
+            return adams(leaf, nodes, t, s, LogSNR(), 1 + eta**2)
 
-        churn = process.per_part(lambda leaf: noisy(leaf, t, s, self.eta))
-        yield Row(t, s, at=t, weights=process.per_part(weights), move=process.move(t, s, churn, self.noise_scale))
+        churn = process.per_part(lambda leaf, eta: noisy(leaf, t, s, eta), self.eta)
+        move = process.move(t, s, churn, by_part(process, self.noise_scale))
+        yield Row(t, s, at=t, weights=process.per_part(weights, self.eta), move=move)
 
 
 def DEIS(steps: int = 20, order: int = 3, times: Grid | None = None, settle: bool | None = None) -> Adams:

@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 from gendiff.errors import SamplerError
 from gendiff.processes import Gaussian, Leaf, Move, Process, schedule_of
 from gendiff.sampling.grids import Grid, Karras, LinearGrid, LogSNRGrid, PowerGrid
-from gendiff.sampling.solvers.table import Past, Row, Solver
+from gendiff.sampling.solvers.table import Past, Row, Setting, Solver, by_part
 from gendiff.sampling.solvers.views import leads, norms
 from gendiff.sampling.solvers.weights import LogSNR, adams, heun, posterior, remaining
 from gendiff.spaces import leaves
@@ -57,13 +57,14 @@ class DDIM(Solver):
     """Song et al. (2021), Eq. 12: eta = 0 is deterministic, eta = 1 is DDPM.
 
     Args:
-        noise_scale: Factor on the injected noise; below 1 samples colder than the model.
+        eta: Share of the posterior's noise, one number or one for every part by name.
+        noise_scale: Factor on the injected noise, likewise; below 1 samples colder than the model.
     """
 
     order: ClassVar[int] = 1
     steps: int = 50
-    eta: float = 0.0
-    noise_scale: float = 1.0
+    eta: Setting = 0.0
+    noise_scale: Setting = 1.0
     times: Grid = field(default_factory=LinearGrid)
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
@@ -72,26 +73,32 @@ class DDIM(Solver):
 
 @dataclass(frozen=True)
 class DDPM(Solver):
-    """Ancestral sampling; exact as steps grow.
+    """Ancestral sampling; exact as steps grow: `DDIM` with eta = 1.
+
+    On classes the churn of the posterior is remasking: a site forgets what it shows with probability 1 - (c_s/c_t)^2,
+    c the clock. `DDIM(eta={"pos": 1.0, "kind": 0.0})` keeps the shown classes of the part "kind".
 
     Args:
-        noise_scale: Factor on the noise.
+        noise_scale: Factor on the noise, one number or one for every part by name; on classes a temperature.
         large: Whether its variance is that of the forward step s -> t ("fixed large" of Ho et al. 2020), instead of
-            the posterior's ("fixed small").
+            the posterior's ("fixed small"). Classes have no deviation, and are moved as without it.
     """
 
     order: ClassVar[int] = 1
     steps: int = 100
-    noise_scale: float = 1.0
+    noise_scale: Setting = 1.0
     times: Grid = field(default_factory=LinearGrid)
     large: bool = False
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         churn = process.per_part(lambda leaf: posterior(leaf, t, s))
-        # The forward step's deviation is sigma_t/sigma_s times the posterior's.
-        noise_scale = process.per_part(
-            lambda leaf: self.noise_scale * (leaf.schedule(t)[1] / leaf.schedule(s)[1] if self.large and s > 0 else 1.0)
-        )
+
+        def factor(leaf: Leaf, noise_scale: float) -> float:
+            # The forward step's deviation is sigma_t/sigma_s times the posterior's; classes have no deviation.
+            large = self.large and s > 0 and leaf.flows
+            return noise_scale * (leaf.schedule(t)[1] / leaf.schedule(s)[1] if large else 1.0)
+
+        noise_scale = process.per_part(factor, self.noise_scale)
         yield Row(t, s, at=t, move=process.move(t, s, churn, noise_scale))
 
 
@@ -137,14 +144,15 @@ class EulerMaruyama(Solver):
 
     order: ClassVar[int] = 1
     steps: int = 500
-    eta: float = 1.0
-    noise_scale: float = 1.0
+    eta: Setting = 1.0
+    noise_scale: Setting = 1.0
     times: Grid = field(default_factory=LinearGrid)
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
-        yield Row(t, s, at=t, move=process.per_part(lambda leaf: self.move(leaf, t, s)))
+        move = process.per_part(lambda leaf, *own: self.move(leaf, t, s, *own), self.eta, self.noise_scale)
+        yield Row(t, s, at=t, move=move)
 
-    def move(self, leaf: Leaf, t: float, s: float) -> Move:
+    def move(self, leaf: Leaf, t: float, s: float, eta: float, noise_scale: float) -> Move:
         """The coefficients of the step t -> s; into sigma = 0, the prediction itself."""
         if not isinstance(leaf, Gaussian):
             raise SamplerError(f"EulerMaruyama got {leaf!r}", "Gaussian processes", "DDIM(eta=1.0)")
@@ -158,10 +166,10 @@ class EulerMaruyama(Solver):
         if leaf.schedule(s)[1] <= 0:
             return leaf.move(t, s)
         up, down = leaf.schedule.slopes(t)
-        h, f, double = t - s, up / alpha, 1 + self.eta**2
+        h, f, double = t - s, up / alpha, 1 + eta**2
         k = max(down / sigma - f, 0.0)
         pull = h * double * k * alpha
-        return Move(1 - h * f - h * double * k, pull, self.noise_scale * self.eta * sigma * math.sqrt(2 * k * h))
+        return Move(1 - h * f - h * double * k, pull, noise_scale * eta * sigma * math.sqrt(2 * k * h))
 
 
 @dataclass(frozen=True)
@@ -236,8 +244,8 @@ class DPMSolver(Solver):
     order: int = 2  # type: ignore[misc]
     orders: tuple[int, ...] = ()
     times: Grid = field(default_factory=LogSNRGrid)
-    eta: float = 0.0
-    noise_scale: float = 1.0
+    eta: Setting = 0.0
+    noise_scale: Setting = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -252,7 +260,7 @@ class DPMSolver(Solver):
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         order = self.orders[len(past)] if len(past) < len(self.orders) else self.order
         schedule, move = schedule_of(process), ancestral(process, t, s, self.eta, self.noise_scale)
-        now, then = schedule.logsnr(t), remaining(leaf_of(process), t, s, self.eta)
+        now, then = schedule.logsnr(t), reached(process, t, s, self.eta)
         if order == 1 or not math.isfinite(then - now):
             yield Row(t, s, at=t, move=move)
             return
@@ -282,13 +290,13 @@ class DPMpp2S(Solver):
     order: ClassVar[int] = 2
     steps: int = 10
     times: Grid = field(default_factory=Karras)
-    eta: float = 0.0
-    noise_scale: float = 1.0
+    eta: Setting = 0.0
+    noise_scale: Setting = 1.0
     inner: bool = False
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         schedule, move = schedule_of(process), ancestral(process, t, s, self.eta, self.noise_scale)
-        now, then = schedule.logsnr(t), remaining(leaf_of(process), t, s, 0.0 if self.inner else self.eta)
+        now, then = schedule.logsnr(t), reached(process, t, s, 0.0 if self.inner else self.eta)
         if not math.isfinite(then - now):
             yield Row(t, s, at=t, move=move)
             return
@@ -317,7 +325,7 @@ class Churn(Solver):
     churn: float = 40.0
     low: float = 0.05
     high: float = 50.0
-    noise_scale: float = 1.003
+    noise_scale: Setting = 1.003
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         schedule = schedule_of(process)
@@ -347,14 +355,15 @@ class OnePath(Solver):
             yield replace(row, path=row.s < row.t)
 
 
-def ancestral(process: Process, t: float, s: float, eta: float, noise_scale: float) -> Any:
-    """The move t -> s with eta times the posterior's noise."""
-    return process.move(t, s, process.per_part(lambda leaf: eta * posterior(leaf, t, s)), noise_scale)
+def ancestral(process: Process, t: float, s: float, eta: Any, noise_scale: Any) -> Any:
+    """The move t -> s with eta times the posterior's noise; both may be by part."""
+    churn = process.per_part(lambda leaf, eta: eta * posterior(leaf, t, s), eta)
+    return process.move(t, s, churn, by_part(process, noise_scale))
 
 
-def leaf_of(process: Process) -> Leaf:
-    """The first part, whose levels decide where a step is divided."""
-    return next(iter(leaves(process.per_part(lambda leaf: leaf))))
+def reached(process: Process, t: float, s: float, eta: Setting) -> float:
+    """`remaining` of the first part, whose levels decide where a step is divided."""
+    return next(iter(leaves(process.per_part(lambda leaf, eta: remaining(leaf, t, s, eta), eta))))
 
 
 def stage(

@@ -28,14 +28,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, zip_longest
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from gendiff.errors import SamplerError
+from gendiff.errors import NOT_NEGATIVE, NOT_NEGATIVE_OR_INFINITE, Range, SamplerError, at_least, check
 from gendiff.processes import Move, Process, pick
 from gendiff.sampling.grids import Grid
 
@@ -53,7 +53,7 @@ class Row:
         move: The process's coefficients for t -> s; None for renoising.
         last: Whether this move completes a step of the grid.
         norms: (n at `at`, n at t) by part where the weights mix rates (then of the l_j, c_t/c_j included), else None.
-        noise_scale: Factor on the noise of a renoising.
+        noise_scale: Factor on the noise of a renoising, or by part.
         path: Whether the noise is the increment of one Brownian path in t, the same on every grid.
         reach: How many predictions the weights reach back; known from them.
         draws: Whether the move may need noise; known from it.
@@ -67,7 +67,7 @@ class Row:
     move: Any = None
     last: bool = True
     norms: Any = None
-    noise_scale: float = 1.0
+    noise_scale: Setting = 1.0
     path: bool = False
     reach: int = field(init=False, repr=False, compare=False)
     draws: bool = field(init=False, repr=False, compare=False)
@@ -97,6 +97,27 @@ class Past(list[float]):
     ahead: int = 0
 
 
+Setting = float | Mapping[str, float]
+"""A number, or one for every part of a bundle by name."""
+
+
+def by_part(process: Process, setting: Setting) -> Any:
+    """A setting for every part of a process by name, or the number itself where there are no parts.
+
+    Raises:
+        SamplerError: For names of parts other than the process's.
+    """
+    return process.per_part(lambda _, own: own, setting)
+
+
+RANGES = {
+    "steps": at_least(1), "order": at_least(1), "orders": at_least(1), "corrector": at_least(0),
+    "eta": NOT_NEGATIVE, "noise_scale": NOT_NEGATIVE, "churn": NOT_NEGATIVE, "low": NOT_NEGATIVE,
+    "high": NOT_NEGATIVE_OR_INFINITE, "corrections": at_least(0), "snr": Range(0, 0.5, "(]"),
+}  # fmt: skip
+"""What the fields of solvers that have these names may be."""
+
+
 class Solver(ABC):
     """The interface: frozen dataclasses with `steps` and a grid `times`.
 
@@ -104,8 +125,8 @@ class Solver(ABC):
         remembers: Whether a step uses the predictions of those before it.
 
     Raises:
-        SamplerError: For steps or an order below one or not whole, a negative eta or noise_scale, and a solver that
-            remembers inside one that takes single steps of another.
+        SamplerError: For fields of another kind than they declare, or out of `RANGES`, and a solver that remembers
+            inside one that takes single steps of another.
     """
 
     order: ClassVar[int]
@@ -115,13 +136,7 @@ class Solver(ABC):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        for field_ in ("steps", "order", "corrector"):
-            number, least = getattr(self, field_, None), 0 if field_ == "corrector" else 1
-            if number is not None and (not isinstance(number, int) or number < least):
-                raise SamplerError(f"{name} got {field_}={number!r}", f"a whole number, at least {least}", f"{name}()")
-        for field_ in ("eta", "noise_scale"):
-            if not getattr(self, field_, 0.0) >= 0:
-                raise SamplerError(f"{name} got {field_}={getattr(self, field_)}", "a number >= 0", f"{name}()")
+        check(self, SamplerError, **RANGES)
         inner = getattr(self, "solver", None)
         if not self.remembers and inner is not None and inner.remembers:
             raise SamplerError(

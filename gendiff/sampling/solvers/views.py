@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
+from gendiff.errors import POSITIVE, check
 from gendiff.processes import Gaussian, Leaf, Process
 from gendiff.sampling.solvers.weights import Clock, LogSNR, Soft, Variable, adams, lagrange, legendre
 
@@ -103,6 +104,9 @@ class Circle(View):
     """
 
     width: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self, width=POSITIVE)
 
     def weights(self, leaf: Leaf, at: Sequence[float], t: float, s: float, eta: float = 0.0) -> tuple[float, ...]:
         if not isinstance(leaf, Gaussian):

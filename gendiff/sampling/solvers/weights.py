@@ -29,6 +29,7 @@ from math import inf
 
 import numpy as np
 
+from gendiff.errors import POSITIVE, check
 from gendiff.processes import Leaf
 from gendiff.processes.schedules import Schedule
 
@@ -68,6 +69,9 @@ class Soft(Variable):
     """
 
     scale: float = 0.3
+
+    def __post_init__(self) -> None:
+        check(self, scale=POSITIVE)
 
     def __call__(self, c: float, schedule: Schedule) -> float:
         return -0.5 * math.log1p((c / self.scale) ** 2) if c < inf else inf

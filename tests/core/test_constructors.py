@@ -1,0 +1,184 @@
+"""Every public constructor says what it does not take: kinds, numbers out of range, NaN, words for numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import torch
+
+import gendiff
+from gendiff import (
+    DDIM,
+    DDPM,
+    CosineInterpolated,
+    Gaussian,
+    Hutchinson,
+    Linear,
+    LogitNormal,
+    LogNormal,
+    Mode,
+    Noise,
+    Objective,
+    Uniform,
+    elbo,
+    vlb,
+)
+from gendiff.config import kinds
+from gendiff.denoisers import Normal
+from gendiff.errors import GendiffError, check
+from gendiff.sampling import EvenSteps
+from gendiff.training import EMA, Independent, LossHistogram, MinSNR, Output, Profiles
+
+HARD = (math.nan, math.inf, -math.inf, -1.0, 0.0, 1e300, "2", 2.5)
+UNBOUNDED = {"high", "sigma_max", "still_above", "radius"}  # may be infinite
+# What solvers, samplers and bounds hand over, made by the library itself.
+LEFT = {
+    "Row", "Move", "Jump", "Turn", "Progress", "Snapshot", "Arrival", "Stage", "Increment", "Range", "Along", "Fitted",
+    "Calibrated", "Pilot", "IGSO3",
+}  # fmt: skip
+
+
+def required(kind: str) -> dict[str, Any]:
+    """Arguments without which a constructor cannot be called."""
+    denoiser = Normal(Gaussian(Linear()), torch.zeros(2), torch.eye(2))
+    given: dict[str, dict[str, Any]] = {
+        "Absorbing": {"classes": 3},
+        "UniformCategories": {"classes": 3},
+        "Discrete": {"betas": (0.1, 0.2)},
+        "Fixed": {"times": (1.0, 0.0)},
+        "Geodesic": {"on": gendiff.Torus()},
+        "Interval": {"low": 0.1, "high": 0.3},
+        "Levels": {"sigmas": (2.0, 1.0)},
+        "Noise": {"seed": 0, "index": torch.arange(3)},
+        "Parallel": {"solver": gendiff.Euler(3)},
+        "Shifted": {"schedule": Linear()},
+        "ZeroTerminal": {"schedule": Linear()},
+        "Mixed": {"first": LogitNormal(), "second": Uniform()},
+        "Binned": {"low": -8.0, "high": 8.0, "mass": (0.5, 0.5)},
+        "Reward": {"f": lambda x: x},
+        "GuidanceInterval": {"rule": gendiff.CFG(2.0)},
+        "CFGRescale": {"rule": gendiff.CFG(2.0)},
+        "CFGPlusPlus": {"rule": gendiff.CFG(2.0)},
+        "Autoguidance": {"denoiser": denoiser, "weaker": denoiser, "scale": 2.0},
+        "Guided": {"denoiser": denoiser, "scale": 2.0, "without": lambda cond: cond},
+        "ClassifierGuidance": {"denoiser": denoiser, "log_p": lambda x, t: x.sum(-1)},
+        "Constrained": {"denoiser": denoiser, "constrain": lambda x: x},
+    }
+    return given.get(kind, {})
+
+
+def numbers() -> list[Any]:
+    """(class, field): the dataclasses that a file may name, and their fields that hold numbers."""
+    out = []
+    for name, kind in sorted(kinds(gendiff).items()):
+        if kind.__module__.startswith("gendiff.guidance"):
+            continue
+        if not dataclasses.is_dataclass(kind) or inspect.isabstract(kind) or name in LEFT:
+            continue
+        hints = get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            declared = [hints[field.name], *get_args(hints[field.name])]
+            if field.init and (int in declared or float in declared):
+                out.append(pytest.param(kind, field.name, float not in declared, id=f"{name}.{field.name}"))
+    return out
+
+
+@pytest.mark.parametrize(("kind", "name", "whole"), numbers())
+def test_numbers_out_of_range_are_refused_by_name(kind: Any, name: str, whole: bool) -> None:
+    """NaN and words never pass; what passes is a value the class itself can name as a range, or infinity by default."""
+    arguments = required(kind.__name__)
+    default = getattr(kind(**arguments), name)
+    refused = []
+    for value in HARD:
+        try:
+            kind(**{**arguments, name: value})
+        except GendiffError as error:
+            assert name in str(error) and kind.__name__ in str(error), error
+            refused.append(value)
+    assert "2" in refused and any(isinstance(v, float) and math.isnan(v) for v in refused), refused
+    assert -math.inf in refused, f"{kind.__name__} took {name}=-inf"
+    if default != math.inf and name not in UNBOUNDED:
+        assert math.inf in refused, f"{kind.__name__} took {name}=inf"
+    if whole:
+        assert 2.5 in refused, f"{kind.__name__} took {name}=2.5"
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    a: float = 1.0
+    b: int | None = None
+    c: tuple[float, ...] = ()
+    d: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    e: Linear = dataclasses.field(default_factory=Linear)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("a", True), ("a", "1"), ("a", None), ("a", math.inf), ("b", 1.5), ("b", True), ("c", [1.0]), ("c", (1.0, "x")),
+        ("c", (math.nan,)), ("d", 1.0), ("d", {"x": math.nan}), ("d", {1: 1.0}), ("e", Linear), ("e", Gaussian()),
+    ],
+)  # fmt: skip
+def test_the_check_knows_kinds(name: str, value: Any) -> None:
+    with pytest.raises(GendiffError, match=f"Toy got {name}="):
+        Toy(**{name: value})
+
+
+def test_the_check_takes_what_fits() -> None:
+    import numpy as np
+
+    Toy(np.float32(1.0), np.int64(3), (1, 2.0), {"x": 1}, Linear())  # type: ignore[arg-type]
+
+
+WRONG: list[Any] = [
+    lambda: Hutchinson(0),
+    lambda: LogitNormal(std=0.0),
+    lambda: LogNormal(std=-1.0),
+    lambda: Mode(2.0),
+    lambda: Mode(-1.1),
+    lambda: Uniform(0.5, 0.5),
+    lambda: CosineInterpolated(low=64.0, high=32.0),
+    lambda: LossHistogram(bins=0),
+    lambda: LossHistogram(2.0, -2.0),
+    lambda: Profiles(torch.nn.Linear(1, 1), (0.5,)),
+    lambda: EMA(torch.nn.Linear(1, 1), 1.5),
+    lambda: EMA(torch.nn.Linear(1, 1), math.nan),
+    lambda: Objective(weighting=Output),  # type: ignore[arg-type]
+    lambda: Objective(weighting="MinSNR"),  # type: ignore[arg-type]
+    lambda: Objective(weighting={"pos": 1.0}),  # type: ignore[dict-item]
+    lambda: Objective(parts={"pos": -1.0}),
+    lambda: Objective(auxiliary=-1.0),
+    lambda: Objective(coupling=Independent),  # type: ignore[arg-type]
+    lambda: Output(0.0),
+    lambda: MinSNR(-5.0),
+    lambda: EvenSteps(0),
+    lambda: DDIM(eta={"pos": -1.0}),
+    lambda: DDPM(noise_scale="cold"),  # type: ignore[arg-type]
+    lambda: Noise.of(0, -1),
+    lambda: Noise.of(1.5, 1),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=map(str, range(len(WRONG))))
+def test_what_came_from_outside_as_accepted_is_refused(wrong: Any) -> None:
+    with pytest.raises(GendiffError):
+        wrong()
+
+
+@pytest.mark.parametrize(
+    "grid", [[0.0, 1.0], [0.1, 0.5, 1.0], [1.0, 1.0, 0.0], [0.9, 0.5, 0.0], [], [1.0, math.nan]], ids=repr
+)
+def test_bounds_want_a_grid_that_falls_from_pure_noise(grid: list[float]) -> None:
+    denoiser = Normal(Gaussian(Linear()), torch.zeros(2), torch.eye(2))
+    with pytest.raises(GendiffError, match="fall from 1"):
+        vlb(denoiser, torch.zeros(3, 2), Noise.of(0, 3), grid=grid)
+    with pytest.raises(GendiffError, match="draws=0"):
+        elbo(denoiser, torch.zeros(3, 2), Noise.of(0, 3), draws=0)
