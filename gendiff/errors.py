@@ -245,7 +245,7 @@ def ordered(owner: Any, low: str, high: str, *, equal: bool = False) -> None:
 
 
 def refuse(owner: Any, name: str, expected: str, fix: str = "", error: type[GendiffError] | None = None) -> None:
-    """Raises RecipeError, or another, for the value of a dataclass's field; the default is the fix, unless one is given."""
+    """Raises RecipeError, or another error, for the value of a field; its default is the fix, unless one is given."""
     kind, fields = type(owner).__name__, {field.name: field for field in dataclasses.fields(owner)}
     field, required = fields[name], [f for f in fields.values() if is_required(f)]
     if not fix and not is_required(field):
