@@ -63,7 +63,7 @@ def test_numbers_out_of_range_are_refused_at_once(name: str, arguments: tuple[An
 @pytest.mark.parametrize("levels", [(0.1, 1.0, 5.0), (5.0, 1.0, -1.0), (1.0,), (), (5.0, math.nan, 0.0)], ids=repr)
 def test_given_levels_and_times_fall(levels: tuple[float, ...]) -> None:
     for kind in (Levels, Fixed):
-        with pytest.raises(errors.RecipeError, match="the largest first|finite"):
+        with pytest.raises(errors.RecipeError, match=r"the largest first|finite"):
             kind(levels)
     with pytest.raises(errors.RecipeError, match="within"):
         Fixed((2.0, 1.0, 0.0))
