@@ -28,7 +28,7 @@ from gendiff import (
     elbo,
     vlb,
 )
-from gendiff.config import kinds
+from gendiff.config import core_kinds
 from gendiff.denoisers import Normal
 from gendiff.errors import GendiffError, check
 from gendiff.sampling import EvenSteps
@@ -75,7 +75,7 @@ def required(kind: str) -> dict[str, Any]:
 def numbers() -> list[Any]:
     """(class, field): the dataclasses that a file may name, and their fields that hold numbers."""
     out = []
-    for name, kind in sorted(kinds(gendiff).items()):
+    for name, kind in sorted(core_kinds().items()):
         if kind.__module__.startswith("gendiff.guidance"):
             continue
         if not dataclasses.is_dataclass(kind) or inspect.isabstract(kind) or name in LEFT:
