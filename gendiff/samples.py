@@ -10,30 +10,18 @@ mixes the samples of two requests.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gendiff.domain import Domain
 from gendiff.errors import RequestError
-from gendiff.model import Model
+from gendiff.model import Model, digest, write_whole
 
 MANIFEST = "manifest.json"
-
-
-def digest(module: nn.Module) -> str:
-    """SHA-256 of a module's parameters and buffers, by name, type, shape and bytes: hex."""
-    out = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        out.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        out.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return out.hexdigest()
 
 
 def jsonable(value: Any) -> Any:
@@ -45,19 +33,6 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): jsonable(v) for k, v in value.items()}
     return [jsonable(v) for v in value] if isinstance(value, list | tuple | range) else repr(value)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A text file that appears whole, on the disk, or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class SampleFolder:
@@ -98,7 +73,7 @@ class SampleFolder:
             "complete": False,
             "n": n,
             "domain": model.domain.name,
-            "model": digest(model.denoiser.network),
+            "model": digest(model.denoiser.network.state_dict()),
             "sampler": repr(model.sampler),
             "version": __version__,
             **jsonable(manifest or {}),
@@ -111,7 +86,7 @@ class SampleFolder:
         return self
 
     def _write(self) -> None:
-        write_whole(self.folder / MANIFEST, json.dumps(self.manifest, indent=2) + "\n")
+        write_whole(self.folder / MANIFEST, f"{json.dumps(self.manifest, indent=2)}\n".encode())
 
     def _file(self, name: str, write: Callable[[Path], None]) -> None:
         part = self.folder / f".part-{name}"

@@ -1,45 +1,176 @@
-"""Callbacks: averaged weights, samples to look at and listen to, throughput."""
+"""What happens after every optimiser step, in this order.
+
+`Clock` counts the step and its time, and stops a run whose loss is not finite; `EMAWeights` averages; `LearnTimes`
+tells `ImportanceTimes` the losses; `SampleLogger` and `MetricLogger` look at samples; `Report` hands the row to the
+loggers; `Keeper` writes the checkpoint, which therefore holds all that the step has changed, and ends the run.
+"""
 
 from __future__ import annotations
 
 import mimetypes
-from collections.abc import Iterator
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from gendiff.model import Model
 from gendiff.progress import progress_bar
-from gendiff.training import EMA
+from gendiff.samples import write_samples
+from gendiff.training import EMA, ImportanceTimes
 
+from .folder import Folder, RunError, Table, written
 from .module import Denoising
 
+EVERY = 10
+"""Steps between two rows for the loggers."""
+SMALLER = (
+    "The checkpoints are of steps before it. Begin anew with a smaller optimizer.lr or optimizer.clip, or in float32 "
+    "(trainer.precision=float32)"
+)
 
-class EMAWeights(L.Callback):
-    """Keeps the EMA of the network, saves it with every checkpoint, and never touches the weights mid-step.
+
+class AfterStep(L.Callback):
+    """Acts after every optimiser step, which may take several batches (`trainer.accumulate`)."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (batch_idx + 1) % pl_module.recipe.trainer.accumulate == 0:
+            self.after(trainer, pl_module)
+
+    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+        """What is done after a step."""
+        raise NotImplementedError
+
+
+class Signals:
+    """Ctrl-C, SIGTERM and a lost terminal ask the run to stop after this step; a second Ctrl-C stops it at once."""
+
+    NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        self.install()
+        return self
+
+    def install(self) -> None:
+        """Takes over the signals, except those that are ignored (nohup). Only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name in self.NAMES:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                self.before.setdefault(number, signal.getsignal(number))
+                signal.signal(number, self.got)
+
+    def got(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        self.number = number
+        os.write(2, b"\nStopping after this step, with a checkpoint.\n")
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self.before = {}
+
+
+class Clock(AfterStep):
+    """Counts steps and training time; decides, for all devices alike, on what each of them may find by itself.
+
+    Devices agree at ticks: after every step on a processor, else about four times a second, because to agree they wait
+    for one another. There they exchange the time of the first device, a signal that any has got, and the first step
+    with a loss that is not finite.
+
+    Args:
+        signals: Asked at every tick.
+        minutes: Between two checkpoints.
+    """
+
+    TICK = 0.25
+
+    def __init__(self, signals: Signals, minutes: float) -> None:
+        self.signals, self.minutes = signals, minutes
+        self.signal: int | None = None
+        self.due = False
+        self.since = self.saved = 0.0
+        self.waited, self.steps, self.tick = 0.0, 0, 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.signals.install()  # Lightning has put its own in their place
+        pace = pl_module.pace
+        pace.times = trainer.strategy.broadcast(pace.times)
+        if not trainer.is_global_zero:
+            pace.path = None
+        self.saved = time.monotonic()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """The time of the next step begins."""
+        self.since = time.perf_counter()
+
+    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+        self.waited += time.perf_counter() - self.since
+        self.steps += 1
+        module.step += 1
+        step, pace, self.due = module.step, module.pace, False
+        if step < self.tick:
+            if not pace.known(step):
+                pace.add(pace.spent(step - 1))
+            return
+        alone = trainer.world_size == 1 and module.device.type == "cpu"
+        usual = self.waited / self.steps
+        following = 1 if alone else min(max(int(self.TICK / max(usual, 1e-6)), 1), 50)
+        spent = pace.spent(step - 1) + self.steps * pace.counted(usual)
+        bad = [at for at, loss in module.losses if not bool(torch.isfinite(loss))]
+        due = time.monotonic() - self.saved >= 60 * self.minutes
+        own = torch.tensor([spent, following, due, self.signals.number or 0, min(bad, default=0)], dtype=torch.float64)
+        if not alone:
+            own = torch.as_tensor(module.all_gather(own.to(module.device))).reshape(-1, 5).cpu()
+            own = torch.cat([own[0, :3], own[:, 3:].max(0).values])
+        spent, following, due, number, first = own.tolist()
+        if not pace.known(step):
+            pace.add(spent)
+        self.tick, self.due, self.signal = step + int(following), bool(due), int(number) or None
+        self.waited, self.steps, module.losses = 0.0, 0, []
+        if first:
+            raise RunError(f"The loss of step {int(first)} is not finite", "finite losses", SMALLER)
+
+
+class EMAWeights(AfterStep):
+    """Keeps the EMA of the network and never touches the weights mid-step.
 
     Args:
         decay: The EMA's decay.
+        state: Of an EMA to go on with.
     """
 
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, decay: float, state: Mapping[str, Any] | None = None) -> None:
+        self.decay, self.state = decay, state
         self.ema: EMA | None = None
-        self._loaded: dict[str, Any] | None = None
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Denoising)
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.ema = EMA(pl_module.denoiser.network, self.decay)
-        if self._loaded is not None:
-            self.ema.load_state_dict(self._loaded)
+        if self.state is not None:
+            self.ema.load_state_dict(dict(self.state))
+            self.state = None
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def after(self, trainer: L.Trainer, module: Denoising) -> None:
         assert self.ema is not None
-        self.ema.update(pl_module.denoiser.network)
+        self.ema.update(module.denoiser.network)
 
     @contextmanager
     def applied(self, module: Denoising) -> Iterator[None]:
@@ -48,16 +179,19 @@ class EMAWeights(L.Callback):
         with self.ema.applied(module.denoiser.network):
             yield
 
-    def state_dict(self) -> dict[str, Any]:
-        return {} if self.ema is None else self.ema.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.ema is not None and state_dict:
-            self.ema.load_state_dict(state_dict)
-        self._loaded = state_dict or None
+class LearnTimes(AfterStep):
+    """Tells `ImportanceTimes` the losses of all devices, so that all go on from the same histogram."""
+
+    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+        times = module.recipe.times
+        if module.learned is not None and isinstance(times, ImportanceTimes) and module.step % times.every == 0:
+            t, losses = module.told()
+            module.learned.update(t, losses, module.denoiser.process)
+            module.seen = []
 
 
-class SampleLogger(L.Callback):
+class SampleLogger(AfterStep):
     """Draws samples with the averaged weights: files in a folder, pictures and sound to the logger.
 
     Args:
@@ -72,39 +206,26 @@ class SampleLogger(L.Callback):
     def __init__(
         self, model: Model, averaging: EMAWeights, folder: Path, *, every: int, n: int, what: dict[str, Any]
     ) -> None:
-        self.model, self.averaging, self.folder, self.every, self.n, self.what = (
-            model,
-            averaging,
-            folder,
-            every,
-            n,
-            what,
-        )
+        self.model, self.averaging, self.folder = model, averaging, folder
+        self.every, self.n, self.what = every, n, what
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step = trainer.global_step
+    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+        step = module.step
         if not self.every or step % self.every or not trainer.is_global_zero:
             return
-        with self.averaging.applied(pl_module):
-            artifacts = self.model.sample(self.n, seed=0, **self.what)
         folder = self.folder / f"step_{step:06d}"
-        save_artifacts(self.model, artifacts, folder)
+        request = {name: value for name, value in self.what.items() if name != "guidance"}
+        manifest = {"step": step, "seed": 0, "guidance": self.what.get("guidance", 1.0), "request": request}
+        with self.averaging.applied(module):
+            artifacts = self.model.sample(self.n, seed=0, **self.what)
+            with written(folder, "room for samples; the checkpoints are whole"):
+                write_samples(self.model, artifacts, folder, manifest, overwrite=True)
         for path in sorted(folder.iterdir()):
             show(trainer, path, step)
 
 
-def save_artifacts(model: Model, artifacts: list[Any], folder: Path) -> None:
-    """Every artifact in its own file, and one picture of them all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, artifact in enumerate(artifacts):
-        model.domain.write(artifact, folder / f"{i:03d}{model.domain.suffix}")
-    model.domain.plot(artifacts, folder / "all.png")
-
-
 def show(trainer: L.Trainer, path: Path, step: int) -> None:
     """Hands a picture or sound to the TensorBoard logger, by the file's type."""
-    from lightning.pytorch.loggers import TensorBoardLogger
-
     kind = mimetypes.guess_type(path.name)[0] or ""
     for logger in trainer.loggers:
         if not isinstance(logger, TensorBoardLogger):
@@ -123,8 +244,8 @@ def show(trainer: L.Trainer, path: Path, step: int) -> None:
             logger.experiment.add_audio(f"samples/{path.stem}", torch.from_numpy(samples)[None], step, sample_rate=rate)
 
 
-class MetricLogger(L.Callback):
-    """Logs every metric of the domain, on samples drawn with the averaged weights, as `metrics/NAME`.
+class MetricLogger(AfterStep):
+    """Every metric of the domain, on samples drawn with the averaged weights, as `metrics/NAME` in the step's row.
 
     Args:
         model: The model in training.
@@ -141,18 +262,64 @@ class MetricLogger(L.Callback):
         self.model, self.averaging, self.reference = model, averaging, reference
         self.every, self.n, self.what = every, n, what
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if not self.every or trainer.global_step % self.every or not trainer.is_global_zero:
+    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+        if not self.every or module.step % self.every or not trainer.is_global_zero:
             return
-        with self.averaging.applied(pl_module):
+        with self.averaging.applied(module):
             artifacts = self.model.sample(self.n, seed=1, **self.what)
         metrics = self.model.domain.metrics()
-        found = {f"metrics/{name}": float(metric(artifacts, self.reference)) for name, metric in metrics.items()}
-        for logger in trainer.loggers:
-            logger.log_metrics(found, trainer.global_step)
+        module.row |= {f"metrics/{name}": float(metric(artifacts, self.reference)) for name, metric in metrics.items()}
 
 
-class ProgressBar(L.Callback):
+class CSV(Logger):
+    """metrics.csv as one of Lightning's loggers."""
+
+    def __init__(self, table: Table) -> None:
+        super().__init__()
+        self.table = table
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.table.add(step or 0, metrics)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the recipe is beside it."""
+
+
+class Report(AfterStep):
+    """Hands a row to the loggers: losses averaged over devices, the learning rate and the pace.
+
+    Every `EVERY` steps, and whenever there are metrics. Milliseconds a step are of training alone.
+    """
+
+    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+        row, module.row = module.row, {}
+        step, every = module.step, min(EVERY, module.recipe.trainer.steps)
+        if step % every == 0:
+            names = [name for name in row if name.startswith("train/")]
+            values = torch.stack([torch.as_tensor(row[name]).float() for name in names])
+            means = torch.as_tensor(trainer.strategy.reduce(values, reduce_op="mean")).tolist()
+            row |= dict(zip(names, means, strict=True))
+            row["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+            seconds = (module.pace.spent(step) - module.pace.spent(step - every)) / every
+            if seconds > 0:
+                row["train/ms_per_step"] = 1000 * seconds
+                row["train/examples_per_second"] = module.recipe.trainer.batch / seconds
+        else:
+            row = {name: value for name, value in row.items() if name.startswith("metrics/")}
+        if row and trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics(row, step)
+
+
+class ProgressBar(AfterStep):
     """A progress bar over the share of the run that is over, by steps or by time, with the loss.
 
     Args:
@@ -167,13 +334,14 @@ class ProgressBar(L.Callback):
         if trainer.is_global_zero:
             self._tick = self.bar.__enter__()
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._tick is not None and trainer.global_step % 10 == 0:
-            self._tick(pl_module.progress(), f"step {trainer.global_step}, loss {float(outputs['loss']):.3g}")
+    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+        if self._tick is not None and module.step % EVERY == 0:
+            loss = float(module.row.get("train/loss", float("nan")))
+            self._tick(module.progress(), f"step {module.step}, loss {loss:.3g}")
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self._tick is not None:
-            self._tick(1.0)
+            self._tick(pl_module.progress())
             self.bar.__exit__(None, None, None)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -181,19 +349,70 @@ class ProgressBar(L.Callback):
             self.bar.__exit__(None, None, None)
 
 
-class Throughput(L.Callback):
-    """Logs milliseconds a step and examples a second, averaged over `every` steps."""
+class Keeper(AfterStep):
+    """Writes checkpoints, of step 0 too, and ends the run: by its budget or by a signal.
 
-    def __init__(self, every: int = 50) -> None:
-        self.every = every
-        self._since: float | None = None
+    Args:
+        folder: The run's.
+        clock: Which has asked all devices.
+        averaging: The EMA to save.
+        table: The metrics, which must be on the disk before a checkpoint says that they are.
+        facts: What else to write down: recipe, data.
+        saved: The step of the newest checkpoint there is.
+    """
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step % self.every:
-            return
-        spent = pl_module.spent
-        if self._since is not None and spent > self._since:
-            per_step = (spent - self._since) / self.every
-            pl_module.log("train/ms_per_step", 1000 * per_step)
-            pl_module.log("train/examples_per_second", pl_module.recipe.trainer.batch / per_step)
-        self._since = spent
+    def __init__(
+        self, folder: Folder, clock: Clock, averaging: EMAWeights, table: Table, facts: Mapping[str, Any],
+        saved: int | None,
+    ) -> None:  # fmt: skip
+        self.folder, self.clock, self.averaging, self.table = folder, clock, averaging, table
+        self.facts, self.saved = facts, saved
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if self.saved != pl_module.step:
+            self.save(trainer, pl_module)
+
+    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+        options, step = module.recipe.trainer, module.step
+        ended = module.progress() >= 1
+        if ended or self.clock.signal or self.clock.due or (options.checkpoint and step % options.checkpoint == 0):
+            self.save(trainer, module)
+        if ended or self.clock.signal:
+            trainer.should_stop = True
+        self.clock.go_on()
+
+    def save(self, trainer: L.Trainer, module: Denoising) -> None:
+        """Writes a checkpoint, on one device; all of them call this, and all stop if it fails.
+
+        Raises:
+            RunError: If a weight is not finite, or the file cannot be written.
+        """
+        assert self.averaging.ema is not None
+        told = None if module.learned is None else module.told()
+        step, network = module.step, module.denoiser.network
+        norms = torch.stack([p.detach().abs().max().float() for p in network.parameters() if p.numel()])
+        wrong: tuple[str, ...] = ()
+        if not bool(torch.isfinite(norms).all()):
+            wrong = f"After step {step} there are weights that are not finite", "finite weights", SMALLER
+        if not wrong and trainer.is_global_zero:
+            names = [name for name, _ in module.denoiser.named_parameters()]
+            optimizer = trainer.optimizers[0].state_dict()["state"]
+            state = {
+                **self.facts,
+                "step": step,
+                "spent": module.pace.spent(step),
+                "network": network.state_dict(),
+                "ema": self.averaging.ema.state_dict(),
+                "optimizer": {names[i]: moments for i, moments in optimizer.items()},
+                "times": None if module.learned is None else {**module.learned.state_dict(), "told": told},
+            }
+            try:
+                self.table.sync()
+                module.pace.sync()
+                self.folder.save(step, state)
+            except RunError as error:
+                wrong = error.got, error.expected, error.fix
+        wrong = trainer.strategy.broadcast(wrong)
+        if wrong:
+            raise RunError(*wrong)
+        self.saved, self.clock.saved = step, time.monotonic()

@@ -1,4 +1,4 @@
-"""Batches as pure functions of (seed, number): the same after a resume and on any number of devices.
+"""Batches as pure functions of (seed, number): the same after a resume, on any number of devices and of workers.
 
 Every epoch is a permutation drawn from (seed, epoch). Ragged examples are sorted by length inside windows of 16
 batches, and those batches shuffled, so that little is padding. Examples are encoded once and kept in memory.
@@ -6,7 +6,10 @@ batches, and those batches shuffled, so that little is padding. Examples are enc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import lightning as L
@@ -22,8 +25,21 @@ from gendiff.spaces import State, tensors
 WINDOW = 16
 
 
+def same_data(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two fingerprints are of the same examples, but for rounding."""
+    if a["bits"] == b["bits"] and a["labels"] == b["labels"]:
+        return True
+    alike = np.allclose(a["moments"], b["moments"], rtol=1e-5, atol=1e-7)
+    return alike and a["examples"] == b["examples"] and a["labels"] == b["labels"]
+
+
 class Encoded(Dataset[tuple[State, dict[str, float]]]):
-    """Examples as states, encoded once."""
+    """Examples as states, encoded once.
+
+    Attributes:
+        fingerprint: What tells these examples from others: their number, a digest of every bit of them, and 32 moments,
+            by which the same data are known again on a machine that encodes them with other rounding.
+    """
 
     def __init__(self, domain: Domain, examples: Examples) -> None:
         if not len(examples):
@@ -31,6 +47,19 @@ class Encoded(Dataset[tuple[State, dict[str, float]]]):
         self.states = [finite(domain.encode(e.artifact), e.name) for e in examples]
         self.cond = [dict(e.cond) for e in examples]
         self.lengths = [tensors(x)[0].shape[0] for x in self.states] if domain.ragged else None
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        bits, labels = hashlib.sha256(), hashlib.sha256()
+        moments = np.zeros((16, 2))
+        for i, (state, cond) in enumerate(zip(self.states, self.cond, strict=True)):
+            labels.update(repr((sorted(cond.items()), [tuple(x.shape) for x in tensors(state)])).encode())
+            for x in tensors(state):
+                bits.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                moments[i % 16] += float(x.double().mean()), float(x.double().square().mean())
+        return {
+            "examples": len(self), "bits": bits.hexdigest(), "labels": labels.hexdigest(), "moments": moments.tolist(),
+        }  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.states)
@@ -50,17 +79,18 @@ class BatchStream(Sampler[list[tuple[int, int, int]]]):
         stop: The number after the last batch's.
         lengths: Of ragged examples.
         rank, world: This device's share: every world-th place.
+        parts: This device's share in so many lists, one after the other.
     """
 
     def __init__(
         self, n: int, batch: int, *, seed: int = 0, start: int = 0, stop: int = 1 << 40,
-        lengths: Sequence[int] | None = None, rank: int = 0, world: int = 1,
+        lengths: Sequence[int] | None = None, rank: int = 0, world: int = 1, parts: int = 1,
     ) -> None:  # fmt: skip
         self.n, self.batch, self.seed, self.start, self.stop = n, batch, seed, start, stop
-        self.lengths, self.rank, self.world = lengths, rank, world
+        self.lengths, self.rank, self.world, self.parts = lengths, rank, world, parts
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return (self.stop - self.start) * self.parts
 
     def epoch(self, number: int) -> list[np.ndarray]:
         """The batches of one epoch; a set smaller than a batch is repeated to fill it."""
@@ -86,7 +116,9 @@ class BatchStream(Sampler[list[tuple[int, int, int]]]):
             for batch in self.epoch(number // per_epoch)[number % per_epoch :]:
                 if number >= self.stop:
                     return
-                yield [(int(batch[place]), place, number) for place in range(self.rank, self.batch, self.world)]
+                for first in range(self.rank, self.world * self.parts, self.world):
+                    places = range(first, self.batch, self.world * self.parts)
+                    yield [(int(batch[place]), place, number) for place in places]
                 number += 1
 
 
@@ -106,16 +138,21 @@ class Batches(L.LightningDataModule):
 
     Args:
         domain: Encodes artifacts.
-        examples: The training split.
+        data: The training split, encoded.
         batch: Examples a step, over all devices.
-        steps: Batches in the run.
+        start, stop: The first batch's number, and the number after the last one's.
         seed: Of the order.
+        parts: A device's share of a batch comes in so many parts.
+        workers: Processes that put batches together; what is in them does not depend on how many.
     """
 
-    def __init__(self, domain: Domain, examples: Examples, *, batch: int, steps: int, seed: int = 0) -> None:
+    def __init__(
+        self, domain: Domain, data: Encoded, *, batch: int, start: int = 0, stop: int, seed: int = 0, parts: int = 1,
+        workers: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.domain, self.batch, self.steps, self.order_seed = domain, batch, steps, seed
-        self.data = Encoded(domain, examples)
+        self.domain, self.data, self.batch, self.start, self.stop = domain, data, batch, start, stop
+        self.order_seed, self.parts, self.workers = seed, parts, workers
 
     def collate(self, items: list[tuple[Any, ...]]) -> dict[str, Any]:
         """States, conditions (labels as int64), places and number of one batch."""
@@ -135,10 +172,20 @@ class Batches(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         trainer = self.trainer
-        rank, world, start = (trainer.global_rank, trainer.world_size, trainer.global_step) if trainer else (0, 1, 0)
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         stream = BatchStream(
-            len(self.data), self.batch, seed=self.order_seed, start=start, stop=self.steps,
-            lengths=self.data.lengths, rank=rank, world=world,
+            len(self.data), self.batch, seed=self.order_seed, start=self.start, stop=self.stop,
+            lengths=self.data.lengths, rank=rank, world=world, parts=self.parts,
         )  # fmt: skip
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
-        return DataLoader(Places(self.data), batch_sampler=stream, collate_fn=self.collate, pin_memory=on_gpu)
+        return DataLoader(
+            Places(self.data), batch_sampler=stream, collate_fn=self.collate, pin_memory=on_gpu,
+            num_workers=self.workers, worker_init_fn=quiet_worker if self.workers else None,
+        )  # fmt: skip
+
+
+def quiet_worker(number: int) -> None:
+    """A worker leaves the signals that end a run to the trainer, which ends its workers."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN if name == "SIGINT" else signal.SIG_DFL)

@@ -1,6 +1,6 @@
 """The demo: every embedded domain trained, sampled, judged and shown in minutes on a laptop's processor.
 
-demo/  images/ audio/ proteins/  (each: model.safetensors, recipe.json, metrics.csv, samples/, real/)  report.html
+demo/  images/ audio/ proteins/  (each: model.safetensors, recipe.json, metrics.csv, final/, real/)  report.html
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import torch
 
 import gendiff
 from gendiff.domain import Domain
+from gendiff.errors import RequestError
 from gendiff.model import Model
+from gendiff.samples import write_samples
 
 from . import audio, images, proteins
-from .callbacks import save_artifacts
 from .evaluation import Evaluation, default_request, evaluate, subset
 from .recipe import Recipe
 from .report import Block, Curve, Details, Pictures, Section, Sound, Sounds, Structure, Structures, Table, write_report
@@ -168,6 +169,8 @@ def demo(out: str | Path, *, minutes: float = 6.5) -> Path:
         The path of report.html.
     """
     out, since = Path(out), time.perf_counter()
+    if any((out / name).exists() for name in SHOWS):
+        raise RequestError(f"{out} holds a demo already", "a new folder", f"Name another: --out {out}-2")
     sections, models = [], []
     for name, show in SHOWS.items():
         print(f"== {show.title}: training for {60 * minutes * show.share:.0f} s", flush=True)
@@ -178,8 +181,10 @@ def demo(out: str | Path, *, minutes: float = 6.5) -> Path:
         result = evaluate(model, show.n, guidance=recipe.guidance)
         model.metrics = result.generated
         model.save(out / name / "model.safetensors")
-        save_artifacts(model, result.samples[: show.shown], out / name / "samples")
-        save_artifacts(model, subset(model.domain.dataset("test").artifacts, show.shown, 0), out / name / "real")
+        asked = {"seed": 0, "guidance": recipe.guidance, "request": default_request(model.domain, show.n)}
+        write_samples(model, result.samples[: show.shown], out / name / "final", asked)
+        real = subset(model.domain.dataset("test").artifacts, show.shown, 0)
+        write_samples(model, real, out / name / "real", {"made_by": "nature: test examples", "sampler": None})
         sections.append(section(show, model, result, out / name))
         models.append(model)
     return write_report(

@@ -1,16 +1,19 @@
 r"""The one LightningModule: any domain, any process, any head.
 
 A step draws stratified times, noise keyed by (seed, place in the batch, batch number), drops some labels, and takes the
-mean of `gendiff.training.denoising_loss`. All randomness is a function of the seed and the batch's number, so a resumed
-run repeats the uninterrupted one exactly, on any number of devices.
+mean of `gendiff.training.denoising_loss`. All randomness is a function of the seed and the batch's number, dropout's
+too: a resumed run repeats the uninterrupted one exactly. Times and noise do not depend on the number of devices or of
+parts a batch is taken in; what a network draws by itself (dropout) does.
 """
 
 from __future__ import annotations
 
-import time
+import hashlib
+import random
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +23,18 @@ from gendiff.random import Noise
 from gendiff.spaces import tensors
 from gendiff.training import Binned, ImportanceTimes, denoising_loss, stratified
 
+from .folder import Pace
 from .recipe import Recipe
+
+
+def seed_everything(device: torch.device, *key: int) -> None:
+    """Sets the generators that networks draw from by themselves (torch's, numpy's, Python's) by a key."""
+    number = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
+    torch.default_generator.manual_seed(number)
+    if device.type != "cpu":  # torch.manual_seed would ask for every kind of device, at a millisecond a call
+        getattr(torch, device.type).manual_seed(number)
+    np.random.seed(number & 0xFFFFFFFF)  # noqa: NPY002
+    random.seed(number)
 
 
 class Denoising(L.LightningModule):
@@ -30,15 +44,26 @@ class Denoising(L.LightningModule):
         denoiser: The model.
         domain: Gives augmentation, labels and the auxiliary loss.
         recipe: Everything else.
+
+    Attributes:
+        step: Optimiser steps taken, over all the times that the run was resumed.
+        pace: The training time after each of them.
+        row: What this step has to say to the loggers.
+        losses: Detached losses since they were last looked at, each with its step.
+        seen: Times and losses since `ImportanceTimes` was last told, float64 [2, b] each, with their places.
     """
 
     def __init__(self, denoiser: Denoiser, domain: Domain, recipe: Recipe) -> None:
         super().__init__()
         self.denoiser, self.domain, self.recipe = denoiser, domain, recipe
-        self.spent = 0.0
-        self._since: float | None = None
+        self.step = 0
+        self.pace = Pace(None)
+        self.row: dict[str, Any] = {}
+        self.losses: list[tuple[int, Tensor]] = []
         self.learned = recipe.times.started() if isinstance(recipe.times, ImportanceTimes) else None
-        self.seen: list[Tensor] = []  # times and losses since the last look, float64 [2, b]
+        self.seen: list[Tensor] = []
+        self.resumed: dict[str, dict[str, Any]] | None = None  # the optimiser's state by parameter, to go on with
+        self.told_before: Tensor | None = None  # what all devices had seen when the checkpoint was written
 
     def drop(self, cond: dict[str, Any], noise: Noise) -> dict[str, Any]:
         """Labels at "none" for a share of the batch: all labels of an example together."""
@@ -49,13 +74,15 @@ class Denoising(L.LightningModule):
         return {k: torch.where(gone, without[k], v) if k in self.domain.labels else v for k, v in cond.items()}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        recipe, place = self.recipe, batch["place"]
-        noise = Noise(recipe.trainer.seed, place).fork("train").at(int(batch["number"]))
+        recipe, place, number = self.recipe, batch["place"], int(batch["number"])
+        parts = recipe.trainer.accumulate
+        seed_everything(self.device, recipe.trainer.seed, number, self.trainer.global_rank, batch_idx % parts)
+        noise = Noise(recipe.trainer.seed, place).fork("train").at(number)
         x0 = self.domain.augment(batch["x0"], noise.fork("augment"))
         cond = self.drop(batch["cond"], noise)
-        world, rank = self.trainer.world_size, self.trainer.global_rank
-        common = Noise.of(recipe.trainer.seed, 1).fork("times").at(int(batch["number"]))
-        u = stratified(recipe.trainer.batch, common)[rank::world]
+        common = Noise.of(recipe.trainer.seed, 1).fork("times").at(number)
+        first, slots = self.trainer.global_rank + self.trainer.world_size * (batch_idx % parts), self.slots
+        u = stratified(recipe.trainer.batch, common)[first::slots]
         process = self.denoiser.process
         drawn_from = recipe.times if self.learned is None else self.learned.snapshot()
         t = drawn_from.quantile(u, process)
@@ -66,47 +93,62 @@ class Denoising(L.LightningModule):
             self.seen.append(torch.stack([t.to(tensors(x0)[0].device), losses["loss"].detach().double()]))
             losses["loss"] = losses["loss"] * drawn_from.correction(t, process).to(losses["loss"])
         means = {name: value.mean() for name, value in losses.items()}
-        self.log_dict({f"train/{k}": v.detach() for k, v in means.items()}, on_step=True, batch_size=len(place))
+        self.losses.append((self.step + 1, means["loss"].detach()))
+        for name, value in means.items():
+            so_far = self.row.get(f"train/{name}", 0.0) if batch_idx % parts else 0.0
+            self.row[f"train/{name}"] = so_far + value.detach() / parts
         return means["loss"]
+
+    @property
+    def slots(self) -> int:
+        """How many lists a batch is dealt out to, place by place: devices times parts."""
+        return self.trainer.world_size * self.recipe.trainer.accumulate
+
+    def in_places(self, gathered: Tensor) -> Tensor:
+        """What all devices have [world, 2, steps * parts * b], in the order of the batch: [2, steps * batch]."""
+        world, parts = len(gathered), self.recipe.trainer.accumulate
+        share = self.recipe.trainer.batch // (world * parts)
+        # Place p of a batch is number p // slots of the list p % slots = rank + world * part.
+        dealt = gathered.reshape(world, 2, -1, parts, share)
+        return dealt.permute(1, 2, 4, 3, 0).reshape(2, -1)
+
+    def own(self, told: Tensor) -> Tensor:
+        """This device's share [2, steps * parts * b] of what is in the order of the batch: `in_places` undone."""
+        world, parts = self.trainer.world_size, self.recipe.trainer.accumulate
+        dealt = told.reshape(2, -1, self.recipe.trainer.batch // (world * parts), parts, world)
+        return dealt[..., self.trainer.global_rank].transpose(2, 3).reshape(2, -1)
+
+    def told(self) -> Tensor:
+        """What all devices have seen since the last look, in the order of the batches: [2, n]. All devices call it."""
+        if not self.seen:
+            return torch.empty(2, 0, dtype=torch.float64)
+        own = torch.cat(self.seen, 1)
+        return self.in_places(torch.as_tensor(self.all_gather(own)).reshape(-1, *own.shape))
 
     def progress(self) -> float:
         """The share of the run that is over, by steps or by training time, whichever is further."""
         trainer = self.recipe.trainer
-        by_time = self.spent / (60 * trainer.minutes) if trainer.minutes else 0.0
-        return min(max(self.global_step / trainer.steps, by_time), 1.0)
+        by_time = self.pace.spent(self.step) / (60 * trainer.minutes) if trainer.minutes else 0.0
+        return min(max(self.step / trainer.steps, by_time), 1.0)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         o = self.recipe.optimizer
         optimizer = torch.optim.AdamW(
             self.denoiser.parameters(), lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay, foreach=True
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: o.factor(step, self.progress()))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        if self.resumed is not None:
+            names = [name for name, _ in self.denoiser.named_parameters()]
+            moments = {names.index(name): value for name, value in self.resumed.items()}
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+            self.resumed = None
+        return optimizer
+
+    def on_train_start(self) -> None:
+        if self.told_before is not None:
+            self.seen = [self.own(self.told_before).to(self.device)] if self.told_before.numel() else []
+            self.told_before = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self._since = time.perf_counter()
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._since is not None:
-            self.spent += time.perf_counter() - self._since
-        times = self.recipe.times
-        if self.learned is not None and isinstance(times, ImportanceTimes) and self.global_step % times.every == 0:
-            # Every device is told all losses, so that all go on from the same histogram.
-            own = torch.cat(self.seen, 1)
-            seen = torch.as_tensor(self.all_gather(own)).reshape(-1, *own.shape)
-            self.learned.update(seen[:, 0].flatten(), seen[:, 1].flatten(), self.denoiser.process)
-            self.seen = []
-        minutes = self.recipe.trainer.minutes
-        if minutes and self.spent >= 60 * minutes:
-            self.trainer.should_stop = True
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["spent"] = self.spent
-        if self.learned is not None:
-            checkpoint["learned"] = {**self.learned.state_dict(), "seen": [s.cpu() for s in self.seen]}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.spent = checkpoint["spent"]
-        if self.learned is not None:
-            self.learned.load_state_dict(checkpoint["learned"])
-            self.seen = [s.to(self.device) for s in checkpoint["learned"]["seen"]]
+        rate = self.recipe.optimizer.lr * self.recipe.optimizer.factor(self.step, self.progress())
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate

@@ -15,11 +15,32 @@ from typing import Any
 from gendiff.config import check_type, complete, field_types, from_config, override, parse_json, to_config, unread
 from gendiff.denoisers import Head
 from gendiff.domain import Domain
-from gendiff.errors import RecipeError
-from gendiff.model import domain_config, read_domain
+from gendiff.errors import RecipeError, nearest, positive, refuse
+from gendiff.model import domain_config, read_domain, write_whole
 from gendiff.processes import Process
 from gendiff.sampling.solvers import Solver
 from gendiff.training import Objective, TimeDistribution, Uniform
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float64")
+ACCELERATORS = ("auto", "cpu", "gpu")
+LOGGERS = ("csv", "tensorboard", "wandb")
+# Every device holds all weights: what a checkpoint, the average and the samples need.
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_fork", "ddp_notebook")
+
+
+def whole(owner: Any, *names: str, zero: bool = False) -> None:
+    """Refuses fields of a dataclass that are no positive whole numbers; None passes, and 0 with `zero`."""
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < (0 if zero else 1)):
+            refuse(owner, name, "a whole number, 0 or more" if zero else "a whole number, 1 or more")
+
+
+def between(owner: Any, name: str, *, closed: bool = False) -> None:
+    """Refuses a field of a dataclass outside [0, 1), or with `closed` outside [0, 1]."""
+    value = getattr(owner, name)
+    if not 0 <= value <= 1 or (value == 1 and not closed):
+        refuse(owner, name, "a number from 0 to 1" if closed else "a number from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -35,9 +56,17 @@ class Optimizer:
     final: float = 0.02
     clip: float = 1.0
 
+    def __post_init__(self) -> None:
+        positive(self, "lr", "eps")
+        positive(self, "weight_decay", "warmup", "clip", zero=True)
+        for name in ("decay", "final"):
+            between(self, name, closed=True)
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            refuse(self, "betas", "two numbers in [0, 1)")
+
     def factor(self, step: int, progress: float) -> float:
         """The learning rate's factor at a step, `progress` being the share of the run that is over."""
-        fall = 1.0 if progress < 1 - self.decay else 1 - (1 - self.final) * (progress - 1 + self.decay) / self.decay
+        fall = 1.0 if progress <= 1 - self.decay else 1 - (1 - self.final) * (progress - 1 + self.decay) / self.decay
         return min((step + 1) / max(self.warmup, 1), 1.0) * max(fall, self.final)
 
 
@@ -55,7 +84,15 @@ class Trainer:
             Noise, losses and averages stay in float32 or better.
         compile: Compile the network.
         seed: Of weights, data order, noise and times.
-        checkpoint: Save a resumable checkpoint every so many steps.
+        workers: Processes that load data beside the trainer; 0 loads in the trainer itself.
+        accumulate: The batch is taken in so many parts, one after the other, for as many times less memory; the step,
+            and so the run, is that of the whole batch.
+        strategy: Lightning's name of how several devices work together, one of `STRATEGIES`; "auto" is "ddp" for them.
+        threads: Of this process; None for as many as it may use.
+        flush_denormals: Take numbers too small for full precision as zero, which processors compute many times faster.
+        logger: Where the metrics go: "csv" (metrics.csv), "tensorboard", "wandb".
+        checkpoint: Save a resumable checkpoint every so many steps; 0 goes by time alone.
+        checkpoint_minutes: Save one whenever so much time has gone by since the last.
         show: Draw samples every so many steps; 0 never.
         samples: How many of them.
         measure: Compute the domain's metrics on samples every so many steps; 0 never.
@@ -70,11 +107,31 @@ class Trainer:
     precision: str = "auto"
     compile: bool = False
     seed: int = 0
+    workers: int = 0
+    accumulate: int = 1
+    strategy: str = "auto"
+    threads: int | None = None
+    flush_denormals: bool = True
+    logger: tuple[str, ...] = ("csv", "tensorboard")
     checkpoint: int = 1000
+    checkpoint_minutes: float = 5.0
     show: int = 1000
     samples: int = 16
     measure: int = 0
     measured: int = 64
+
+    def __post_init__(self) -> None:
+        whole(self, "steps", "batch", "devices", "accumulate", "samples", "measured", "threads")
+        whole(self, "seed", "workers", "checkpoint", "show", "measure", zero=True)
+        positive(self, "checkpoint_minutes")
+        if self.minutes is not None:
+            positive(self, "minutes")
+        for name, options in {"precision": PRECISIONS, "strategy": STRATEGIES, "accelerator": ACCELERATORS}.items():
+            if getattr(self, name) not in options:
+                refuse(self, name, f"one of {', '.join(options)}.{nearest(getattr(self, name), options)}")
+        for name in self.logger:
+            if name not in LOGGERS:
+                refuse(self, "logger", f"some of {', '.join(LOGGERS)}.{nearest(name, LOGGERS)}")
 
 
 @dataclass(frozen=True)
@@ -110,6 +167,11 @@ class Recipe:
     guidance: float = 1.0
     limit: int | None = None
 
+    def __post_init__(self) -> None:
+        whole(self, "limit")
+        between(self, "drop", closed=True)
+        between(self, "ema")
+
     def override(self, *changes: str) -> Recipe:
         """The recipe with fields changed by "path=value" texts.
 
@@ -131,7 +193,7 @@ class Recipe:
 
     def save(self, path: str | Path) -> None:
         """Writes the recipe as JSON."""
-        Path(path).write_text(json.dumps(self.config(), indent=2) + "\n", encoding="utf8")
+        write_whole(path, f"{json.dumps(self.config(), indent=2)}\n".encode())
 
     @staticmethod
     def of(config: Mapping[str, Any], parts: Sequence[type] = ()) -> Recipe:

@@ -1,29 +1,76 @@
-"""`train(recipe, "runs/fashion")`: from a recipe to a folder with the averaged model, and back to a `Model`."""
+"""`train(recipe, "runs/fashion")`: from a recipe to a folder with the averaged model, and back to a `Model`.
+
+A run's folder is a transaction (see `folder`). Wherever a run is interrupted, resuming it goes on to the same bits: the
+batch, its noise, its times and its dropout are functions of (seed, number of the batch), and everything that a step
+changes is in the checkpoint. To the bit means: on as many devices and threads as before. A budget in minutes is kept by
+times that are written down as steps are taken (`Pace`): steps taken again repeat them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import logging
+import math
+import os
+import random
+import signal
+import sys
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from gendiff.errors import RecipeError
+import gendiff
+from gendiff.errors import MissingExtra, RecipeError
 from gendiff.model import Model, check_loadable
 
-from .callbacks import EMAWeights, MetricLogger, ProgressBar, SampleLogger, Throughput
-from .data import Batches
+from .callbacks import (
+    CSV,
+    Clock,
+    EMAWeights,
+    Keeper,
+    LearnTimes,
+    MetricLogger,
+    ProgressBar,
+    Report,
+    SampleLogger,
+    Signals,
+)
+from .data import Batches, Encoded, same_data
 from .evaluation import default_request, subset
+from .folder import Folder, Pace, Table
 from .module import Denoising
-from .recipe import Recipe
+from .recipe import Recipe, Trainer
+from .start import begin_from
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float64")
+# What may change when a run goes on: how long, on what, and how often it is looked at. Anything else is another run.
+FREE = (
+    "name", "sampler", "guidance", "trainer.steps", "trainer.minutes", "trainer.accelerator", "trainer.devices",
+    "trainer.compile", "trainer.workers", "trainer.accumulate", "trainer.strategy", "trainer.threads",
+    "trainer.logger", "trainer.checkpoint", "trainer.checkpoint_minutes", "trainer.show", "trainer.samples",
+    "trainer.measure", "trainer.measured",
+)  # fmt: skip
+ROUNDING = ("trainer.accelerator", "trainer.devices", "trainer.compile", "trainer.accumulate", "trainer.threads")
+
+
+class Interrupted(SystemExit):
+    """A run that a signal has ended, after a checkpoint: a script that does not catch it ends with 128 + the signal.
+
+    Attributes:
+        step: Of the checkpoint.
+        message: What happened and the line that resumes.
+    """
+
+    def __init__(self, code: int, step: int, message: str) -> None:
+        super().__init__(code)
+        self.step, self.message = step, message
 
 
 def bf16_is_fast() -> bool:
@@ -35,18 +82,148 @@ def bf16_is_fast() -> bool:
     )
 
 
-def resolve(recipe: Recipe) -> Recipe:
-    """The recipe with "auto" decided for this machine."""
+def resolve(recipe: Recipe, before: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe with "auto" decided for this machine, or as it was decided `before`.
+
+    Raises:
+        RecipeError: For a batch that the devices and parts cannot share.
+    """
     options = recipe.trainer
     if options.precision == "auto":
-        options = dataclasses.replace(options, precision="bfloat16" if bf16_is_fast() else "float32")
-    if options.precision not in PRECISIONS:
-        raise RecipeError(f"{recipe.name}: precision {options.precision!r}", f"one of {', '.join(PRECISIONS)}")
-    if options.batch % options.devices:
+        decided = "bfloat16" if bf16_is_fast() else "float32"
+        options = dataclasses.replace(options, precision=(before or {}).get("precision", decided))
+    slots = options.devices * options.accumulate
+    if options.batch % slots:
         raise RecipeError(
-            f"{recipe.name}: batch {options.batch} on {options.devices} devices", "a multiple of the devices"
+            f"{recipe.name}: a batch of {options.batch} on {options.devices} devices"
+            + (f", in {options.accumulate} parts" if options.accumulate > 1 else ""),
+            "a multiple of the devices" + (f" times the parts, {slots}" if options.accumulate > 1 else ""),
+            f"trainer.batch={-(-options.batch // slots) * slots}",
         )
     return dataclasses.replace(recipe, trainer=options)
+
+
+def is_leader(options: Trainer) -> bool:
+    """Whether this process is the first of those that train together."""
+    ranks = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ]
+    return options.devices == 1 or not ranks or int(ranks[0]) == 0
+
+
+def usable_processors() -> int:
+    """Processors that this process may use: its affinity, and the quota of its control group."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    if limit.exists():
+        quota, _, period = limit.read_text().partition(" ")
+        if quota.isdigit() and period.strip().isdigit():
+            count = min(count, math.ceil(int(quota) / int(period)))
+    return max(count, 1)
+
+
+@contextmanager
+def machine(options: Trainer) -> Iterator[None]:
+    """Threads, denormals and random generators as training wants them, and afterwards as they were."""
+    threads = torch.get_num_threads()
+    python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
+    tiny = torch.tensor(1e-308, dtype=torch.float64)
+    flushed = bool(tiny / 16 == 0)
+    torch.set_num_threads(options.threads or max(1, min(threads, usable_processors() // options.devices)))
+    torch.set_flush_denormal(options.flush_denormals)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_flush_denormal(flushed)
+        torch.set_num_threads(threads)
+        random.setstate(python)
+        np.random.set_state(numbers)  # noqa: NPY002
+
+
+def leaves(config: Any, path: str = "") -> dict[str, Any]:
+    """The values of a config by their dotted paths."""
+    if not isinstance(config, Mapping) or not config:
+        return {path: config}
+    return {k: v for key, item in config.items() for k, v in leaves(item, f"{path}.{key}" if path else key).items()}
+
+
+def agree(old: Mapping[str, Any], new: Mapping[str, Any], data: tuple[Any, Any], taken: int) -> list[str]:
+    """Whether a run of the recipe `old` may go on as `new`.
+
+    Args:
+        old: The recipe of the run, JSON-able.
+        new: The one to go on with.
+        data: Fingerprints of the data, then and now; None then if no step was taken.
+        taken: Steps taken.
+
+    Returns:
+        What has changed, a sentence each.
+
+    Raises:
+        RecipeError: If it would be another run, naming every field, its old and its new value.
+    """
+    a, b = leaves(old), leaves(new)
+    absent = "nothing"
+    changed = {k: (a.get(k, absent), b.get(k, absent)) for k in {**a, **b} if a.get(k, absent) != b.get(k, absent)}
+    then, now = data
+    same, exact = then is None or same_data(then, now), then is None or then["bits"] == now["bits"]
+    free = {k: v for k, v in changed.items() if (k.startswith("domain.source") and same) or k.startswith(FREE)}
+    other = [f"{k} ({a!r}, now {b!r})" for k, (a, b) in changed.items() if k not in free]
+    if then is not None and not same:
+        now_is = f"now {now['examples']}" if then["examples"] != now["examples"] else "now others"
+        other.append(f"set of examples ({then['examples']}, {now_is})")
+    if other:
+        raise RecipeError(
+            f"This run cannot go on with another {', another '.join(other)}",
+            "the recipe that it began with, except for its budget, devices, workers, checkpoints and looks",
+            "Resume it with its own recipe.json, or train in another folder",
+        )
+    if b["trainer.steps"] < taken:
+        raise RecipeError(
+            f"trainer.steps={b['trainer.steps']} is less than the {taken} steps that were taken", f"at least {taken}"
+        )
+    said = [f"{k} was {a!r} and is {b!r}." for k, (a, b) in free.items()]
+    if any(k in free for k in ("trainer.steps", "trainer.minutes")):
+        said.append("The learning rate is planned anew, over the whole of the new budget.")
+    if any(k in free for k in ROUNDING):
+        said.append("Sums are formed in another order: the run goes on to rounding, no longer to the bit.")
+    if not exact:
+        said.append("The data are the same to rounding, but not to the bit.")
+    return said
+
+
+def loggers(names: tuple[str, ...], out: Path, name: str, table: Table, step: int) -> list[Logger]:
+    """The loggers by name. On resume each goes on where the checkpoint stands."""
+    made: list[Logger] = []
+    for kind in names:
+        if kind == "csv":
+            made.append(CSV(table))
+        elif kind == "tensorboard":
+            made.append(TensorBoardLogger(out, name="", version="tensorboard", purge_step=step + 1 if step else None))
+        else:
+            made.append(wandb_logger(out, name))
+    return made
+
+
+def wandb_logger(out: Path, name: str) -> Logger:
+    """Weights & Biases; a resumed run goes on in the same run of theirs."""
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise MissingExtra("trainer.logger=wandb", "wandb", "wandb") from error
+    from lightning.pytorch.loggers import WandbLogger
+
+    kept = out / "wandb" / "run_id.txt"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(wandb.util.generate_id(), encoding="utf8")
+    return WandbLogger(project=name.partition(".")[0], name=out.name, id=kept.read_text(), save_dir=out, resume="allow")
+
+
+def say(leader: bool, *sentences: str) -> None:
+    """Tells the user, on the terminal."""
+    if leader:
+        for sentence in sentences:
+            print(sentence, file=sys.stderr, flush=True)
 
 
 def train(
@@ -55,71 +232,185 @@ def train(
     *,
     data: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
+    start: Model | str | Path | None = None,
     quiet: bool = False,
 ) -> Model:
     """Trains a recipe.
 
     Args:
         recipe: What to train.
-        out: Folder for model.safetensors, recipe.json, metrics.csv, samples/ and last.ckpt.
+        out: The run's folder: model.safetensors, recipe.json, metrics.csv, samples/ and checkpoints/.
         data: The data folder, instead of GENDIFF_DATA.
-        resume: Go on from last.ckpt in `out`, exactly as if never interrupted.
+        resume: Go on from the newest complete checkpoint in `out`, exactly as if never interrupted. Of the recipe only
+            the budget, devices, workers, checkpoints and looks may have changed; all of that is said. A larger budget
+            plans the learning rate anew. A run whose budget is used up is given back as it is.
+        overwrite: Delete the run that is in `out` and begin anew.
+        start: A model, or its file, whose weights to begin from; see `begin_from`.
         quiet: No progress bar.
 
     Returns:
         The model with averaged weights, also saved as `out`/model.safetensors.
+
+    Raises:
+        RunError: If `out` holds a run and neither `resume` nor `overwrite` is given, if another process trains there,
+            if there is nothing to resume, if the disk is full, or for a loss that is not finite. Checkpoints written
+            before stand.
+        RecipeError: If a resumed run would become another one.
+        Interrupted: After Ctrl-C or SIGTERM, with a checkpoint of the last step.
     """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "last.ckpt"
-    if resume and not checkpoint.exists():
-        raise RecipeError(f"There is nothing to resume in {out}", "a last.ckpt", "Train without resuming")
-    recipe = resolve(recipe)
-    options = recipe.trainer
-    examples = recipe.domain.dataset("train", None if data is None else Path(data))
+    if resume and (overwrite or start is not None):
+        raise RecipeError(
+            f"train(resume=True) got {'overwrite=True' if overwrite else 'start='}",
+            "one of them",
+            "Leave the other out",
+        )
+    out, data = Path(out), None if data is None else Path(data)
+    leader = is_leader(recipe.trainer)
+    with Folder(out, leader=leader) as folder:
+        said = folder.begin(resume=resume, overwrite=overwrite)
+        before = folder.config() if resume else None
+        recipe = resolve(recipe, None if before is None else before.get("trainer"))
+        with machine(recipe.trainer):
+            return run(recipe, folder, data, before, start, said, quiet)
+
+
+def run(
+    recipe: Recipe,
+    folder: Folder,
+    data: Path | None,
+    before: Mapping[str, Any] | None,
+    start: Model | str | Path | None,
+    said: list[str],
+    quiet: bool,
+) -> Model:
+    """`train` with the folder at hand: its recipe `before`, and what is to be said already."""
+    options, out, state, leader = recipe.trainer, folder.path, folder.state, folder.leader
+    examples = recipe.domain.dataset("train", data)
     if recipe.limit is not None:
         examples = examples[: recipe.limit]
     if examples.rejected:
-        warnings.warn(f"{recipe.name}: {examples.report()}", stacklevel=2)
+        warnings.warn(f"{recipe.name}: {examples.report()}", stacklevel=3)
     domain = recipe.domain.fit(examples.artifacts)
     recipe = dataclasses.replace(recipe, domain=domain)
-    recipe.save(out / "recipe.json")
+    encoded, config, taken = Encoded(domain, examples), recipe.config(), 0
+    if before is not None:
+        taken = state["step"] if state is not None else 0
+        said += agree(before, json.loads(json.dumps(config)), (state and state["data"], encoded.fingerprint), taken)
+        said.append(f"Resuming {out} from step {taken}.")
 
-    with torch.random.fork_rng():
-        torch.manual_seed(options.seed)
-        model = Model.new(domain, process=recipe.process, head=recipe.head, **recipe.network)
+    torch.manual_seed(options.seed)
+    model = Model.new(domain, process=recipe.process, head=recipe.head, **recipe.network)
     model.denoiser.precision = torch.bfloat16 if options.precision == "bfloat16" else None
     model.sampler = recipe.sampler or model.sampler
-    model.recipe = recipe.config()
+    model.recipe = config
     parts = check_loadable(model, recipe.times, recipe.objective)
-    if parts and not quiet:
-        print(f"The model will be loaded by gendiff.load({str(out)!r}, parts=[{', '.join(p.__name__ for p in parts)}])")
+    if parts:
+        names = ", ".join(part.__name__ for part in parts)
+        said.append(f"The model will be loaded by gendiff.load({str(out)!r}, parts=[{names}]).")
+    begun = None
+    if start is not None:
+        begun = begin_from(model, start if isinstance(start, Model) else gendiff.load(start))
+        said.append(begun["said"])
     if options.compile:
         model.denoiser.network.compile()
     module = Denoising(model.denoiser, domain, recipe)
-    averaging = EMAWeights(recipe.ema)
-    reference = domain.dataset("test", None if data is None else Path(data)).artifacts if options.measure else []
+    if state is not None:
+        restore(module, state)
+
+    if before is None:
+        folder.clear()
+    say(leader, *said)
+    if leader:
+        folder.write("recipe.json", config)
+        if begun is not None:
+            folder.write("start.json", begun)
+    module.pace = Pace(out / "pace.f64" if leader else None, taken, state["spent"] if state is not None else 0.0)
+    ended = state is not None and module.progress() >= 1
+    if not ended:
+        with Signals() as signals:
+            fit(module, model, folder, encoded, data, signals, quiet)
+        state = newest_state(folder)
+        finished(recipe, out, state, signals, leader)
+    else:
+        say(leader, f"The budget of {out} is used up; a larger trainer.steps or trainer.minutes would go on.")
+    assert state is not None
+    model.to("cpu")
+    model.denoiser.network.load_state_dict(state["network"])
+    averaged = dict(model.denoiser.network.named_parameters())
+    with torch.no_grad():
+        for name, value in state["ema"]["average"].items():
+            averaged[name].copy_(value)
+    model.denoiser.precision = None
+    model.denoiser.eval()
+    if leader and written_steps(out) != state["step"]:
+        model.save(out / "model.safetensors")
+        folder.write(
+            "training.json",
+            {
+                "steps": state["step"], "seconds": state["spent"], "precision": options.precision,
+                "examples": len(examples),
+            },
+        )  # fmt: skip
+    return model
+
+
+def written_steps(out: Path) -> int | None:
+    """The steps of the model that is in a run's folder; None if there is none."""
+    path = out / "training.json"
+    return json.loads(path.read_text(encoding="utf8"))["steps"] if path.exists() else None
+
+
+def newest_state(folder: Folder) -> dict[str, Any]:
+    """What the newest checkpoint of a run holds."""
+    folder.begin(resume=True, overwrite=False)
+    assert folder.state is not None
+    return folder.state
+
+
+def restore(module: Denoising, state: Mapping[str, Any]) -> None:
+    """Puts a checkpoint's weights, step and learned times into the module; EMA and optimiser wait for their device."""
+    module.step = state["step"]
+    module.denoiser.network.load_state_dict(state["network"])
+    module.resumed = state["optimizer"]
+    if module.learned is not None:
+        module.learned.load_state_dict(state["times"])
+        module.told_before = state["times"]["told"]
+
+
+def fit(
+    module: Denoising, model: Model, folder: Folder, encoded: Encoded, data: Path | None, signals: Signals, quiet: bool
+) -> None:
+    """Takes the steps that are left."""
+    recipe, domain, state = module.recipe, module.domain, folder.state
+    options, out = recipe.trainer, folder.path
+    averaging = EMAWeights(recipe.ema, None if state is None else state["ema"])
+    clock = Clock(signals, options.checkpoint_minutes)
+    table = Table(out / "metrics.csv", module.step if folder.leader else None)
+    facts = {"recipe": recipe.config(), "data": encoded.fingerprint, "version": gendiff.__version__}
+    reference = domain.dataset("test", data).artifacts if options.measure else []
 
     def asked(n: int) -> dict[str, Any]:
         return {"guidance": recipe.guidance, **default_request(domain, n)}
 
+    batches = Batches(
+        domain, encoded, batch=options.batch, start=module.step, stop=options.steps, seed=options.seed,
+        parts=options.accumulate, workers=options.workers,
+    )  # fmt: skip
     with calm():
         trainer = L.Trainer(
-            max_steps=options.steps,
-            max_epochs=-1,
+            max_epochs=1,
             accelerator=options.accelerator,
             devices=options.devices,
-            strategy="ddp" if options.devices > 1 else "auto",
+            strategy="ddp" if options.devices > 1 and options.strategy == "auto" else options.strategy,
             precision="64-true" if options.precision == "float64" else "32-true",
-            gradient_clip_val=recipe.optimizer.clip,
-            logger=[
-                CSVLogger(out, name="", version="", flush_logs_every_n_steps=10),
-                TensorBoardLogger(out, name="", version="tensorboard"),
-            ],
-            log_every_n_steps=min(10, options.steps),
+            gradient_clip_val=recipe.optimizer.clip or None,
+            accumulate_grad_batches=options.accumulate,
+            logger=loggers(options.logger, out, recipe.name, table, module.step),
             callbacks=[
+                clock,
                 averaging,
-                Throughput(),
+                LearnTimes(),
                 SampleLogger(
                     model,
                     averaging,
@@ -136,33 +427,38 @@ def train(
                     n=options.measured,
                     what=asked(options.measured),
                 ),
-                ModelCheckpoint(out, save_last=True, save_top_k=0, every_n_train_steps=options.checkpoint),
                 *([] if quiet else [ProgressBar(recipe.name)]),
+                Report(),
+                Keeper(folder, clock, averaging, table, facts, None if state is None else state["step"]),
             ],
+            enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
             default_root_dir=out,
         )
-    batches = Batches(domain, examples, batch=options.batch, steps=options.steps, seed=options.seed)
-    with calm():
-        trainer.fit(module, batches, ckpt_path=str(checkpoint) if resume else None, weights_only=True)
-    assert averaging.ema is not None
-    averaging.ema.to("cpu")
-    model.to("cpu")
-    averaging.ema.copy_to(model.denoiser.network)
-    model.denoiser.precision = None
-    model.denoiser.eval()
-    if trainer.is_global_zero:
-        model.save(out / "model.safetensors")
-        summary = {
-            "steps": trainer.global_step,
-            "seconds": module.spent,
-            "precision": options.precision,
-            "examples": len(examples),
-        }
-        (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf8")
-    return model
+        try:
+            trainer.fit(module, batches)
+        except SystemExit as error:  # a second Ctrl-C, of which Lightning makes exit status 1
+            if signals.number is None:
+                raise
+            raise Interrupted(128 + signals.number, newest_state(folder)["step"], "Stopped at once.") from error
+
+
+def finished(recipe: Recipe, out: Path, state: Mapping[str, Any], signals: Signals, leader: bool) -> None:
+    """Raises Interrupted, having said how to go on, if a signal came before the budget was used up."""
+    options, step = recipe.trainer, state["step"]
+    over = step >= options.steps or (options.minutes is not None and state["spent"] >= 60 * options.minutes)
+    if over:
+        return
+    number = signals.number or signal.SIGTERM
+    message = (
+        f"Stopped by {signal.Signals(number).name} after step {step}, with a checkpoint. To go on:\n"
+        f"  gendiff train {out / 'recipe.json'} --out {out} --resume"
+    )
+    say(leader, message)
+    # A process that was launched by the first one must not end with an error: it would take the first one with it.
+    raise Interrupted(128 + number if leader else 0, step, message)
 
 
 class calm:

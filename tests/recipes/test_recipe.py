@@ -13,8 +13,7 @@ from gendiff.errors import RecipeError, UnknownName
 from gendiff.sampling import grids as times
 from gendiff.sampling import solvers
 from gendiff_recipes import images
-from gendiff_recipes.recipe import Optimizer, Recipe
-from gendiff_recipes.training import PRECISIONS
+from gendiff_recipes.recipe import PRECISIONS, Optimizer, Recipe
 
 
 def test_override_changes_nested_fields_and_nothing_else() -> None:

@@ -62,8 +62,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
 def test_times_are_learned_from_the_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More of the bins where losses are large, told every `every` steps; the objective stays that of even log-SNRs."""
     seen: list[Denoising] = []
-    end = Denoising.on_train_batch_end
-    monkeypatch.setattr(Denoising, "on_train_batch_end", lambda self, *args: (seen.append(self), end(self, *args))[1])
+    step = Denoising.training_step
+    monkeypatch.setattr(Denoising, "training_step", lambda self, *args: (seen.append(self), step(self, *args))[1])
     times = ImportanceTimes(-6.0, 6.0, bins=4, every=3)
     # The error of x0 itself: large where there is much noise.
     recipe = dataclasses.replace(tiny(), times=times, objective=Objective(Clean()))
@@ -85,7 +85,9 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(tmp_path: Path) -> None:
         columns = set(next(csv.reader(file)))
     assert columns >= {"train/loss", *(f"metrics/{name}" for name in model.domain.metrics())}
     assert json.loads((tmp_path / "training.json").read_text())["steps"] == 4
-    assert sorted(p.name for p in (tmp_path / "samples" / "step_000004").iterdir()) == ["000.png", "001.png", "all.png"]
+    drawn = tmp_path / "samples" / "step_000004"
+    assert sorted(p.name for p in drawn.iterdir()) == ["0000.png", "0001.png", "all.png", "manifest.json"]
+    assert json.loads((drawn / "manifest.json").read_text())["step"] == 4
     again = gendiff.load(tmp_path)
     assert torch.equal(weights(again), weights(model))
     first, second = model.sample(2, label="3", seed=5), again.sample(2, label="3", seed=5)
