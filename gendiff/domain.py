@@ -60,13 +60,21 @@ class Examples(Sequence[Example]):
     """Examples, with what was rejected on the way: nothing is skipped silently.
 
     Args:
-        items: What can be used.
+        items: What can be used; a sequence that is no list stays as it is, and may make its examples when asked.
         rejected: What was meant to be used and cannot, with the reason.
-        others: Names of files beside the data that are of another kind: captions, tables, notes.
+        others: Names of files beside the data that are of another kind: captions, tables, texts.
+        notes: What was done to the data on the way, a sentence each, to be said once.
     """
 
-    def __init__(self, items: Sequence[Example], rejected: Sequence[Rejected] = (), others: Sequence[str] = ()) -> None:
-        self.items, self.rejected, self.others = tuple(items), tuple(rejected), tuple(others)
+    def __init__(
+        self,
+        items: Sequence[Example],
+        rejected: Sequence[Rejected] = (),
+        others: Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.items = tuple(items) if isinstance(items, list | tuple) else items
+        self.rejected, self.others, self.notes = tuple(rejected), tuple(others), tuple(notes)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -77,15 +85,16 @@ class Examples(Sequence[Example]):
     def __getitem__(self, index: slice) -> Examples: ...
     def __getitem__(self, index: int | slice) -> Example | Examples:
         if isinstance(index, slice):
-            return Examples(self.items[index], self.rejected, self.others)
+            return Examples(self.items[index], self.rejected, self.others, self.notes)
         return self.items[index]
 
     def __iter__(self) -> Iterator[Example]:
         return iter(self.items)
 
     @property
-    def artifacts(self) -> list[Any]:
-        return [item.artifact for item in self.items]
+    def artifacts(self) -> Sequence[Any]:
+        """The artifacts alone: a list, or one at a time where the examples are made when asked for."""
+        return [item.artifact for item in self.items] if isinstance(self.items, tuple) else Artifacts(self.items)
 
     def report(self) -> str:
         """How many were read, how many rejected, by reason, with the first names of each, and how many are others."""
@@ -97,7 +106,21 @@ class Examples(Sequence[Example]):
             kinds = Counter(Path(name).suffix.lower() or "without a suffix" for name in self.others).most_common()
             listed = ", ".join(f"{number} x {kind}" for kind, number in kinds[:8]) + (", ..." if len(kinds) > 8 else "")
             lines.append(printable(f"  {len(self.others)} other files: {listed}"))
+        lines += [printable(f"  {note}") for note in self.notes]
         return "\n".join(lines)
+
+
+class Artifacts(Sequence[Any]):
+    """The artifacts of examples that are made when asked for, of which none is kept."""
+
+    def __init__(self, items: Sequence[Example]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Artifacts(self.items[index]) if isinstance(index, slice) else self.items[index].artifact
 
 
 class Source(ABC):

@@ -7,6 +7,7 @@ and one std for all pixels, taken from the training pictures by `fit`. Decoding 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,17 +30,17 @@ from gendiff.spaces import State
 from gendiff_images import distances, io
 from gendiff_images.grid import save_grid
 from gendiff_images.masked import Masked
-from gendiff_images.sources import CIFAR10, MNIST, Digits, Fashion, PictureSource
+from gendiff_images.sources import CIFAR10, MNIST, Digits, Fashion, PictureSource, labels_of
 
 
 @dataclass(frozen=True)
 class Images(Domain):
-    """Square pictures of one size, with or without classes.
+    """Pictures of one size, with or without classes.
 
     `Images.of(source)` fills the fields in. The condition of a picture with classes is called `label`.
 
     Args:
-        size: side in pixels.
+        size: side in pixels, or (height, width).
         channels: 1 for grey, 3 for RGB.
         classes: names of the classes; empty for unlabelled pictures.
         source: where the pictures come from; None for a domain that only samples.
@@ -49,7 +50,7 @@ class Images(Domain):
     """
 
     name: ClassVar[str] = "images"
-    size: int = 28
+    size: int | tuple[int, int] = 28
     channels: int = 1
     classes: tuple[str, ...] = ()
     source: PictureSource | None = None
@@ -58,11 +59,16 @@ class Images(Domain):
     std: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.channels not in (1, 3) or not self.std > 0:
+        io.check_size(self.size, "Images")
+        if self.channels not in (1, 3) or not self.std > 0:
             raise RequestError(
-                f"Images(size={self.size}, channels={self.channels}, std={self.std})",
-                "a positive size, 1 or 3 channels, and a positive std",
+                f"Images(channels={self.channels}, std={self.std})", "1 or 3 channels, and a positive std"
             )
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width."""
+        return io.check_size(self.size, "Images")
 
     @staticmethod
     def of(source: PictureSource, *, root: Path | None = None, flip: bool = False) -> Images:
@@ -100,11 +106,11 @@ class Images(Domain):
             RequestError: not a picture, or one of another size.
         """
         picture = io.as_picture(artifact, channels=self.channels)
-        if picture.shape[1:] != (self.size, self.size):
+        if picture.shape[1:] != self.sides:
             raise RequestError(
                 f"a picture of {picture.shape[2]}x{picture.shape[1]}",
-                f"{self.size}x{self.size}",
-                f"read(path) of this domain cuts and resizes; or use Images(size={picture.shape[1]}, ...)",
+                f"{self.sides[1]}x{self.sides[0]} (width x height)",
+                f"read(path) of this domain cuts and resizes; or use Images(size={tuple(picture.shape[1:])}, ...)",
             )
         return (picture - self.mean) / self.std
 
@@ -122,7 +128,7 @@ class Images(Domain):
             )
         if n < 1:
             raise RequestError(f"{n} pictures", "at least one")
-        like = torch.zeros(n, self.channels, self.size, self.size)
+        like = torch.zeros(n, self.channels, *self.sides)
         return Request(like, self.label_conditions(n, **what))
 
     def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
@@ -168,6 +174,12 @@ class Images(Domain):
         if width is not None:
             if channels is not None or attention is not None:
                 raise RequestError("width= with channels= or attention=", "width (a DiT) or channels (a U-Net)")
+            if any(side % (patch or 2) for side in self.sides):
+                raise RequestError(
+                    f"a DiT of patch={patch or 2} for pictures of (height, width) = {self.sides}",
+                    f"sides that are multiples of {patch or 2}",
+                    "patch=1, or another size",
+                )
             return DiT(
                 2,
                 in_channels=self.channels,
@@ -179,7 +191,7 @@ class Images(Domain):
                 labels=labels,
                 dropout=dropout,
             )
-        small = self.size <= 16
+        small = max(self.sides) <= 16
         channels = tuple(channels or ((64, 128) if small else (96, 160, 192)))
         net = UNet(
             2,
@@ -204,25 +216,31 @@ class Images(Domain):
             raise DataError("Images without a source", "a source of pictures", "Images.of(Fashion())")
         examples = self.source.load(split, root)
         for e in examples[:1]:
-            shape = (self.channels, self.size, self.size)
+            shape = (self.channels, *self.sides)
             if tuple(e.artifact.shape) != shape:
                 raise DataError(
                     f"{e.name} has the shape {tuple(e.artifact.shape)}", f"{shape}", f"Images.of({self.source!r})"
                 )
-        highest = max((int(e.cond.get("label", -1)) for e in examples), default=-1)
-        if self.classes and highest >= len(self.classes):
+        if self.classes and (highest := max(labels_of(examples), default=-1)) >= len(self.classes):
             raise DataError(
                 f"a label {highest}", f"at most {len(self.classes) - 1}, the last of {len(self.classes)} classes"
             )
         return examples
 
     def fit(self, artifacts: Sequence[Any]) -> Images:
-        """The same domain with mean and std of all training pixels."""
-        pictures = distances.stack([io.as_picture(a, channels=self.channels) for a in artifacts]).double()
-        std = float(pictures.std(correction=0))
-        if not std > 0:
+        """The same domain with mean and std of all training pixels: one picture at a time, in float64."""
+        if not len(artifacts):
+            raise DataError("no pictures to fit", "the training pictures")
+        count = mean = scatter = 0.0
+        for artifact in artifacts:
+            x = io.as_picture(artifact, channels=self.channels).double()
+            shift, n = float(x.mean()) - mean, x.numel()
+            scatter += float((x - x.mean()).square().sum()) + shift * shift * count * n / (count + n)
+            count, mean = count + n, mean + shift * n / (count + n)
+        std = math.sqrt(scatter / count)
+        if not std > 1e-9:
             raise DataError("training pictures that are all one flat colour", "pictures with contrast")
-        return replace(self, mean=round(float(pictures.mean()), 6), std=round(std, 6))
+        return replace(self, mean=round(mean, 6), std=round(std, 6))
 
     def augment(self, x: State, noise: Noise) -> State:
         """Each picture of a batch [B, C, H, W] mirrored with probability 1/2, if `flip`."""
@@ -239,11 +257,11 @@ class Images(Domain):
         return {"energy": distances.energy, "texture": distances.texture, "novelty": distances.novelty}
 
     def read(self, path: str | Path) -> Tensor:
-        """A PNG, JPEG, BMP or WebP file, cut to its middle square and resized to this domain's size."""
-        return io.read(path, channels=self.channels, size=self.size)
+        """A picture in a file, brought to this domain's size as its source does it: the middle cut, by default."""
+        return io.read(path, channels=self.channels, size=self.size, fit=self.source.fit if self.source else "crop")
 
     def write(self, artifact: Any, path: str | Path) -> None:
-        """A picture as PNG."""
+        """A picture as PNG, JPEG or WebP, by the name's ending."""
         io.write(io.as_picture(artifact, channels=self.channels), path)
 
     def plot(self, artifacts: Sequence[Any], path: str | Path, *, labels: Sequence[str] | None = None) -> None:

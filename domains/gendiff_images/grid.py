@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from gendiff.errors import RequestError
-from gendiff_images.io import from_bytes, to_bytes
+from gendiff_images.io import from_values, to_bytes
 
 BACKGROUND = 255
 
@@ -41,7 +41,7 @@ class Sheet:
     def cut(self, sheet: np.ndarray, index: int, height: int, width: int) -> Tensor:
         """Picture number `index`, as it was put on the sheet (uint8 [H, W] or [H, W, 3])."""
         top, left = self.corner(index, height, width)
-        return from_bytes(
+        return from_values(
             sheet[top : top + self.zoom * height : self.zoom, left : left + self.zoom * width : self.zoom]
         )
 

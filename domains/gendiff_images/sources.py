@@ -1,4 +1,7 @@
-"""Where pictures come from. A source lists every file it could not use, with the reason.
+"""Where pictures come from. A source lists every file it could not use, with the reason, and every file beside the
+pictures that is none: read + rejected + others are all files.
+
+Pictures are kept in memory as they came, in 8 bits where the file has 8, and become float32 one at a time.
 
 Every split is disjoint from the other: data sets with an official split keep it; `Digits` is cut by a fixed
 permutation; `Folder` and `Arrays` without one decide by a hash of each picture's bytes, so equal pictures never
@@ -10,18 +13,19 @@ from __future__ import annotations
 import hashlib
 import io
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import overload
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from gendiff.domain import Example, Examples, Rejected, Source, data_file, data_root
 from gendiff.errors import DataError, RequestError, nearest
-from gendiff_images.io import SUFFIXES, fit_square, from_bytes, open_image
+from gendiff.files import Arrays as Npz
+from gendiff.files import open_arrays, read_rows
+from gendiff_images.io import FITS, SUFFIXES, check_size, fit_image, from_values, image_values, open_image
 
 SPLITS = ("train", "test")
 FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
@@ -31,15 +35,19 @@ TEN = tuple("0123456789")
 
 @dataclass(frozen=True)
 class Look:
-    """What the pictures of a source look like: side in pixels, channels, and class names (may be empty)."""
+    """What the pictures of a source look like: side in pixels or (height, width), channels, and class names (may be
+    empty).
+    """
 
-    size: int
+    size: int | tuple[int, int]
     channels: int
     classes: tuple[str, ...]
 
 
 class PictureSource(Source):
     """A source of pictures."""
+
+    fit = "crop"  # how a picture of another shape comes to the size of this source
 
     @abstractmethod
     def look(self, root: Path | None = None) -> Look:
@@ -53,25 +61,81 @@ def check_split(split: str) -> str:
     return split
 
 
-def _open_npz(path: Path) -> np.lib.npyio.NpzFile:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as e:
-        raise DataError(f"{path}: not readable ({e})", "a NumPy .npz file without pickles") from e
+@dataclass(frozen=True, eq=False)
+class Pictures(Sequence[Example]):
+    """Pictures with their names and conditions, each made a float32 tensor [C, H, W] when it is asked for.
+
+    Args:
+        values: of each picture [H, W] or [H, W, C]: uint8, or floats in [0, 1].
+        cond: the conditions of each.
+        names: of each.
+    """
+
+    values: Sequence[np.ndarray] | np.ndarray
+    cond: Sequence[Mapping[str, int | float]]
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Pictures: ...
+    def __getitem__(self, index: int | slice) -> Example | Pictures:
+        if isinstance(index, slice):
+            return Pictures(self.values[index], self.cond[index], self.names[index])
+        return Example(from_values(self.values[index]), self.cond[index], self.names[index])
 
 
-def _examples(pictures: Tensor, labels: np.ndarray | None, name: str, rejected: Iterable[Rejected] = ()) -> Examples:
-    """Pictures [N, C, H, W] and their labels as examples called name/number."""
-    known = [{} for _ in pictures] if labels is None else [{"label": int(v)} for v in labels]
-    return Examples(
-        [Example(p, cond, f"{name}/{i}") for i, (p, cond) in enumerate(zip(pictures, known, strict=True))],
-        rejected=list(rejected),
+def whole_labels(y: np.ndarray, count: int, where: str) -> np.ndarray:
+    """Labels as integers, -1 where a value is no class: not a whole number, or below 0.
+
+    Raises:
+        DataError: not one number for each of `count` pictures.
+    """
+    if y.shape != (count,) or y.dtype.kind not in "iufb":
+        raise DataError(f"{where}: {count} pictures and labels of {y.dtype} {y.shape}", f"{count} whole numbers from 0")
+    good = np.isfinite(y) & (y >= 0) & (y < 2**31) & (y == np.floor(y)) if y.dtype.kind == "f" else (y >= 0)
+    good &= y < 2**31
+    return np.where(good, np.where(good, y, 0).astype(np.int64), -1)
+
+
+def _examples(
+    values: Sequence[np.ndarray] | np.ndarray,
+    labels: np.ndarray | None,
+    name: str,
+    classes: int,
+    bad: Mapping[int, str] | None = None,
+) -> Examples:
+    """Pictures and their labels as examples called name/number; a label that is no class is a rejection, as is what
+    `bad` says of a number.
+    """
+    bad = dict(bad or {})
+    if labels is not None:
+        whole = whole_labels(labels, len(values), name)
+        for i in np.flatnonzero((whole < 0) | (whole >= classes)):
+            bad.setdefault(int(i), f"label {labels[i]} is not a class from 0 to {classes - 1}")
+        labels = whole
+    keep = [i for i in range(len(values)) if i not in bad]
+    pictures = Pictures(
+        values if not bad else [values[i] for i in keep],
+        [{} if labels is None else {"label": int(labels[i])} for i in keep],
+        [f"{name}/{i}" for i in keep],
     )
+    return Examples(pictures, [Rejected(f"{name}/{i}", why) for i, why in sorted(bad.items())])
 
 
-def _grey(values: np.ndarray) -> Tensor:
-    """uint8 [N, H, W] to [N, 1, H, W] in [0, 1]."""
-    return torch.from_numpy(values)[:, None].to(torch.float32) / 255
+def _grey(z: Npz, split: str, name: str) -> Examples:
+    """The arrays x_split uint8 [N, 28, 28] and y_split of a file as examples.
+
+    Raises:
+        DataError: arrays of another shape or type.
+    """
+    x, y = z[f"x_{split}"], z[f"y_{split}"]
+    if x.dtype != np.uint8 or x.ndim != 3 or x.shape[1:] != (28, 28):
+        raise DataError(f"{z.path}: x_{split} is {x.dtype} {x.shape}", "uint8 [N, 28, 28]")
+    return _examples(x, y, f"{name}/{split}", 10)
 
 
 @dataclass(frozen=True)
@@ -88,8 +152,7 @@ class Digits(PictureSource):
         x, y = load_digits(return_X_y=True)
         order = np.random.default_rng(20240601).permutation(len(x))
         pick = np.sort(order[:1500] if split == "train" else order[1500:])
-        pictures = torch.from_numpy(x[pick].reshape(-1, 1, 8, 8) / 16).to(torch.float32)
-        return _examples(pictures, y[pick], f"digits/{split}")
+        return _examples((x[pick].reshape(-1, 8, 8) / 16).astype(np.float32), y[pick], f"digits/{split}", 10)
 
     def describe(self) -> str:
         return "UCI optical digits as embedded in scikit-learn: 1,797 of 8x8 grey, cut once into 1,500 and 297."
@@ -104,8 +167,9 @@ class MNIST(PictureSource):
 
     def load(self, split: str, root: Path | None = None) -> Examples:
         where = "MNIST (LeCun, Cortes, Burges) as arrays x_train, y_train, x_test, y_test"
-        with _open_npz(data_file("images/mnist.npz", root, where)) as z:
-            return _examples(_grey(z[f"x_{check_split(split)}"]), z[f"y_{split}"], f"mnist/{split}")
+        check_split(split)
+        with open_arrays(data_file("images/mnist.npz", root, where)) as z:
+            return _grey(z, split, "mnist")
 
     def describe(self) -> str:
         return "MNIST (LeCun et al. 1998): handwritten digits, 28x28 grey, official split."
@@ -120,8 +184,9 @@ class Fashion(PictureSource):
 
     def load(self, split: str, root: Path | None = None) -> Examples:
         where = "Fashion-MNIST (github.com/zalandoresearch/fashion-mnist) as arrays x_train, y_train, x_test, y_test"
-        with _open_npz(data_file("images/fashion.npz", root, where)) as z:
-            return _examples(_grey(z[f"x_{check_split(split)}"]), z[f"y_{split}"], f"fashion/{split}")
+        check_split(split)
+        with open_arrays(data_file("images/fashion.npz", root, where)) as z:
+            return _grey(z, split, "fashion")
 
     def describe(self) -> str:
         return "Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747): clothes, 28x28 grey, official split."
@@ -139,21 +204,25 @@ class CIFAR10(PictureSource):
 
     def load(self, split: str, root: Path | None = None) -> Examples:
         where = "CIFAR-10 (Krizhevsky 2009) as JPEG files end to end: arrays jpeg, offset, y"
-        with _open_npz(data_file(f"images/cifar10_jpeg_{check_split(split)}.npz", root, where)) as z:
-            data, offset, y = z["jpeg"], z["offset"], z["y"]
-        pictures, labels, rejected = [], [], []
+        with open_arrays(data_file(f"images/cifar10_jpeg_{check_split(split)}.npz", root, where)) as z:
+            data, offset, y, path = z["jpeg"], z["offset"], z["y"], z.path
+        steps = np.diff(offset.astype(np.int64)) if offset.ndim == 1 and offset.dtype.kind in "iu" else np.array([-1])
+        fits = len(offset) > 1 and (steps >= 0).all() and offset[0] == 0 and offset[-1] == len(data)
+        if data.dtype != np.uint8 or data.ndim != 1 or not fits or len(y) != len(steps):
+            raise DataError(
+                f"{path}: jpeg {data.dtype} {data.shape}, offset {offset.dtype} {offset.shape}, y {y.shape}",
+                "bytes, rising offsets that begin at 0 and end at their number, and a label for each picture",
+            )
+        values, bad = np.empty((len(y), 32, 32, 3), np.uint8), {}
         for i, (start, stop) in enumerate(pairwise(offset)):
             try:
                 image = open_image(io.BytesIO(data[start:stop].tobytes()), channels=3)
                 if image.size != (32, 32):
                     raise DataError(f"wrong size {image.size[0]}x{image.size[1]}", "32x32")
+                values[i] = image_values(image, 3)
             except DataError as e:
-                rejected.append(Rejected(f"cifar10/{split}/{i}", e.got))
-            else:
-                pictures.append(np.asarray(image))
-                labels.append(y[i])
-        x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
-        return _examples(x, np.array(labels), f"cifar10/{split}", rejected)
+                bad[i] = e.got
+        return _examples(values, y, f"cifar10/{split}", 10, bad)
 
     def describe(self) -> str:
         return "CIFAR-10 (Krizhevsky 2009), 32x32 RGB as JPEG, official split; not comparable with published distances."
@@ -176,22 +245,50 @@ def _not_empty(examples: Examples, split: str, where: str, share: float) -> Exam
 
 @dataclass(frozen=True)
 class Folder(PictureSource):
-    """PNG, JPEG, BMP and WebP files in a folder; sub-folders, if any, are classes named after them.
+    """PNG, JPEG, GIF, TIFF, BMP and WebP files below a folder, with or without classes.
 
-    Each picture is cut to its middle square and resized. Files that are no pictures,
-    corrupt, truncated, of a wrong mode or smaller than `size`, and files beside class folders, are rejected.
+    Classes are the sub-folders of `path` (the first folder of "cat/tabby/1.png" is its class, "cat"; with
+    `labelled_by="parent"` the last, "tabby"), or the values of a column of a table. Pictures that are corrupt,
+    truncated, too large to be opened, smaller than `size`, or without a class, are rejected; files of other kinds
+    (captions, tables, notes) are listed as others.
 
     Args:
         path: the folder; relative paths start at the data root if they exist there.
-        size: side in pixels.
+        size: side in pixels, or (height, width).
         channels: 1 for grey, 3 for RGB.
         test_share: of the pictures, by a hash of their bytes.
+        fit: how a picture comes to its size: "crop" cuts the middle, "pad" lays it on white, "stretch" ignores its
+            shape.
+        manifest: a CSV table with the columns path (below the folder) and `column`; "" takes classes from folders.
+        column: of the table: the class of each picture.
+        labelled_by: "top" or "parent": which folder of a picture's place names its class; "" for no classes.
+
+    Raises:
+        RequestError: a size, channels, share, fit or labelled_by that cannot be.
     """
 
     path: str
-    size: int
+    size: int | tuple[int, int]
     channels: int = 3
     test_share: float = 0.1
+    fit: str = "crop"
+    manifest: str = ""
+    column: str = "label"
+    labelled_by: str = "top"
+
+    def __post_init__(self) -> None:
+        check_size(self.size, "Folder")
+        for name, value, options in (
+            ("channels", self.channels, (1, 3)),
+            ("fit", self.fit, FITS),
+            ("labelled_by", self.labelled_by, ("top", "parent", "")),
+        ):
+            if value not in options:
+                raise RequestError(
+                    f"Folder({name}={value!r})", f"one of {', '.join(map(repr, options))}.{nearest(value, options)}"
+                )
+        if not 0 <= self.test_share <= 1:
+            raise RequestError(f"Folder(test_share={self.test_share!r})", "a share from 0 to 1", "test_share=0.1")
 
     def _home(self, root: Path | None) -> Path:
         here = Path(self.path).expanduser()
@@ -201,52 +298,96 @@ class Folder(PictureSource):
             raise DataError(f"no folder {here}", "a folder of pictures", f"Folder({str(here)!r}, size={self.size})")
         return here
 
-    def _classes(self, home: Path) -> tuple[str, ...]:
-        folders = (p for p in home.iterdir() if p.is_dir() and not p.name.startswith("."))
-        return tuple(sorted(p.name for p in folders if any(q.is_file() for q in p.rglob("*"))))
+    def _labels(self, home: Path, names: Sequence[PurePosixPath]) -> dict[str, str]:
+        """The class of each picture that has one, by its name.
+
+        Raises:
+            DataError: a table without its columns, with an empty class, or with two classes for one picture.
+        """
+        if self.manifest:
+            return self._listed(home)
+        if self.labelled_by == "":
+            return {}
+        return {n.as_posix(): n.parts[0 if self.labelled_by == "top" else -2] for n in names if len(n.parts) > 1}
+
+    def _listed(self, home: Path) -> dict[str, str]:
+        table = next((p for p in (home / self.manifest, Path(self.manifest).expanduser()) if p.is_file()), None)
+        if table is None:
+            table = data_root(None) / self.manifest
+        rows = read_rows(table)
+        for column in ("path", self.column):
+            if column not in rows[0]:
+                have = ", ".join(rows[0])
+                raise DataError(f"{table} has no column {column!r}", f"it has {have}.{nearest(column, rows[0])}")
+        found: dict[str, str] = {}
+        for number, row in enumerate(rows, 2):
+            name, label = PurePosixPath(row["path"].strip()).as_posix(), row[self.column].strip()
+            if not label:
+                raise DataError(f"{table}, row {number} ({name}): an empty {self.column}", "the name of a class")
+            if found.setdefault(name, label) != label:
+                raise DataError(f"{table}, row {number}: {name} is {label!r} and {found[name]!r}", "one class each")
+        return found
+
+    def _scan(self, home: Path) -> tuple[list[PurePosixPath], list[Rejected], list[str]]:
+        """The pictures below the folder by name, those that cannot be used, and the other files."""
+        pictures, rejected, others = [], [], []
+        for file in sorted(p for p in home.rglob("*") if p.is_file()):
+            name = PurePosixPath(file.relative_to(home).as_posix())
+            if name.suffix.lower() not in SUFFIXES:
+                others.append(name.as_posix())
+            elif any(part.startswith(".") for part in name.parts):
+                rejected.append(Rejected(name.as_posix(), "hidden file"))
+            else:
+                pictures.append(name)
+        return pictures, rejected, others
 
     def look(self, root: Path | None = None) -> Look:
-        return Look(self.size, self.channels, self._classes(self._home(root)))
+        home = self._home(root)
+        return Look(self.size, self.channels, tuple(sorted(set(self._labels(home, self._scan(home)[0]).values()))))
 
     def load(self, split: str, root: Path | None = None) -> Examples:
         check_split(split)
         home = self._home(root)
-        classes = self._classes(home)
-        items: list[Example] = []
-        rejected: list[Rejected] = []
-        files = sorted(p for p in home.rglob("*") if p.is_file())
-        if not files:
-            raise DataError(f"{home} is empty", "PNG or JPEG files, in one sub-folder per class or in none")
-        for file in files:
-            name = file.relative_to(home)
+        names, rejected, others = self._scan(home)
+        if not names and not rejected:
+            found = f"; it has {len(others)} other files" if others else ""
+            raise DataError(
+                f"{home} has no pictures, there is no usable picture{found}" if others else f"{home} is empty",
+                "PNG, JPEG, GIF, TIFF, BMP or WebP files, in one sub-folder per class or in none",
+                f"{others[0]} is not a picture" if others else "",
+            )
+        labels = self._labels(home, names)
+        classes = sorted(set(labels.values()))
+        listed = {name.as_posix() for name in names}
+        rejected += [Rejected(n, "in the table, but not among the pictures") for n in labels if n not in listed]
+        values, cond, kept = [], [], []
+        for name in (n.as_posix() for n in names):
             try:
-                label = self._label(name, classes)
-                content = file.read_bytes()
+                if classes and name not in labels:
+                    raise DataError("no class: " + ("not in the table" if self.manifest else "beside class folders"))
+                content = (home / name).read_bytes()
                 if _is_test(content, self.test_share) != (split == "test"):
                     continue
-                image = fit_square(open_image(file, channels=self.channels), self.size)
+                image = fit_image(
+                    open_image(io.BytesIO(content), channels=self.channels), check_size(self.size, "Folder"), self.fit
+                )
+                values.append(image_values(image, self.channels))
             except DataError as e:
-                rejected.append(Rejected(name.as_posix(), e.got))
+                rejected.append(Rejected(name, e.got))
+            except OSError as e:
+                rejected.append(Rejected(name, f"not readable ({e.strerror})"))
             else:
-                items.append(Example(from_bytes(np.asarray(image)), label, name.as_posix()))
-        return _not_empty(Examples(items, rejected=rejected), split, str(home), self.test_share)
-
-    @staticmethod
-    def _label(name: Path, classes: tuple[str, ...]) -> dict[str, int | float]:
-        """The label of a file by its place, or a DataError why it cannot be used."""
-        if any(part.startswith(".") for part in name.parts):
-            raise DataError("hidden file")
-        if name.suffix.lower() not in SUFFIXES:
-            raise DataError(f"not a picture ({name.suffix or 'no suffix'})")
-        if not classes:
-            return {}
-        if len(name.parts) < 2:
-            raise DataError("no class: the file lies beside the class folders")
-        return {"label": classes.index(name.parts[0])}
+                cond.append({"label": classes.index(labels[name])} if classes else {})
+                kept.append(name)
+        examples = Examples(Pictures(values, cond, kept), rejected=rejected, others=others)
+        return _not_empty(examples, split, str(home), self.test_share)
 
     def describe(self) -> str:
         kind = "grey" if self.channels == 1 else "RGB"
-        return f"Pictures in {self.path}, cut to squares, {self.size}x{self.size} {kind}; sub-folders are classes."
+        height, width = check_size(self.size, "Folder")
+        done = {"crop": "their middle cut", "pad": "laid on white", "stretch": "stretched"}[self.fit]
+        by = f"classes from {self.manifest}" if self.manifest else "sub-folders are classes"
+        return f"Pictures in {self.path}, {done} to {width}x{height} {kind}; {by}."
 
 
 @dataclass(frozen=True)
@@ -254,8 +395,8 @@ class Arrays(PictureSource):
     """Pictures in one .npz file.
 
     Either `x_train`, `x_test` (and `y_train`, `y_test`), or `x` (and `y`), cut by a hash of each picture's bytes.
-    Pictures are uint8, or floats in [0, 1], [N, H, W] or [N, H, W, C]; labels are integers from 0; `classes` may name
-    them. Nothing is unpickled.
+    Pictures are uint8, or floats in [0, 1], [N, H, W] or [N, H, W, C]; labels are whole numbers from 0; `classes` may
+    name them. A label that is none (-1, 1.5, above the last class) is a rejection. Nothing is unpickled.
 
     Args:
         path: the file; relative paths start at the data root if they exist there.
@@ -269,68 +410,82 @@ class Arrays(PictureSource):
         here = Path(self.path).expanduser()
         return here if here.is_file() else data_file(self.path, root, "pictures as arrays x, or x_train and x_test")
 
+    def _classes(self, z: Npz, key: str) -> tuple[str, ...]:
+        """The names of the classes of the labels beside the pictures `key`; empty where there are none."""
+        labels = "y" + key[1:]
+        if labels not in z:
+            return ()
+        if "classes" in z:
+            names = z["classes"]
+            if names.ndim != 1 or names.dtype.kind not in "US" or not 1 <= len(names) <= 100_000:
+                raise DataError(f"{z.path}: classes is {names.dtype} {names.shape}", "a list of names")
+            return tuple(v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in names)
+        whole = whole_labels(z[labels], len(z[labels]), f"{z.path}: {labels}")
+        if whole.max(initial=-1) < 0 or whole.max() >= 100_000:
+            raise DataError(f"{z.path}: {labels} with the highest label {whole.max(initial=-1)}", "0 to 99,999")
+        return tuple(str(v) for v in range(int(whole.max()) + 1))
+
     def look(self, root: Path | None = None) -> Look:
         path = self._file(root)
-        with _open_npz(path) as z:
-            key = "x_train" if "x_train" in z.files else "x"
-            shape = _array(z, key, path).shape
-            labels = z["y" + key[1:]] if "y" + key[1:] in z.files else None
-            names = tuple(str(v) for v in z["classes"]) if "classes" in z.files else ()
-        if labels is not None and not names:
-            names = tuple(str(v) for v in range(int(labels.max()) + 1))
-        return Look(shape[1], shape[3] if len(shape) == 4 else 1, names if labels is not None else ())
+        with open_arrays(path) as z:
+            key = "x_train" if "x_train" in z else "x"
+            shape = check_pictures(path, key, *z.shape(key))
+            names = self._classes(z, key)
+        sides = shape[1] if shape[1] == shape[2] else shape[1:3]
+        return Look(sides, shape[3] if len(shape) == 4 else 1, names)
 
     def load(self, split: str, root: Path | None = None) -> Examples:
+        check_split(split)
         path = self._file(root)
-        with _open_npz(path) as z:
-            own = "x_train" in z.files
-            suffix = f"_{check_split(split)}" if own else ""
-            x = _array(z, "x" + suffix, path)
-            y = z["y" + suffix] if "y" + suffix in z.files else None
+        with open_arrays(path) as z:
+            own = "x_train" in z
+            suffix = f"_{split}" if own else ""
+            check_pictures(path, "x" + suffix, *z.shape("x" + suffix))
+            x = z["x" + suffix]
+            y = z.get("y" + suffix)
+            classes = len(self._classes(z, "x_train" if own else "x"))
         if y is not None and len(y) != len(x):
             raise DataError(f"{path}: {len(x)} pictures and {len(y)} labels", "one label for each picture")
-        items: list[Example] = []
-        rejected: list[Rejected] = []
-        for i, values in self._mine(x, split, own):
-            name = f"{path.name}/{i}"
-            if not (values.dtype == np.uint8 or (np.isfinite(values).all() and 0 <= values.min() <= values.max() <= 1)):
-                rejected.append(
-                    Rejected(name, "not finite" if not np.isfinite(values).all() else "values outside [0, 1]")
-                )
-                continue
-            values = values[..., None] if values.ndim == 2 else values
-            picture = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1))).to(torch.float32)
-            picture = picture / 255 if values.dtype == np.uint8 else picture
-            items.append(Example(picture, {} if y is None else {"label": int(y[i])}, name))
-        return _not_empty(Examples(items, rejected=rejected), split, str(path), self.test_share)
-
-    def _mine(self, x: np.ndarray, split: str, own: bool) -> Iterator[tuple[int, np.ndarray]]:
-        """Number and values of the pictures of this split."""
-        for i, values in enumerate(x):
-            if own or _is_test(values.tobytes(), self.test_share) == (split == "test"):
-                yield i, values
+        bad = {}
+        if x.dtype != np.uint8:
+            for i, values in enumerate(x):
+                if not np.isfinite(values).all():
+                    bad[i] = "not finite"
+                elif not 0 <= values.min() <= values.max() <= 1:
+                    bad[i] = "values outside [0, 1]"
+        examples = _examples(x, y, path.name, classes, bad)
+        if not own:
+            test = split == "test"
+            mine = [_is_test(values.tobytes(), self.test_share) == test for values in x]
+            examples = chosen(examples, {f"{path.name}/{i}" for i, yes in enumerate(mine) if yes})
+        return _not_empty(examples, split, str(path), self.test_share)
 
     def describe(self) -> str:
         return f"Pictures in the arrays of {self.path}."
 
 
-def _array(z: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:
-    """The pictures under `key`, their layout checked."""
-    if key not in z.files:
-        raise DataError(f"{path}: arrays {sorted(z.files)}", f"an array {key!r} of pictures")
-    x = z[key]
-    square = x.ndim in (3, 4) and x.shape[1] == x.shape[2] and (x.ndim == 3 or x.shape[3] in (1, 3))
-    if not square or not len(x) or not (x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating)):
+def chosen(examples: Examples, names: set[str]) -> Examples:
+    """Those examples and rejections that have one of these names."""
+    pictures = examples.items
+    assert isinstance(pictures, Pictures)
+    keep = [i for i, name in enumerate(pictures.names) if name in names]
+    values, cond = [pictures.values[i] for i in keep], [pictures.cond[i] for i in keep]
+    kept = Pictures(values, cond, [pictures.names[i] for i in keep])
+    return Examples(kept, [r for r in examples.rejected if r.name in names])
+
+
+def check_pictures(path: Path, key: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
+    """The shape of an array of pictures, checked.
+
+    Raises:
+        DataError: another layout or type.
+    """
+    layout = len(shape) in (3, 4) and all(shape) and max(shape[1:3]) <= 16384 and (*shape, 1)[3] in (1, 3)
+    if not layout or not (dtype == np.uint8 or dtype.kind == "f"):
         raise DataError(
-            f"{path}: {key} is {x.dtype} {x.shape}",
-            "uint8 or floats in [0, 1], [N, H, H] or [N, H, H, C] with C = 1 or 3",
+            f"{path}: {key} is {dtype} {shape}", "uint8 or floats in [0, 1], [N, H, W] or [N, H, W, C] with C = 1 or 3"
         )
-    return x
-
-
-def pictures_of(examples: Sequence[Example]) -> list[Tensor]:
-    """The pictures alone."""
-    return [e.artifact for e in examples]
+    return shape
 
 
 def labels_of(examples: Sequence[Example]) -> list[int]:
@@ -339,7 +494,11 @@ def labels_of(examples: Sequence[Example]) -> list[int]:
     Raises:
         DataError: an example has none.
     """
-    bare = [e.name for e in examples if "label" not in e.cond]
+    if isinstance(examples, Examples) and isinstance(examples.items, Pictures):
+        pairs = list(zip(examples.items.names, examples.items.cond, strict=True))
+    else:
+        pairs = [(e.name, e.cond) for e in examples]
+    bare = [name for name, cond in pairs if "label" not in cond]
     if bare:
         raise DataError(f"{len(bare)} pictures without a label, the first is {bare[0]}", "a labelled data set")
-    return [int(e.cond["label"]) for e in examples]
+    return [int(cond["label"]) for _, cond in pairs]

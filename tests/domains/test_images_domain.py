@@ -17,6 +17,7 @@ from gendiff.testing import check_domain
 from gendiff_images import (
     CIFAR10,
     Digits,
+    Folder,
     Images,
     Judge,
     Masked,
@@ -111,8 +112,9 @@ def test_wrong_requests_name_the_nearest():
         domain.request(0)
     with pytest.raises(RequestError, match="keywords only"):
         domain.request(1, "frog")
-    with pytest.raises(RequestError, match="positive size"):
-        Images(size=0)
+    for size in (0, (64,), (64, 0), "64", (3.5, 4)):
+        with pytest.raises(RequestError, match=r"Images\(size=\(64, 96\)\)"):
+            Images(size=size)
 
 
 @pytest.mark.parametrize("size", [{}, {"channels": (16, 24), "blocks": 1}, {"width": 32, "depth": 2, "heads": 2}])
@@ -147,7 +149,18 @@ def test_files_round_to_eight_bits_once(tmp_path, channels):
     domain.write(once, tmp_path / "b.png")
     assert torch.equal(domain.read(tmp_path / "b.png"), once)
     with pytest.raises(RequestError, match=r"'a.png'"):
-        write(p, tmp_path / "a.jpg")
+        write(p, tmp_path / "a.pdf")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind", "error"), [(".jpg", "JPEG", 0.03), (".JPEG", "JPEG", 0.03), (".webp", "WEBP", 0.0)]
+)
+def test_the_suffix_decides_the_format(tmp_path, suffix, kind, error):
+    p = torch.linspace(0, 1, 16).expand(3, 16, 16).contiguous()
+    write(p, tmp_path / f"a{suffix}")
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        assert image.format == kind
+    assert (read(tmp_path / f"a{suffix}") - (p * 255).round() / 255).abs().max() <= error + 1e-6
 
 
 def test_reading_cuts_the_middle_square(tmp_path):
@@ -159,6 +172,45 @@ def test_reading_cuts_the_middle_square(tmp_path):
     assert read(tmp_path / "wide.png", channels=1).shape == (1, 12, 20)
     with pytest.raises(DataError, match=r"wide.png: too small \(20x12\)"):
         Images(size=16).read(tmp_path / "wide.png")
+
+
+@pytest.mark.parametrize(("fit", "H", "W"), [("crop", 6, 12), ("pad", 12, 12), ("pad", 12, 6), ("stretch", 5, 9)])
+def test_pictures_of_any_shape_come_to_any_other(tmp_path, fit, H, W):
+    """A picture that is dark on its left third and bright on its right third, 12 rows by 24 columns."""
+    values = np.full((12, 24), 128, np.uint8)
+    values[:, :8], values[:, 16:] = 0, 250
+    Image.fromarray(values).save(tmp_path / "a.png")
+    p = read(tmp_path / "a.png", channels=1, size=(H, W), fit=fit)[0] * 255
+    assert p.shape == (H, W)
+    middle = p[H // 2]
+    assert middle[0] < 3 and abs(middle[-1] - 250) < 3 and abs(middle[W // 2] - 128) < 15
+    rows = {"crop": 6, "pad": W // 2, "stretch": 5}[fit]  # of the picture itself
+    assert int(((p - 255).abs().amax(1) > 1).sum()) == rows
+    with pytest.raises(DataError, match="without being enlarged"):
+        read(tmp_path / "a.png", channels=1, size=(13, 25), fit=fit)
+    with pytest.raises(RequestError, match='Did you mean "crop"'):
+        read(tmp_path / "a.png", size=4, fit="crap")
+
+
+def test_a_domain_of_oblong_pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    source = Folder(str(tmp_path), size=(8, 12), test_share=0.3)
+    domain = Images.of(source)
+    examples = domain.dataset("train")
+    fitted = domain.fit(examples.artifacts)
+    x = torch.stack([fitted.encode(a) for a in examples.artifacts])
+    assert x.shape[1:] == (3, 8, 12) and abs(float(x.mean())) < 1e-4 and abs(float(x.std()) - 1) < 1e-3
+    assert domain.request(2).like.shape == (2, 3, 8, 12)
+    for size in ({"channels": (8, 8), "blocks": 1}, {"width": 32, "depth": 1, "heads": 2}):
+        torch.manual_seed(0)
+        model = Model.new(fitted, **size)
+        assert model.sample(1, steps=2)[0].shape == (3, 8, 12)
+    with pytest.raises(RequestError, match=r"\(9, 12\).*multiples of 2.*patch=1"):
+        replace(domain, size=(9, 12)).network(width=32)
+    assert replace(domain, size=(9, 13)).network(channels=(8, 8))(torch.zeros(1, 3, 9, 13), torch.ones(1)).shape[2] == 9
+    assert domain.read(tmp_path / "0.png").shape == (3, 8, 12)
 
 
 def test_transparent_pictures_lie_on_white(tmp_path):

@@ -1,0 +1,264 @@
+"""Files of strangers, opened within bounds: arrays, tables and archives.
+
+A file announces sizes before it delivers anything: the shape of an array, the length of a member, the bytes that a
+stream unpacks to. Every size is checked before memory is asked for, against
+
+    allowance(bytes on disk) = max(256 MiB, 200 x bytes on disk),
+
+which real data stay below (text and masks pack to a hundredth at most) and a bomb does not. Whatever is wrong with a
+file is a DataError: no parser's own exception leaves this module. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import csv
+import gzip
+import io
+import lzma
+import math
+import struct
+import tarfile
+import tokenize
+import warnings
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+
+from gendiff.errors import DataError, nearest
+
+LEAST, RATIO = 2**28, 200  # bytes a small file may unpack to; bytes per byte on disk for a large one
+BROKEN = (
+    OSError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError, SyntaxError, RuntimeError,
+    MemoryError, AttributeError, zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, tarfile.TarError,
+    tokenize.TokenError, csv.Error,
+)  # fmt: skip
+ROWS, MEMBERS = 5_000_000, 2_000_000  # of a table, of an archive
+
+
+def allowance(size: int) -> int:
+    """Bytes that a file of `size` bytes may unpack to."""
+    return max(LEAST, RATIO * size)
+
+
+@contextlib.contextmanager
+def reading(path: str | Path, what: str) -> Iterator[None]:
+    """Turns whatever a parser raises into a DataError that names the file and `what` was expected."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers written by old programs: the array is checked all the same
+            yield
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file {path}", what) from error
+    except BROKEN as error:
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        raise DataError(f"{path}: not readable ({text[0][:200]})", what) from error
+
+
+def header_of(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array whose .npy header lies at the file's place."""
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
+        raise DataError(f"{name}: the array format {version}", "version 1.0 or 2.0 of NumPy's format")
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise DataError(f"{name}: an array of Python objects", "numbers or text", "They would have to be unpickled")
+    if any(not isinstance(n, int) or n < 0 for n in shape):
+        raise DataError(f"{name}: an array of shape {shape}", "lengths of zero or more")
+    return shape, dtype
+
+
+def read_array(file: IO[bytes], size: int, limit: int, name: str) -> np.ndarray:
+    """The array in an .npy file of `size` bytes, of at most `limit`; its header must announce just what follows."""
+    start = file.tell()
+    shape, dtype = header_of(file, name)
+    announced, held = math.prod(shape) * dtype.itemsize, size - (file.tell() - start)
+    if announced > limit:
+        raise DataError(f"{name} announces {announced:,} bytes", f"at most {limit:,} for a file of its size")
+    if announced != held:
+        raise DataError(f"{name} announces {announced:,} bytes, and {held:,} follow", "as many as its shape holds")
+    file.seek(start)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+class Arrays:
+    """The arrays of an .npz file, each read when asked for: `with open_arrays(path) as z: x = z["x"]`."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self.path, self.archive = path, archive
+        infos = [i for i in archive.infolist() if i.filename.endswith(".npy")]
+        self.infos = {i.filename.removesuffix(".npy"): i for i in infos}
+        if len(infos) > 10_000 or len(self.infos) < len(infos):
+            raise DataError(f"{path}: {len(infos)} arrays with {len(self.infos)} names", "arrays of different names")
+        self.limit = allowance(path.stat().st_size)
+        total = sum(i.file_size for i in infos)
+        if total > self.limit:
+            raise DataError(f"{path} unpacks to {total:,} bytes", f"at most {self.limit:,} for a file of its size")
+
+    def __enter__(self) -> Arrays:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.archive.close()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.infos
+
+    def get(self, key: str) -> np.ndarray | None:
+        """An array, or None where there is none of this name."""
+        return None if key not in self.infos else self[key]
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        if key not in self.infos:
+            raise DataError(
+                f"{self.path}: no array {key!r}", f"it has {', '.join(self.infos) or 'none'}.{nearest(key, self.infos)}"
+            )
+        with reading(self.path, "an undamaged .npz file"), self.archive.open(self.infos[key]) as file:
+            return read_array(file, self.infos[key].file_size, self.limit, f"{self.path}: {key}")
+
+    def shape(self, key: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Shape and type of an array, from its header alone."""
+        if key not in self.infos:
+            self[key]
+        with reading(self.path, "an undamaged .npz file"), self.archive.open(self.infos[key]) as file:
+            return header_of(file, f"{self.path}: {key}")
+
+
+def open_arrays(path: str | Path) -> Arrays:
+    """An .npz file.
+
+    Raises:
+        DataError: not a .npz file, damaged, or one that unpacks to more than its `allowance`.
+    """
+    path = Path(path)
+    with reading(path, "a NumPy .npz file without pickles"):
+        return Arrays(path, zipfile.ZipFile(path))
+
+
+def load_array(path: str | Path) -> np.ndarray:
+    """The array of an .npy file.
+
+    Raises:
+        DataError: not an .npy file, damaged, cut, with Python objects in it, or larger than it says.
+    """
+    with reading(path, "a NumPy .npy file without pickles"), Path(path).open("rb") as file:
+        size = Path(path).stat().st_size
+        return read_array(file, size, size, str(path))
+
+
+def read_rows(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a CSV table in UTF-8, each by the names of the first line.
+
+    Raises:
+        DataError: no such file, no rows, not UTF-8 text, columns that share a name or have none, or a row (which is
+            named) with more or fewer fields than there are columns.
+    """
+    path = Path(path)
+    with reading(path, "a table (CSV, UTF-8) with a line of names and a line for each item"):
+        text = path.read_bytes().decode("utf-8-sig")
+        if "\0" in text:
+            raise DataError(f"{path} holds zero bytes", "text in UTF-8")
+        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+        names = next(lines, [])
+        if not any(names) or len(set(names)) < len(names) or not all(name.strip() for name in names):
+            raise DataError(f"{path} has the columns {names!r}", "different names of columns in the first line")
+        rows = []
+        for row in lines:
+            if not row:
+                continue
+            if len(row) != len(names):
+                got = f"{path}, line {lines.line_num}: {len(row)} fields"
+                raise DataError(got, f"{len(names)}: {', '.join(names)}")
+            rows.append(dict(zip(names, row, strict=True)))
+            if len(rows) > ROWS:
+                raise DataError(f"{path} has more than {ROWS:,} rows", "a smaller table")
+        if not rows:
+            raise DataError(f"{path} has no rows", "a line of names and a line for each item")
+        return rows
+
+
+class Bounded:
+    """A file that is being unpacked, of which no more than `limit` bytes are given."""
+
+    def __init__(self, file: IO[bytes], limit: int, name: str) -> None:
+        self.file, self.limit, self.name = file, limit, name
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count: int = -1) -> bytes:
+        left = self.limit - self.file.tell()
+        data = self.file.read(left + 1 if count < 0 else min(count, max(left, 0) + 1))
+        if len(data) > left:
+            raise DataError(f"{self.name} unpacks to more than {self.limit:,} bytes", "less, for a file of its size")
+        return data
+
+
+@contextlib.contextmanager
+def open_archive(path: Path) -> Iterator[tarfile.TarFile]:
+    """A tar archive, plain or packed by gzip, bzip2 or xz."""
+    limit = allowance(path.stat().st_size)
+    with path.open("rb") as file:
+        magic = file.read(6)
+    packed = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}.get(magic[:2], open)
+    with packed(path, "rb") as raw:
+        bounded: Any = Bounded(raw, limit, str(path))
+        with tarfile.open(fileobj=bounded, mode="r:") as archive:
+            yield archive
+
+
+def archive_members(
+    path: str | Path, suffixes: Collection[str], left: list[tuple[str, str]], others: list[str]
+) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each file with one of these suffixes in a tar archive (compressed or not), in its order.
+
+    What cannot be used goes into `left` with the reason: links, devices, a name that came before or that points
+    outside of the archive, a member of more bytes than are there. Files of other kinds go into `others`.
+
+    Raises:
+        DataError: not a tar archive, damaged, or one that unpacks to more than its `allowance`.
+    """
+    path = Path(path)
+    with reading(path, "a tar archive, compressed or not"):
+        limit, used, seen = allowance(path.stat().st_size), 0, set()
+        with open_archive(path) as archive:
+            for number, member in enumerate(archive):
+                if number > MEMBERS:
+                    raise DataError(f"{path} has more than {MEMBERS:,} members", "a smaller archive")
+                used += 512 + max(member.size, 0)
+                if member.size < 0 or used > limit or member.issparse():
+                    what = "a sparse file" if member.issparse() else f"{used:,} bytes and more"
+                    raise DataError(f"{path} unpacks to {what}", f"files of at most {limit:,} bytes in all")
+                if member.isdir():
+                    continue
+                name = PurePosixPath(member.name).as_posix()
+                if not member.isfile():
+                    kind = "a link" if member.issym() or member.islnk() else "a device or pipe"
+                    left.append((name, f"{kind}, not a file"))
+                elif PurePosixPath(name).suffix.lower() not in suffixes:
+                    others.append(name)
+                elif name.startswith("/") or ".." in PurePosixPath(name).parts:
+                    left.append((name, "a name that leads out of the archive"))
+                elif name in seen:
+                    left.append((name, "a second file of this name"))
+                else:
+                    seen.add(name)
+                    file = archive.extractfile(member)
+                    data = b"" if file is None else file.read()
+                    if len(data) < member.size:
+                        raise DataError(f"{path} ends inside of {name}", "a complete archive", "Copy it again")
+                    yield name, data
+            archive.fileobj.seek(archive.offset)  # type: ignore[union-attr]
+            end = archive.fileobj.read(512)  # type: ignore[union-attr]
+            if any(end) or 0 < len(end) < 512:  # what Python's reader takes for the end of the archive, silently
+                raise DataError(
+                    f"{path} is damaged or cut at byte {archive.offset:,}", "a complete archive", "Copy it again"
+                )
+            if not end:
+                left.append((path.name, "the archive lacks the mark of its end: it may be cut"))
