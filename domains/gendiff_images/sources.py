@@ -431,7 +431,7 @@ class Arrays(PictureSource):
             key = "x_train" if "x_train" in z else "x"
             shape = check_pictures(path, key, *z.shape(key))
             names = self._classes(z, key)
-        sides = shape[1] if shape[1] == shape[2] else shape[1:3]
+        sides = shape[1] if shape[1] == shape[2] else (shape[1], shape[2])
         return Look(sides, shape[3] if len(shape) == 4 else 1, names)
 
     def load(self, split: str, root: Path | None = None) -> Examples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,7 +113,8 @@ def test_wrong_requests_name_the_nearest():
         domain.request(0)
     with pytest.raises(RequestError, match="keywords only"):
         domain.request(1, "frog")
-    for size in (0, (64,), (64, 0), "64", (3.5, 4)):
+    wrong: list[Any] = [0, (64,), (64, 0), "64", (3.5, 4)]
+    for size in wrong:
         with pytest.raises(RequestError, match=r"Images\(size=\(64, 96\)\)"):
             Images(size=size)
 
@@ -203,7 +205,8 @@ def test_a_domain_of_oblong_pictures(tmp_path):
     x = torch.stack([fitted.encode(a) for a in examples.artifacts])
     assert x.shape[1:] == (3, 8, 12) and abs(float(x.mean())) < 1e-4 and abs(float(x.std()) - 1) < 1e-3
     assert domain.request(2).like.shape == (2, 3, 8, 12)
-    for size in ({"channels": (8, 8), "blocks": 1}, {"width": 32, "depth": 1, "heads": 2}):
+    sizes: list[dict[str, Any]] = [{"channels": (8, 8), "blocks": 1}, {"width": 32, "depth": 1, "heads": 2}]
+    for size in sizes:
         torch.manual_seed(0)
         model = Model.new(fitted, **size)
         assert model.sample(1, steps=2)[0].shape == (3, 8, 12)

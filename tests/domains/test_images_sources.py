@@ -175,7 +175,7 @@ def test_oblong_arrays(tmp_path):
     source = Arrays(str(tmp_path / "a.npz"))
     assert Images.of(source).size == (6, 9)
     examples = source.load("train")
-    assert isinstance(examples.items, Pictures) and examples.items.values.dtype == np.uint8  # a byte a value
+    assert isinstance(examples.items, Pictures) and examples.items.values[0].dtype == np.uint8  # a byte a value
     assert torch.equal(examples.artifacts[4], torch.from_numpy(x[4].transpose(2, 0, 1)).float() / 255)
     assert len(examples[:4].artifacts) == 4 and torch.equal(examples[3:5][1].artifact, examples[4].artifact)
 
@@ -326,7 +326,10 @@ def test_the_offsets_of_cifar10_are_checked(tmp_path):
     path.parent.mkdir()
     np.savez(path, jpeg=jpeg, offset=np.arange(4) * n, y=np.array([0, 10, 9]))
     train = CIFAR10().load("train", tmp_path)
-    assert [e.cond["label"] for e in train] == [0, 9] and train.items.names == ["cifar10/train/0", "cifar10/train/2"]
+    assert [e.cond["label"] for e in train] == [0, 9] and [e.name for e in train] == [
+        "cifar10/train/0",
+        "cifar10/train/2",
+    ]
     assert train.rejected[0].reason == "label 10 is not a class from 0 to 9"
     for offset in (np.arange(4) * n + 1, np.arange(3) * n, np.arange(4) * float(n), np.array([0, n, n - 9, 3 * n])):
         np.savez(path, jpeg=jpeg, offset=offset, y=np.array([0, 1, 9]))
