@@ -25,7 +25,7 @@ from typing import Any
 from torch import nn
 
 from gendiff.denoisers import Head, Heads
-from gendiff.discovery import is_part, parts_of_packages, registered_parts
+from gendiff.discovery import is_part, is_record, parts_of_packages, registered_parts
 from gendiff.errors import GendiffError, RecipeError, UnknownName, nearest
 from gendiff.processes import Joint, Process
 from gendiff.spaces import Product, Space
@@ -48,7 +48,7 @@ def to_config(value: Any) -> Any:
         return value
     if type(value).__name__ in BUNDLES and type(value) is BUNDLES[type(value).__name__][0]:
         return {"kind": type(value).__name__, "parts": {k: to_config(v) for k, v in value.parts.items()}}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if not isinstance(value, type) and is_record(type(value)):
         skip = ("mask",) if isinstance(value, Space) else ()
         fields = {
             f.name: to_config(getattr(value, f.name))

@@ -11,7 +11,6 @@ package come from its entry point, those of a script from `@gendiff.register`.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -20,15 +19,23 @@ from typing import Any, TypeVar
 from gendiff.errors import GendiffError, RecipeError, UnknownName
 
 REINSTALL = "A package of yours is not listed? Install it: pip install -e ."
+UNINSTALLED = "A domain of yours, not installed: gendiff.load(path, parts=[MyDomain]), or @gendiff.register above it"
 
 Part = TypeVar("Part", bound=type)
 REGISTERED: dict[str, type] = {}
+RECORD = ("__dataclass_fields__", "__init__")
+
+
+def is_record(cls: type) -> bool:
+    """Whether a class is a dataclass in its constructor too: no __init__ of its own takes what no field keeps."""
+    makers = [next((i for i, base in enumerate(cls.__mro__) if name in vars(base)), -1) for name in RECORD]
+    return 0 <= makers[0] <= makers[1]
 
 
 def is_part(item: Any) -> bool:
     """Whether a model file may name it: a dataclass, or a torch module (torch itself is not imported to know)."""
     return isinstance(item, type) and (
-        dataclasses.is_dataclass(item)
+        is_record(item)
         or any((base.__module__, base.__name__) == ("torch.nn.modules.module", "Module") for base in item.__mro__)
     )
 
@@ -83,7 +90,7 @@ def load_point(group: str, kind: str, name: str) -> Any:
     """What the entry point `name` of `gendiff.<group>` names, loaded."""
     found = registered(group)
     if name not in found:
-        raise UnknownName(kind, name, found, REINSTALL)
+        raise UnknownName(kind, name, found, UNINSTALLED if group == "domains" else REINSTALL)
     try:
         return found[name].load()
     except ModuleNotFoundError as error:

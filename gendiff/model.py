@@ -21,6 +21,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO, Concatenate, NamedTuple, ParamSpec, TypeAlias
 
 import torch
@@ -480,20 +481,20 @@ def read_domain(config: Mapping[str, Any], where: str, parts: Sequence[type] = (
         RecipeError: If a field does not fit.
     """
     complete(config, ["name"], where)
+    cls = domain_type(config, where, parts)
+    kinds = Kinds(package_of(cls), parts=parts)
+    fields = {**{k: v for k, v in config.items() if k != "name"}, "kind": cls.__name__}
+    return from_config(fields, where=where, means=cls, kinds=kinds, hint=Domain), kinds
+
+
+def domain_type(config: Mapping[str, Any], where: str, parts: Sequence[type] = ()) -> type:
+    """The class of the domain that a config names: one of the parts, or what is registered under its name."""
     name, kind = config["name"], config.get("kind")
-    own = [p for p in (*parts, *registered_parts()) if issubclass(p, Domain)]
-    own = [p for p in own if (p.__name__ == kind if kind else getattr(p, "name", None) == name)]
-    if own:
-        cls: type = own[0]
-    else:
-        cls = domain_class(name)
-        if kind not in (None, cls.__name__):
-            cls = Kinds(sys.modules[cls.__module__.partition(".")[0]]).find(kind, where)
-    kinds = Kinds(sys.modules[cls.__module__.partition(".")[0]], parts=parts)
-    fields = {k: v for k, v in config.items() if k != "name"}
-    with sealed():
-        domain = from_config({**fields, "kind": cls.__name__}, where=where, means=cls, kinds=kinds, hint=Domain)
-    return domain, kinds
+    for part in (*parts, *registered_parts()):
+        if issubclass(part, Domain) and (part.__name__ == kind if kind else getattr(part, "name", None) == name):
+            return part
+    cls = domain_class(name)
+    return cls if kind in (None, cls.__name__) else Kinds(package_of(cls)).find(kind, where)
 
 
 def make_network(domain: Domain, size: Mapping[str, Any]) -> nn.Module:
@@ -657,13 +658,14 @@ def rebuild(config: Mapping[str, Any], where: str, parts: Sequence[type] = ()) -
         UnknownName: For a domain that is not known.
         CheckpointError: For a key nobody reads, or a value that does not fit.
     """
-    domain, kinds = read_domain(config["domain"], f"{where}: domain", parts)
+    with sealed():
+        domain, kinds = read_domain(config["domain"], f"{where}: domain", parts)
 
-    def part(key: str, hint: Any) -> Any:
-        return from_config(config[key], where=f"{where}: {key}", kinds=kinds, hint=hint)
+        def part(key: str, hint: Any) -> Any:
+            return from_config(config[key], where=f"{where}: {key}", kinds=kinds, hint=hint)
 
-    process, head, sampler = part("process", Process), part("head", Head), part("sampler", Solver | Loop)
-    return Rebuilt(domain.with_process(process, head), process, head, sampler, dict(part("network", Mapping)))
+        process, head, sampler = part("process", Process), part("head", Head), part("sampler", Solver | Loop)
+        return Rebuilt(domain.with_process(process, head), process, head, sampler, dict(part("network", Mapping)))
 
 
 def check_size(domain: Domain, size: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], where: str) -> None:
@@ -821,15 +823,19 @@ def check_loadable(model: Model, *others: Any) -> tuple[type, ...]:
             )
     weights = model.denoiser.network.state_dict()
     check_size(again.domain, again.size, {k: tuple(v.shape) for k, v in weights.items()}, "The model's network")
-    return tuple(cls for cls in parts if not found_alone(cls, config["domain"]))
+    return tuple(cls for cls in parts if not found_alone(cls, own, config["domain"]))
 
 
-def found_alone(cls: type, config: Mapping[str, Any]) -> bool:
-    """Whether `load` finds a class that its file names without being given it."""
+def found_alone(cls: type, domain: Domain, config: Mapping[str, Any]) -> bool:
+    """Whether `load` finds a class that a file of this domain names, without being given it."""
     try:
-        if issubclass(cls, Domain):
-            return type(read_domain(config, "domain")[0]) is cls
-        package = sys.modules[domain_class(config["name"]).__module__.partition(".")[0]]
-        return Kinds(package).find(kind_name(cls), "config") is cls
+        if cls is type(domain):
+            return domain_type(config, "domain") is cls
+        return Kinds(package_of(type(domain))).find(kind_name(cls), "config") is cls
     except GendiffError:
         return False
+
+
+def package_of(cls: type) -> ModuleType:
+    """The package, or single module, that defines a class."""
+    return sys.modules[cls.__module__.partition(".")[0]]

@@ -32,7 +32,7 @@ from gendiff_audio import io
 from gendiff_audio.clip import AudioError, Clip, Gap, mono
 from gendiff_audio.measures import centroid, duration, level, pitch, statistics
 from gendiff_audio.networks import MelUNet
-from gendiff_audio.phase import GriffinLim
+from gendiff_audio.phase import GriffinLim, Phase
 from gendiff_audio.sources import ClipSource, Tones
 from gendiff_audio.spectrogram import LogMel
 
@@ -65,7 +65,7 @@ class Audio(Domain):
     mean: tuple[float, ...] = (-5.0,)
     std: tuple[float, ...] = (3.0,)
     lengths: tuple[int, ...] = (48,)
-    phase: GriffinLim = field(default_factory=GriffinLim)
+    phase: Phase = field(default_factory=GriffinLim)
 
     def __post_init__(self) -> None:
         if self.source.prepare.sample_rate != self.spectrogram.sample_rate:

@@ -9,11 +9,20 @@ random numbers of the seed: the same for every clip, so that no clip depends on 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gendiff_audio import backend
+
+
+class Phase(Protocol):
+    """The way from magnitudes to a waveform; a frozen dataclass, wherever a `GriffinLim` may stand."""
+
+    def __call__(self, magnitude: Tensor, *, win: int, hop: int, length: int) -> Tensor:
+        """`[..., bins, frames]`, frame k centred on sample k hop, to `[..., length]`."""
+        ...
 
 
 @dataclass(frozen=True)

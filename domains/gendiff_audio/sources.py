@@ -13,7 +13,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gendiff.domain import Example, Examples, Rejected, Source, data_file, data_root
+from gendiff.domain import Example, Examples, Rejected, Source, data_file, data_root, unsealed
 from gendiff.errors import DataError, RequestError, nearest
 from gendiff_audio.clip import AudioError
 from gendiff_audio.io import members, read
@@ -194,8 +194,9 @@ class Sounds(ClipSource):
 
     @staticmethod
     def _find(path: str, root: Path | None) -> Path:
-        if Path(path).exists() or Path(path).is_absolute():
-            return Path(path)
+        here = unsealed(path)
+        if here.exists() or here.is_absolute():
+            return here
         return data_root(root) / path
 
 

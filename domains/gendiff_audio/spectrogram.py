@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 
 from gendiff_audio import backend
 from gendiff_audio.clip import AudioError, Gap
-from gendiff_audio.phase import GriffinLim
+from gendiff_audio.phase import GriffinLim, Phase
 
 UPDATES = 20  # leave a mel residual of 0.3 %; the pseudo-inverse alone leaves 1.8 %
 
@@ -54,6 +54,8 @@ class LogMel:
     floor: float = 1e-4
 
     def __post_init__(self) -> None:
+        if not 0 < self.n_fft <= 2**16 or not 0 < self.mels <= 2**12:
+            raise AudioError("a transform out of range", self.signature, "1 to 65536 points and 1 to 4096 mels")
         nyquist = self.sample_rate / 2
         if not 0 <= self.low < self.top <= nyquist:
             got, expected = (
@@ -140,7 +142,7 @@ class LogMel:
             X = X * (M @ A.mT) / (X @ A @ A.mT + 1e-12)
         return X
 
-    def synthesise(self, L: Tensor, phase: GriffinLim | None = None) -> Tensor:
+    def synthesise(self, L: Tensor, phase: Phase | None = None) -> Tensor:
         """L `[..., frames, mels]` to samples `[..., frames hop]`. Griffin-Lim's frames are centred on k hop, ours on
         (k + 1/2) hop: the first frame is repeated in front, and half a hop is cut off at the start.
         """

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gendiff.nn.embeddings import whole
 from gendiff.spaces import exp_so3
 
 from .frames import C_N, C_N_CA, CA_C_N, CA_CA, NM, ideal_atoms
@@ -238,6 +239,7 @@ class FrameNetwork(nn.Module):
         clock: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
+        whole("FrameNetwork", width=width, depth=depth, heads=heads, pair=pair)
         self.width = width
         self.kappa = clock or (lambda t: t)
         local = 4 * 12 + 2 * 7 + 4 * len(_CROWDS)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gendiff.errors import RequestError
 from gendiff.nn.attention import Attention, Rotary, grid_positions
-from gendiff.nn.embeddings import Conditioning
+from gendiff.nn.embeddings import Conditioning, share, whole
 
 ROTARY = Rotary()
 
@@ -101,6 +101,16 @@ class DiT(nn.Module):
         super().__init__()
         if dims not in (1, 2):
             raise RequestError(f"DiT(dims={dims})", "1 (sequences) or 2 (pictures)")
+        whole(
+            "DiT",
+            patch=patch,
+            width=width,
+            depth=depth,
+            heads=heads,
+            in_channels=in_channels,
+            out_channels=out_channels,
+        )
+        share("DiT", dropout=dropout)
         self.dims, self.patch, self.positions, self.out_channels = dims, patch, positions, out_channels
         self.head_width = width // heads
         pixels = patch**dims

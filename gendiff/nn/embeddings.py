@@ -12,7 +12,8 @@ has one row more than classes; the last one means "none", the label that classif
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,29 @@ class FourierTime(nn.Module):
         """t [B] to [B, width]; the second moment of the features is 1."""
         angle = t.to(self.frequencies.dtype)[:, None] * self.frequencies
         return 2**0.5 * torch.cat((angle.cos(), angle.sin()), dim=-1)
+
+
+def whole(owner: str, **sizes: Any) -> None:
+    """Refuses sizes of a network, or entries of its lists of sizes, that are no whole numbers of at least 1.
+
+    Raises:
+        RequestError: For the first of them.
+    """
+    for name, size in sizes.items():
+        entries = size if isinstance(size, Sequence) and not isinstance(size, str) else (size,)
+        if not entries or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in entries):
+            raise RequestError(f"{owner}({name}={size!r})", "whole numbers of at least 1")
+
+
+def share(owner: str, **values: Any) -> None:
+    """Refuses what is no number in [0, 1).
+
+    Raises:
+        RequestError: For the first of them.
+    """
+    for name, value in values.items():
+        if not isinstance(value, int | float) or not 0 <= value < 1:
+            raise RequestError(f"{owner}({name}={value!r})", "a number from 0 to 1, below 1")
 
 
 class LabelEmbedding(nn.Module):

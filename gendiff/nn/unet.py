@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gendiff.errors import RequestError
 from gendiff.nn.attention import Attention
-from gendiff.nn.embeddings import Conditioning
+from gendiff.nn.embeddings import Conditioning, share, whole
 
 
 def _groups(channels: int) -> int:
@@ -157,6 +157,8 @@ class UNet(nn.Module):
         super().__init__()
         if dims not in (1, 2):
             raise RequestError(f"UNet(dims={dims})", "1 (sequences) or 2 (pictures)")
+        whole("UNet", blocks=blocks, patch=patch, in_channels=in_channels, out_channels=out_channels, channels=channels)
+        share("UNet", dropout=dropout)
         if len(attention) != len(channels) or not channels or blocks < 1:
             raise RequestError(
                 f"UNet(channels={tuple(channels)}, attention={tuple(attention)}, blocks={blocks})",
