@@ -36,6 +36,7 @@ CORE = (
 )  # fmt: skip
 BUNDLES: dict[str, tuple[type, type]] = {"Joint": (Joint, Process), "Product": (Product, Space), "Heads": (Heads, Head)}
 LONGEST, DEEPEST, LARGEST = 4 * 2**20, 64, 2**63  # characters of a config, its nesting, and its integers
+LONGEST_NAME = 200
 
 
 def to_config(value: Any) -> Any:
@@ -115,8 +116,7 @@ class Kinds:
             RecipeError: For one that two classes have.
         """
         core = core_kinds()
-        if not isinstance(kind, str):
-            raise RecipeError(f"{where} has the kind {kind!r}", "the name of a class")
+        check_name(kind, f"the kind in {where}")
         if kind in core:
             return core[kind]
         name = kind.rpartition(".")[2]
@@ -133,6 +133,12 @@ class Kinds:
             f"If {name} is a class of yours: gendiff.load(path, parts=[{name}]), or @gendiff.register above the class"
             if name.isidentifier() else "",
         )  # fmt: skip
+
+
+def check_name(value: Any, where: str) -> None:
+    """Raises RecipeError for what is no name: another type, or far too long."""
+    if not isinstance(value, str) or len(value) > LONGEST_NAME:
+        raise RecipeError(f"{where} is {value!r:.80}", "a name")
 
 
 def classes_in(value: Any) -> Iterator[type]:
@@ -323,6 +329,7 @@ def unread(data: Mapping[str, Any], fields: list[str], where: str) -> None:
     """Raises RecipeError for the first key that is no field."""
     for key in data:
         if key not in fields:
+            check_name(key, f"A key of {where}")
             raise RecipeError(f"{where} has no {key!r}", f"It has {', '.join(fields)}.{nearest(key, fields)}")
 
 
@@ -330,7 +337,7 @@ def complete(data: Mapping[str, Any], fields: list[str], where: str) -> None:
     """Raises RecipeError for the first field that the data lack."""
     for name in fields:
         if name not in data:
-            raise RecipeError(f"{where} lacks {name!r}", f"It has {', '.join(data) or 'nothing'}")
+            raise RecipeError(f"{where} lacks {name!r}", f"It has {', '.join(list(data)[:20]) or 'nothing'}"[:400])
 
 
 def override(value: Any, path: str, text: str, where: str) -> Any:

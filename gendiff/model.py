@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from gendiff.config import (
     Kinds,
+    check_name,
     check_type,
     classes_in,
     complete,
@@ -490,6 +491,7 @@ def read_domain(config: Mapping[str, Any], where: str, parts: Sequence[type] = (
 def domain_type(config: Mapping[str, Any], where: str, parts: Sequence[type] = ()) -> type:
     """The class of the domain that a config names: one of the parts, or what is registered under its name."""
     name, kind = config["name"], config.get("kind")
+    check_name(name, f"the name in {where}")
     for part in (*parts, *registered_parts()):
         if issubclass(part, Domain) and (part.__name__ == kind if kind else getattr(part, "name", None) == name):
             return part
@@ -505,6 +507,12 @@ def make_network(domain: Domain, size: Mapping[str, Any]) -> nn.Module:
     if not isinstance(kind, type) or not issubclass(kind, nn.Module):
         raise RecipeError(f"The network has the kind {kind!r}", "a class of torch.nn.Module", "kind=MyNet, width=64")
     return kind(**{name: value for name, value in size.items() if name != "kind"})
+
+
+def as_checkpoint_error(error: GendiffError) -> CheckpointError:
+    """What is wrong with a file, cut to a readable length: a file may hold texts of any."""
+    parts = (error.got, error.expected, error.fix)
+    return CheckpointError(*(part if len(part) <= 600 else part[:600] + " ..." for part in parts))
 
 
 class ModelFile:
@@ -617,7 +625,7 @@ def checked_config(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
             check_type(config[key], hint, f"{path}: {key}")
         complete(config["domain"], ["name"], f"{path}: domain")
     except GendiffError as error:
-        raise CheckpointError(error.got, error.expected, error.fix) from error
+        raise as_checkpoint_error(error) from error
     return config
 
 
@@ -699,7 +707,7 @@ def check_size(domain: Domain, size: Mapping[str, Any], shapes: Mapping[str, Seq
                     raise
                 network = make_network(domain, size)
     except GendiffError as error:
-        raise CheckpointError(error.got, error.expected, error.fix) from error
+        raise as_checkpoint_error(error) from error
     except Exception as error:
         raise CheckpointError(
             f"{where}: no network can be built of {size!r:.200} ({type(error).__name__}: {error!s:.200})",
@@ -771,7 +779,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", parts: Sequenc
         except GendiffError as error:
             if isinstance(error, UnknownName) and error.kind == "domain":
                 raise
-            raise CheckpointError(error.got, error.expected, error.fix) from error
+            raise as_checkpoint_error(error) from error
         check_size(domain, size, file.shapes, f"{where}: network")
         with sealed():
             network = make_network(domain, size)
