@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import resource
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,9 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 import gendiff
@@ -37,15 +42,16 @@ from gendiff import (
     V,
     Velocity,
 )
+from gendiff.config import core_kinds
 from gendiff.denoisers import Eps, Head
-from gendiff.errors import RequestError
-from gendiff.model import digest, write_whole
+from gendiff.errors import CheckpointError, GendiffError, RequestError
+from gendiff.model import ModelFile, digest, write_whole
 from gendiff.processes import Process, schedule_of
 from gendiff.random import Noise
 from gendiff.spaces import SO3, Centered, State
-from gendiff_audio import Audio
-from gendiff_images import Images
-from gendiff_proteins import Ideal, Proteins
+from gendiff_audio import Audio, LogMel
+from gendiff_images import Folder, Images
+from gendiff_proteins import Ideal, Proteins, Structures
 from gendiff_recipes.recipe import Recipe
 
 
@@ -251,3 +257,198 @@ def test_a_device_that_is_not_there_is_refused_and_nothing_moved(model: Model, t
     with pytest.raises(RequestError, match=r'device="cpu"'):
         gendiff.load(model.save(tmp_path / "m.safetensors"), device=device)
     assert model.device == torch.device("cpu")
+
+
+# Damaged and hostile files
+
+
+def test_each_bit_counts(tmp_path: Path) -> None:
+    """A flipped bit anywhere, in the header, the config or the weights, is refused."""
+    path = Model.new(Globe(), width=64).save(tmp_path / "m.safetensors")
+    whole = path.read_bytes()
+    bits = torch.randint(8 * len(whole), (240,), generator=torch.Generator().manual_seed(0)).tolist()
+    weights = 8 * (8 + int.from_bytes(whole[:8], "little"))
+    assert sum(bit >= weights for bit in bits) > 60 and sum(bit < weights for bit in bits) > 60
+    for bit in bits:
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            gendiff.load(path)
+    path.write_bytes(whole)
+    gendiff.load(path)
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """The file with its config changed, and without digests: as a stranger may write it, or gendiff 0.1.0 did."""
+    with path.open("rb") as stream:
+        file = ModelFile(stream, path)
+        weights = {name: file.tensor(name) for name in file.shapes}
+        config = json.loads(file.metadata["gendiff"])
+    text = change(config)
+    path.write_bytes(serialise(weights, {"gendiff": text if isinstance(text, str) else json.dumps(config)}))
+    return path
+
+
+def test_a_file_without_digests_is_an_older_one_and_loads(model: Model, tmp_path: Path) -> None:
+    def older(config: dict[str, Any]) -> None:
+        config["domain"].pop("kind")
+
+    again = gendiff.load(rewritten(model.save(tmp_path / "m.safetensors"), older))
+    assert digest(again.denoiser.network.state_dict()) == digest(model.denoiser.network.state_dict())
+
+
+def nested(levels: int) -> str:
+    return '{"format": 1, "recipe": ' + "[" * levels + "]" * levels + "}"
+
+
+HOSTILE = {
+    "deep": (lambda c: nested(100), "nested too deeply"),
+    "deeper": (lambda c: nested(100_000), "nested too deeply"),
+    "huge integer": (lambda c: c["domain"].update(bend=10**30), "digits"),
+    "endless integer": (lambda c: json.dumps(c).replace("2.0", "9" * 10_000), "digits"),
+    "null": (lambda c: c["domain"].update(bend=None), "domain.bend is None"),
+    "nan": (lambda c: c["domain"].update(bend=float("nan")), "finite"),
+    "infinity": (lambda c: c["process"]["schedule"].update(rate=float("inf")), "finite"),
+    "text": (lambda c: c["domain"].update(bend="2"), "type float"),
+    "bool": (lambda c: c["sampler"].update(steps=True), "type int"),
+    "fraction": (lambda c: c["sampler"].update(steps=2.5), "type int"),
+    "a domain as sampler": (lambda c: c.update(sampler={**c["domain"], "kind": "Globe"}), "name|Solver"),
+    "a head as process": (lambda c: c.update(process=c["head"]), "Process"),
+    "a grid as schedule": (lambda c: c["process"].update(schedule={"kind": "LinearGrid"}), "Schedule"),
+    "a head in a bundle": (lambda c: c.update(process={"kind": "Joint", "parts": {"a": c["head"]}}), "Process"),
+    "no table": (lambda c: c.update(domain=[1]), "domain"),
+    "no kind": (lambda c: c["head"].update(kind=None), "kind"),
+    "wide": (lambda c: c["network"].update(width=10**7), "sizes|fit"),
+    "wider": (lambda c: c["network"].update(width=2**62), "sizes"),
+    "narrow": (lambda c: c["network"].update(width=5), "first.weight"),
+    "none": (lambda c: c["network"].update(width=None), "TypeError"),
+    "negative": (lambda c: c["network"].update(width=-3), "no network"),
+    "twice": (lambda c: json.dumps(c)[:-1] + ', "format": 1}', "twice"),
+    "metrics": (lambda c: c.update(metrics={"a": "b"}), "metrics"),
+    "recipe": (lambda c: c.update(recipe=3), "recipe"),
+    "long": (lambda c: c["recipe"].update(a="x" * 5_000_000), "characters"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_config_is_refused_in_words(name: str, model: Model, tmp_path: Path) -> None:
+    change, says = HOSTILE[name]
+    path = rewritten(model.save(tmp_path / "m.safetensors"), change)
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match=says) as caught:
+        gendiff.load(path)
+    assert time.process_time() - start < 2 and len(str(caught.value)) < 2500
+
+
+def test_a_network_beyond_its_file_is_given_up_at_once_and_without_memory(tmp_path: Path) -> None:
+    tiny = {"channels": (8,), "blocks": 1}
+    paths = [
+        (Model.new(Images(size=8), **tiny), {"blocks": 10**4}),
+        (Model.new(Images(size=8), **tiny), {"blocks": 10**7}),
+        (Model.new(Images(size=8), **tiny), {"channels": [8] * 10**4}),
+        (Model.new(Images(size=8), **tiny), {"channels": [10**4, 10**4], "attention": None}),
+        (Model.new(Images(size=8), width=16, depth=1, heads=2), {"depth": 10**4}),
+        (Model.new(Proteins(source=Ideal()), **FRAMES), {"depth": 10**4}),
+        (Model.new(Proteins(source=Ideal()), **FRAMES), {"pair": 10**4}),
+    ]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for made, size in paths:
+        path = rewritten(made.save(tmp_path / "m.safetensors"), lambda c, size=size: c["network"].update(size))
+        start = time.process_time()
+        with pytest.raises(CheckpointError, match=r"parts|sizes|fit|multiple"):
+            gendiff.load(path)
+        assert time.process_time() - start < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_loading_looks_at_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "secret.csv"
+    secret.write_text("hush,hush\n1,2\n")
+    sounds = {"kind": "Sounds", "path": "/", "manifest": str(secret), "columns": ["label"], "classes": []}
+    model = Model.new(Audio(), channels=(8, 8))
+    path = rewritten(model.save(tmp_path / "m.safetensors"), lambda c: c["domain"].update(source=sounds))
+    looked: list[str] = []
+    for name in ("rglob", "iterdir", "is_dir", "exists", "open", "read_text"):
+
+        def watched(self: Path, *args: Any, own: Any = getattr(Path, name), **more: Any) -> Any:
+            looked.extend([str(self)] if self in (Path("/"), secret) else [])
+            return own(self, *args, **more)
+
+        monkeypatch.setattr(Path, name, watched)
+    with pytest.raises(CheckpointError, match="asks for the data in '/'") as caught:
+        gendiff.load(path)
+    assert not looked and "hush" not in str(caught.value)
+    pictures = Model.new(Images(size=8, source=Folder("/", size=8)), channels=(8,), blocks=1)
+    chains = Model.new(Proteins(source=Structures("/")), **FRAMES)
+    for made in (pictures, chains):
+        assert gendiff.load(made.save(tmp_path / "n.safetensors")).domain == made.domain
+    assert not looked
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["kind", "parts", "steps", "a"]), inner, max_size=3)
+        | st.fixed_dictionaries({"kind": st.sampled_from([*core_kinds(), "Globe", "Sounds", "Path", "Popen"])})
+    ),
+    max_leaves=6,
+)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [at, *(place for key, item in items for place in places(item, (*at, key)))]
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(data=st.data())
+def test_no_config_does_worse_than_a_clear_error(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.safetensors"
+
+    def change(config: dict[str, Any]) -> None:
+        for place in data.draw(st.lists(st.sampled_from(places(config)[1:]), min_size=1, max_size=3)):
+            inside: Any = config
+            for key in place[:-1]:
+                if not isinstance(inside, dict | list) or (isinstance(inside, dict) and key not in inside):
+                    return
+                inside = inside[key]
+            if isinstance(inside, dict):
+                inside[place[-1]] = data.draw(JUNK)
+
+    rewritten(Model.new(Globe(), width=6).save(path), change)
+    start = time.process_time()
+    try:
+        loaded = gendiff.load(path)
+    except GendiffError as error:
+        assert len(str(error)) < 2500
+    else:
+        assert isinstance(loaded.domain, Globe) and isinstance(loaded.denoiser.process, Process)
+    assert time.process_time() - start < 5
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Images(size=(64, 96)), r"size=\(64, 96\)"),  # type: ignore[arg-type]
+        (lambda: Images(size=8).network(width=16, depth=0), r"depth=0"),
+        (lambda: Images(size=8).network(width=16, heads=0), r"heads=0"),
+        (lambda: Images(size=8).network(width=16, dropout=1.5), r"dropout=1\.5"),
+        (lambda: Images(size=8).network(channels=(0,)), r"channels=\(0,\)"),
+        (lambda: Images(size=8).network(channels=(8,), blocks=0), r"blocks=0"),
+        (lambda: Images(size=8).network(channels=(8.5,)), r"channels=\(8\.5,\)"),  # type: ignore[arg-type]
+        (lambda: Images(size=8).network(channels=(8,), patch=-1), r"patch=-1"),
+        (lambda: Audio().network(channels=()), r"channels=\(\)"),
+        (lambda: Proteins(source=Ideal()).network(depth=0), r"depth=0"),
+        (lambda: Proteins(source=Ideal()).network(width="wide"), r"width='wide'"),
+        (lambda: LogMel(n_fft=2**30), "1 to 65536 points"),
+    ],
+    ids=range(12),
+)
+def test_sizes_that_make_no_network_are_refused_where_they_are_given(make: Callable[[], Any], says: str) -> None:
+    with pytest.raises(GendiffError, match=says):
+        make()
