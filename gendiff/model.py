@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, Concatenate, NamedTuple, ParamSpec, TypeAlias
 import torch
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gendiff.config import (
     Kinds,
@@ -679,7 +680,8 @@ def rebuild(config: Mapping[str, Any], where: str, parts: Sequence[type] = ()) -
 def check_size(domain: Domain, size: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], where: str) -> None:
     """Refuses a size whose network has not the weights of a file, before memory is taken for it.
 
-    The network is built without memory, and given up once it has far more modules than the file has tensors.
+    The network is built without memory for its large tensors, and given up once it has far more modules than the file
+    has tensors.
 
     Args:
         shapes: The shape of each tensor in the file, by name.
@@ -698,7 +700,7 @@ def check_size(domain: Domain, size: Mapping[str, Any], shapes: Mapping[str, Seq
                 raise RecipeError(f"{where} holds {number:.6g}", f"sizes of a network of {entries:,} weights")
         with at_most(16 * len(shapes) + 1024, where), sealed():
             try:
-                with torch.device("meta"):
+                with Weightless():
                     network = make_network(domain, size)
             except (NotImplementedError, RuntimeError) as error:
                 # A network that looks at numbers while it is built needs memory; its sizes are bounded all the same.
@@ -720,6 +722,28 @@ def check_size(domain: Domain, size: Mapping[str, Any], shapes: Mapping[str, Seq
             f"{where}: {len(odd)} weights do not fit the network, first {odd[0]!r}",
             f"the weights of {type(network).__name__}({size!r:.200})",
         )
+
+
+class Weightless(TorchFunctionMode):
+    """Large tensors that are made within it take no memory, and no random numbers are drawn for them.
+
+    Small ones are real: torch needs seconds of imports to compute without memory.
+    """
+
+    MADE = frozenset({"empty", "zeros", "ones", "full", "rand", "randn", "arange", "linspace", "logspace", "eye"})
+    DRAWN = frozenset({"normal_", "uniform_", "trunc_normal_", "bernoulli_", "random_"})
+    SMALL = 4096
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        if name in self.MADE and given.get("device") is None:
+            counts = numbers_in([*args, given.get("size"), given.get("steps"), given.get("end")])
+            if math.prod(max(int(n), 1) for n in counts if math.isfinite(n)) > self.SMALL:
+                given["device"] = "meta"
+        first = args[0] if args else given.get("tensor")
+        if name in self.DRAWN and isinstance(first, Tensor) and first.is_meta:
+            return first
+        return func(*args, **given)
 
 
 def numbers_in(value: Any) -> Iterator[float]:

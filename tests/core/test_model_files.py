@@ -369,11 +369,12 @@ def test_loading_looks_at_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     model = Model.new(Audio(), channels=(8, 8))
     path = rewritten(model.save(tmp_path / "m.safetensors"), lambda c: c["domain"].update(source=sounds))
     looked: list[str] = []
+    own: dict[str, Any] = dict(vars(Path))
     for name in ("rglob", "iterdir", "is_dir", "exists", "open", "read_text"):
 
-        def watched(self: Path, *args: Any, own: Any = getattr(Path, name), **more: Any) -> Any:
+        def watched(self: Path, *args: Any, name: str = name, **more: Any) -> Any:
             looked.extend([str(self)] if self in (Path("/"), secret) else [])
-            return own(self, *args, **more)
+            return own[name](self, *args, **more)
 
         monkeypatch.setattr(Path, name, watched)
     with pytest.raises(CheckpointError, match="asks for the data in '/'") as caught:
