@@ -14,7 +14,7 @@ import copy
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -280,6 +280,15 @@ class Domain(ABC):
         """What to ask `request` for, beside labels, when n samples are drawn to look at: lengths, seconds."""
         return {}
 
+    def in_turn(self, n: int, said: Container[str] = ()) -> dict[str, list[str]]:
+        """Class names for n samples of each label that was not `said`: all their combinations in turn."""
+        period, out = 1, {}
+        for name, classes in self.labels.items():
+            if name not in said and classes:
+                out[name] = [classes[(i // period) % len(classes)] for i in range(n)]
+                period *= len(classes)
+        return out
+
     def ranges(self) -> Mapping[str, tuple[float, float]]:
         """The smallest and largest value seen in training of what `request` takes as numbers: lengths, seconds."""
         return {}
@@ -308,14 +317,19 @@ class Domain(ABC):
         """An artifact to a file; by default a tensor to .npy."""
         np.save(path, np.asarray(artifact), allow_pickle=False)
 
-    def plot(self, artifacts: Sequence[Any], path: str | Path) -> None:
-        """A picture of some artifacts."""
+    def plot(self, artifacts: Sequence[Any], path: str | Path, *, labels: Sequence[str] | None = None) -> None:
+        """A picture of some artifacts, with a line of text for each."""
         raise RequestError(f"The domain {self.name} draws no pictures", "a domain with plot()", "write() saves samples")
 
     @property
     def suffix(self) -> str:
         """The file name ending that `write` makes."""
         return ".npy"
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The endings of all formats that `write` knows, the usual one first."""
+        return (self.suffix,)
 
     def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
         """What a user says is known of the samples, for the sampler, and what is then asked of `request`.

@@ -67,6 +67,10 @@ class RequestError(GendiffError):
     """A request for samples that the domain cannot answer."""
 
 
+class RequestWarning(UserWarning):
+    """What was asked for is done, but hardly what was meant: outside the trained range, nothing to guide, NaN drawn."""
+
+
 class DataError(GendiffError):
     """Data that is missing, unreadable, empty or not finite."""
 

@@ -19,6 +19,7 @@ import os
 import secrets
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -45,7 +46,7 @@ from gendiff.config import (
 from gendiff.denoisers import Denoiser, Head
 from gendiff.discovery import domain_class, registered_parts
 from gendiff.domain import Domain, Request, crop, sealed
-from gendiff.errors import CheckpointError, GendiffError, RecipeError, RequestError, UnknownName
+from gendiff.errors import CheckpointError, GendiffError, RecipeError, RequestError, RequestWarning, UnknownName
 from gendiff.guidance import (
     Constrained,
     From,
@@ -63,7 +64,7 @@ from gendiff.random import Noise
 from gendiff.sampling import Loop, Progress, calibrate, sample
 from gendiff.sampling import Path as FlowPath
 from gendiff.sampling.solvers import Calibrated, Solver
-from gendiff.spaces import State, map_state
+from gendiff.spaces import State, map_state, tensors
 
 FORMAT = 1
 HINTS = {
@@ -197,7 +198,7 @@ class Model:
         *args: Any,
         sampler: Solver | Loop | None = None,
         steps: int | None = None,
-        guidance: Any = 1.0,
+        guidance: Any = None,
         given: Any = None,
         start: Any = None,
         strength: float = 0.5,
@@ -213,10 +214,11 @@ class Model:
 
         Args:
             n: How many.
-            args: Handed to the domain's `request` with `what`: labels, lengths.
+            args: Handed to the domain's `request` with `what`: labels, lengths. Labels that are not said are all
+                classes in turn (None for none), and lengths those of `Domain.preview`.
             sampler: How, e.g. `Heun(18)`; the model's own by default.
             steps: The sampler with another number of steps; a table fitted for it (`calibrate`) is used.
-            guidance: Classifier-free guidance; 1 is off. A scale, or a rule:
+            guidance: Classifier-free guidance; 1 is off, None is the model's own. A scale, or a rule:
                 `GuidanceInterval(APG(3.0), 0.3, 3.0)`.
             given: What is known of every sample: an artifact with a part missing, in the domain's own words
                 (`clip.without(1.20, 1.85)`), or sites of it (`model.known`), put in place on a grid that also goes
@@ -237,9 +239,19 @@ class Model:
             raise RequestError(f"sample got n={n}, batch={batch}", "at least one sample and a batch of at least one")
         if given is not None:
             given, what = self.domain.known(given, what)
+        said = guidance is not None
+        guidance = guidance if said else self.guidance
+        request = self.domain.request(n, *args, **self.request(n, *args, shown=given is None and start is None, **what))
+        self.check_ranges(what)
+        if isinstance(guidance, int | float) and not is_one(guidance) and not self.guides(request):
+            if said:
+                warn(f"guidance={guidance} has nothing to guide: no label is asked for. Ask for one, or leave it out.")
+            guidance = 1.0
         solver = sampler or self.sampler
         if sampler is None and isinstance(solver, Calibrated):
-            solver = solver.under(guidance_name(guidance))
+            tables, solver = solver, solver.under(guidance_name(guidance))
+            if solver is not tables:
+                warn(f"The tables were fitted at guidance {tables.guidance}; at {guidance!r} {solver!r} is used.")
         if steps is not None:
             solver = replace_solver(solver, lambda inner: dataclasses.replace(inner, steps=steps))  # type: ignore[type-var]
         if isinstance(given, Given):
@@ -248,10 +260,9 @@ class Model:
         if start is not None:
             solver = replace_solver(solver, functools.partial(start_at, strength=strength), FlowPath)
             first = map_state(lambda x: x[None], self.domain.encode(start))
-        request = self.domain.request(n, *args, **what)
         known = None if given is None else given.expand(n)
         denoiser = self.follow(guidance, precision)
-        states, masks = [], []
+        states, masks, odd = [], [], 0
         with self.at_rest():
             for begin in range(0, n, batch):
                 part = slice(begin, min(begin + batch, n))
@@ -280,11 +291,43 @@ class Model:
                 )
                 states.append(x)
                 masks.append(cond.get("mask"))
+                odd += sum(not all(bool(p.isfinite().all()) for p in tensors(single)) for single in crop(x, masks[-1]))
                 if arrived is not None:
                     arrived([self.domain.decode(single) for single in crop(x, cond.get("mask"))])
+        if odd:
+            warn(f"{odd} of {n} samples hold numbers that are not finite: too strong a guidance, or too few steps?")
         return states, masks
 
     sample = decoded(states)
+
+    @property
+    def guidance(self) -> Any:
+        """What `sample` uses when no guidance is said: what the model was trained to be judged with."""
+        return self.recipe.get("guidance", 1.0)
+
+    def request(self, n: int, *args: Any, shown: bool = True, **what: Any) -> dict[str, Any]:
+        """The words that n samples are asked for by: those said, and all classes in turn where a label is not said.
+
+        `shown`: also the lengths and the like that `Domain.preview` asks for, unless there are unnamed arguments.
+        """
+        preview = self.domain.preview(n) if shown and not args else {}
+        return {**preview, **self.domain.in_turn(n, what), **what}
+
+    def guides(self, request: Request) -> bool:
+        """Whether a request asks for anything that guidance could strengthen."""
+        without = self.domain.without(request.cond)
+        pairs = ((value, without.get(name)) for name, value in request.cond.items())
+        return any(isinstance(a, Tensor) and isinstance(b, Tensor) and not torch.equal(a, b) for a, b in pairs)
+
+    def check_ranges(self, what: Mapping[str, Any]) -> None:
+        """Warns of numbers that a trained model never saw."""
+        for name, (low, high) in self.domain.ranges().items() if self.recipe else ():
+            asked = what.get(name)
+            numbers = [v for v in (asked if isinstance(asked, list | tuple) else [asked]) if isinstance(v, int | float)]
+            slack = 0.0 if isinstance(low, int) else 0.1  # a range of fractions is that of typical examples
+            odd = next((v for v in numbers if not (1 - slack) * low <= v <= (1 + slack) * high), None)
+            if odd is not None:
+                warn(f"{name}={odd:g} is outside what this model was trained on, {low:g} to {high:g}.")
 
     def follow(self, guidance: Any = 1.0, precision: torch.dtype | None = None) -> Any:
         """The denoiser that sampling follows: the model's, guided."""
@@ -308,7 +351,7 @@ class Model:
         *args: Any,
         solver: Solver | None = None,
         pilots: int = 256,
-        guidance: Any = 1.0,
+        guidance: Any = None,
         seed: int = 1,
         corrected: bool = True,
         fine: int = 96,
@@ -326,7 +369,7 @@ class Model:
                 itself, of all classes in turn.
             solver: The analytic solver to start from; `Adams()` by default.
             pilots: How many trajectories to follow, at once.
-            guidance: The guidance it is fitted for, as in `sample`.
+            guidance: The guidance it is fitted for, as in `sample`; None is the model's own.
             seed: Of the pilots; samples of other seeds are not among them.
             corrected: Whether the domain's `constrain` acts on predictions.
             fine: Steps of the pilots' own trajectories.
@@ -335,9 +378,8 @@ class Model:
         Raises:
             SamplerError: For fewer than 8 pilots, or a solver with more than one evaluation a step.
         """
-        if not args and not what:
-            labels = {name: [i % len(classes) for i in range(pilots)] for name, classes in self.domain.labels.items()}
-            what = {**labels, **self.domain.preview(pilots)}
+        guidance = self.guidance if guidance is None else guidance
+        what = self.request(pilots, *args, **what)
         like, cond = self.place(self.domain.request(pilots, *args, **what), slice(None))
         denoiser = self.follow(guidance)
         if corrected:
@@ -437,6 +479,11 @@ def write_whole(path: str | Path, content: bytes) -> Path:
         finally:
             os.close(folder)
     return path
+
+
+def warn(text: str) -> None:
+    """Says something about a request that is answered all the same."""
+    warnings.warn(text, RequestWarning, stacklevel=4)
 
 
 def guidance_name(guidance: Any) -> str:

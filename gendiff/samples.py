@@ -10,6 +10,7 @@ mixes the samples of two requests.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from gendiff.domain import Domain
-from gendiff.errors import RequestError
+from gendiff.errors import RequestError, nearest
 from gendiff.model import Model, digest, write_whole
 
 MANIFEST = "manifest.json"
@@ -35,6 +36,33 @@ def jsonable(value: Any) -> Any:
     return [jsonable(v) for v in value] if isinstance(value, list | tuple | range) else repr(value)
 
 
+def captions(domain: Domain, request: Mapping[str, Any], n: int) -> list[str]:
+    """The class names that each of n samples was asked for by, in words."""
+    words: list[list[str]] = [[] for _ in range(n)]
+    for name, classes in domain.labels.items():
+        asked = request.get(name)
+        each = list(asked) if isinstance(asked, list | tuple) else [asked] * n
+        for line, value in zip(words, each, strict=False):
+            if value is not None:
+                line.append(classes[value] if isinstance(value, int) and value < len(classes) else str(value))
+    return [" ".join(line) for line in words]
+
+
+def ending(domain: Domain, wanted: str | None) -> str:
+    """The ending of a domain's files; a wanted one with or without its dot.
+
+    Raises:
+        RequestError: For a format that the domain does not write.
+    """
+    suffix = domain.suffix if wanted is None else f".{wanted.lower().lstrip('.')}"
+    if suffix not in domain.suffixes:
+        known = ", ".join(domain.suffixes)
+        raise RequestError(
+            f"The domain {domain.name} does not write {suffix}", f"{known}.{nearest(suffix, domain.suffixes)}"
+        )
+    return suffix
+
+
 class SampleFolder:
     """Samples written as they are drawn.
 
@@ -47,9 +75,11 @@ class SampleFolder:
         n: How many samples will come.
         manifest: What else to write down, e.g. seed, guidance, request, sampler (the model's own if absent), step.
         overwrite: Replace the samples of an earlier request: the files its manifest names, and no others.
+        suffix: The files' ending, one of `Domain.suffixes`; the domain's usual one by default.
 
     Raises:
-        RequestError: For a folder with samples, without `overwrite`; for one with anything else in it, in any case.
+        RequestError: For a format that the domain does not write; for a folder with samples, without `overwrite`; for
+            one with anything else in it, in any case.
     """
 
     def __init__(
@@ -60,10 +90,12 @@ class SampleFolder:
         manifest: Mapping[str, Any] | None = None,
         *,
         overwrite: bool = False,
+        suffix: str | None = None,
     ) -> None:
         self.model, self.folder, self.n = model, Path(folder), n
         self.artifacts: list[Any] = []
-        width, suffix = max(4, len(str(n - 1))), model.domain.suffix
+        self.captions = captions(model.domain, (manifest or {}).get("request", {}), n)
+        width, suffix = max(4, len(str(n - 1))), ending(model.domain, suffix)
         self.names = [f"{i:0{width}d}{suffix}" for i in range(n)]
         self.drawn = type(model.domain).plot is not Domain.plot
         clear(self.folder, overwrite)
@@ -102,11 +134,16 @@ class SampleFolder:
             self._file(self.names[len(self.artifacts)], lambda path, a=artifact: self.model.domain.write(a, path))
             self.artifacts.append(artifact)
 
+    def _plot(self, path: Path) -> None:
+        domain = self.model.domain
+        captioned = any(self.captions) and "labels" in inspect.signature(domain.plot).parameters
+        domain.plot(self.artifacts, path, **({"labels": self.captions} if captioned else {}))
+
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None:
             return
         if self.drawn:
-            self._file("all.png", lambda path: self.model.domain.plot(self.artifacts, path))
+            self._file("all.png", self._plot)
         self.manifest["complete"] = True
         self._write()
 

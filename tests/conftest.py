@@ -19,7 +19,7 @@ BESIDE = (
 )  # where a developer's checkout has the data, unless GENDIFF_DATA says otherwise
 
 torch.set_num_threads(1)
-if "GENDIFF_DATA" not in os.environ and BESIDE.is_dir():
+if not os.environ.get("GENDIFF_DATA") and BESIDE.is_dir():
     os.environ["GENDIFF_DATA"] = str(BESIDE)
 
 hypothesis.settings.register_profile("gendiff", deadline=None, derandomize=True, database=None)
@@ -56,7 +56,7 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder with the real data; the test is skipped where there is none."""
-    path = Path(os.environ.get("GENDIFF_DATA", BESIDE))
+    path = Path(os.environ.get("GENDIFF_DATA") or BESIDE)
     if not path.is_dir():
         pytest.skip("needs real data: set GENDIFF_DATA to a folder with images/, audio/ and proteins/")
     return path

@@ -96,9 +96,26 @@ class Audio(Domain):
     def sampler(self) -> Solver:
         return DPMpp2M(12, times=Karras(sigma_min=0.01, sigma_max=40.0))
 
-    def network(self, **size: Any) -> nn.Module:
-        """A `MelUNet`; `size` holds its channels, blocks, attention, dropout."""
-        return MelUNet(self.spectrogram.mels, {name: len(names) for name, names in self.labels.items()}, **size)
+    def network(  # type: ignore[override]
+        self,
+        *,
+        channels: Sequence[int] = (128, 160, 192),
+        blocks: int = 1,
+        attention: bool = False,
+        dropout: float = 0.0,
+    ) -> nn.Module:
+        """A `MelUNet`.
+
+        Args:
+            channels: of each level; every level halves the frames.
+            blocks: residual blocks of each level, on each way.
+            attention: whether the coarsest level also attends over all frames.
+            dropout: inside the residual blocks.
+        """
+        labels = {name: len(names) for name, names in self.labels.items()}
+        return MelUNet(
+            self.spectrogram.mels, labels, channels=channels, blocks=blocks, attention=attention, dropout=dropout
+        )
 
     def dataset(self, split: str, root: Path | None = None) -> Examples:
         return self.source.load(split, root)
@@ -238,15 +255,19 @@ class Audio(Domain):
     def write(self, artifact: Clip, path: str | Path) -> None:
         io.write(artifact, path)
 
-    def plot(self, artifacts: Sequence[Clip], path: str | Path) -> None:
+    def plot(self, artifacts: Sequence[Clip], path: str | Path, *, labels: Sequence[str] | None = None) -> None:
         """A sheet of spectrograms (PNG), on one scale of decibels, seconds to the right and hertz upwards."""
         from .plots import sheet
 
-        sheet(artifacts, self.spectrogram, path)
+        sheet(artifacts, self.spectrogram, path, titles=labels or ())
 
     @property
     def suffix(self) -> str:
         return ".wav"
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return (".wav", ".flac")
 
 
 def _exact(rows: Iterable[Tensor]) -> list[float]:

@@ -76,6 +76,10 @@ class Images(Domain):
         look = source.look(root)
         return Images(size=look.size, channels=look.channels, classes=look.classes, source=source, flip=flip)
 
+    def with_source(self, source: PictureSource) -> Images:
+        """The domain of another source, with mirror images or without, as here."""
+        return Images.of(source, flip=self.flip)
+
     @property
     def process(self) -> Process:
         return Gaussian(Linear())
@@ -173,7 +177,11 @@ class Images(Domain):
         labels = {name: len(classes) for name, classes in self.labels.items()}
         if width is not None:
             if channels is not None or attention is not None:
-                raise RequestError("width= with channels= or attention=", "width (a DiT) or channels (a U-Net)")
+                raise RequestError(
+                    "the network got width= with channels= or attention=",
+                    "channels, blocks, attention, patch, dropout (a U-Net has these), or width, depth, heads (a DiT)",
+                    "For a DiT: network.channels=none network.width=192",
+                )
             if any(side % (patch or 2) for side in self.sides):
                 raise RequestError(
                     f"a DiT of patch={patch or 2} for pictures of (height, width) = {self.sides}",

@@ -10,6 +10,7 @@ the crystal's. Sequence and numbering are not part of the state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,7 @@ from .writing import write
 State = dict[str, Tensor]
 
 SHORTEST, LONGEST = 4, 1024
+GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -124,18 +126,27 @@ class Proteins(Domain):
         return Request(like, {"mask": mask, **self.label_conditions(n, **what)})
 
     def preview(self, n: int) -> dict[str, Any]:
-        """Lengths spread over the range of the source."""
+        """Lengths spread over the range of the source; the i-th is the same whatever n."""
         low, high = max(self.source.min_length, SHORTEST), min(self.source.max_length, LONGEST)
-        return {"length": [low + round((high - low) * i / max(n - 1, 1)) for i in range(n)]}
+        return {"length": [int(low + (i + 1) * GOLDEN % 1 * (high + 1 - low)) for i in range(n)]}
 
     def ranges(self) -> Mapping[str, tuple[float, float]]:
         """The lengths of the source, in residues."""
         return {"length": (self.source.min_length, self.source.max_length)}
 
-    def network(self, **size: Any) -> nn.Module:
-        """A `FrameNetwork` of this size: width, depth, heads, pair."""
+    def network(  # type: ignore[override]
+        self, *, width: int = 128, depth: int = 4, heads: int = 8, pair: int = 32
+    ) -> nn.Module:
+        """A `FrameNetwork`.
+
+        Args:
+            width: channels per residue.
+            depth: blocks; each moves the frames once.
+            heads: attention heads.
+            pair: channels per pair of residues.
+        """
         labels = {name: len(classes) for name, classes in self.labels.items()}
-        return FrameNetwork(**size, labels=labels, clock=schedule_of(self.process, "rot").clock)
+        return FrameNetwork(width, depth, heads, pair, labels=labels, clock=schedule_of(self.process, "rot").clock)
 
     def dataset(self, split: str, root: Path | None = None) -> Examples:
         return self.source.load(split, root)
@@ -160,11 +171,15 @@ class Proteins(Domain):
     def write(self, artifact: Structure, path: str | Path) -> None:
         write(artifact, path)
 
-    def plot(self, artifacts: Sequence[Structure], path: str | Path) -> None:
+    def plot(self, artifacts: Sequence[Structure], path: str | Path, *, labels: Sequence[str] | None = None) -> None:
         from .plot import plot
 
-        plot(artifacts, path)
+        plot(artifacts, path, labels=labels)
 
     @property
     def suffix(self) -> str:
         return ".pdb"
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return (".pdb", ".cif", ".ent", ".mmcif")

@@ -36,7 +36,9 @@ def tube(ca: np.ndarray) -> np.ndarray:
     return make_interp_spline(place, ca, k=min(3, len(ca) - 1))(fine)
 
 
-def plot(structures: Sequence[Structure], path: str | Path, *, columns: int = 4) -> None:
+def plot(
+    structures: Sequence[Structure], path: str | Path, *, columns: int = 4, labels: Sequence[str] | None = None
+) -> None:
     """A grid of structures: helices red, strands blue, near parts over far ones.
 
     Raises:
@@ -56,6 +58,8 @@ def plot(structures: Sequence[Structure], path: str | Path, *, columns: int = 4)
     for panel in panels:
         panel.set_axis_off()
         panel.set_aspect("equal")
+    for panel, label in zip(panels, labels or (), strict=False):
+        panel.set_title(label, fontsize=8)
     for panel, structure in zip(panels, structures, strict=False):
         letters, ca = secondary_structure(structure), facing(structure.ca)
         edges = [0, *(b + 1 for b in structure.breaks), len(structure)]

@@ -1,4 +1,4 @@
-"""The commands `train`, `evaluate`, `bench` and `demo`, registered as gendiff.commands.
+"""The commands `train`, `evaluate`, `bench`, `report` and `demo`, registered as gendiff.commands.
 
 Heavy imports stay inside `run`, so that listing commands is quick.
 """
@@ -6,11 +6,22 @@ Heavy imports stay inside `run`, so that listing commands is quick.
 from __future__ import annotations
 
 import argparse
+import csv
+import inspect
 import json
+import os
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from gendiff.cli import keywords
+from gendiff.cli.commands import MODEL, free_folder, guidance_of, loaded, model_arguments
+from gendiff.cli.words import asked, count, seed
+from gendiff.errors import RecipeError
 from gendiff.progress import progress_bar
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
 
 
 def data_option(parser: argparse.ArgumentParser) -> None:
@@ -18,36 +29,156 @@ def data_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="the data folder (else the variable GENDIFF_DATA, else ./data)")
 
 
+def use_data(path: Path | None) -> None:
+    """Makes a folder the data folder of this process."""
+    if path is not None:
+        os.environ["GENDIFF_DATA"] = str(path)
+
+
 class Train:
     """Trains a recipe."""
 
-    help = "train a recipe: gendiff train images.fashion optimizer.lr=2e-4 --out runs/fashion"
+    help = "train a recipe, or a folder of your own: gendiff train images.folder PATH --minutes 10 --out runs/mine"
 
-    def arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("recipe", help="a name like images.fashion (see `gendiff recipes`), or a recipe.json")
+    def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+        parser.add_argument("recipe", help="a name like images.fashion (see `gendiff recipes`), a recipe.json, a run")
         parser.add_argument(
-            "changes", nargs="*", help="path=value: trainer.minutes=5 trainer.devices=4 network.width=192"
-        )
+            "changes", nargs="*", metavar="PATH|path=value",
+            help="the folder for a recipe of folders; changes such as trainer.steps=500 network.channels=32,64 head=V",
+        )  # fmt: skip
         parser.add_argument("--out", type=Path, help="the run's folder (runs/NAME)")
-        parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+        parser.add_argument("--minutes", type=float, help="training time: trainer.minutes")
+        parser.add_argument("--seed", type=seed, help="of all that is random: trainer.seed")
+        parser.add_argument("--from", dest="start", type=Path, metavar="MODEL", help="begin from a model's weights")
+        parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+        parser.add_argument("--overwrite", action="store_true", help="delete the run that --out holds, and begin anew")
         parser.add_argument("--quiet", action="store_true", help="no progress bar")
         data_option(parser)
+        self.own = own_arguments(words)
+        for name, (about, default) in self.own.items():
+            shown = "" if default in (None, "") else f" ({default})"
+            parser.add_argument(f"--{name.replace('_', '-')}", dest=f"own_{name}", metavar="VALUE", help=about + shown)
+
+    def explain(self, words: Sequence[str]) -> str:
+        from gendiff.discovery import all_recipes
+
+        from .overrides import listing
+
+        plain = [word for word in words if not word.startswith("-")]
+        try:
+            recipe = recipe_of(plain[0], plain[1:], {}) if plain else None
+        except RecipeError:
+            recipe = None
+        if recipe is None:
+            recipe = next(f for f in all_recipes().values() if not inspect.signature(f).parameters)()
+            own = {f"{name}." for name in ("domain", "network", "process", "head", "sampler", "times")}
+            rows = [row for row in listing(recipe) if not any(row[0].startswith(start) for start in own)]
+            names = "\n".join(f"  {name:24} {summary(function)}" for name, function in sorted(all_recipes().items()))
+            head = f"Recipes:\n{names}\n\nWhat can be said of every recipe, as path=value (here {recipe.name}'s own; "
+            return (
+                f"{head}`gendiff train {recipe.name} --help` lists its domain, network and sampler too):\n{table(rows)}"
+            )
+        return f"What can be said of {recipe.name}, as path=value:\n{table(list(listing(recipe)))}"
 
     def run(self, args: argparse.Namespace) -> None:
-        import os
-
-        from gendiff.discovery import recipe_function
-
-        from .recipe import Recipe
+        use_data(args.data)
+        given = {name: getattr(args, f"own_{name}") for name in self.own}
+        recipe = recipe_of(args.recipe, args.changes, {k: v for k, v in given.items() if v is not None})
+        more = {"trainer.minutes": args.minutes, "trainer.seed": args.seed}
+        recipe = recipe.override(*(f"{path}={value}" for path, value in more.items() if value is not None))
+        run = Path(args.recipe)
+        if args.out is not None:
+            out = args.out
+        elif run.is_dir():
+            out = run if args.resume or args.overwrite else free_folder(str(run))
+        else:
+            out = Path("runs") / recipe.name
         from .training import train
 
-        if args.data is not None:
-            os.environ["GENDIFF_DATA"] = str(args.data)
-        named = args.recipe.endswith(".json")
-        recipe = (Recipe.load(args.recipe) if named else recipe_function(args.recipe)()).override(*args.changes)
-        out = args.out or Path("runs") / recipe.name
-        train(recipe, out, data=args.data, resume=args.resume, quiet=args.quiet)
-        print(f"The model is {out / 'model.safetensors'}; sample it: gendiff sample {out} --out {out / 'final'}")
+        options: dict[str, Any] = {"overwrite": args.overwrite, "start": args.start}
+        options = {name: value for name, value in options.items() if value}
+        train(recipe, out, data=args.data, resume=args.resume, quiet=args.quiet, **options)
+        print(f"The model is {out / 'model.safetensors'}; sample it: gendiff sample {out} --out {out / 'drawn'}")
+
+
+def summary(function: Callable[..., Any]) -> str:
+    """The first line of a docstring."""
+    return (function.__doc__ or "").strip().partition("\n")[0]
+
+
+def table(rows: Sequence[tuple[str, str, str, str]]) -> str:
+    """What `overrides.listing` found, for a terminal: what is said now, then what fits and what it means."""
+    lines = []
+    for path, value, fits, about in rows:
+        lines.append(f"  {path}={value}")
+        more = "; ".join(
+            text for text in (f"one of {fits}" if " " in fits and fits[:1].isupper() else fits, about) if text
+        )
+        lines += [f"        {more}"] if more else []
+    return "\n".join(lines)
+
+
+def named_recipe(word: str) -> Callable[..., Recipe] | None:
+    """The recipe function of a name; None for a file, a run's folder or no word."""
+    from gendiff.discovery import recipe_function
+
+    path = Path(word)
+    if (
+        not word
+        or word.startswith("-")
+        or word.endswith(".json")
+        or (path.is_dir() and (path / "recipe.json").exists())
+    ):
+        return None
+    return recipe_function(word)
+
+
+def own_arguments(words: Sequence[str]) -> dict[str, tuple[str, Any]]:
+    """The keywords of the recipe function that is named first, with what its docstring says and the default."""
+    function = named_recipe(words[0]) if words else None
+    if function is None:
+        return {}
+    from .overrides import described
+
+    about = described(function)
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: (about.get(p.name, ""), p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def recipe_of(word: str, rest: Sequence[str], given: Mapping[str, str]) -> Recipe:
+    """The recipe of a name, a recipe.json or a run's folder, with its arguments and changes.
+
+    Args:
+        word: What names it.
+        rest: Arguments of the recipe's function without a name, and changes "path=value".
+        given: Arguments with a name, as text.
+
+    Raises:
+        RecipeError: For an argument too many or too few.
+        UnknownName: For an unknown recipe, with the nearest.
+    """
+    from .overrides import Slot, read
+    from .recipe import Recipe
+
+    function = named_recipe(word)
+    if function is None:
+        path = Path(word)
+        recipe, changes = Recipe.load(path / "recipe.json" if path.is_dir() else path), list(rest)
+    else:
+        parameters = inspect.signature(function).parameters
+        hints = typing.get_type_hints(function)
+        needed = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        plain, changes = list(rest[: len(needed)]), list(rest[len(needed) :])
+        if len(plain) < len(needed):
+            name = needed[len(plain)].upper()
+            raise RecipeError(f"The recipe {word} needs {name}", summary(function), f"gendiff train {word} {name}")
+        values = {k: read(v, Slot(parameters[k].default, hints[k]), {}, f"--{k}") for k, v in given.items()}
+        recipe = function(*plain, **values)
+    loose = [text for text in changes if "=" not in text]
+    if loose:
+        fix = f"A folder of your own: gendiff train {recipe.name.partition('.')[0]}.folder {loose[0]}"
+        raise RecipeError(f"{word} got {loose[0]!r}", "changes of the form path=value", fix)
+    return recipe.override(*changes)
 
 
 class Evaluate:
@@ -55,32 +186,45 @@ class Evaluate:
 
     help = "compare a model's samples with real data, beside the data-versus-data floor"
 
-    def arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("model", type=Path)
-        parser.add_argument("what", nargs="*", help="keywords for the request: length=80")
-        parser.add_argument("-n", type=int, default=256)
-        parser.add_argument("--guidance", type=float, default=1.0)
-        parser.add_argument("--seed", type=int, default=0)
+    def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+        model_arguments(parser, "what to ask for, label=boot; it is compared with real examples of the same classes")
+        parser.add_argument("-n", type=count, default=256, help="how many samples (256)")
+        parser.add_argument("--seed", type=seed, default=0, help="of the samples (0)")
+        parser.add_argument("--halves", type=seed, default=20, help="half-samples for the interval; 0 for none (20)")
         parser.add_argument("--json", type=Path, help="also write the numbers here")
+        parser.add_argument("--csv", type=Path, help="also write the table here")
         data_option(parser)
 
     def run(self, args: argparse.Namespace) -> None:
-        import gendiff
-
         from .evaluation import evaluate
 
-        model = gendiff.load(args.model)
+        use_data(args.data)
+        model = loaded(args.model, args.device)
         with progress_bar("sampling") as progress:
             result = evaluate(
-                model, args.n, guidance=args.guidance, seed=args.seed, data=args.data, progress=progress,
-                **keywords(args.what),
+                model, args.n, guidance=guidance_of(args.guidance), seed=args.seed, data=args.data, progress=progress,
+                halves=args.halves, **asked(args.what, model.domain.labels),
             )  # fmt: skip
-        print(f"{'metric':40} {'samples':>12} {'real data':>12}")
-        for name, value in result.generated.items():
-            print(f"{name:40} {value:12.4g} {result.floor[name]:12.4g}")
+        print(result.compared)
+        columns = ("metric", "samples", "low", "high", "real data")
+        rows = [
+            (name, value, *result.interval.get(name, (float("nan"),) * 2), result.floor[name])
+            for name, value in result.generated.items()
+        ]
+        print("{:32} {:>12} {:>25} {:>12}".format("metric", "samples", "95 % interval", "real data"))
+        for name, value, low, high, floor in rows:
+            span = f"{low:.4g} to {high:.4g}" if args.halves else ""
+            print(f"{name:32} {value:12.4g} {span:>25} {floor:12.4g}")
         if args.json:
-            numbers = {"n": args.n, "seconds": result.seconds, "generated": result.generated, "floor": result.floor}
+            numbers = {
+                "n": args.n, "reference": len(result.reference), "request": args.what, "seed": args.seed,
+                "seconds": result.seconds, "generated": result.generated, "interval": result.interval,
+                "floor": result.floor,
+            }  # fmt: skip
             args.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf8")
+        if args.csv:
+            with args.csv.open("w", newline="", encoding="utf8") as file:
+                csv.writer(file).writerows([columns, *rows])
 
 
 class Bench:
@@ -88,12 +232,12 @@ class Bench:
 
     help = "how far each sampler is from a model's own exact trajectories, by evaluations"
 
-    def arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("model", type=Path)
-        parser.add_argument("-n", type=int, default=16, help="trajectories (16)")
-        parser.add_argument("--steps", type=int, nargs="*", default=[4, 8, 16, 32])
-        parser.add_argument("--reference", type=int, default=256, help="steps of the reference (Heun)")
-        parser.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance; 1 is off (1)")
+    def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+        parser.add_argument("model", type=Path, help=MODEL)
+        parser.add_argument("-n", type=count, default=16, help="trajectories (16)")
+        parser.add_argument("--steps", type=count, nargs="*", default=[4, 8, 16, 32], help="of each (4 8 16 32)")
+        parser.add_argument("--reference", type=count, default=256, help="steps of the reference (Heun)")
+        parser.add_argument("--guidance", help="a number, 1 is off (the model's own)")
 
     def run(self, args: argparse.Namespace) -> None:
         import gendiff
@@ -102,13 +246,33 @@ class Bench:
         from .trajectories import convergence
 
         model = gendiff.load(args.model)
+        guidance = guidance_of(args.guidance)
         rows = convergence(
-            model, args.n, steps=args.steps, reference=args.reference, guidance=args.guidance,
-            what=default_request(model.domain, args.n),
+            model, args.n, steps=args.steps, reference=args.reference,
+            guidance=model.guidance if guidance is None else guidance, what=default_request(model.domain, args.n),
         )  # fmt: skip
         print(f"{'sampler':10} {'evaluations':>12} {'RMS to reference':>18} {'ms a sample':>12}  grid")
         for row in sorted(rows, key=lambda row: (row.evaluations, row.error)):
             print(f"{row.sampler:10} {row.evaluations:12d} {row.error:18.4g} {row.milliseconds:12.2f}  {row.grid}")
+
+
+class Report:
+    """Writes a run's report: samples, curves, recipe, citations, in one HTML file."""
+
+    help = "write a run's samples, curves and recipe to one HTML file"
+
+    def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+        parser.add_argument("run", type=Path, help="the run's folder")
+        parser.add_argument("-n", type=count, default=12, help="samples to draw (12)")
+        parser.add_argument("--seed", type=seed, default=0, help="of the samples (0)")
+        parser.add_argument("--out", type=Path, help="the file to write (report.html in the run's folder)")
+        data_option(parser)
+
+    def run(self, args: argparse.Namespace) -> None:
+        from .runreport import report
+
+        use_data(args.data)
+        print(f"The report is {report(args.run, args.out, n=args.n, seed=args.seed)}")
 
 
 class Demo:
@@ -116,7 +280,7 @@ class Demo:
 
     help = "train and sample images, sound and proteins on this machine, and write report.html"
 
-    def arguments(self, parser: argparse.ArgumentParser) -> None:
+    def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         parser.add_argument("--out", type=Path, default=Path("demo"), help="the folder to write (demo)")
         parser.add_argument("--minutes", type=float, default=6.5, help="training time over all domains (6.5)")
 

@@ -22,7 +22,7 @@ import gendiff
 from gendiff.domain import Domain
 from gendiff.errors import RequestError
 from gendiff.model import Model
-from gendiff.samples import write_samples
+from gendiff.samples import captions, write_samples
 
 from . import audio, images, proteins
 from .evaluation import Evaluation, default_request, evaluate, subset
@@ -93,11 +93,6 @@ SHOWS: dict[str, Show] = {
 }  # fmt: skip
 
 
-def captions_of(domain: Domain, asked: dict[str, Any], n: int) -> list[str]:
-    """What was asked for, in words: class names."""
-    return [" ".join(classes[asked[name][i]] for name, classes in domain.labels.items()) for i in range(n)]
-
-
 def real_captions(domain: Domain, examples: list[Any]) -> list[str]:
     """The class names of real examples."""
     return [" ".join(classes[int(e.cond[name])] for name, classes in domain.labels.items()) for e in examples]
@@ -130,7 +125,7 @@ def section(show: Show, model: Model, result: Evaluation, folder: Path) -> Secti
     shown = [result.samples[i] for i in chosen]
     training = json.loads((folder / "training.json").read_text(encoding="utf8"))
     rows = [[name.replace("_", " "), value, result.floor[name]] for name, value in result.generated.items()]
-    made = show.block("Generated", domain, shown, captions_of(domain, asked, len(shown)))
+    made = show.block("Generated", domain, shown, captions(domain, asked, len(shown)))
     known = show.block("Real", domain, [e.artifact for e in real], real_captions(domain, real))
     return Section(
         show.title,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gendiff.domain import Domain
+from gendiff.domain import Domain, Examples, label_number
 from gendiff.errors import DataError
 from gendiff.model import Model
 
@@ -23,8 +23,10 @@ class Evaluation:
         generated: Metric name to its value between samples and the reference.
         floor: The same between training examples and the reference: what a perfect model would reach.
         samples: The artifacts drawn.
-        reference: Test artifacts.
+        reference: Test artifacts, of the classes that were asked for.
         seconds: Time for drawing all samples.
+        interval: Metric name to the ends of its 95 % interval over samples.
+        compared: What was compared with what, in a sentence.
     """
 
     generated: dict[str, float]
@@ -32,15 +34,14 @@ class Evaluation:
     samples: list[Any]
     reference: list[Any]
     seconds: float
+    interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+    compared: str = ""
 
 
 def default_request(domain: Domain, n: int) -> dict[str, Any]:
-    """What to ask for when n samples shall cover a domain: its preview, and all combinations of labels in turn."""
-    asked, period = dict(domain.preview(n)), 1
-    for name, classes in domain.labels.items():
-        asked[name] = [(i // period) % len(classes) for i in range(n)]
-        period *= len(classes)
-    return asked
+    """What to ask for when n samples shall cover a domain: its preview, and the numbers of all classes in turn."""
+    turns = domain.in_turn(n)
+    return {**domain.preview(n), **{k: [domain.labels[k].index(name) for name in turns[k]] for k in turns}}
 
 
 def subset(artifacts: list[Any], n: int, seed: int) -> list[Any]:
@@ -49,36 +50,75 @@ def subset(artifacts: list[Any], n: int, seed: int) -> list[Any]:
     return [artifacts[i] for i in order]
 
 
+def asked_for(domain: Domain, examples: Examples, what: Mapping[str, Any]) -> list[Any]:
+    """The artifacts of the examples that have the classes asked for; all where no class is."""
+    wanted: dict[str, set[int]] = {}
+    for name, classes in domain.labels.items():
+        values = what.get(name)
+        values = list(values) if isinstance(values, list | tuple) else [values]
+        if None not in values:
+            wanted[name] = {label_number(name, value, classes) for value in values}
+    return [e.artifact for e in examples if all(int(e.cond.get(k, -1)) in numbers for k, numbers in wanted.items())]
+
+
+def half_interval(
+    metric: Callable[[list[Any], list[Any]], float], samples: list[Any], reference: list[Any], halves: int, seed: int
+) -> tuple[float, float]:
+    """A 95 % interval of a metric over samples: the value, 1.96 deviations of it over random halves to each side.
+
+    The deviation over halves without replacement is that of the whole (delete-d jackknife, d = n/2); unlike a
+    bootstrap it shows a metric no sample twice, which distances between points would take for structure.
+    """
+    rng, value = np.random.default_rng(seed), float(metric(samples, reference))
+    n, halves = len(samples), halves if len(samples) > 3 else 0
+    found = [float(metric([samples[i] for i in rng.permutation(n)[: n // 2]], reference)) for _ in range(halves)]
+    spread = 1.96 * float(np.std(found)) if found else float("nan")
+    return value - spread, value + spread
+
+
 def evaluate(
     model: Model,
     n: int = 256,
     *,
-    guidance: float = 1.0,
+    guidance: Any = None,
     seed: int = 0,
     data: Path | None = None,
+    halves: int = 0,
     progress: Callable[[float], None] | None = None,
     **what: Any,
 ) -> Evaluation:
-    """Draws n samples and compares them with the test split by every metric of the domain.
+    """Draws n samples and compares them with the test examples of the same classes by every metric of the domain.
 
     Args:
-        what: Keywords for the domain's request, over what `ask` would ask for.
+        guidance: The model's own by default.
+        halves: Random halves of the samples for intervals; 0 for none. Each costs a metric's time again.
+        what: Keywords for the domain's request, over what `default_request` would ask for.
+
+    Raises:
+        DataError: Without two training and two test examples of what was asked for.
     """
     domain = model.domain
-    test, training = domain.dataset("test", data).artifacts, domain.dataset("train", data).artifacts
+    request = {**default_request(domain, n), **what}
+    test = asked_for(domain, domain.dataset("test", data), what)
+    training = asked_for(domain, domain.dataset("train", data), what)
     if len(test) < 2 or len(training) < 2:
         raise DataError(
-            f"{domain!r} has {len(training)} training and {len(test)} test examples", "two of each at least"
+            f"{domain!r} has {len(training)} training and {len(test)} test examples of what was asked for",
+            "two of each at least",
         )
     since = time.perf_counter()
-    samples = model.sample(n, guidance=guidance, seed=seed, progress=progress, **{**default_request(domain, n), **what})
+    samples = model.sample(n, guidance=guidance, seed=seed, progress=progress, **request)
     seconds = time.perf_counter() - since
     reference, floor = subset(test, n, seed), subset(training, n, seed)
     metrics = domain.metrics()
+    said = ", ".join(f"{name}={value}" for name, value in what.items() if name in domain.labels) or "all classes"
     return Evaluation(
         {name: float(f(samples, reference)) for name, f in metrics.items()},
         {name: float(f(floor, reference)) for name, f in metrics.items()},
         samples,
         reference,
         seconds,
+        {name: half_interval(f, samples, reference, halves, seed) for name, f in metrics.items()} if halves else {},
+        f"{n} samples and, as real data, {len(floor)} training examples, each against {len(reference)} test examples "
+        f"({said}).",
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gendiff.config import check_type, complete, field_types, from_config, override, parse_json, to_config, unread
+from gendiff.config import check_type, complete, field_types, from_config, parse_json, to_config, unread
 from gendiff.denoisers import Head
 from gendiff.domain import Domain
 from gendiff.errors import RecipeError, nearest, positive, refuse
@@ -173,18 +173,14 @@ class Recipe:
         between(self, "ema")
 
     def override(self, *changes: str) -> Recipe:
-        """The recipe with fields changed by "path=value" texts.
+        """The recipe with fields changed by "path=value" texts: see `gendiff_recipes.overrides` for what can be said.
 
         Raises:
-            RecipeError: For an unknown field, with the nearest name, or a value that does not fit.
+            RecipeError, UnknownName: For an unknown field or kind, with the nearest name, or a value that does not fit.
         """
-        recipe = self
-        for change in changes:
-            path, equals, text = change.partition("=")
-            if not equals or not path:
-                raise RecipeError(f"The override {change!r} is not of the form path=value", "e.g. optimizer.lr=2e-4")
-            recipe = override(recipe, path.strip(), text.strip(), self.name)
-        return recipe
+        from .overrides import change
+
+        return change(self, *changes)
 
     def config(self) -> dict[str, Any]:
         """JSON-able form, complete."""

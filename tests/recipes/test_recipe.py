@@ -30,8 +30,8 @@ def test_override_changes_nested_fields_and_nothing_else() -> None:
         ("optimizer.learning_rate=1", "no 'learning_rate'"),
         ("optimiser.lr=1", 'Did you mean "optimizer"'),
         ("trainer.step=5", 'Did you mean "steps"'),
-        ("trainer.steps=many", "a value like"),
-        ("trainer.steps=1.5", "a value like"),
+        ("trainer.steps=many", "a value of type int, like 2000"),
+        ("trainer.steps=1.5", "a value of type int"),
         ("trainer.steps", "path=value"),
     ],
 )

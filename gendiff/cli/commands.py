@@ -1,0 +1,263 @@
+"""The commands of the core: sample, info, calibrate, domains, recipes, cite. Heavy imports stay inside `run`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gendiff.cli.words import asked, count, seed, share
+from gendiff.discovery import all_recipes, domain_class, registered
+from gendiff.errors import RequestError
+from gendiff.progress import progress_bar
+
+if TYPE_CHECKING:
+    from gendiff.cli import Command
+    from gendiff.model import Model
+
+MODEL = "a model.safetensors, or the folder that holds it"
+
+
+def model_arguments(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds the model, what to ask it for, the guidance and the device."""
+    parser.add_argument("model", type=Path, help=MODEL)
+    parser.add_argument("what", nargs="*", help=what)
+    parser.add_argument("--guidance", help="a number, 1 is off, or a rule such as APG(3) (the model's own)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (a GPU where there is one)")
+
+
+def loaded(path: Path, device: str) -> Model:
+    """The model of a file on a device; "auto" is a GPU where there is one."""
+    import torch
+
+    import gendiff
+
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    return gendiff.load(path, device=name)
+
+
+def guidance_of(text: str | None) -> Any:
+    """A guidance as a number or a rule; None for the model's own.
+
+    Raises:
+        RequestError: For a text that is neither.
+    """
+    if text is None:
+        return None
+    from gendiff.cli.expressions import known_kinds, parse_object
+    from gendiff.guidance.rules import Rule
+
+    value = parse_object(text, known_kinds(), "--guidance")
+    if isinstance(value, bool) or not isinstance(value, int | float | Rule):
+        raise RequestError(
+            f"--guidance {text!r}", "a number, 1 is off, or a rule with its numbers", "--guidance 'APG(3)'"
+        )
+    return value
+
+
+def sampler_of(text: str | None, model: Model) -> Any:
+    """A sampler as written, `Heun(18)`; a bare name has the steps and the grid of the model's own.
+
+    Raises:
+        UnknownName, RecipeError: With the nearest, or the fields that it takes.
+    """
+    if text is None:
+        return None
+    from gendiff.cli.expressions import known_kinds, parse_kind
+    from gendiff.sampling import Loop
+    from gendiff.sampling.solvers import Solver
+
+    return parse_kind(text, known_kinds(), (Solver, Loop), "sampler", like=model.sampler)
+
+
+def free_folder(name: str) -> Path:
+    """The first of samples, samples-2, samples-3, ... that is not there yet."""
+    path, i = Path(name), 1
+    while path.exists():
+        i += 1
+        path = Path(f"{name}-{i}")
+    return path
+
+
+class Sample:
+    """Draws samples from a model file into a folder, written as they are drawn."""
+
+    help = "draw samples from a model into a folder"
+
+    def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+        model_arguments(parser, "what to ask for: label=frog length=80 seconds=0.5; by default of everything in turn")
+        parser.add_argument("-n", type=count, default=16, help="how many (16)")
+        parser.add_argument("--out", type=Path, help="a new folder (samples, or the next of its kind that is free)")
+        parser.add_argument(
+            "--overwrite", action="store_true", help="replace the samples of an earlier request in --out"
+        )
+        parser.add_argument("--format", help="the files' ending, such as jpg, flac, cif (the domain's usual one)")
+        parser.add_argument("--seed", type=seed, default=0, help="sample i of a seed is always the same (0)")
+        parser.add_argument("--sampler", help='such as "Heun(18)" or DDIM (the model\'s own)')
+        parser.add_argument("--steps", type=count, help="steps of the sampler")
+        parser.add_argument("--start", type=Path, help="a file to start from instead of noise")
+        parser.add_argument("--strength", type=share, help="how much of --start is made anew, up to 1 (0.5)")
+        parser.add_argument("--batch", type=count, default=64, help="samples at a time (64)")
+
+    def explain(self, words: Sequence[str]) -> str:
+        paths = [word for word in words if not word.startswith("-") and "=" not in word]
+        return "\n".join(questions(loaded(Path(paths[0]), "cpu"))) if paths else ""
+
+    def run(self, args: argparse.Namespace) -> None:
+        from gendiff.samples import SampleFolder
+
+        model = loaded(args.model, args.device)
+        what = asked(args.what, model.domain.labels)
+        sampler, guidance = sampler_of(args.sampler, model), guidance_of(args.guidance)
+        if args.strength is not None and args.start is None:
+            raise RequestError("--strength without --start", "a file to start from", "--start FILE --strength 0.5")
+        start = {} if args.start is None else {"start": model.domain.read(args.start), "strength": args.strength or 0.5}
+        out = args.out or free_folder("samples")
+        manifest = {
+            "seed": args.seed,
+            "request": model.request(args.n, **what),
+            "guidance": repr(model.guidance if guidance is None else guidance),
+            "sampler": repr(sampler or model.sampler),
+            "steps": args.steps,
+            "batch": args.batch,
+            "weights": str(args.model),
+            **({"start": str(args.start), "strength": args.strength or 0.5} if start else {}),
+        }
+        folder = SampleFolder(model, out, args.n, manifest, overwrite=args.overwrite, suffix=args.format)
+        try:
+            with folder, progress_bar("sampling") as progress:
+                model.states(
+                    args.n, sampler=sampler, steps=args.steps, guidance=guidance, seed=args.seed, batch=args.batch,
+                    progress=progress, arrived=folder.add, **start, **what,
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{len(folder.artifacts)} of {args.n} samples are in {out}") from None
+        print(f"{args.n} samples in {out}" + (f", together in {out / 'all.png'}" if folder.drawn else ""))
+
+
+def questions(model: Model) -> Iterator[str]:
+    """What may be asked of a model, a line each: classes, ranges."""
+    domain = model.domain
+    yield "What may be asked:"
+    for name, classes in domain.labels.items():
+        listed = ", ".join(classes[:24]) + (f", ... ({len(classes)} classes)" if len(classes) > 24 else "")
+        yield f"  {name}={classes[0] if classes else '...'}   one of {listed}; none for any; in turn if not said"
+    for name, (low, high) in domain.ranges().items():
+        yield f"  {name}={high:.4g}   {low:.4g} to {high:.4g} in training; spread over them if not said"
+    if not domain.labels and not domain.ranges():
+        yield "  nothing: this model draws whatever it was trained on"
+
+
+class Info:
+    """Says what a model is, what may be asked of it, and how it was judged."""
+
+    help = "say what a model is, what may be asked of it, and how it was judged"
+
+    def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+        parser.add_argument("model", type=Path, help=MODEL)
+        parser.add_argument("--json", action="store_true", help="print the file's whole config instead, as JSON")
+
+    def run(self, args: argparse.Namespace) -> None:
+        import gendiff
+
+        model = gendiff.load(args.model)
+        if args.json:
+            print(json.dumps(model.config(), indent=2))
+            return
+        recipe, denoiser = model.recipe, model.denoiser
+        print(f"{args.model}: {model.domain.name}, {sum(p.numel() for p in denoiser.parameters()):,} parameters")
+        rows = {
+            "network": f"{type(denoiser.network).__name__}({', '.join(f'{k}={v!r}' for k, v in model.size.items())})",
+            "process": denoiser.process,
+            "head": denoiser.head,
+            "sampler": model.sampler,
+            "evaluations": getattr(model.sampler, "evaluations", lambda process: None)(denoiser.process),
+            "guidance": model.guidance,
+            "recipe": recipe.get("name"),
+            "source": (recipe.get("domain") or {}).get("source"),
+        }
+        for name, value in rows.items():
+            if value is not None:
+                print(f"  {name:12} {value}")
+        print("\n".join(questions(model)))
+        if model.metrics:
+            print("Measured:")
+        for name, value in model.metrics.items():
+            print(f"  {name:32} {value:.4g}")
+
+
+class Calibrate:
+    """Fits a model's sampler to the model, and saves it with the weights."""
+
+    help = "fit a sampler's weights and times to a model, for few evaluations, and save them with it"
+
+    def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+        model_arguments(parser, "what the pilots are of, as in sample; by default of everything")
+        parser.add_argument("--steps", type=count, nargs="+", default=[5, 8, 10], help="fit a table for each (5 8 10)")
+        parser.add_argument("--pilots", type=count, default=256, help="trajectories to follow (256)")
+        parser.add_argument("--rounds", type=seed, default=4, help="refinements at most; each some dozens of runs (4)")
+        parser.add_argument("--seed", type=seed, default=1, help="of the pilots (1)")
+        parser.add_argument("--out", type=Path, help="where to save the model (its own place)")
+
+    def run(self, args: argparse.Namespace) -> None:
+        model = loaded(args.model, args.device)
+        found = model.calibrate(
+            args.steps, pilots=args.pilots, guidance=guidance_of(args.guidance), seed=args.seed, rounds=args.rounds,
+            **asked(args.what, model.domain.labels),
+        )  # fmt: skip
+        path = args.out or args.model
+        path = model.save(path / "model.safetensors" if path.is_dir() else path)
+        print(f"{path} has tables of {', '.join(str(len(table.weights)) for table in found.tables)} steps")
+
+
+class Domains:
+    """Lists the installed domains."""
+
+    help = "list the domains that are installed"
+
+    def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+        pass
+
+    def run(self, args: argparse.Namespace) -> None:
+        for name, point in sorted(registered("domains").items()):
+            summary = (domain_class(name).__doc__ or "").strip().splitlines()
+            print(f"{name:12} {point.value:32} {summary[0] if summary else ''}")
+
+
+class Recipes:
+    """Lists the installed recipes."""
+
+    help = "list the recipes that are installed"
+
+    def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+        pass
+
+    def run(self, args: argparse.Namespace) -> None:
+        for name, function in sorted(all_recipes().items()):
+            print(f"{name:24} {(function.__doc__ or '').strip().splitlines()[0]}")
+
+
+class Cite:
+    """Prints the BibTeX behind a model file."""
+
+    help = "print BibTeX of the papers behind a model"
+
+    def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+        parser.add_argument("model", type=Path, help=MODEL)
+
+    def run(self, args: argparse.Namespace) -> None:
+        import gendiff
+
+        print(gendiff.cite(gendiff.load(args.model)))
+
+
+BUILT_IN: dict[str, Command] = {
+    "sample": Sample(),
+    "info": Info(),
+    "calibrate": Calibrate(),
+    "domains": Domains(),
+    "recipes": Recipes(),
+    "cite": Cite(),
+}

@@ -1,0 +1,308 @@
+"""What can be said of a recipe by `path=value`: every field by its name, every kind that fits a slot, what it is now.
+
+    head=V   process=VP   process.schedule=VP   sampler=Heun   sampler.steps=18   sampler="Heun(18, times=Karras())"
+    network.channels=64,128   domain.source.path=pictures   objective.parts.rot=0.5   trainer.minutes=none
+
+Where a recipe leaves a choice to its domain (process, head, sampler), fields are said of the domain's own. A kind's
+bare name takes over what the slot's interface shares (steps and grid of a solver); a part put in the place of the whole
+(`process=VP`, a schedule) changes that part. Kinds are those a config file may name; plain values are checked against
+the field's type by jsonargparse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import typing
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gendiff.cli import expressions
+from gendiff.cli.expressions import kinds_of, parse_object, similar
+from gendiff.config import BUNDLES
+from gendiff.errors import RecipeError, UnknownName, nearest
+from gendiff.model import make_network
+from gendiff.spaces import Space
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """A place that a value can be put in.
+
+    Attributes:
+        value: What is in it now.
+        hint: Its type.
+        about: What its owner's docstring says of it.
+    """
+
+    value: Any
+    hint: Any
+    about: str = ""
+
+    @property
+    def options(self) -> tuple[Any, ...]:
+        """The members of a union, or the type itself."""
+        union = isinstance(self.hint, UnionType) or typing.get_origin(self.hint) is typing.Union
+        return typing.get_args(self.hint) if union else (self.hint,)
+
+    @property
+    def bases(self) -> tuple[type, ...]:
+        """The interfaces of which kinds fit."""
+        plain = (bool, int, float, str, type(None))
+        found = (o for o in self.options if isinstance(o, type) and not issubclass(o, plain))
+        return tuple(o for o in found if o.__module__.partition(".")[0] not in ("builtins", "collections", "typing"))
+
+
+def change(recipe: Recipe, *changes: str) -> Recipe:
+    """The recipe with fields changed by "path=value" texts, in their order.
+
+    Raises:
+        RecipeError, UnknownName: For an unknown field or kind, with the nearest, or a value that does not fit.
+    """
+    first = set()
+    for text in changes:
+        path, equals, value = text.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise RecipeError(f"The override {text!r} is not of the form path=value", "e.g. optimizer.lr=2e-4")
+        recipe = _put(recipe, recipe, keys, value.strip(), recipe.name)
+        first |= {keys[0], ".".join(keys[:2])}
+    if "domain.source" in first and hasattr(recipe.domain, "with_source"):
+        recipe = dataclasses.replace(recipe, domain=recipe.domain.with_source(recipe.domain.source))  # type: ignore
+    if first & {"network", "domain", "process"}:
+        check_network(recipe)
+    return recipe
+
+
+def check_network(recipe: Recipe) -> None:
+    """Builds the recipe's network without memory, so that sizes it refuses are refused before data are read.
+
+    Raises:
+        RecipeError: With the network's own fields.
+    """
+    fields = sizes(recipe)
+    for name, size in recipe.network.items():
+        if name in fields and fields[name].value == 0:
+            continue  # nought is a size of its own: no dropout
+        for number in size if isinstance(size, tuple | list) else (size,):
+            if isinstance(number, int) and not isinstance(number, bool) and number < 1:
+                raise RecipeError(f"{recipe.name}.network got {name}={size!r}", "whole numbers, at least 1")
+    try:
+        with torch.device("meta"):
+            make_network(recipe.domain.with_process(recipe.process, recipe.head), recipe.network)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise RecipeError(
+            f"{recipe.name}: the network refused {dict(recipe.network)!r} ({error})",
+            f"sizes that fit: {', '.join(fields)}",
+        ) from error
+    except NotImplementedError:
+        return  # what has no meta kernel is built, and refused, by the training itself
+
+
+def known_kinds(recipe: Recipe) -> dict[str, type]:
+    """The kinds that may be named in this recipe: gendiff's, its domain's package's, and the recipes'."""
+    packages = (sys.modules[type(recipe.domain).__module__.partition(".")[0]], sys.modules[type(recipe).__module__])
+    return expressions.known_kinds(*packages)
+
+
+def bundles() -> tuple[type, ...]:
+    """The classes that hold parts by name."""
+    return tuple(bundle for bundle, _ in BUNDLES.values())
+
+
+def sizes(recipe: Recipe) -> dict[str, Slot]:
+    """What a recipe's network takes, from the signature of `Domain.network`, or of the network's own class."""
+    own = recipe.network.get("kind")
+    make = own if own is not None else recipe.domain.network
+    signature, about = inspect.signature(make), described(make)
+    hints = typing.get_type_hints(own.__init__ if own is not None else make)
+    named = [p for p in signature.parameters.values() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return {p.name: Slot(p.default, hints.get(p.name, Any), about.get(p.name, "")) for p in named}
+
+
+def slots(owner: Any, recipe: Recipe) -> dict[str, Slot]:
+    """The places of an object that have a name, with what is in them."""
+    if owner is recipe.network:
+        found = {"kind": Slot(None, type, "A network's class, in place of the domain's own."), **sizes(recipe)}
+        said = {name: dataclasses.replace(slot, value=owner.get(name, slot.value)) for name, slot in found.items()}
+        return said | {name: Slot(value, Any) for name, value in owner.items() if name not in found}
+    if isinstance(owner, bundles()):
+        base = BUNDLES[type(owner).__name__][1]
+        return {name: Slot(part, base) for name, part in owner.parts.items()}
+    if isinstance(owner, Mapping):
+        parts = list(getattr(recipe.process or recipe.domain.process, "parts", {}))
+        return {name: Slot(owner.get(name), float | None) for name in dict.fromkeys([*owner, *parts])}
+    if not dataclasses.is_dataclass(owner):
+        return {}
+    hints, about = typing.get_type_hints(type(owner)), described(type(owner))
+    found = {
+        f.name: Slot(getattr(owner, f.name), hints[f.name], about.get(f.name, ""))
+        for f in dataclasses.fields(owner)
+        if f.init and not (f.name == "mask" and isinstance(owner, Space))
+    }
+    if owner is recipe:
+        own = {"process": lambda: recipe.domain.process, "head": lambda: recipe.domain.head}
+        for name, value in {**own, "sampler": recipe.domain.sampler}.items():
+            if found[name].value is None:
+                found[name] = dataclasses.replace(found[name], value=value())
+    return found
+
+
+def _put(owner: Any, recipe: Recipe, keys: list[str], text: str, where: str) -> Any:
+    """The owner with the value at a path replaced."""
+    known, places = known_kinds(recipe), slots(owner, recipe)
+    key, *rest = keys
+    if key not in places:
+        having = [
+            f"{name}(...)"
+            for name, kind in known.items()
+            if dataclasses.is_dataclass(kind)
+            and key in kind.__dataclass_fields__
+            and any(b in kind.__mro__ for b in type(owner).__mro__[1:] if inspect.isabstract(b))
+        ]
+        what = f"{type(owner).__name__}, which has no {key!r}" if not isinstance(owner, Mapping) else f"no {key!r}"
+        got = (
+            f"{where} is {what}"
+            if not isinstance(owner, Mapping) and owner is not recipe
+            else f"{where} has no {key!r}"
+        )
+        expected = f"It has {', '.join(places) or 'no fields'}.{nearest(key, places)}"
+        path = where.removeprefix(f"{recipe.name}.")
+        raise RecipeError(got, expected, f"{path}={having[0]}, for one that has it" if having else "")
+    slot, here = places[key], f"{where}.{key}"
+    value = _put(slot.value, recipe, rest, text, here) if rest else read(text, slot, known, here)
+    if isinstance(owner, bundles()):
+        return type(owner)({**owner.parts, key: value})
+    if owner is recipe.network and key == "kind":
+        return {"kind": value} if value is not None else {}
+    if isinstance(owner, Mapping):
+        return {**owner, key: value}
+    return dataclasses.replace(owner, **{key: value})
+
+
+def read(text: str, slot: Slot, known: Mapping[str, type], where: str) -> Any:
+    """A text as the value of a slot.
+
+    Raises:
+        RecipeError, UnknownName: If it does not fit, with what does.
+    """
+    if slot.hint is type:
+        networks = [name for name, kind in known.items() if issubclass(kind, nn.Module)]
+        if text.lower() == "none" or text in networks:
+            return known.get(text)
+        raise UnknownName("network", text, networks)
+    if str in slot.options:
+        empty = text.lower() in ("none", "null") and type(None) in slot.options
+        return None if empty else text[1:-1] if text[:1] == text[-1:] and text[:1] in ("'", '"') else text
+    name = text.partition("(")[0].strip()
+    if slot.bases and name.isidentifier() and name not in known and text.lower() not in ("none", "null"):
+        raise _misfit(name, slot, known, where)
+    value = parse_object(text, known, where)
+    if isinstance(value, type):
+        value = similar(value, slot.value, slot.bases, where)
+    if slot.bases and not (value is None and type(None) in slot.options):
+        return _fitted(value, text, slot, known, where)
+    return checked(value, text, slot, where)
+
+
+def _fitted(value: Any, text: str, slot: Slot, known: Mapping[str, type], where: str) -> Any:
+    """An object where it fits, or the old one with it as the one part that it fits."""
+    if isinstance(value, slot.bases):
+        return value
+    old = slot.value
+    if dataclasses.is_dataclass(old) and not isinstance(value, bool | int | float | str | tuple | Mapping):
+        hints = typing.get_type_hints(type(old))
+        places = [
+            f.name for f in dataclasses.fields(old) if f.init and isinstance(value, Slot(None, hints[f.name]).bases)
+        ]
+        if len(places) == 1:
+            return dataclasses.replace(old, **{places[0]: value})  # type: ignore[type-var]
+    raise _misfit(text, slot, known, where)
+
+
+def _misfit(text: str, slot: Slot, known: Mapping[str, type], where: str) -> UnknownName:
+    """The error for what does not fit a slot, with the kinds that do."""
+    path, parts = where.partition(".")[2].partition(".")[2], getattr(slot.value, "parts", {})
+    fix = f"Or say it of a part: {', '.join(f'{path}.{name}={text}' for name in parts)}" if parts else ""
+    return UnknownName(where.rpartition(".")[2], text, kinds_of(slot.bases, known), fix)
+
+
+def checked(value: Any, text: str, slot: Slot, where: str) -> Any:
+    """A plain value as the field's type has it: 3 as 3.0 where floats are, a list as a tuple.
+
+    Raises:
+        RecipeError: If it does not fit, with the type.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    listed = any(typing.get_origin(o) is not None and o is not str for o in slot.options)
+    if listed and isinstance(value, int | float) and not isinstance(value, bool):
+        value = (value,)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=slot.hint)
+    try:
+        found = parser.parse_object({"value": value}).value
+    except ArgumentError as error:
+        now = "" if slot.value in (None, inspect.Parameter.empty) else f", like {slot.value!r}"
+        raise RecipeError(f"{where} got {text!r}", f"a value of type {type_name(slot.hint)}{now}") from error
+    if isinstance(found, str) and not isinstance(value, str):
+        raise RecipeError(f"{where} got {text!r}", f"a value of type {type_name(slot.hint)}")
+    return tuple(found) if isinstance(found, list) else found
+
+
+def type_name(hint: Any) -> str:
+    """A type as a reader writes it."""
+    text = getattr(hint, "__name__", None) if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    return str(text).replace("typing.", "").replace("collections.abc.", "").replace("NoneType", "None")
+
+
+def described(owner: Any) -> dict[str, str]:
+    """What a docstring's "Args:" or "Attributes:" say of each name, on one line."""
+    lines = inspect.cleandoc(owner.__doc__ or "").splitlines()
+    found: dict[str, str] = {}
+    inside, names = False, []
+    for line in lines:
+        if line and not line.startswith(" "):
+            inside = line in ("Args:", "Attributes:")
+        elif inside and line.startswith("    ") and line[4:5] != " ":
+            head, colon, about = line.strip().partition(":")
+            names = [name.strip() for name in head.split(",")] if colon else []
+            found.update(dict.fromkeys(names, about.strip()))
+        elif inside and line.strip():
+            found.update({name: f"{found[name]} {line.strip()}" for name in names})
+    return found
+
+
+def listing(recipe: Recipe) -> Iterator[tuple[str, str, str, str]]:
+    """All that can be said of a recipe: path, value now, what fits (a type, or kinds), and what it means."""
+    known = known_kinds(recipe)
+
+    def walk(owner: Any, prefix: str, depth: int) -> Iterator[tuple[str, str, str, str]]:
+        for name, slot in slots(owner, recipe).items():
+            path = f"{prefix}{name}"
+            if slot.bases:
+                fits = " ".join(kinds_of(slot.bases, known))
+                inner = depth < 3 and slots(slot.value, recipe) and len(kinds_of(slot.bases, known)) >= 1
+                yield path, brief(slot.value), fits if len(kinds_of(slot.bases, known)) > 1 else "", slot.about
+                if inner:
+                    yield from walk(slot.value, f"{path}.", depth + 1)
+            elif slot.value is recipe.network:
+                yield from walk(slot.value, f"{path}.", depth + 1)
+            else:
+                yield path, brief(slot.value), type_name(slot.hint), slot.about
+
+    yield from walk(recipe, "", 0)
+
+
+def brief(value: Any) -> str:
+    """A value on one line, cut where it is long."""
+    text = "none" if value is None else "" if value is inspect.Parameter.empty else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,106 @@
+"""A run's folder as one HTML page: what the model draws, beside what is real, its curves, its recipe, its papers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import gendiff
+from gendiff.domain import Domain
+from gendiff.errors import DataError, RecipeError
+from gendiff.samples import captions
+
+from .demo import SHOWS, real_captions
+from .evaluation import default_request, subset
+from .report import Block, Curve, Details, Section, Table, Text, write_report
+
+
+def columns(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """The series of a run's metrics.csv: name to steps and values."""
+    path, series = folder / "metrics.csv", {}
+    if not path.exists():
+        return series
+    with path.open(encoding="utf8") as file:
+        for row in csv.DictReader(file):
+            for name, text in row.items():
+                if text and name not in ("step", "epoch"):
+                    xs, ys = series.setdefault(name, ([], []))
+                    xs.append(float(row["step"]))
+                    ys.append(float(text))
+    return series
+
+
+def curves(folder: Path) -> list[Block]:
+    """The losses in one plot, and every metric in one of its own."""
+    series = columns(folder)
+    losses = {name.removeprefix("train/"): xy for name, xy in series.items() if name.startswith("train/")}
+    losses = {name: xy for name, xy in losses.items() if name not in ("ms_per_step", "examples_per_second")}
+    found: list[Block] = [Curve("Training loss", losses, log=True)] if losses else []
+    for name, xy in series.items():
+        if name.startswith("metrics/"):
+            title = name.removeprefix("metrics/")
+            found.append(Curve(title, {title: xy}, y=title))
+    return found
+
+
+def shown(title: str, domain: Domain, artifacts: list[Any], words: list[str]) -> Block:
+    """Artifacts as the domain's own block, as the demo shows them; others by the picture that the domain draws."""
+    if domain.name in SHOWS:
+        return SHOWS[domain.name].block(title, domain, artifacts, words)
+    return Text([f"{title}: {len(artifacts)} of {domain.name}"])
+
+
+def report(run: str | Path, out: str | Path | None = None, *, n: int = 12, seed: int = 0) -> Path:
+    """Writes a run's report.
+
+    Args:
+        run: The run's folder: model.safetensors, and as far as they are there metrics.csv and training.json.
+        out: The file to write; report.html in the run's folder by default.
+        n: Samples to draw and to show, all classes in turn.
+        seed: Of the samples.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        RecipeError: For a folder without a model.
+    """
+    folder = Path(run)
+    if not (folder / "model.safetensors").exists():
+        raise RecipeError(
+            f"There is no model in {folder}", "the folder of a finished run", f"gendiff train {folder} --resume"
+        )
+    model = gendiff.load(folder)
+    domain, asked = model.domain, default_request(model.domain, n)
+    artifacts = model.sample(n, seed=seed, **asked)
+    blocks: list[Any] = [shown("Generated", domain, artifacts, captions(domain, asked, n))]
+    note = ""
+    try:
+        real = subset(list(domain.dataset("test")), n, 0)
+        blocks = [(blocks[0], shown("Real", domain, [e.artifact for e in real], real_captions(domain, real)))]
+    except DataError as error:
+        note = f"No real data beside them: {error}"
+    drawn = curves(folder)
+    blocks += [tuple(drawn[i : i + 2]) for i in range(0, len(drawn), 2)]
+    if model.metrics:
+        rows = [[name.replace("_", " "), value] for name, value in model.metrics.items()]
+        blocks.append(Table("Measured", ["measure", "value"], rows))
+    blocks.append(Details("Recipe", json.dumps(model.recipe, indent=2)))
+    training = folder / "training.json"
+    facts = json.loads(training.read_text(encoding="utf8")) if training.exists() else {}
+    name = model.recipe.get("name", folder.name)
+    return write_report(
+        out or folder / "report.html",
+        f"{name}: {folder.name}",
+        [Section("Samples", blocks, lead=note)],
+        facts={
+            **{key.capitalize(): value for key, value in facts.items() if isinstance(value, str | int | float)},
+            "Parameters": sum(p.numel() for p in model.denoiser.parameters()),
+            "Sampler": repr(model.sampler),
+            "Guidance": repr(model.guidance),
+            "Version": gendiff.__version__,
+        },
+        citations=gendiff.cite(model).split("\n\n"),
+    )

@@ -1,0 +1,417 @@
+"""The command line: what it is asked, what it answers, and that nothing of the user's is lost or misread."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gendiff
+from gendiff.cli import main
+from gendiff.cli.commands import free_folder
+from gendiff.cli.words import asked
+from gendiff.errors import RequestError, RequestWarning
+from gendiff.samples import captions
+from gendiff_images import Images
+from gendiff_images.sources import Digits
+from gendiff_recipes import images
+from gendiff_recipes.evaluation import asked_for, evaluate, half_interval
+from gendiff_recipes.recipe import Recipe, Trainer
+from gendiff_recipes.training import train
+
+BAR = 0.3  # seconds of `gendiff --help`, beyond an interpreter that imports argparse and importlib.metadata
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny run on digits."""
+    out = tmp_path_factory.mktemp("run") / "digits"
+    options = Trainer(steps=3, batch=16, show=0, checkpoint=100, precision="float32")
+    recipe = Recipe(
+        "images.tiny", Images.of(Digits()), network={"channels": (16, 32), "blocks": 1}, trainer=options, guidance=1.5
+    )
+    train(recipe, out, quiet=True)
+    return out
+
+
+def python(code: str, root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join([str(root), str(root / "domains"), str(root / "recipes")])
+    environment = {**os.environ, "PYTHONPATH": paths, **environment}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+
+
+def test_help_is_quick_and_knows_no_torch(root: Path, tmp_path: Path) -> None:
+    cache = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    code = "import sys; from gendiff.cli import main; main(['--help']); print('torch' in sys.modules)"
+    out = python(code, root, **cache).stdout
+    assert out.endswith("False\n")
+    for name in ("train", "sample", "info", "evaluate", "report", "bench", "calibrate", "demo", "cite"):
+        assert f"\n  {name} " in out
+    timed = (
+        "import time, argparse, importlib.metadata, dataclasses, difflib; start = time.perf_counter(); "
+        "from gendiff.cli import main; main(['--help']); print(time.perf_counter() - start)"
+    )
+    seconds = min(float(python(timed, root, **cache).stdout.splitlines()[-1]) for _ in range(5))
+    assert seconds < BAR, f"{seconds:.2f} s"
+
+
+def test_help_lists_what_can_be_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "images.digits", "--help"]) == 0
+    out = capsys.readouterr().out
+    for line in ("trainer.steps=2000", "network.channels=(64, 128)", "optimizer.lr=0.001", "sampler.steps=12"):
+        assert f"  {line}\n" in out
+    assert "Velocity X0" in out and "Optimiser steps." in out
+    assert main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "images.folder" in out and "trainer.batch=" in out
+    assert main(["train", "images.folder", "--help"]) == 0
+    assert "--size" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "value"),
+    [
+        ("1", ("1", "2", "3"), "1"),  # the class of that name, not the second one
+        ("2,3", ("1", "2", "3"), ["2", "3"]),
+        ("0", ("1", "2", "3"), "0"),  # no class, and no number among classes with numbers: refused by the domain
+        ("1", ("cat", "dog"), 1),
+        ("none", ("cat", "none"), "none"),
+        ("none", ("cat", "dog"), None),
+        ("dog,cat", ("dog,cat", "dog"), "dog,cat"),
+        ("dog,cat", ("dog", "cat"), ["dog", "cat"]),
+        ('"dog,cat",dog', ("dog,cat", "dog"), ["dog,cat", "dog"]),
+        ("true", ("true", "false"), "true"),
+        ("1e3", ("1e3",), "1e3"),
+        ("DOG", ("dog",), "dog"),
+        ("", ("a",), ""),
+    ],
+)
+def test_a_label_is_read_by_its_classes(text: str, classes: tuple[str, ...], value: Any) -> None:
+    assert asked([f"label={text}"], {"label": classes}) == {"label": value}
+
+
+def test_other_words_are_numbers_lists_and_texts() -> None:
+    words = ["length=80", "seconds=0.5,0.8", "name=a b", "x=none"]
+    assert asked(words, {}) == {"length": 80, "seconds": [0.5, 0.8], "name": "a b", "x": None}
+    with pytest.raises(RequestError, match="name=value"):
+        asked(["label"], {})
+    with pytest.raises(RequestError, match="twice"):
+        asked(["a=1", "a=2"], {})
+
+
+def test_a_class_called_one_is_drawn_and_not_the_second(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    domain = Images(size=8, channels=1, classes=("1", "none", "dog,cat"))
+    gendiff.Model.new(domain, channels=(8,), blocks=1).save(tmp_path / "m.safetensors")
+    for text in domain.classes:
+        out = tmp_path / f"of {text}"
+        assert (
+            main(
+                [
+                    "sample",
+                    str(tmp_path / "m.safetensors"),
+                    "-n",
+                    "1",
+                    f"label={text}",
+                    "--steps",
+                    "1",
+                    "--out",
+                    str(out),
+                ]
+            )
+            == 0
+        )
+        assert json.loads((out / "manifest.json").read_text())["request"]["label"] == text
+    assert main(["sample", str(tmp_path / "m.safetensors"), "label=0", "--out", str(tmp_path / "x")]) == 2
+    assert "not a class" in capsys.readouterr().err
+
+
+def test_what_is_drawn_without_a_word_is_what_was_judged(run: Path) -> None:
+    """All classes in turn, at the recipe's guidance; sample i is the same whatever n."""
+    model = gendiff.load(run)
+    assert model.guidance == 1.5
+    plain = model.sample(3, steps=2, seed=1)
+    said = model.sample(3, steps=2, seed=1, label=["0", "1", "2"], guidance=1.5)
+    assert all(torch.equal(a, b) for a, b in zip(plain, said, strict=True))
+    assert not torch.equal(plain[1], model.sample(3, steps=2, seed=1, label=["0", "1", "2"], guidance=1.0)[1])
+    more = model.sample(12, steps=2, seed=1)
+    assert torch.allclose(more[2], plain[2], atol=1e-5)
+    assert captions(model.domain, model.request(12), 12)[9:] == ["9", "0", "1"]
+
+
+def test_what_was_hardly_meant_is_said(run: Path) -> None:
+    model = gendiff.load(run)
+    with pytest.warns(RequestWarning, match="nothing to guide"):
+        model.sample(1, steps=1, label=None, guidance=2.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.sample(1, steps=1, label=None)  # nobody said a guidance, so nobody meant one
+    with torch.no_grad():
+        next(model.denoiser.network.parameters()).fill_(float("nan"))
+    with pytest.warns(RequestWarning, match="2 of 2 samples hold numbers that are not finite"):
+        model.sample(2, steps=1)
+
+
+def test_tables_of_another_guidance_are_said_to_rest(run: Path) -> None:
+    model = gendiff.load(run)
+    model.calibrate(2, pilots=8, rounds=0, fine=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.sample(1, steps=2)  # the model's own guidance, for which they were fitted
+    with pytest.warns(RequestWarning, match="fitted at guidance"):
+        model.sample(1, steps=2, guidance=3.0)
+
+
+def test_lengths_outside_training_are_said(root: Path) -> None:
+    model = gendiff.load(root / "weights" / "proteins_backbones.safetensors")
+    with pytest.warns(RequestWarning, match="length=20 is outside what this model was trained on, 40 to 96"):
+        model.check_ranges({"length": [60, 20]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.check_ranges({"length": [40, 96], "fold": "alpha"})
+    lengths = model.request(50)["length"]
+    assert lengths[:3] == model.request(3)["length"] and min(lengths) < 44 and max(lengths) > 92
+
+
+def test_samples_are_written_with_what_draws_them(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "s"
+    call = [
+        "sample",
+        str(run),
+        "-n",
+        "3",
+        "label=4",
+        "--sampler",
+        "Heun(2)",
+        "--guidance",
+        "APG(2)",
+        "--seed",
+        "5",
+        "--out",
+        str(out),
+    ]
+    assert main(call) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["complete"] and manifest["seed"] == 5 and manifest["request"]["label"] == "4"
+    assert manifest["sampler"].startswith("Heun(steps=2") and manifest["guidance"].startswith("APG(")
+    assert sorted(p.name for p in out.iterdir()) == ["0000.png", "0001.png", "0002.png", "all.png", "manifest.json"]
+    assert main(call) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*call, "--overwrite"]) == 0
+    start = ["sample", str(run), "-n", "1", "--start", str(out / "0000.png"), "--strength", "0.01", "--steps", "8"]
+    assert main([*start, "label=4", "--guidance", "1", "--out", str(tmp_path / "t")]) == 0
+    model = gendiff.load(run)
+    near = model.domain.read(tmp_path / "t" / "0000.png") - model.domain.read(out / "0000.png")
+    assert near.abs().max() < 0.2
+
+
+def test_samples_without_a_folder_get_one_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert free_folder("samples") == Path("samples")
+    for name in ("samples", "samples-2"):
+        Path(name).mkdir()
+    assert free_folder("samples") == Path("samples-3")
+
+
+def test_what_is_drawn_before_an_end_is_kept(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, written = Images.write, []
+
+    def interrupted(self: Images, artifact: Any, path: Any) -> None:
+        if len(written) == 4:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(self, artifact, path)
+
+    monkeypatch.setattr(Images, "write", interrupted)
+    call = ["sample", str(run), "-n", "10", "--batch", "2", "--steps", "1", "--out", str(tmp_path / "s")]
+    assert main(call) == 130
+    assert sorted(p.name for p in (tmp_path / "s").glob("0*.png")) == [f"000{i}.png" for i in range(4)]
+    assert not json.loads((tmp_path / "s" / "manifest.json").read_text())["complete"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", "RUN", "--sampler", "Hein(3)"], 'Did you mean "Heun"'),
+        (["sample", "RUN", "--sampler", "VP"], "no sampler 'VP'"),
+        (["sample", "RUN", "--format", "pdb"], r"does not write .pdb"),
+        (["sample", "RUN", "--guidance", "strong"], "a rule with its numbers"),
+        (["sample", "RUN", "--strength", "0.5"], "--strength without --start"),
+        (["sample", "RUN", "label=ten"], "is not a class"),
+        (["sample", "RUN", "lable=3"], 'Did you mean "label"'),
+        (["sample", "RUN", "--device", "cuba"], "cuba"),
+        (["train", "images.folder"], "needs PATH"),
+        (["train", "images.folder", "nowhere"], "no pictures in"),
+        (["train", "images.digits", "pictures"], "gendiff train images.folder pictures"),
+        (["train", "bad.json"], "JSON"),
+        (["report", "nowhere"], "no model in nowhere"),
+        (["evaluate", "RUN", "label=ten"], "is not a class"),
+    ],
+)
+def test_mistakes_are_answered(
+    arguments: list[str], message: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("bad.json").write_text("{'name': 1}")
+    assert main([str(run) if word == "RUN" else word for word in arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.json"]  # nothing was begun
+
+
+@pytest.mark.parametrize(
+    "words", [["-n", "0"], ["-n", "many"], ["--batch", "-1"], ["--seed", "-1"], ["--strength", "2"]]
+)
+def test_numbers_that_cannot_be_are_refused(words: list[str], run: Path) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["sample", str(run), *words])
+
+
+def test_info_says_what_may_be_asked(run: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in out and "guidance     1.5" in out and "parameters" in out
+    assert main(["info", str(root / "weights" / "proteins_backbones.safetensors")]) == 0
+    out = capsys.readouterr().out
+    assert "length=96   40 to 96 in training" in out and "ca_step_share" in out
+    assert main(["info", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"]["name"] == "images.tiny"
+
+
+def test_a_class_is_compared_with_its_own(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = gendiff.load(run)
+    test = model.domain.dataset("test")
+    sevens = asked_for(model.domain, test, {"label": "7"})
+    assert 20 < len(sevens) < 40
+    assert all(any(e.artifact is a and e.cond["label"] == 7 for e in test) for a in sevens)
+    assert len(asked_for(model.domain, test, {"label": None})) == len(asked_for(model.domain, test, {})) == len(test)
+    found = evaluate(model, 8, label="7", halves=4)
+    assert len(found.reference) == 8 and "label=7" in found.compared
+    # Real sevens are nearer to real sevens than to all digits: the floor is theirs.
+    energy = model.domain.metrics()["energy"]
+    assert energy(sevens[:12], sevens[12:24]) < 0.5 * energy(sevens[:12], test.artifacts[:60])
+    numbers, rows = tmp_path / "e.json", tmp_path / "e.csv"
+    assert (
+        main(["evaluate", str(run), "label=7", "-n", "8", "--halves", "4", "--json", str(numbers), "--csv", str(rows)])
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "each against 8 test examples (label=7)" in out and " to " in out
+    saved = json.loads(numbers.read_text())
+    low, high = saved["interval"]["energy"]
+    assert low < saved["generated"]["energy"] < high and saved["reference"] == 8
+    assert [row[0] for row in csv.reader(rows.open())] == ["metric", *model.domain.metrics()]
+
+
+def test_the_interval_is_that_of_a_mean() -> None:
+    """Of a mean of n normal numbers: 1.96 sqrt(1/n) to each side, from halves of one sample."""
+    rng, n = np.random.default_rng(3), 400
+    spans = []
+    for seed in range(20):
+        sample = list(rng.normal(size=n))
+        low, high = half_interval(lambda a, b: float(np.mean(a)), sample, [], 60, seed)
+        assert (low + high) / 2 == pytest.approx(np.mean(sample))
+        spans.append((high - low) / 2)
+    assert statistics.mean(spans) == pytest.approx(1.96 / n**0.5, rel=0.1)
+
+
+def test_a_run_has_its_report(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "r.html"
+    assert main(["report", str(run), "-n", "3", "--out", str(out)]) == 0
+    page = out.read_text()
+    assert all(text in page for text in ("Training loss", "Generated", "Real", "images.tiny", "data:image/png;base64"))
+
+
+def pictures(home: Path, count: int = 24) -> None:
+    """Class folders of noisy pictures, red and blue, 40 by 30 pixels, with a caption beside each."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for name, channel in (("1", 0), ("none", 2)):
+        (home / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 60, (30, 40, 3), dtype=np.uint8)
+            pixels[..., channel] += 150
+            Image.fromarray(pixels).save(home / name / f"{i}.png")
+
+
+def test_a_folder_of_pictures_from_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    changes = ["trainer.steps=2", "trainer.show=0", "network.channels=8", "trainer.batch=4"]
+    assert main(["train", "images.folder", "mine", *changes, "--quiet", "--seed", "3", "--out", "run"]) == 0
+    recipe = Recipe.load("run/recipe.json")
+    domain: Any = recipe.domain
+    assert (domain.size, domain.channels, domain.classes, recipe.trainer.seed) == (24, 3, ("1", "none"), 3)
+    assert main(["sample", "run", "label=none", "-n", "2", "--steps", "1", "--out", "drawn"]) == 0
+    monkeypatch.chdir(tmp_path.parent)  # the folder is known from anywhere
+    assert main(["evaluate", str(tmp_path / "run"), "label=1", "-n", "4", "--halves", "0"]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert (
+        main(["train", "images.folder", "mine", "--size", "8", "--flip", "true", *changes, "--quiet", "--out", "other"])
+        == 0
+    )
+    domain = Recipe.load("other/recipe.json").domain
+    assert domain.size == 8 and domain.flip
+
+
+def test_a_folder_of_grey_pictures_is_grey(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for i in range(30):
+        Image.fromarray(np.full((70, 90), 5 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    recipe = images.folder(str(tmp_path))
+    domain: Any = recipe.domain
+    assert (domain.size, domain.channels, domain.classes, recipe.guidance, recipe.drop) == (64, 1, (), 1.0, 0.0)
+
+
+def test_a_folder_of_recordings_with_a_table(tmp_path: Path) -> None:
+    import soundfile
+
+    rng = np.random.default_rng(0)
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label"])
+        for i in range(30):
+            soundfile.write(tmp_path / f"{i}.wav", 0.1 * rng.normal(size=16000), 22050)
+            table.writerow([f"{i}.wav", "ab"[i % 2]])
+    from gendiff_recipes import audio
+
+    recipe = audio.folder(str(tmp_path), labels=str(tmp_path / "labels.csv"))
+    domain: Any = recipe.domain
+    assert domain.spectrogram.sample_rate == domain.source.prepare.sample_rate == 22050
+    assert domain.labels == {"label": ("a", "b")} and recipe.guidance == 1.5
+    assert len(domain.dataset("train")) + len(domain.dataset("test")) == 30
+
+
+def test_a_folder_of_structures(tmp_path: Path) -> None:
+    from gendiff_proteins import Ideal, write
+    from gendiff_recipes import proteins
+
+    for e in Ideal(count=24, min_length=20, max_length=50).load("train"):
+        write(e.artifact, tmp_path / f"{e.name}.pdb")
+    recipe = proteins.folder(str(tmp_path))
+    domain: Any = recipe.domain
+    assert 20 <= domain.source.min_length < domain.source.max_length <= 50
+    assert len(domain.dataset("train")) + len(domain.dataset("test")) == 24
+    assert proteins.folder(str(tmp_path), max_length=30).domain.source.max_length == 30  # type: ignore[attr-defined]
+
+
+def test_an_empty_variable_is_no_data_folder(root: Path) -> None:
+    code = "import conftest, os; print(os.environ.get('GENDIFF_DATA') or 'unset')"
+    out = python(
+        f"import sys; sys.path.insert(0, {str(root / 'tests')!r}); {code}", root, GENDIFF_DATA=""
+    ).stdout.strip()
+    beside = root.parent / "shared" / "data"
+    assert out == (str(beside) if beside.is_dir() else "unset")
