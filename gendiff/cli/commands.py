@@ -114,10 +114,12 @@ class Sample:
         if args.strength is not None and args.start is None:
             raise RequestError("--strength without --start", "a file to start from", "--start FILE --strength 0.5")
         start = {} if args.start is None else {"start": model.domain.read(args.start), "strength": args.strength or 0.5}
+        request = model.request(args.n, **what)
+        model.domain.request(args.n, **request)  # refuses what it cannot answer before a folder is made
         out = args.out or free_folder("samples")
         manifest = {
             "seed": args.seed,
-            "request": model.request(args.n, **what),
+            "request": request,
             "guidance": repr(model.guidance if guidance is None else guidance),
             "sampler": repr(sampler or model.sampler),
             "steps": args.steps,

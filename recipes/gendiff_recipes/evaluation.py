@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 from gendiff.domain import Domain, Examples, label_number
 from gendiff.errors import DataError
 from gendiff.model import Model
+
+from .recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,18 @@ def subset(artifacts: list[Any], n: int, seed: int) -> list[Any]:
     """n of the artifacts, drawn without replacement; all if there are fewer."""
     order = np.random.default_rng(seed).permutation(len(artifacts))[:n]
     return [artifacts[i] for i in order]
+
+
+def about_examples(recipe: Recipe, examples: Examples) -> list[str]:
+    """What a training run tells at its start: how many examples, of which classes, and a warm-up that is too long."""
+    said = f"{recipe.name}: {len(examples)} examples"
+    for name, classes in recipe.domain.labels.items():
+        counts = Counter(int(e.cond[name]) for e in examples if name in e.cond)
+        listed = [f"{classes[k]} {counts[k]}" for k in range(len(classes))]
+        said += f"; {name}: {', '.join(listed[:20])}{', ...' if len(listed) > 20 else ''}"
+    warmup, steps = recipe.optimizer.warmup, recipe.trainer.steps
+    slow = f"The warm-up of {warmup} steps is longer than the run of {steps}: optimizer.warmup={steps // 10} ends within it."
+    return [said + ".", *([slow] if warmup > steps else [])]
 
 
 def asked_for(domain: Domain, examples: Examples, what: Mapping[str, Any]) -> list[Any]:

@@ -244,7 +244,7 @@ def checked(value: Any, text: str, slot: Slot, where: str) -> Any:
     from jsonargparse import ArgumentError, ArgumentParser
 
     listed = any(typing.get_origin(o) is not None and o is not str for o in slot.options)
-    if listed and isinstance(value, int | float) and not isinstance(value, bool):
+    if listed and isinstance(value, int | float | str) and not isinstance(value, bool):
         value = (value,)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=slot.hint)

@@ -44,7 +44,7 @@ from .callbacks import (
     Signals,
 )
 from .data import Batches, Encoded, same_data
-from .evaluation import default_request, subset
+from .evaluation import about_examples, default_request, subset
 from .folder import Folder, Pace, Table
 from .module import Denoising
 from .recipe import Recipe, Trainer
@@ -294,6 +294,7 @@ def run(
     domain = recipe.domain.fit(examples.artifacts)
     recipe = dataclasses.replace(recipe, domain=domain)
     encoded, config, taken = Encoded(domain, examples), recipe.config(), 0
+    said = [*about_examples(recipe, examples), *said]
     if before is not None:
         taken = state["step"] if state is not None else 0
         said += agree(before, json.loads(json.dumps(config)), (state and state["data"], encoded.fingerprint), taken)

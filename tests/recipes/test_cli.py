@@ -311,7 +311,7 @@ def test_a_class_is_compared_with_its_own(run: Path, tmp_path: Path, capsys: pyt
     saved = json.loads(numbers.read_text())
     low, high = saved["interval"]["energy"]
     assert low < saved["generated"]["energy"] < high and saved["reference"] == 8
-    assert [row[0] for row in csv.reader(rows.open())] == ["metric", *model.domain.metrics()]
+    assert [row[0] for row in csv.reader(rows.read_text().splitlines())] == ["metric", *model.domain.metrics()]
 
 
 def test_the_interval_is_that_of_a_mean() -> None:
@@ -364,6 +364,26 @@ def test_a_folder_of_pictures_from_the_shell(tmp_path: Path, monkeypatch: pytest
     )
     domain = Recipe.load("other/recipe.json").domain
     assert domain.size == 8 and domain.flip
+
+
+def test_a_run_tells_what_it_learns_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(tmp_path / "mine")
+    (tmp_path / "mine" / "1" / "broken.png").write_bytes(b"no picture")
+    changes = [
+        "trainer.steps=2",
+        "trainer.show=0",
+        "network.channels=8",
+        "trainer.batch=4",
+        "domain.source.test_share=0",
+    ]
+    assert (
+        main(["train", "images.folder", str(tmp_path / "mine"), *changes, "--quiet", "--out", str(tmp_path / "run")])
+        == 0
+    )
+    said = capsys.readouterr().err
+    assert "images.folder: 48 examples; label: 1 24, none 24." in said
+    assert "1 rejected" in said and "broken.png" in said
+    assert "The warm-up of 100 steps is longer than the run of 2" in said
 
 
 def test_a_folder_of_grey_pictures_is_grey(tmp_path: Path) -> None:

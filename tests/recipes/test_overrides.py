@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from gendiff.training import Objective
 from gendiff_images import Arrays, Images
 from gendiff_recipes import audio, images, proteins
 from gendiff_recipes.overrides import listing
-from gendiff_recipes.recipe import Optimizer, Recipe
+from gendiff_recipes.recipe import Optimizer, Recipe, Trainer
 
 
 def said(recipe: Recipe, text: str) -> Any:
@@ -72,6 +73,8 @@ def said(recipe: Recipe, text: str) -> Any:
         ("optimizer.clip=2", 2.0),
         ("trainer.minutes=none", None),
         ("trainer.steps=100", 100),
+        ("trainer.logger=csv", ("csv",)),
+        ("trainer.logger=csv,wandb", ("csv", "wandb")),
         ("trainer.precision=bfloat16", "bfloat16"),
         ("domain.flip=true", True),
         ("name=1", "1"),  # a text stays a text
@@ -140,6 +143,24 @@ def test_another_source_brings_its_size_and_classes(tmp_path: Path, monkeypatch:
 def test_mistakes_are_answered_for_their_case(make: Any, text: str, message: str) -> None:
     with pytest.raises(GendiffError, match=message):
         make().override(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (Trainer, "batch", -4), (Trainer, "steps", 0), (Trainer, "steps", 2.5), (Trainer, "devices", 0),
+        (Trainer, "seed", -1), (Trainer, "minutes", 0.0), (Trainer, "minutes", math.nan), (Trainer, "show", -1),
+        (Trainer, "precision", "float8"), (Trainer, "accelerator", "cuba"), (Trainer, "checkpoint", -1),
+        (Optimizer, "lr", 0.0), (Optimizer, "decay", -1.0), (Optimizer, "decay", 1.5), (Optimizer, "clip", -1.0),
+        (Optimizer, "betas", (0.9, 1.0)), (Optimizer, "warmup", -3), (Optimizer, "weight_decay", -0.1),
+        (Recipe, "ema", 2.0), (Recipe, "drop", 5.0), (Recipe, "limit", 0), (Recipe, "guidance", math.inf),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused_where_they_are_written(kind: Any, name: str, value: Any) -> None:
+    whole = images.digits()
+    owner = {Trainer: whole.trainer, Optimizer: whole.optimizer, Recipe: whole}[kind]
+    with pytest.raises(RecipeError, match=f"{kind.__name__} got {name}="):
+        dataclasses.replace(owner, **{name: value})
 
 
 @pytest.mark.parametrize("make", [images.fashion, audio.tones, proteins.ideal])
