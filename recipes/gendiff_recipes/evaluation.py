@@ -61,7 +61,7 @@ def about_examples(recipe: Recipe, examples: Examples) -> list[str]:
         listed = [f"{classes[k]} {counts[k]}" for k in range(len(classes))]
         said += f"; {name}: {', '.join(listed[:20])}{', ...' if len(listed) > 20 else ''}"
     warmup, steps = recipe.optimizer.warmup, recipe.trainer.steps
-    slow = f"The warm-up of {warmup} steps is longer than the run of {steps}: optimizer.warmup={steps // 10} ends within it."
+    slow = f"The warm-up of {warmup} steps is longer than the run of {steps}; optimizer.warmup={steps // 10} is not."
     return [said + ".", *([slow] if warmup > steps else [])]
 
 

@@ -32,7 +32,7 @@ from gendiff import (
     V,
 )  # fmt: skip
 from gendiff.cli.expressions import known_kinds, parse_kind, parse_object
-from gendiff.errors import GendiffError
+from gendiff.errors import GendiffError, RecipeError
 from gendiff.sampling.solvers import Solver
 from gendiff.training import Objective
 from gendiff_images import Arrays, Images
