@@ -251,7 +251,8 @@ class Model:
         if sampler is None and isinstance(solver, Calibrated):
             tables, solver = solver, solver.under(guidance_name(guidance))
             if solver is not tables:
-                warn(f"The tables were fitted at guidance {tables.guidance}; at {guidance!r} {solver!r} is used.")
+                name = type(solver).__name__
+                warn(f"The tables were fitted at guidance {tables.guidance}; at {guidance!r} {name} is used.")
         if steps is not None:
             solver = replace_solver(solver, lambda inner: dataclasses.replace(inner, steps=steps))  # type: ignore[type-var]
         if isinstance(given, Given):

@@ -103,6 +103,10 @@ class Images(Domain):
     def suffix(self) -> str:
         return ".png"
 
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return tuple(io.WRITTEN)
+
     def encode(self, artifact: Any) -> Tensor:
         """A picture [C, H, W] in [0, 1] to its state [C, H, W].
 

@@ -15,7 +15,7 @@ import dataclasses
 import inspect
 import sys
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +182,8 @@ def _put(owner: Any, recipe: Recipe, keys: list[str], text: str, where: str) -> 
     if isinstance(owner, bundles()):
         return type(owner)({**owner.parts, key: value})
     if owner is recipe.network and key == "kind":
-        return {"kind": value} if value is not None else {}
+        own = owner if "kind" not in owner else {}
+        return own if value is None else {"kind": value}
     if isinstance(owner, Mapping):
         return {**owner, key: value}
     return dataclasses.replace(owner, **{key: value})
@@ -243,19 +244,19 @@ def checked(value: Any, text: str, slot: Slot, where: str) -> Any:
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    listed = any(typing.get_origin(o) is not None and o is not str for o in slot.options)
-    if listed and isinstance(value, int | float | str) and not isinstance(value, bool):
-        value = (value,)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=slot.hint)
-    try:
-        found = parser.parse_object({"value": value}).value
-    except ArgumentError as error:
-        now = "" if slot.value in (None, inspect.Parameter.empty) else f", like {slot.value!r}"
-        raise RecipeError(f"{where} got {text!r}", f"a value of type {type_name(slot.hint)}{now}") from error
-    if isinstance(found, str) and not isinstance(value, str):
-        raise RecipeError(f"{where} got {text!r}", f"a value of type {type_name(slot.hint)}")
-    return tuple(found) if isinstance(found, list) else found
+    origins = [typing.get_origin(option) for option in slot.options]
+    listed = any(isinstance(origin, type) and issubclass(origin, Sequence) for origin in origins)
+    for form in (value, (value,)) if listed and isinstance(value, int | float | str) else (value,):
+        try:
+            found = parser.parse_object({"value": form}).value
+        except ArgumentError:
+            continue
+        if isinstance(found, str) == isinstance(form, str):
+            return tuple(found) if isinstance(found, list) else found
+    now = "" if slot.value in (None, inspect.Parameter.empty) else f", like {slot.value!r}"
+    raise RecipeError(f"{where} got {text!r}", f"a value of type {type_name(slot.hint)}{now}")
 
 
 def type_name(hint: Any) -> str:

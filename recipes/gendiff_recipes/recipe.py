@@ -7,6 +7,7 @@ saved beside the weights as JSON, and can be trained from again. Nothing else de
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,6 +172,8 @@ class Recipe:
         whole(self, "limit")
         between(self, "drop", closed=True)
         between(self, "ema")
+        if not math.isfinite(self.guidance):
+            refuse(self, "guidance", "a finite number")
 
     def override(self, *changes: str) -> Recipe:
         """The recipe with fields changed by "path=value" texts: see `gendiff_recipes.overrides` for what can be said.

@@ -85,6 +85,7 @@ def away(model: Model, goal: list[Tensor], **how: Any) -> float:
     return float(torch.stack([(a - b).square().mean() for a, b in zip(found, goal, strict=True)]).mean().sqrt())
 
 
+@pytest.mark.filterwarnings("ignore::gendiff.errors.RequestWarning")
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_tables_are_better_kept_and_used(model: Model, tmp_path: Path, guidance: float) -> None:
     own = model.sampler
@@ -109,6 +110,7 @@ def test_tables_are_better_kept_and_used(model: Model, tmp_path: Path, guidance:
         model.sampler = kept
 
 
+@pytest.mark.filterwarnings("ignore::gendiff.errors.RequestWarning")
 def test_another_guidance_is_sampled_as_before(model: Model) -> None:
     own = model.sampler
     model.calibrate(4, pilots=64, rounds=1, guidance=2)

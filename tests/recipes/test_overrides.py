@@ -116,7 +116,7 @@ def test_another_source_brings_its_size_and_classes(tmp_path: Path, monkeypatch:
     ("make", "text", "message"),
     [
         (images.fashion, "network.width=192", r"a U-Net has these.*network\.channels=none network\.width=192"),
-        (proteins.ideal, "network.channels=8", r"has no 'channels'\. It has width, depth, heads, pair"),
+        (proteins.ideal, "network.channels=8", r"has no 'channels'\. It has .*width, depth, heads, pair"),
         (audio.tones, "network.chanels=8", 'Did you mean "channels"'),
         (images.fashion, "network.blocks=0", "at least 1"),
         (proteins.ideal, "network.depth=0", "at least 1"),
