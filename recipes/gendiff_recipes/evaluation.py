@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def default_request(domain: Domain, n: int) -> dict[str, Any]:
     return {**domain.preview(n), **{k: [domain.labels[k].index(name) for name in turns[k]] for k in turns}}
 
 
-def subset(artifacts: list[Any], n: int, seed: int) -> list[Any]:
+def subset(artifacts: Sequence[Any], n: int, seed: int) -> list[Any]:
     """n of the artifacts, drawn without replacement; all if there are fewer."""
     order = np.random.default_rng(seed).permutation(len(artifacts))[:n]
     return [artifacts[i] for i in order]

@@ -300,7 +300,7 @@ def test_a_class_is_compared_with_its_own(run: Path, tmp_path: Path, capsys: pyt
     assert len(found.reference) == 8 and "label=7" in found.compared
     # Real sevens are nearer to real sevens than to all digits: the floor is theirs.
     energy = model.domain.metrics()["energy"]
-    assert energy(sevens[:12], sevens[12:24]) < 0.5 * energy(sevens[:12], test.artifacts[:60])
+    assert energy(sevens[:12], sevens[12:24]) < 0.5 * energy(sevens[:12], list(test.artifacts)[:60])
     numbers, rows = tmp_path / "e.json", tmp_path / "e.csv"
     assert (
         main(["evaluate", str(run), "label=7", "-n", "8", "--halves", "4", "--json", str(numbers), "--csv", str(rows)])
