@@ -45,7 +45,7 @@ from gendiff import (
 from gendiff.config import core_kinds
 from gendiff.denoisers import Eps, Head
 from gendiff.errors import CheckpointError, GendiffError, RequestError
-from gendiff.model import ModelFile, digest, write_whole
+from gendiff.model import DIGESTS, ModelFile, digest, write_whole
 from gendiff.processes import Process, schedule_of
 from gendiff.random import Noise
 from gendiff.spaces import SO3, Centered, State
@@ -458,3 +458,13 @@ def test_no_config_does_worse_than_a_clear_error(data: st.DataObject, tmp_path_f
 def test_sizes_that_make_no_network_are_refused_where_they_are_given(make: Callable[[], Any], says: str) -> None:
     with pytest.raises(GendiffError, match=says):
         make()
+
+
+def test_shipped_weights_carry_their_digests(root: Path) -> None:
+    paths = sorted((root / "weights").glob("*.safetensors"))
+    assert len(paths) == 2
+    for path in paths:
+        with path.open("rb") as stream:
+            file = ModelFile(stream, path)
+            weights = {name: file.tensor(name) for name in file.shapes}
+        assert set(file.metadata) == {"gendiff", *DIGESTS} and file.metadata["weights_sha256"] == digest(weights)
