@@ -17,29 +17,63 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gendiff.errors import refuse, whole
 
 WORD = 0xFFFFFFFF
+FACTORS, STEPS = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)
 
 
-def philox(counter: Sequence[Tensor], key: Sequence[Tensor | int]) -> list[Tensor]:
-    """Philox-4x32-10: four int64 tensors holding 32-bit words, and two key words, to four random words.
+def philox(counter: Sequence[Any], key: Sequence[Any]) -> list[Any]:
+    """Philox-4x32-10: four words of counter and two of key to four random words, all 32 bits in int64.
 
-    All arguments broadcast; a key may be an int. Equals Random123's known answers, bit for bit, on every device.
+    Tensors or numpy arrays, which broadcast; ints are fine where another argument is none. Equals Random123's known
+    answers, bit for bit, on every device.
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        # The 64-bit products wrap in int64; their bits are the right ones. Of c1 and c3 the low 32 count.
-        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+    c, k = rounds(counter, key, 10)
+    return [c[0], c[1] & WORD, c[2], c[3] & WORD]
+
+
+def rounds(c: Sequence[Any], k: Sequence[Any], count: int) -> tuple[list[Any], list[Any]]:
+    """So many rounds of Philox; of c1 and c3 the low 32 bits count."""
+    (c0, c1, c2, c3), (k0, k1) = c, k
+    for _ in range(count):
+        # The 64-bit products wrap in int64; their bits are the right ones.
+        p0, p1 = c0 * FACTORS[0], c2 * FACTORS[1]
         c0, c1, c2, c3 = ((p1 >> 32) ^ c1 ^ k0) & WORD, p1, ((p0 >> 32) ^ c3 ^ k1) & WORD, p0
-        k0, k1 = (k0 + 0x9E3779B9) & WORD, (k1 + 0xBB67AE85) & WORD
-    return [c0, c1 & WORD, c2, c3 & WORD]
+        k0, k1 = (k0 + STEPS[0]) & WORD, (k1 + STEPS[1]) & WORD
+    return [c0, c1, c2, c3], [k0, k1]
+
+
+def halves(c: Sequence[Any], k: Sequence[Any], shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The words of `philox` as (c0, c2) and (c1, c3), [2, *shape] each: in half of the operations, on pairs of words.
+
+    Numpy arrays are worked on by numpy, whose calls cost a third of torch's on small arrays.
+    """
+    c, (k0, k1) = rounds(c, k, 2)  # still small: the counter's words broadcast
+    host = isinstance(k1, np.ndarray)
+    empty = (lambda: np.empty((2, *shape), np.int64)) if host else lambda: k1.new_empty(2, *shape)
+    even, odd, product, key = empty(), empty(), empty(), empty()[:, :, :1, :1]
+    even[0], even[1], odd[0], odd[1], key[0], key[1] = c[0], c[2], c[1], c[3], k0, k1
+    multiply = np.multiply if host else torch.mul
+    for _ in range(8):
+        multiply(even[0], FACTORS[0], out=product[1])
+        multiply(even[1], FACTORS[1], out=product[0])
+        even = product >> 32
+        even ^= odd
+        even ^= key
+        even &= WORD
+        odd, product = product, odd
+        key[0] += STEPS[0]
+        key[1] += STEPS[1]
+        key &= WORD
+    odd &= WORD
+    return (torch.from_numpy(even), torch.from_numpy(odd)) if host else (even, odd)
 
 
 @dataclass(frozen=True)
@@ -90,20 +124,31 @@ class Noise:
     def words(self, shape: Sequence[int], per_element: int = 1) -> Tensor:
         """Random 32-bit words as int64 [per_element, *shape], shape = [B, ...] with B = len(index)."""
         _, *rest = shape
-        sites, inner = (rest[0], math.prod(rest[1:])) if rest else (1, 1)
-        blocks = (inner * per_element + 3) // 4
-        device = self.index.device
-        block = torch.arange(blocks, dtype=torch.int64, device=device)
-        site = torch.arange(sites, dtype=torch.int64, device=device)[:, None]
-        index = self.index[:, None, None]
-        step, stream = (
-            torch.full((), word & WORD, dtype=torch.int64, device=device)
-            for word in (self.step, self.stream ^ (self.seed >> 32))
-        )
-        words = philox([block, site, step, stream], [self.seed & WORD, index & WORD])  # each [B, sites, blocks]
-        lanes = torch.stack(torch.broadcast_tensors(*words), dim=-1)
+        inner = math.prod(rest[1:])
+        even, odd = self.blocks(shape, inner * per_element)
+        lanes = torch.stack([even, odd], 1).flatten(0, 1).movedim(0, -1)  # c0, c1, c2, c3
         lanes = lanes.flatten(-2)[..., : inner * per_element]
         return lanes.unflatten(-1, (inner, per_element)).movedim(-1, 0).reshape(per_element, *shape)
+
+    def blocks(self, shape: Sequence[int], words: int) -> tuple[Tensor, Tensor]:
+        """Enough blocks for so many words a site: their words (c0, c2) and (c1, c3), int64 [2, B, sites, blocks]."""
+        sites, blocks = shape[1] if len(shape) > 1 else 1, (words + 3) // 4
+        step, stream, seed = self.step & WORD, (self.stream ^ (self.seed >> 32)) & WORD, self.seed & WORD
+        full = (len(self.index), sites, blocks)
+        if torch.compiler.is_compiling():
+            c = philox(self.counter(torch, blocks, sites, step, stream), [seed, self.index[:, None, None] & WORD])
+            c = torch.broadcast_tensors(*c)
+            return torch.stack([c[0], c[2]]), torch.stack([c[1], c[3]])
+        host = self.index.device.type == "cpu"
+        index = (self.index.numpy() if host else self.index)[:, None, None] & WORD
+        return halves(self.counter(np if host else torch, blocks, sites, step, stream), [seed, index], full)
+
+    def counter(self, library: Any, blocks: int, sites: int, step: int, stream: int) -> list[Any]:
+        """The four words of the counter, as tensors or numpy arrays."""
+        where: dict[str, Any] = {} if library is np else {"device": self.index.device}
+        block, site = (library.arange(n, dtype=library.int64, **where) for n in (blocks, sites))
+        one = library.full((1,), step, dtype=library.int64, **where)
+        return [block, site[:, None], one, one * 0 + stream]
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float64) -> Tensor:
         """Uniform numbers in the open interval (0, 1), [B, ...]."""
@@ -113,14 +158,13 @@ class Noise:
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers [B, ...], the same to rounding in every dtype."""
         batch, *rest = shape
-        inner = math.prod(rest[1:]) if rest else 1
-        sites = rest[0] if rest else 1
-        pairs = (inner + 1) // 2
+        inner = math.prod(rest[1:])
         work = torch.float64 if dtype == torch.float64 else torch.float32
-        u1, u2 = self.words((batch, sites, 2 * pairs)).to(work).reshape(batch, sites, pairs, 2).unbind(-1)
-        radius = torch.sqrt(-2 * torch.log((u1 + 0.5) * 2.0**-32))
-        angle = (u2 + 0.5) * (2.0**-32 * 2 * math.pi)
-        z = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).flatten(-2)
+        u1, u2 = (u.to(work) for u in self.blocks(shape, inner))
+        radius = u1.add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
+        angle = u2.add_(0.5).mul_(2.0**-32 * 2 * math.pi)
+        z = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], 1)  # [pair, which of it, ...]
+        z = z.flatten(0, 1).movedim(0, -1).flatten(-2)
         return z[..., :inner].reshape(shape).to(dtype)
 
     def integers(self, shape: Sequence[int], high: int) -> Tensor:

@@ -20,14 +20,18 @@ over the times k of the grid. S is the median of r at the end: a few trajectorie
 table, and may not outweigh the rest (Cauchy's loss). At the end c is one; the times before share 0.3 of what the end
 counts, which keeps many numbers from being fitted to few ends. Derivatives are differences of whole runs: one run of
 the pilots for every weight and time, in each round. What is kept is the round of least error on the pilots that
-choose. A last quarter of the pilots, which saw neither, compares the result with the analytic solver and keeps the
-better: the fitted one if it is so in this loss and no worse in the mean square.
+choose. A last quarter of the pilots, which saw neither, compares the result with the analytic solver: the fitted table
+is kept if it is better in this loss and in the median, and not surely worse (by two standard errors) in the mean square.
+Where the mean square's verdict hangs on a few pilots, which end in another mode, as many pilots again as there were in
+all are drawn to judge. What was decided, and by which numbers, is in `Calibrated.notes`; a table that was not kept warns.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -99,11 +103,12 @@ def loss(square: Tensor, scale: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Pilots:
-    """Half of the trajectories are fitted, a quarter chooses the grid, and a quarter has the last word."""
+    """Half of the trajectories are fitted, a quarter chooses the grid, and a quarter has the last word; and the whole."""
 
     fit: Pilot
     choose: Pilot
     judge: Pilot
+    whole: Pilot
 
 
 @torch.no_grad()
@@ -172,9 +177,12 @@ def calibrate(
     pilots = follow(denoiser, like, base, grid, cond or {}, start, noise, fine)
     other = otherwise or base
     found = Calibrated(counts[0], base, (), other, other.times)
+    more = cache(lambda: follow(denoiser, like, base, grid, cond or {}, None, noise.fork("judge"), fine).whole)
     for count in counts:
-        table = best(pilots, base, grid, count, depth, ridge, rounds)
-        found = found if table is None else found.with_table(table)
+        table, note = best(pilots, base, grid, count, depth, ridge, rounds, more if start is None else None)
+        found = replace(found if table is None else found.with_table(table), notes=(*found.notes, note))
+        if table is None:
+            warnings.warn(f"calibrate: {note}", stacklevel=2)
     return found
 
 
@@ -204,7 +212,7 @@ def follow(
     whole = Pilot(denoiser, process, cond, list(path.times), [found[t] for t in path.times])
     n = tensors(like)[0].shape[0]
     half, third = n // 2, n - n // 4
-    return Pilots(*(whole.select(rows) for rows in (slice(half), slice(half, third), slice(third, None))))
+    return Pilots(*(whole.select(rows) for rows in (slice(half), slice(half, third), slice(third, None))), whole)
 
 
 @dataclass(frozen=True)
@@ -218,9 +226,14 @@ class Along(Grid):
 
 
 def best(
-    pilots: Pilots, solver: Solver, grid: Grid | None, count: int, depth: int, ridge: float, rounds: int
-) -> Fitted | None:
-    """The fitted table of `count` steps, or None where the solver itself does better on the pilots that judge."""
+    pilots: Pilots, solver: Solver, grid: Grid | None, count: int, depth: int, ridge: float, rounds: int,
+    more: Callable[[], Pilot] | None,
+) -> tuple[Fitted | None, str]:
+    """The fitted table of `count` steps, or None where the solver itself does better on the pilots that judge; and why.
+
+    Args:
+        more: Further pilots to judge by, if there are any.
+    """
     process = pilots.fit.process
     own = (grid or solver.times)(process, count)
     shapes = [PowerGrid(power) for power in (1.0, 1.2, 1.35, 1.5, 1.8, 2.2)]
@@ -230,7 +243,7 @@ def best(
         if len(places) == count + 1:
             tables.append(fitted(pilots.fit, solver, places, depth, ridge))
     if not tables:
-        return None
+        return None, f"{count} steps: no grid fits on the pilots' times; the analytic solver is kept"
 
     def rows(table: Fitted) -> list[Row]:
         return table_rows(process, solver, table)
@@ -241,13 +254,36 @@ def best(
     ends = [polished(pilots, solver, table, rounds, grid is None, scale) for table in tables[:2]]
     least = min(ends, key=lambda pair: pair[0])[1]
     theirs = analytic_rows(process, solver, own)
-    ours = pilots.judge.squares(rows(least))
-    return least if better(ours, pilots.judge.squares(theirs), scale) else None
+    pairs = pilots.judge.squares(rows(least)), pilots.judge.squares(theirs)
+    if more is not None and hangs_on_few(*pairs):
+        new = more()
+        pairs = tuple(torch.cat([old, new.squares(r)]) for old, r in zip(pairs, (rows(least), theirs), strict=True))
+    kept = better(*pairs, scale)
+    return least if kept else None, f"{count} steps: {said(*pairs, kept)}"
+
+
+def hangs_on_few(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether a sixteenth of the samples decides whose mean square error is the smaller."""
+    gain = ours - theirs
+    rest = gain[gain.abs().argsort()[: len(gain) - max(len(gain) // 16, 2)]]
+    return bool(gain.sum() > 0) != bool(rest.sum() > 0)
 
 
 def better(ours: Tensor, theirs: Tensor, scale: float) -> bool:
-    """Whether square errors [B] are smaller in the loss, and not larger in the mean."""
-    return float(loss(ours, scale).mean()) < float(loss(theirs, scale).mean()) and float((ours - theirs).mean()) <= 0
+    """Whether square errors [B] are smaller in the loss and the median, and not surely larger in the mean."""
+    gain = ours - theirs
+    many = float(loss(ours, scale).mean()) < float(loss(theirs, scale).mean()) and bool(ours.median() < theirs.median())
+    return many and float(gain.mean()) <= 2 * float(gain.std()) / len(gain) ** 0.5
+
+
+def said(ours: Tensor, theirs: Tensor, kept: bool) -> str:
+    """What was kept, and why."""
+    median, mean = (float((f(ours) / f(theirs).clamp_min(1e-300)).sqrt()) for f in (torch.median, torch.mean))
+    what = "the fitted table" if kept else "the analytic solver"
+    return (
+        f"{what} is kept; on {len(ours)} pilots the fitted table's error is {median:.2g} times the analytic solver's"
+        f" in the median and {mean:.2g} times in the root mean square"
+    )
 
 
 def nearest(fine: list[float], times: list[float]) -> list[int]:

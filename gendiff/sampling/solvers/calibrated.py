@@ -42,6 +42,7 @@ class Calibrated(Solver):
         tables: One for each number of steps.
         otherwise: What takes the steps that no table knows.
         guidance: What the model was guided by when they were fitted, as text; None where nobody said.
+        notes: What `calibrate` decided for each number of steps, and why.
     """
 
     order: ClassVar[int] = 1
@@ -52,6 +53,7 @@ class Calibrated(Solver):
     otherwise: Solver
     times: Grid = field(default_factory=PowerGrid)
     guidance: str | None = None
+    notes: tuple[str, ...] = ()
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         done = len(past)
