@@ -35,7 +35,7 @@ def philox(counter: Sequence[Any], key: Sequence[Any]) -> list[Any]:
     Tensors or numpy arrays, which broadcast; ints are fine where another argument is none. Equals Random123's known
     answers, bit for bit, on every device.
     """
-    c, k = rounds(counter, key, 10)
+    c, _ = rounds(counter, key, 10)
     return [c[0], c[1] & WORD, c[2], c[3] & WORD]
 
 
@@ -123,8 +123,7 @@ class Noise:
 
     def words(self, shape: Sequence[int], per_element: int = 1) -> Tensor:
         """Random 32-bit words as int64 [per_element, *shape], shape = [B, ...] with B = len(index)."""
-        _, *rest = shape
-        inner = math.prod(rest[1:])
+        inner = math.prod(shape[2:])
         even, odd = self.blocks(shape, inner * per_element)
         lanes = torch.stack([even, odd], 1).flatten(0, 1).movedim(0, -1)  # c0, c1, c2, c3
         lanes = lanes.flatten(-2)[..., : inner * per_element]
@@ -157,8 +156,7 @@ class Noise:
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers [B, ...], the same to rounding in every dtype."""
-        batch, *rest = shape
-        inner = math.prod(rest[1:])
+        inner = math.prod(shape[2:])
         work = torch.float64 if dtype == torch.float64 else torch.float32
         u1, u2 = (u.to(work) for u in self.blocks(shape, inner))
         radius = u1.add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()

@@ -16,7 +16,7 @@ tangent plane; SO3: left-invariant fields, whose plain trace is the divergence) 
 
 Densities are by the space's own volume: Lebesgue's on R^n, that of the (N - 1) D dimensional subspace on Centered, the
 metric's on curved ones (SO3 has the volume 8 pi^2, a circle 2 pi); less `space.log_random` they are densities by the
-normalised uniform measure. The prior's density is the process's `log_prior`.
+normalised uniform measure. log p_1 is the process's `log_prior`, with the data's deviation where it is given.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import Denoise
-from gendiff.errors import GendiffError, at_least, check
+from gendiff.errors import NOT_NEGATIVE, GendiffError, at_least, check
 from gendiff.processes import Joint, Leaf, Process
 from gendiff.random import Noise
 from gendiff.sampling import Adaptive, Flow, Path, drift
@@ -141,6 +141,7 @@ def log_likelihood(
     divergence: Divergence | None = None,
     noise: Noise | None = None,
     cond: dict[str, Any] | None = None,
+    data_std: float | Mapping[str, float] = 0.0,
 ) -> LogLikelihood:
     """log p of clean states under the probability flow of a denoiser.
 
@@ -152,10 +153,16 @@ def log_likelihood(
         divergence: `Exact()`, or `Hutchinson(probes)`, which needs `noise`.
         noise: The source of the probes; its index names the samples.
         cond: Conditions [B, ...], with "mask" for padded batches.
+        data_std: The standard deviation of the data (or by part), where it is known. By default the density at t = 1
+            is that of the prior from which samplers start, N(0, sigma(1)^2), and log p is that of their samples; where
+            alpha(1) > 0 the data's own path ends in N(0, sigma^2 + alpha^2 data_std^2), some hundredths of a nat away.
 
     Raises:
-        GendiffError: For processes without a probability flow, such as those on categories.
+        GendiffError: For processes without a probability flow, such as those on categories; a negative deviation.
     """
+    deviations = data_std.values() if isinstance(data_std, Mapping) else (data_std,)
+    if any(std not in NOT_NEGATIVE for std in deviations):
+        raise GendiffError(f"log_likelihood got data_std={data_std!r}", str(NOT_NEGATIVE), "data_std=1.0")
     cond = cond or {}
     process = denoiser.process.masked(cond.get("mask"))
     space, method = process.space, divergence or Exact()
@@ -169,7 +176,7 @@ def log_likelihood(
     there = solver.follow(flow, x, wanted=lambda traces: method.combine(traces)[0])
     total, error = method.combine(there.traces)
     stretch = log_norm(process, x, noisy, solver.scale) - log_norm(process, x, clean, solver.scale)
-    log_p = process.log_prior(there.state, noisy) + stretch.to(total) + total
+    log_p = process.log_prior(there.state, noisy, data_std) + stretch.to(total) + total
     return LogLikelihood(log_p, error, there.state, space.dim(x0).to(first.device), there.evaluations)
 
 

@@ -85,8 +85,13 @@ class Process(ABC):
         """A draw of x_t for t at the noise end."""
 
     @abstractmethod
-    def log_prior(self, x: State, t: float = 1.0) -> Tensor:
-        """The log density [B] of `prior` at x, by the space's own volume."""
+    def log_prior(self, x: State, t: float = 1.0, data_std: Any = 0.0) -> Tensor:
+        """The log density [B] of `prior` at x, by the space's own volume.
+
+        Args:
+            data_std: The standard deviation of centred data, or one by part: on flat spaces the density is then that of
+                noise and what is left of such data, N(0, sigma^2 + alpha^2 data_std^2). Elsewhere it is not read.
+        """
 
     @abstractmethod
     def masked(self, mask: Any) -> Process:

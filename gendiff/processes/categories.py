@@ -227,7 +227,7 @@ class Categories(Leaf):
     def prior(self, like: Tensor, noise: Noise, t: float = 1.0) -> Tensor:
         return self.draw(self.pi(like).expand(*like.shape, -1), noise)
 
-    def log_prior(self, x: Tensor, t: float = 1.0) -> Tensor:
+    def log_prior(self, x: Tensor, t: float = 1.0, data_std: Any = 0.0) -> Tensor:
         return self.on.total((self.indicators(x) * self.pi(x)).sum(-1).log())
 
     def error(self, x: Tensor, guess: Tensor, x0: Tensor, t: Time) -> Tensor:

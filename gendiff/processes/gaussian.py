@@ -96,8 +96,9 @@ class Gaussian(Leaf):
     def prior(self, like: Tensor, noise: Noise, t: float = 1.0) -> Tensor:
         return self.schedule(t)[1] * self.on.random(like, noise)
 
-    def log_prior(self, x: Tensor, t: float = 1.0) -> Tensor:
-        sigma = self.schedule(t)[1]
+    def log_prior(self, x: Tensor, t: float = 1.0, data_std: Any = 0.0) -> Tensor:
+        alpha, sigma = self.schedule(t)
+        sigma = math.hypot(sigma, alpha * data_std)
         return self.on.log_random(x / sigma) - (self.on.dim(x) * math.log(sigma)).to(x)
 
     def error(self, x: Tensor, guess: Tensor, x0: Tensor, t: Time) -> Tensor:

@@ -73,7 +73,7 @@ class Geodesic(Leaf):
     def prior(self, like: State, noise: Noise, t: float = 1.0) -> State:
         return self.on.random(like, noise)
 
-    def log_prior(self, x: State, t: float = 1.0) -> Tensor:
+    def log_prior(self, x: State, t: float = 1.0, data_std: Any = 0.0) -> Tensor:
         return self.on.log_random(x)
 
     def error(self, x: State, guess: State, x0: State, t: Time) -> Tensor:

@@ -93,8 +93,9 @@ class Joint(Process):
     def prior(self, like: State, noise: Noise, t: float = 1.0) -> State:
         return self.each(lambda name, part: part.prior(like[name], noise.fork(name), pick(t, name)))
 
-    def log_prior(self, x: State, t: float = 1.0) -> Tensor:
-        parts = self.each(lambda name, part: part.log_prior(x[name], pick(t, name)))
+    def log_prior(self, x: State, t: float = 1.0, data_std: Any = 0.0) -> Tensor:
+        self.match(data_std, "data_std", whole=True)
+        parts = self.each(lambda name, part: part.log_prior(x[name], pick(t, name), pick(data_std, name)))
         return torch.stack(list(parts.values())).sum(0)
 
     def masked(self, mask: Any) -> Joint:

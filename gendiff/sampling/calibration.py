@@ -226,7 +226,13 @@ class Along(Grid):
 
 
 def best(
-    pilots: Pilots, solver: Solver, grid: Grid | None, count: int, depth: int, ridge: float, rounds: int,
+    pilots: Pilots,
+    solver: Solver,
+    grid: Grid | None,
+    count: int,
+    depth: int,
+    ridge: float,
+    rounds: int,
     more: Callable[[], Pilot] | None,
 ) -> tuple[Fitted | None, str]:
     """The fitted table of `count` steps, or None where the solver itself does better on the pilots that judge; and why.

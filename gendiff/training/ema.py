@@ -18,11 +18,11 @@ from gendiff.errors import SHARE, RecipeError
 
 
 class EMA:
-    """A running average of a module's parameters; buffers are copied.
+    """A running average of a module's parameters; buffers (a BatchNorm's mean) are those of the last update.
 
     Args:
         module: Whose weights to average.
-        decay: The limit of beta, in (0, 1).
+        decay: The limit of beta, in [0, 1].
     """
 
     def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
@@ -31,6 +31,7 @@ class EMA:
         self.decay = decay
         self.updates = 0
         self.average = {name: wide(p) for name, p in module.named_parameters()}
+        self.buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
@@ -40,35 +41,40 @@ class EMA:
         average = list(self.average.values())
         weights = [p.detach().to(a.dtype) for a, p in zip(average, module.parameters(), strict=True)]
         torch._foreach_lerp_(average, weights, 1 - beta)  # pyright: ignore[reportPrivateImportUsage]
+        for name, b in module.named_buffers():
+            self.buffers[name].copy_(b)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
-        """Writes the average into the weights of `module`."""
-        for name, p in module.named_parameters():
-            p.copy_(self.average[name])
+        """Writes the average into the weights of `module`, and the buffers."""
+        for own, kept in ((module.named_parameters(), self.average), (module.named_buffers(), self.buffers)):
+            for name, p in own:
+                p.copy_(kept[name])
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
-        """The module holds the average inside the block, and its own weights again after it."""
-        own = {name: p.detach().clone() for name, p in module.named_parameters()}
+        """The module holds the average inside the block, and its own weights and buffers again after it."""
+        own = [(p, p.detach().clone()) for p in (*module.parameters(), *module.buffers())]
         self.copy_to(module)
         try:
             yield
         finally:
             with torch.no_grad():
-                for name, p in module.named_parameters():
-                    p.copy_(own[name])
+                for p, kept in own:
+                    p.copy_(kept)
 
     def to(self, device: Any) -> EMA:
         self.average = {name: a.to(device) for name, a in self.average.items()}
+        self.buffers = {name: b.to(device) for name, b in self.buffers.items()}
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        return {"decay": self.decay, "updates": self.updates, "average": self.average}
+        return {"decay": self.decay, "updates": self.updates, "average": self.average, "buffers": self.buffers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.decay, self.updates = state["decay"], state["updates"]
         self.average = {name: state["average"][name].to(a, copy=True) for name, a in self.average.items()}
+        self.buffers = {name: state["buffers"][name].to(b, copy=True) for name, b in self.buffers.items()}
 
 
 def wide(p: Tensor) -> Tensor:

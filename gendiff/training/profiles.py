@@ -12,7 +12,8 @@ a profile on [0, T] of relative width sigma_rel = sqrt((gamma + 1)/((gamma + 2)^
 kept as snapshots during training, span many others: the average with any other width and end is sum_j c_j snapshot_j,
 with c the least-squares fit of its profile by theirs. Everything is float32 or better; fits are float64.
 
-Rebuilding weights of size 1 from 50 snapshots errs by 1e-5 with two widths and by 2e-8 with three.
+Rebuilding weights of size 1 from 50 snapshots of two widths (0.05, 0.10) errs by 1e-5 for widths between them, and the
+more the farther outside: by 6e-3 at 0.28. With three widths, between them, it errs by 2e-8.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Profiles:
 
     Args:
         module: Whose weights to average.
-        sigma_rels: Relative widths; two let any other be rebuilt.
+        sigma_rels: Relative widths; two let those between them be rebuilt.
     """
 
     def __init__(self, module: nn.Module, sigma_rels: Sequence[float] = (0.05, 0.10)) -> None:

@@ -22,10 +22,12 @@ from gendiff import (
     Absorbing,
     Adams,
     Categorical,
+    Churn,
     Denoiser,
     DiscreteFlowMatching,
     DPMpp2M,
     DPMpp2S,
+    DPMpp3M,
     Euler,
     Gaussian,
     Given,
@@ -36,6 +38,7 @@ from gendiff import (
     Linear,
     LinearGrid,
     Logits,
+    LogSNRGrid,
     Midpoint,
     UniformCategories,
     UniPC,
@@ -46,11 +49,12 @@ from gendiff import (
 )
 from gendiff.config import from_config, to_config
 from gendiff.denoisers import default_head
-from gendiff.errors import GendiffError
+from gendiff.errors import GendiffError, SamplerError
 from gendiff.processes import Bridge, Categories
 from gendiff.processes.schedules import Polynomial
 from gendiff.random import Noise
 from gendiff.sampling import sample
+from gendiff.sampling.solvers import LogSNR, Points
 from gendiff.spaces import map_state
 from gendiff.testing import distance, randomised
 
@@ -359,6 +363,93 @@ def test_guidance_is_a_power_of_the_probabilities() -> None:
     sure = torch.tensor([[1, 3]])
     torch.testing.assert_close(space.exp(sure, space.log(sure, sure)).argmax(-1), sure)
     assert float(space.dist2(sure, sure)) == 0
+
+
+def test_churn_masks_shown_classes_by_its_square() -> None:
+    """Remasking: a shown class that the prediction confirms is masked with probability churn^2/sigma_s (ReMDM)."""
+    process, s = Absorbing(3), 0.6
+    x = torch.tensor([[0, 1, 2, 3]])
+    certain = process.on.logs(torch.tensor([[0, 1, 2, 0]])).double()
+    for churn in (0.1, 0.3, 0.6):
+        p = process.reverse(x, certain, process.move(0.8, s, churn))
+        p = p / p.sum(-1, keepdim=True)
+        torch.testing.assert_close(p[0, :3, 3], torch.full((3,), churn**2 / s, dtype=F64))
+
+
+def test_predictions_know_what_is_shown() -> None:
+    process = Absorbing(3)
+    x, logs = torch.tensor([[0, 3, 2]]), torch.log_softmax(torch.zeros(1, 3, 3, dtype=F64), -1)
+    known = process.carry(x, logs).exp()
+    eye = torch.eye(3, dtype=F64)
+    torch.testing.assert_close(known, torch.stack([eye[0], torch.full((3,), 1 / 3, dtype=F64), eye[2]])[None])
+    assert torch.equal(UniformCategories(3).carry(x.clamp_max(2), logs), logs)
+
+
+@pytest.mark.parametrize("kind", [Absorbing, UniformCategories], ids=lambda kind: kind.__name__)
+def test_no_noise_takes_the_likeliest_class_and_large_noise_is_none(kind: Any) -> None:
+    """noise_scale 0 is the limit of a low temperature; DDPM's large variance is none for classes; -1 is refused."""
+    process: Categories = kind(3)
+    x = process.prior(torch.empty(400, 2, dtype=torch.int64), Noise.of(0, 400))
+    logs = torch.log(torch.tensor([0.05, 0.05, 0.9], dtype=F64)).expand(400, 2, 3)
+    drawn = process.take(x, logs, process.move(1.0, 0.0, 0.0, 0.0), Noise.of(1, 400))
+    assert bool((drawn == 2).all())
+    tie = torch.log(torch.tensor([0.45, 0.1, 0.45], dtype=F64)).expand(400, 2, 3)
+    counts = torch.bincount(process.take(x, tie, process.move(1.0, 0.0, 0.0, 0.0), Noise.of(2, 400)).flatten())
+    assert int(counts[1]) == 0 and abs(int(counts[0]) - 400) < 60
+    small, large = (DDPM(10, large=large).rows(process) for large in (False, True))
+    assert small == large
+    cold = DDPM(10, noise_scale=0.5).rows(process)
+    assert [row.move.temperature for row in cold] == [0.5] * 10
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(GendiffError, match="noise_scale"):
+            process.move(0.5, 0.2, 0.1, wrong)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **k: DDIM(4, **k),
+        lambda **k: DPMpp2M(4, **k),
+        lambda **k: Adams(4, view=Points(LogSNR()), corrector=0, **k),
+        lambda **k: DPMpp2S(4, **k),
+        lambda **k: DPMpp3M(4, **k),
+    ],
+    ids=["DDIM", "DPMpp2M", "Adams", "DPMpp2S", "DPMpp3M"],
+)
+def test_settings_by_part(make: Any) -> None:
+    """Each part gets its own eta and noise scale, as if it were alone; a name that is no part is refused."""
+    parts = {"a": Gaussian(VP()), "kind": Absorbing(3)}
+    joint, times = Joint(parts), LogSNRGrid(0.02, 20.0)
+    eta, scale = {"a": 0.8, "kind": 0.0}, {"a": 0.5, "kind": 0.7}
+    rows = make(eta=eta, noise_scale=scale, times=times).rows(joint)
+    for name, part in parts.items():
+        alone = make(eta=eta[name], noise_scale=scale[name], times=times).rows(part)
+        ours = [row.move[name] for row in rows]
+        if name == "a":  # the first part decides where steps are divided
+            assert ours == [row.move for row in alone]
+        else:
+            assert {move.temperature for move in ours} == {0.7} and {move.renew for move in ours} == {0.0}
+    for wrong in ({"a": 1.0}, {"a": 1.0, "kind": 1.0, "knd": 1.0}, {"A": 1.0, "kind": 1.0}):
+        for setting in ("eta", "noise_scale"):
+            with pytest.raises(SamplerError, match="by part"):
+                make(**{"eta": 0.5, setting: wrong}, times=times).rows(joint)
+    with pytest.raises(SamplerError, match="no parts"):
+        make(eta=eta, times=times).rows(parts["a"])
+
+
+def test_ddpm_and_churned_bundles_by_part() -> None:
+    joint = Joint(a=Gaussian(VP()), kind=UniformCategories(3))
+    rows = DDPM(5, noise_scale={"a": 0.4, "kind": 0.0}, times=LinearGrid(1.0, 0.0)).rows(joint)
+    plain = DDPM(5).rows(joint)
+    for row, other in zip(rows, plain, strict=True):
+        assert row.move["a"].churn == pytest.approx(0.4 * other.move["a"].churn)
+        assert row.move["kind"].temperature == 0 and row.move["kind"].renew == other.move["kind"].renew
+    churned = Churn(6, solver=Euler(), noise_scale={"a": 1.0, "kind": 0.5})
+    like = {"a": torch.empty(4, 3, dtype=F64), "kind": torch.empty(4, 2, dtype=torch.int64)}
+    x = joint.noise({"a": torch.zeros(4, 3, dtype=F64), "kind": like["kind"].fill_(1)}, 0.5, Noise.of(0, 4))
+    whole = joint.renoise(x, 0.5, 0.6, Noise.of(1, 4), churned.noise_scale)
+    alone = joint.parts["kind"].renoise(x["kind"], 0.5, 0.6, Noise.of(1, 4).fork("kind"), 0.5)
+    assert torch.equal(whole["kind"], alone)
 
 
 def test_a_low_temperature_takes_the_likeliest() -> None:

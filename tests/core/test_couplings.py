@@ -14,6 +14,7 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from gendiff import (
+    EDM,
     SO3,
     VP,
     Centered,
@@ -27,6 +28,7 @@ from gendiff import (
     Joint,
     KabschAligned,
     Linear,
+    LinearGrid,
     Objective,
     OptimalTransport,
     Paired,
@@ -260,6 +262,31 @@ def test_the_loss_sees_the_coupled_noise() -> None:
     assert from_config(json.loads(json.dumps(to_config(objective)))) == objective
     with pytest.raises(GendiffError, match="Paired"):
         denoising_loss(denoiser, x0[:4], t[:4], Noise.of(2, 4), coupling=Paired(z))
+
+
+def test_entropy_is_in_units_of_the_cost_within_equal_conditions() -> None:
+    """The plan of one group is what it is alone, whatever the scale of the others."""
+    n, process = 12, Gaussian(Linear())
+    x0, z = Noise.of(1, n).normal((n, 2), F64), Noise.of(2, n).normal((n, 2), F64)
+    far = torch.arange(n) >= 6
+    x0 = torch.where(far[:, None], 100 * x0, x0)
+    plan = Sinkhorn(0.1).log_plan(pairwise(process.space, x0, z), {"label": far.long()}).exp()
+    for rows in (slice(0, 6), slice(6, n)):
+        alone = Sinkhorn(0.1).log_plan(pairwise(process.space, x0[rows], z[rows]), {}).exp()
+        torch.testing.assert_close(plan[rows, rows], alone, rtol=1e-9, atol=1e-12)
+
+
+def test_reflow_pairs_have_the_reference_noise_of_their_paths() -> None:
+    """z is the end of the path before sigma(1) scales it: the state at t = 1 is `noised(x0, z, 1)`."""
+    for schedule in (EDM(20.0), VP()):
+        process = Gaussian(schedule)
+        oracle = Normal(process, torch.zeros(2, dtype=F64), torch.eye(2, dtype=F64))
+        like = torch.empty(500, 2, dtype=F64)
+        solver = Heun(20, LinearGrid())
+        z, x0 = reflow(oracle, like, solver=solver, noise=Noise.of(0, 500))
+        assert float(z.std()) == pytest.approx(1, abs=0.1)
+        start = process.schedule(1.0)[1] * z
+        assert torch.equal(x0, sample(oracle, like, solver=solver, noise=Noise.of(0, 500), start=start))
 
 
 def test_reflow_pairs_join_the_ends_of_trajectories() -> None:

@@ -24,6 +24,7 @@ from gendiff import (
     Gaussian,
     Geodesic,
     Heads,
+    Immiscible,
     Joint,
     Linear,
     Objective,
@@ -35,11 +36,13 @@ from gendiff import (
     denoising_loss,
 )
 from gendiff.denoisers import Head, Normal
+from gendiff.errors import RecipeError
 from gendiff.processes import Leaf
 from gendiff.random import Noise
 from gendiff.spaces import State
 from gendiff.testing import randomised
-from gendiff.training import EMA, Clean, MinSNR, Output
+from gendiff.training import EMA, Clean, Independent, MinSNR, Output
+from gendiff.training.losses import noised
 
 F64 = torch.float64
 TIMES = torch.tensor([0.1, 0.3, 0.6, 0.95], dtype=F64)
@@ -192,6 +195,54 @@ def test_loss_and_gradients_are_finite_at_the_ends_of_time(dtype: torch.dtype) -
         loss.sum().backward()
         assert bool(torch.isfinite(loss).all()), (process, head, loss)
         assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in denoiser.parameters())
+
+
+def test_weightings_and_couplings_by_part_and_names_that_are_none() -> None:
+    x0, mask = batch(6)
+    denoiser = Denoiser(randomised(Frames().double()), Heads(pos=Velocity(), rot=Tangent()), bundle())
+
+    def losses(objective: Objective) -> dict[str, Tensor]:
+        return denoising_loss(denoiser, x0, TIMES, Noise.of(2, 4), objective=objective, mask=mask)
+
+    mixed, clean, output = (
+        losses(Objective({"pos": Clean(), "rot": Output()})),
+        losses(Objective(Clean())),
+        losses(Objective()),
+    )
+    assert torch.equal(mixed["pos"], clean["pos"]) and torch.equal(mixed["rot"], output["rot"])
+    assert not torch.equal(clean["rot"], output["rot"])
+    process, source = bundle().masked(mask), Noise.of(2, 4)
+    plain, coupled = (noised(process, x0, TIMES, source, c, {}) for c in (Independent(), {"pos": Immiscible(8)}))
+    assert torch.equal(coupled["rot"], plain["rot"]) and not torch.equal(coupled["pos"], plain["pos"])
+    assert not torch.equal(losses(Objective(coupling={"pos": Immiscible(8)}))["pos"], output["pos"])
+    for wrong in (
+        Objective(parts={"rto": 2.0}),
+        Objective({"pos": Clean(), "rto": Clean()}),
+        Objective(coupling={"rto": Immiscible()}),
+    ):
+        with pytest.raises(RecipeError, match=r'no part .rto..*Did you mean "rot"'):
+            losses(wrong)
+
+
+def test_averages_take_buffers_along() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    average = EMA(network, 0.9)
+    for _ in range(3):
+        network(torch.randn(64, 3) + 5)
+        average.update(network)
+    norm, other = network[1], torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    own = {name: b.clone() for name, b in network.named_buffers()}
+    assert float(norm.running_mean.abs().max()) > 0.1  # type: ignore[union-attr]
+    average.copy_to(other)
+    for name, b in other.named_buffers():
+        assert torch.equal(b, own[name]), name
+    restored = EMA(other, 0.9)
+    restored.load_state_dict(average.state_dict())
+    network(torch.randn(64, 3) - 5)
+    now = {name: b.clone() for name, b in network.named_buffers()}
+    with restored.applied(network):
+        assert all(torch.equal(b, own[name]) for name, b in network.named_buffers())
+    assert all(torch.equal(b, now[name]) for name, b in network.named_buffers())
 
 
 def test_parts_and_the_auxiliary_loss_have_their_factors() -> None:
