@@ -234,7 +234,11 @@ def square_error(space: Space, x: State, guess: State, x0: State) -> Tensor:
 
 def pick(value: Any, name: str) -> Any:
     """The entry of one part where a dict by part was given, else the shared value."""
-    return value[name] if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping):
+        return value
+    if name not in value:
+        raise SamplerError(f"A setting by part {dict(value)!r} has nothing for the part {name!r}", "one for every part")
+    return value[name]
 
 
 def require_noise(noise: Noise | None) -> Noise:

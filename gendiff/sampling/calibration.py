@@ -21,9 +21,9 @@ table, and may not outweigh the rest (Cauchy's loss). At the end c is one; the t
 counts, which keeps many numbers from being fitted to few ends. Derivatives are differences of whole runs: one run of
 the pilots for every weight and time, in each round. What is kept is the round of least error on the pilots that
 choose. A last quarter of the pilots, which saw neither, compares the result with the analytic solver: the fitted table
-is kept if it is better in this loss and in the median, and not surely worse (by two standard errors) in the mean square.
-Where the mean square's verdict hangs on a few pilots, which end in another mode, as many pilots again as there were in
-all are drawn to judge. What was decided, and by which numbers, is in `Calibrated.notes`; a table that was not kept warns.
+is kept if it is better in this loss and in the median, and not surely worse, by two standard errors, in the mean
+square. Where the mean square hangs on a few pilots, which end in another mode, as many pilots again as there were are
+drawn to judge. What was decided, and by which numbers, is in `Calibrated.notes`; a table that is not kept warns.
 """
 
 from __future__ import annotations

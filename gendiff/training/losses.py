@@ -72,7 +72,7 @@ class Objective:
     """The training objective: a weighting, and how much each part of a bundle counts.
 
     Args:
-        weighting: w(t), for all parts, or one for every part by name.
+        weighting: w(t), for all parts, or by part; parts that are not named have `Output()`.
         parts: Factors by part; 1 where a part is not named.
         auxiliary: Factor on the domain's own extra loss.
         coupling: Which noise an example is joined to, or by part; parts that are not named are independent.
@@ -102,7 +102,7 @@ class Objective:
                     )
 
 
-INDEPENDENT = Independent()
+INDEPENDENT, OUTPUT = Independent(), Output()
 DEFAULT = Objective()
 """Made once: the step then compiles to one graph."""
 
@@ -111,10 +111,13 @@ def part_losses(process: Any, head: Head, weighting: Any, x: State, guess: State
     """Losses [B] of a leaf process, or a dict of them by part."""
     if isinstance(process, Joint):
         assert isinstance(head, Heads)
+        own = (
+            {name: weighting.get(name, OUTPUT) for name in process.parts}
+            if isinstance(weighting, Mapping)
+            else weighting
+        )
         return {
-            name: part_losses(
-                part, head.parts[name], pick(weighting, name), x[name], guess[name], x0[name], pick(t, name)
-            )
+            name: part_losses(part, head.parts[name], pick(own, name), x[name], guess[name], x0[name], pick(t, name))
             for name, part in process.parts.items()
         }
     error = process.error(x, guess, x0, t)
@@ -162,12 +165,12 @@ def denoising_loss(
     """
     objective = DEFAULT if objective is None else objective
     process = denoiser.process.masked(cond.get("mask"))
+    objective.match(process.parts if isinstance(process, Joint) else ("denoising",))
     x = noised(process, x0, t, noise.fork("forward"), objective.coupling if coupling is None else coupling, cond)
     guess = denoiser(x, t, **cond)
     losses = part_losses(process, denoiser.head, objective.weighting, x, guess, x0, t)
     if not isinstance(losses, dict):
         losses = {"denoising": losses}
-    objective.match(losses)
     total = torch.stack([objective.parts.get(name, 1.0) * value for name, value in losses.items()]).sum(0)
     extra = auxiliary(guess, x0, t, **cond) if auxiliary is not None and objective.auxiliary else None
     out = {name: value.detach() for name, value in losses.items()}
