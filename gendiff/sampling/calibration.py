@@ -103,7 +103,7 @@ def loss(square: Tensor, scale: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Pilots:
-    """Half of the trajectories are fitted, a quarter chooses the grid, and a quarter has the last word; and the whole."""
+    """Half of the trajectories are fitted, a quarter chooses the grid, a quarter has the last word."""
 
     fit: Pilot
     choose: Pilot

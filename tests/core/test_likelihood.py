@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -267,13 +268,13 @@ def test_bounds_on_a_gaussian(schedule: Any) -> None:
 def ancestral_bound(oracle: Mixture, x0: Tensor, grid: list[float]) -> Tensor:
     """The bound of `vlb` at the exact denoiser of one Gaussian, in closed form, [B].
 
-    The posterior mean is D = m + K(x - alpha m), so x0 - D = (1 - alpha K)(x0 - m) - sigma K z; the KL of two Gaussians of
-    equal variance is half the squared distance of their means in its units.
+    The posterior mean is D = m + K(x - alpha m), so x0 - D = (1 - alpha K)(x0 - m) - sigma K z; the KL of two Gaussians
+    of equal variance is half the squared distance of their means in its units.
     """
     schedule, total = oracle.process.schedule, torch.zeros(len(x0), dtype=F64)
     y = (x0 - oracle.means[0]) @ oracle.axes[0]
     times = [t for t in grid if t > 0]
-    for t, s in zip(times, times[1:], strict=False):
+    for t, s in pairwise(times):
         (alpha, sigma), (alpha_s, sigma_s) = schedule(t), schedule(s)
         gain = alpha * oracle.variances[0] / (alpha**2 * oracle.variances[0] + sigma**2)
         miss = (((1 - alpha * gain) * y) ** 2 + (sigma * gain) ** 2).sum(-1)
