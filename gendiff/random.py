@@ -60,11 +60,11 @@ def halves(c: Sequence[Any], k: Sequence[Any], shape: tuple[int, ...]) -> tuple[
     empty = (lambda: np.empty((2, *shape), np.int64)) if host else lambda: k1.new_empty(2, *shape)
     even, odd, product, key = empty(), empty(), empty(), empty()[:, :, :1, :1]
     even[0], even[1], odd[0], odd[1], key[0], key[1] = c[0], c[2], c[1], c[3], k0, k1
-    multiply = np.multiply if host else torch.mul
+    multiply, shift = (np.multiply, np.right_shift) if host else (torch.mul, torch.bitwise_right_shift)
     for _ in range(8):
         multiply(even[0], FACTORS[0], out=product[1])
         multiply(even[1], FACTORS[1], out=product[0])
-        even = product >> 32
+        shift(product, 32, out=even)
         even ^= odd
         even ^= key
         even &= WORD
@@ -74,6 +74,11 @@ def halves(c: Sequence[Any], k: Sequence[Any], shape: tuple[int, ...]) -> tuple[
         key &= WORD
     odd &= WORD
     return (torch.from_numpy(even), torch.from_numpy(odd)) if host else (even, odd)
+
+
+def interleaved(even: Tensor, odd: Tensor) -> Tensor:
+    """Lanes 0 and 2, and 1 and 3, of every block, [2, ..., blocks] each, in their order: [..., 4 blocks]."""
+    return torch.stack([even[0], odd[0], even[1], odd[1]], -1).flatten(-2)
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,7 @@ class Noise:
         """Random 32-bit words as int64 [per_element, *shape], shape = [B, ...] with B = len(index)."""
         inner = math.prod(shape[2:])
         even, odd = self.blocks(shape, inner * per_element)
-        lanes = torch.stack([even, odd], 1).flatten(0, 1).movedim(0, -1)  # c0, c1, c2, c3
-        lanes = lanes.flatten(-2)[..., : inner * per_element]
+        lanes = interleaved(even, odd)[..., : inner * per_element]
         return lanes.unflatten(-1, (inner, per_element)).movedim(-1, 0).reshape(per_element, *shape)
 
     def blocks(self, shape: Sequence[int], words: int) -> tuple[Tensor, Tensor]:
@@ -161,8 +165,7 @@ class Noise:
         u1, u2 = (u.to(work) for u in self.blocks(shape, inner))
         radius = u1.add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
         angle = u2.add_(0.5).mul_(2.0**-32 * 2 * math.pi)
-        z = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], 1)  # [pair, which of it, ...]
-        z = z.flatten(0, 1).movedim(0, -1).flatten(-2)
+        z = interleaved(radius * torch.cos(angle), radius * torch.sin(angle))
         return z[..., :inner].reshape(shape).to(dtype)
 
     def integers(self, shape: Sequence[int], high: int) -> Tensor:

@@ -288,7 +288,7 @@ def ancestral_bound(oracle: Mixture, x0: Tensor, grid: list[float]) -> Tensor:
 
 
 def test_the_error_of_the_divergence_is_controlled_too() -> None:
-    """Ripples too small to move a state, steep enough to change volumes: without its own control log p is off by .34."""
+    """Ripples too small to move a state, steep enough to change volumes: uncontrolled, log p is off by .34."""
     process = Gaussian(Linear())
 
     def predict(x: Tensor, t: Any, **cond: Any) -> Tensor:
