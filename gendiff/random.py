@@ -15,7 +15,7 @@ padding axis 1, moves nothing. Normals are Box-Muller pairs of words u1, u2 in (
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -57,10 +57,11 @@ def halves(c: Sequence[Any], k: Sequence[Any], shape: tuple[int, ...]) -> tuple[
     """
     c, (k0, k1) = rounds(c, k, 2)  # still small: the counter's words broadcast
     host = isinstance(k1, np.ndarray)
-    empty = (lambda: np.empty((2, *shape), np.int64)) if host else lambda: k1.new_empty(2, *shape)
-    even, odd, product, key = empty(), empty(), empty(), empty()[:, :, :1, :1]
+    even, odd, product, key = (empty(k1, (2, *shape)) for _ in range(4))
+    key = key[:, :, :1, :1]
     even[0], even[1], odd[0], odd[1], key[0], key[1] = c[0], c[2], c[1], c[3], k0, k1
-    multiply, shift = (np.multiply, np.right_shift) if host else (torch.mul, torch.bitwise_right_shift)
+    multiply: Callable[..., Any] = np.multiply if host else torch.mul
+    shift: Callable[..., Any] = np.right_shift if host else torch.bitwise_right_shift
     for _ in range(8):
         multiply(even[0], FACTORS[0], out=product[1])
         multiply(even[1], FACTORS[1], out=product[0])
@@ -73,7 +74,12 @@ def halves(c: Sequence[Any], k: Sequence[Any], shape: tuple[int, ...]) -> tuple[
         key[1] += STEPS[1]
         key &= WORD
     odd &= WORD
-    return (torch.from_numpy(even), torch.from_numpy(odd)) if host else (even, odd)
+    return torch.as_tensor(even), torch.as_tensor(odd)
+
+
+def empty(like: Any, shape: tuple[int, ...]) -> Any:
+    """An int64 array of numpy's or torch's, as `like` is."""
+    return np.empty(shape, np.int64) if isinstance(like, np.ndarray) else like.new_empty(shape)
 
 
 def interleaved(even: Tensor, odd: Tensor) -> Tensor:

@@ -212,7 +212,8 @@ def follow(
     whole = Pilot(denoiser, process, cond, list(path.times), [found[t] for t in path.times])
     n = tensors(like)[0].shape[0]
     half, third = n // 2, n - n // 4
-    return Pilots(*(whole.select(rows) for rows in (slice(half), slice(half, third), slice(third, None))), whole)
+    fit, choose, judge = (whole.select(rows) for rows in (slice(half), slice(half, third), slice(third, None)))
+    return Pilots(fit, choose, judge, whole)
 
 
 @dataclass(frozen=True)
@@ -260,12 +261,12 @@ def best(
     ends = [polished(pilots, solver, table, rounds, grid is None, scale) for table in tables[:2]]
     least = min(ends, key=lambda pair: pair[0])[1]
     theirs = analytic_rows(process, solver, own)
-    pairs = pilots.judge.squares(rows(least)), pilots.judge.squares(theirs)
-    if more is not None and hangs_on_few(*pairs):
+    a, b = pilots.judge.squares(rows(least)), pilots.judge.squares(theirs)
+    if more is not None and hangs_on_few(a, b):
         new = more()
-        pairs = tuple(torch.cat([old, new.squares(r)]) for old, r in zip(pairs, (rows(least), theirs), strict=True))
-    kept = better(*pairs, scale)
-    return least if kept else None, f"{count} steps: {said(*pairs, kept)}"
+        a, b = torch.cat([a, new.squares(rows(least))]), torch.cat([b, new.squares(theirs)])
+    kept = better(a, b, scale)
+    return least if kept else None, f"{count} steps: {said(a, b, kept)}"
 
 
 def hangs_on_few(ours: Tensor, theirs: Tensor) -> bool:
