@@ -50,8 +50,8 @@ from gendiff.errors import CheckpointError, GendiffError, RecipeError, RequestEr
 from gendiff.model import read_config
 from gendiff.random import Noise
 from gendiff.sampling.grids import LinearGrid, Trailing
-from gendiff.spaces import State
-from gendiff.testing import check_domain, randomised
+from gendiff.spaces import Euclidean, State
+from gendiff.testing import check_domain, check_space, randomised
 from gendiff.training import Clean, LogNormal, MinSNR, Mixed, Uniform
 
 
@@ -360,3 +360,24 @@ def test_half_precision_halves_the_file_and_loads_as_float32(model: Model, tmp_p
     for own, back in zip(model.denoiser.parameters(), gendiff.load(half).denoiser.parameters(), strict=True):
         assert back.dtype == torch.float32
         assert torch.equal(back, own.to(torch.bfloat16).float())
+
+
+@dataclass(frozen=True)
+class Rounded(Euclidean):
+    """Flat, with noise that depends on the place in the batch by a little, as sums in another order make it."""
+
+    error: ClassVar[float] = 4e-16
+
+    def random(self, like: Tensor, noise: Noise) -> Tensor:
+        place = torch.arange(len(like), dtype=torch.float64).reshape(-1, *(1,) * (like.ndim - 1))
+        return super().random(like, noise) + self.error * place
+
+
+class Leaking(Rounded):
+    error: ClassVar[float] = 1e-12
+
+
+def test_the_kit_takes_rounding_for_rounding_and_no_more() -> None:
+    check_space(Rounded(), torch.empty(5, 7, 3))
+    with pytest.raises(AssertionError, match="order of the batch"):
+        check_space(Leaking(), torch.empty(5, 7, 3))
