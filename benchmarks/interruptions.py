@@ -21,6 +21,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -28,6 +29,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import patch
@@ -243,7 +245,7 @@ def cuts(run: Recipe, folder: Path, steps: Iterable[int], places: Iterable[str] 
     return {"cuts": tried, "other_weights": wrong, "other_metrics": torn}
 
 
-def forked(work: Callable[[], None]) -> int:
+def forked(work: Callable[[], Any]) -> int:
     """Runs `work` in a forked process; returns its id. It ends with status 0, or 1 after an exception."""
     pid = os.fork()
     if pid:
@@ -267,7 +269,7 @@ def wait(pid: int) -> int:
 def kills(run: Recipe, folder: Path, n: int, seed: int = 0) -> dict[str, Any]:
     """Kills n runs inside the write of a random checkpoint, at a random moment, and resumes each to its end."""
     rng = random.Random(seed)
-    done = wait(forked(lambda: train(run, folder / "whole", quiet=True) and None))
+    done = wait(forked(lambda: train(run, folder / "whole", quiet=True)))
     assert done == 0, "the uninterrupted run failed"
     want, rows = bits(folder / "whole"), metrics(folder / "whole")
     found = {"kills": 0, "parts_left": 0, "unusable": 0, "failed": 0, "other_weights": 0, "other_metrics": 0}
@@ -310,27 +312,39 @@ def kills(run: Recipe, folder: Path, n: int, seed: int = 0) -> dict[str, Any]:
     return found
 
 
-def devices(run: Recipe, folder: Path, steps: list[int]) -> dict[str, Any]:
+def together(work: Callable[[], Any]) -> list[int]:
+    """Runs `work` in two processes that train together, as torchrun starts them; returns their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    shared |= {"GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "here"}
+
+    def child(rank: int) -> None:
+        os.environ.update({k: str(v) for k, v in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()})
+        work()
+
+    return [wait(pid) for pid in [forked(partial(child, rank)) for rank in range(2)]]
+
+
+def devices(run: Recipe, folder: Path, steps: Iterable[int]) -> dict[str, Any]:
     """Two processes that train together (gloo); one is killed in a step, and the run is resumed by two."""
-    run = replace(run, trainer=replace(run.trainer, devices=2, strategy="ddp_fork"))
-    assert wait(forked(lambda: train(run, folder / "whole", quiet=True) and None)) == 0
+    run = replace(run, trainer=replace(run.trainer, devices=2))
+    assert together(lambda: train(run, folder / "whole", quiet=True)) == [0, 0]
     want, rows = bits(folder / "whole"), metrics(folder / "whole")
     found: dict[str, Any] = {"kills": 0, "failed": 0, "other_weights": 0, "other_metrics": 0}
+    method = Denoising.training_step
     for step in steps:
-        out, victim = folder / "killed", step % 2
-        method = Denoising.training_step
+        out = folder / "killed"
 
-        def child(out: Path = out, victim: int = victim, step: int = step, method: Any = method) -> None:
-            def die(self: Denoising, *args: Any) -> Any:
-                if self.step + 1 == step and self.trainer.global_rank == victim:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return method(self, *args)
+        def die(self: Denoising, *args: Any, step: int = step) -> Any:
+            if self.step + 1 == step and self.trainer.global_rank == step % 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return method(self, *args)
 
-            with patch.object(Denoising, "training_step", die):
-                train(run, out, quiet=True)
-
-        found["kills"] += wait(forked(child)) != 0
-        if wait(forked(lambda out=out: resumed(run, out))) != 0:
+        with patch.object(Denoising, "training_step", die):
+            found["kills"] += all(together(lambda out=out: train(run, out, quiet=True)))
+        if together(lambda out=out: resumed(run, out)) != [0, 0]:
             found["failed"] += 1
         else:
             found["other_weights"] += bits(out) != want
@@ -341,31 +355,41 @@ def devices(run: Recipe, folder: Path, steps: list[int]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--only", nargs="+", default=["cuts", "kills", "devices"], help="cuts, kills, devices")
+    parser.add_argument("--kills", type=int, default=100, help="inside a write, half of them of ragged data (100)")
     parser.add_argument("--every", type=int, default=1, help="cut in every so many-th step (1)")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="a JSON file; what it holds of others stays")
     args = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, Any] = {"steps": STEPS, "torch": torch.__version__}
+    if args.out and args.out.exists():
+        found = {**json.loads(args.out.read_text(encoding="utf8")), **found}
+
+    def note(key: str, what: Callable[[], dict[str, Any]]) -> None:
+        since = time.perf_counter()
+        found[key] = what()
+        print(key, found[key], f"{time.perf_counter() - since:.0f} s", flush=True)
+        if args.out:
+            args.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf8")
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         install(folder / "site")
         for domain in (Pairs(), Chains()):
             for workers in (0, 2):
                 run, key = recipe(domain, workers=workers), f"{domain.name}, {workers} workers"
-                steps = list(range(1, STEPS + 1, args.every if not workers else 10 * args.every))
-                since = time.perf_counter()
-                found[f"cuts: {key}"] = cuts(run, folder / f"cuts {key}", steps)
-                print(key, found[f"cuts: {key}"], f"{time.perf_counter() - since:.0f} s", flush=True)
-                since = time.perf_counter()
-                found[f"kills: {key}"] = kills(run, folder / f"kills {key}", args.kills if not workers else 10)
-                print(key, found[f"kills: {key}"], f"{time.perf_counter() - since:.0f} s", flush=True)
-            found[f"two processes: {domain.name}"] = devices(
-                recipe(domain), folder / f"devices {domain.name}", [1, 2, 3, 8, 9, 22, 31, 44, 59, 60]
-            )
-            print("two processes", domain.name, found[f"two processes: {domain.name}"], flush=True)
-    if args.out:
-        args.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf8")
+                steps = range(1, STEPS + 1, args.every if not workers else 10 * args.every)
+                n = args.kills // 2 if not workers else args.kills // 20
+                if "cuts" in args.only:
+                    note(f"cuts: {key}", lambda run=run, key=key, steps=steps: cuts(run, folder / f"cuts {key}", steps))
+                if "kills" in args.only and n:
+                    note(f"kills: {key}", lambda run=run, key=key, n=n: kills(run, folder / f"kills {key}", n))
+            if "devices" in args.only:
+                steps = range(1, STEPS + 1, 9 * args.every)
+                note(
+                    f"two processes: {domain.name}",
+                    lambda domain=domain, steps=steps: devices(recipe(domain), folder / f"two {domain.name}", steps),
+                )
 
 
 if __name__ == "__main__":

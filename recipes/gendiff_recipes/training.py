@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import random
+import secrets
 import signal
 import sys
 import warnings
@@ -28,7 +29,7 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 import gendiff
-from gendiff.errors import MissingExtra, RecipeError
+from gendiff.errors import RecipeError
 from gendiff.model import Model, check_loadable
 
 from .callbacks import (
@@ -207,15 +208,19 @@ def loggers(names: tuple[str, ...], out: Path, name: str, table: Table, step: in
 def wandb_logger(out: Path, name: str) -> Logger:
     """Weights & Biases; a resumed run goes on in the same run of theirs."""
     try:
-        import wandb  # pyright: ignore[reportMissingImports]
+        import wandb  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
-        raise MissingExtra("trainer.logger=wandb", "wandb", "wandb") from error
+        raise RecipeError(
+            "trainer.logger names wandb, and the package wandb is not installed",
+            "csv or tensorboard",
+            "pip install wandb",
+        ) from error
     from lightning.pytorch.loggers import WandbLogger
 
     kept = out / "wandb" / "run_id.txt"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(wandb.util.generate_id(), encoding="utf8")
+        kept.write_text(secrets.token_hex(6), encoding="utf8")
     return WandbLogger(project=name.partition(".")[0], name=out.name, id=kept.read_text(), save_dir=out, resume="allow")
 
 
