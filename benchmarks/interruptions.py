@@ -7,9 +7,10 @@ learned times, an average, a learning rate that warms up and falls, samples draw
 
     python -m benchmarks.interruptions --kills 100 --out benchmarks/results/interruptions.json
 
-`cuts` raises an exception in every step (before it, after it, after its average, in the write of its checkpoint);
-`kills` ends a process by SIGKILL inside the write of a checkpoint, at random moments; `devices` kills one of two
-processes that train together (gloo). Processes are forked from this one, so that each costs no import.
+`chains` cuts one run in each of its steps by an exception (before the step, after it, after its average, in the write of
+a checkpoint); `cuts` cuts a run of its own in each; `kills` ends runs by SIGKILL inside the write of a checkpoint, again
+and again, at random moments; `devices` kills one of two processes that train together (gloo). Processes are forked from
+this one, so that each costs no import.
 """
 
 from __future__ import annotations
@@ -189,15 +190,18 @@ PLACES = {
 
 
 @contextmanager
-def cut_at(step: int, place: str) -> Iterator[None]:
-    """A power cut in a step (from 1): before its forward pass, or just before what follows it at a place."""
+def cut_at(step: int, place: str, tensor: int | None = None) -> Iterator[None]:
+    """A power cut in a step (from 1): before its forward pass, or just before what follows it at a place.
+
+    Or, at the place "writing", when a tensor is about to be digested or written, counted over all checkpoints.
+    """
     if place == "writing":
         whole = checkpoints.raw
         written = []
 
         def raw(tensor: Tensor) -> Any:
             written.append(tensor)
-            if len(written) == 14 * step:  # of about 900 in a run: while a checkpoint is digested, or written
+            if len(written) == (tensor or 14 * step):  # of about 900 in a run
                 raise Cut
             return whole(tensor)
 
@@ -245,6 +249,24 @@ def cuts(run: Recipe, folder: Path, steps: Iterable[int], places: Iterable[str] 
     return {"cuts": tried, "other_weights": wrong, "other_metrics": torn}
 
 
+def chain(run: Recipe, folder: Path, offset: int) -> dict[str, Any]:
+    """Cuts one run in every one of its steps, one after the other, and lets it end."""
+    whole, out = folder / "whole", folder / "cut"
+    if not whole.exists():
+        train(run, whole, quiet=True)
+    tried, places = 0, [*PLACES, "writing"]
+    for step in range(1, STEPS + 1):
+        try:
+            with cut_at(step, places[(step + offset) % len(places)], 1 + 7 * step % 50):
+                resumed(run, out)
+        except Cut:
+            tried += 1
+    resumed(run, out)
+    found = {"cuts": tried, "other_weights": bits(out) != bits(whole), "other_metrics": metrics(out) != metrics(whole)}
+    shutil.rmtree(out)
+    return found
+
+
 def forked(work: Callable[[], Any]) -> int:
     """Runs `work` in a forked process; returns its id. It ends with status 0, or 1 after an exception."""
     pid = os.fork()
@@ -267,48 +289,52 @@ def wait(pid: int) -> int:
 
 
 def kills(run: Recipe, folder: Path, n: int, seed: int = 0) -> dict[str, Any]:
-    """Kills n runs inside the write of a random checkpoint, at a random moment, and resumes each to its end."""
+    """Kills runs inside the write of a checkpoint, at random moments, resumes and kills them again, n times in all."""
     rng = random.Random(seed)
-    done = wait(forked(lambda: train(run, folder / "whole", quiet=True)))
-    assert done == 0, "the uninterrupted run failed"
+    assert wait(forked(lambda: train(run, folder / "whole", quiet=True))) == 0, "the uninterrupted run failed"
     want, rows = bits(folder / "whole"), metrics(folder / "whole")
-    found = {"kills": 0, "parts_left": 0, "unusable": 0, "failed": 0, "other_weights": 0, "other_metrics": 0}
-    writes = STEPS // run.trainer.checkpoint + 1
+    found = dict.fromkeys(["kills", "runs", "parts_left", "unusable", "failed", "other_weights", "other_metrics"], 0)
     while found["kills"] < n:
-        out = folder / "killed"
-        reader, writer = os.pipe()
+        out, ended = folder / "killed", False
+        while not ended:
+            reader, writer = os.pipe()
 
-        def child(out: Path = out, writer: int = writer) -> None:
-            whole = checkpoints.raw
+            def child(out: Path = out, writer: int = writer) -> None:
+                whole = checkpoints.raw
 
-            def slow(tensor: Tensor) -> Any:
-                os.write(writer, b".")
-                time.sleep(0.0003)
-                return whole(tensor)
+                def slow(tensor: Tensor) -> Any:
+                    os.write(writer, b".")
+                    time.sleep(0.0003)
+                    return whole(tensor)
 
-            with patch.object(checkpoints, "raw", slow):
-                train(run, out, quiet=True)
+                with patch.object(checkpoints, "raw", slow):
+                    resumed(run, out)
 
-        pid = forked(child)
-        os.close(writer)
-        moment, seen = rng.randrange(1, 50 * writes), 0
-        while seen < moment and os.read(reader, 1):
-            seen += 1
-        time.sleep(rng.random() * 0.001)
-        os.kill(pid, signal.SIGKILL)
-        os.close(reader)
-        if wait(pid) == -signal.SIGKILL:
-            found["kills"] += 1
-            found["parts_left"] += bool(list(out.glob("checkpoints/*.part")))
-            states = list(checkpoints.newest(out / "checkpoints"))
-            first = not checkpoints.listed(out / "checkpoints")  # killed in the write of step 0
-            found["unusable"] += not first and not isinstance(states[0][1], dict)
-        if wait(forked(lambda out=out: resumed(run, out))) != 0:
-            found["failed"] += 1
-        else:
+            pid = forked(child)
+            os.close(writer)
+            # A checkpoint is about 60 tensors, digested and then written: within the first three, or not at all.
+            moment, seen = rng.randrange(1, 180) if found["kills"] < n else 1 << 30, 0
+            while seen < moment and os.read(reader, 1):
+                seen += 1
+            if seen == moment:
+                time.sleep(rng.random() * 0.001)
+                os.kill(pid, signal.SIGKILL)
+            os.close(reader)
+            code = wait(pid)
+            ended = code == 0
+            if code == -signal.SIGKILL:
+                found["kills"] += 1
+                found["parts_left"] += bool(list(out.glob("checkpoints/*.part")))
+                states = list(checkpoints.newest(out / "checkpoints"))
+                found["unusable"] += any(not isinstance(state, dict) for _, state in states)
+            elif code:
+                found["failed"] += 1
+                break
+        if ended:
+            found["runs"] += 1
             found["other_weights"] += bits(out) != want
             found["other_metrics"] += metrics(out) != rows
-        shutil.rmtree(out)
+        shutil.rmtree(out, ignore_errors=True)
     return found
 
 
@@ -355,7 +381,8 @@ def devices(run: Recipe, folder: Path, steps: Iterable[int]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=["cuts", "kills", "devices"], help="cuts, kills, devices")
+    parser.add_argument("--only", nargs="+", default=["chains", "cuts", "kills", "devices"])
+    parser.add_argument("--domains", nargs="+", default=["pairs", "chains"], help="pairs (flat), chains (ragged)")
     parser.add_argument("--kills", type=int, default=100, help="inside a write, half of them of ragged data (100)")
     parser.add_argument("--every", type=int, default=1, help="cut in every so many-th step (1)")
     parser.add_argument("--out", type=Path, help="a JSON file; what it holds of others stays")
@@ -375,17 +402,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         install(folder / "site")
-        for domain in (Pairs(), Chains()):
+        for domain in [kind() for kind in (Pairs, Chains) if kind.name in args.domains]:
             for workers in (0, 2):
                 run, key = recipe(domain, workers=workers), f"{domain.name}, {workers} workers"
                 steps = range(1, STEPS + 1, args.every if not workers else 10 * args.every)
                 n = args.kills // 2 if not workers else args.kills // 20
                 if "cuts" in args.only:
                     note(f"cuts: {key}", lambda run=run, key=key, steps=steps: cuts(run, folder / f"cuts {key}", steps))
+                if "chains" in args.only and not workers:
+                    for offset in range(0, 5, args.every):
+                        where = folder / f"chain {domain.name}"
+                        note(f"cut in every step, {domain.name}, {offset}", partial(chain, run, where, offset))
                 if "kills" in args.only and n:
                     note(f"kills: {key}", lambda run=run, key=key, n=n: kills(run, folder / f"kills {key}", n))
             if "devices" in args.only:
-                steps = range(1, STEPS + 1, 9 * args.every)
+                steps = range(5, STEPS + 1, 6 * args.every)
                 note(
                     f"two processes: {domain.name}",
                     lambda domain=domain, steps=steps: devices(recipe(domain), folder / f"two {domain.name}", steps),

@@ -138,7 +138,7 @@ class Clock(AfterStep):
         bad = [at for at, loss in module.losses if not bool(torch.isfinite(loss))]
         due = time.monotonic() - self.saved >= 60 * self.minutes
         own = torch.tensor([spent, following, due, self.signals.number or 0, min(bad, default=0)], dtype=torch.float64)
-        if not alone:
+        if trainer.world_size > 1:
             own = torch.as_tensor(module.all_gather(own.to(module.device))).reshape(-1, 5).cpu()
             own = torch.cat([own[0, :3], own[:, 3:].max(0).values])
         spent, following, due, number, first = own.tolist()

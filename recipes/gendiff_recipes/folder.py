@@ -179,15 +179,18 @@ class Folder:
             return self.state["recipe"]
         return json.loads((self.path / "recipe.json").read_text(encoding="utf8"))
 
-    def clear(self) -> None:
-        """Deletes the run that is here, and nothing else: samples that were not drawn by it stay."""
+    def clear(self, step: int | None = None) -> None:
+        """Deletes the run that is here, or the samples it drew after a step, and nothing that is not the run's."""
         if not self.leader:
+            return
+        for drawn in self.path.glob("samples/step_*"):
+            if step is None or int(drawn.name.removeprefix("step_")) > step:
+                shutil.rmtree(drawn)
+        if step is not None:
             return
         for name in (*RESULTS, *FILES):
             path = self.path / name
             if name == "samples":
-                for folder in path.glob("step_*"):
-                    shutil.rmtree(folder)
                 if path.is_dir() and not any(path.iterdir()):
                     path.rmdir()
             elif path.is_dir():

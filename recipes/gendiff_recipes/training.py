@@ -15,6 +15,7 @@ import math
 import os
 import random
 import secrets
+import shlex
 import signal
 import sys
 import warnings
@@ -324,8 +325,7 @@ def run(
     if state is not None:
         restore(module, state)
 
-    if before is None:
-        folder.clear()
+    folder.clear(None if before is None else taken)
     say(leader, *said)
     if leader:
         folder.write("recipe.json", config)
@@ -337,7 +337,7 @@ def run(
         with Signals() as signals:
             fit(module, model, folder, encoded, data, signals, quiet)
         state = newest_state(folder)
-        finished(recipe, out, state, signals, leader)
+        finished(recipe, out, state, signals, leader, data)
     else:
         say(leader, f"The budget of {out} is used up; a larger trainer.steps or trainer.minutes would go on.")
     assert state is not None
@@ -451,16 +451,19 @@ def fit(
             raise Interrupted(128 + signals.number, newest_state(folder)["step"], "Stopped at once.") from error
 
 
-def finished(recipe: Recipe, out: Path, state: Mapping[str, Any], signals: Signals, leader: bool) -> None:
+def finished(
+    recipe: Recipe, out: Path, state: Mapping[str, Any], signals: Signals, leader: bool, data: Path | None
+) -> None:
     """Raises Interrupted, having said how to go on, if a signal came before the budget was used up."""
     options, step = recipe.trainer, state["step"]
     over = step >= options.steps or (options.minutes is not None and state["spent"] >= 60 * options.minutes)
     if over:
         return
     number = signals.number or signal.SIGTERM
+    words = ["gendiff", "train", str(out / "recipe.json"), "--out", str(out), *(["--data", str(data)] if data else [])]
     message = (
         f"Stopped by {signal.Signals(number).name} after step {step}, with a checkpoint. To go on:\n"
-        f"  gendiff train {out / 'recipe.json'} --out {out} --resume"
+        f"  {shlex.join([*words, '--resume'])}"
     )
     say(leader, message)
     # A process that was launched by the first one must not end with an error: it would take the first one with it.

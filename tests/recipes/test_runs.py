@@ -10,6 +10,7 @@ import json
 import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -113,6 +114,22 @@ def test_the_cut_would_show_if_anything_were_forgotten(tmp_path: Path, monkeypat
         path.write_bytes(kept)
     train(run, tmp_path / "cut", quiet=True, resume=True)
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
+
+
+def test_processes_that_are_killed_lose_nothing(tmp_path: Path, root: Path) -> None:
+    """Inside the write of a checkpoint; one of two that train together. In a process of their own, which forks."""
+    command = [sys.executable, "-m", "benchmarks.interruptions", "--only", "kills", "devices", "--kills", "4"]
+    command += ["--domains", "chains", "--every", "9"]
+    paths = os.pathsep.join(str(root / name) for name in ("", "domains", "recipes"))
+    subprocess.run(
+        [*command, "--out", str(tmp_path / "found.json")],
+        cwd=root, env={**os.environ, "PYTHONPATH": paths}, check=True, capture_output=True,
+    )  # fmt: skip
+    found = json.loads((tmp_path / "found.json").read_text())
+    for key, count in {"kills: chains, 0 workers": 2, "two processes: chains": 2}.items():
+        assert found[key].pop("kills") == count and found[key].pop("parts_left", 0) in range(count + 1)
+        assert found[key].pop("runs", 1) == 1
+        assert set(found[key].values()) == {0}, (key, found[key])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
