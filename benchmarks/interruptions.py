@@ -7,10 +7,10 @@ learned times, an average, a learning rate that warms up and falls, samples draw
 
     python -m benchmarks.interruptions --kills 100 --out benchmarks/results/interruptions.json
 
-`chains` cuts one run in each of its steps by an exception (before the step, after it, after its average, in the write of
-a checkpoint); `cuts` cuts a run of its own in each; `kills` ends runs by SIGKILL inside the write of a checkpoint, again
-and again, at random moments; `devices` kills one of two processes that train together (gloo). Processes are forked from
-this one, so that each costs no import.
+`chains` cuts one run in each of its steps by an exception (before the step, after it, after its average, in the write
+of a checkpoint); `cuts` cuts a run of its own in each; `kills` ends runs by SIGKILL inside the write of a checkpoint,
+again and again, at random moments; `devices` kills one of two processes that train together (gloo). Processes are
+forked from this one, so that each costs no import.
 """
 
 from __future__ import annotations
