@@ -394,7 +394,7 @@ def fit(
     clock = Clock(signals, options.checkpoint_minutes)
     table = Table(out / "metrics.csv", module.step if folder.leader else None)
     facts = {"recipe": recipe.config(), "data": encoded.fingerprint, "version": gendiff.__version__}
-    reference = domain.dataset("test", data).artifacts if options.measure else []
+    reference = list(domain.dataset("test", data).artifacts) if options.measure else []
 
     def asked(n: int) -> dict[str, Any]:
         return {"guidance": recipe.guidance, **default_request(domain, n)}
