@@ -293,6 +293,10 @@ class Domain(ABC):
         """The smallest and largest value seen in training of what `request` takes as numbers: lengths, seconds."""
         return {}
 
+    def units(self) -> tuple[float, float] | Mapping[str, tuple[float, float]] | None:
+        """(scale, shift) of states = scale artifact + shift, number by number; by part for bundles. None elsewhere."""
+        return None
+
     def augment(self, x: State, noise: Noise) -> State:
         """A random variant of a batch of clean states."""
         return x

@@ -43,16 +43,28 @@ from gendiff.config import (
     to_config,
     unread,
 )
-from gendiff.denoisers import Denoiser, Head
+from gendiff.denoisers import Denoiser, Head, rows_of
 from gendiff.discovery import domain_class, registered_parts
 from gendiff.domain import Domain, Request, crop, sealed
-from gendiff.errors import CheckpointError, GendiffError, RecipeError, RequestError, RequestWarning, UnknownName
+from gendiff.errors import (
+    CheckpointError,
+    GendiffError,
+    RecipeError,
+    RequestError,
+    RequestWarning,
+    SamplerError,
+    UnknownName,
+)
 from gendiff.guidance import (
+    MMPS,
     Constrained,
     From,
     Given,
     Guided,
+    LinearOperator,
     Measurement,
+    Method,
+    Operator,
     PosteriorMean,
     as_rule,
     is_one,
@@ -132,6 +144,7 @@ class Model:
         self.metrics = dict(metrics or {})
 
     @staticmethod
+    @torch.inference_mode(False)  # weights made in the mode could never be differentiated
     def new(domain: Domain, *, process: Process | None = None, head: Head | None = None, **size: Any) -> Model:
         """An untrained model: the domain's network of this size, with its process and head unless others are given.
 
@@ -218,7 +231,7 @@ class Model:
                 classes in turn (None for none), and lengths those of `Domain.preview`.
             sampler: How, e.g. `Heun(18)`; the model's own by default.
             steps: The sampler with another number of steps; a table fitted for it (`calibrate`) is used.
-            guidance: Classifier-free guidance; 1 is off, None is the model's own. A scale, or a rule:
+            guidance: Classifier-free guidance; 1 is off, None is the model's own. A scale, n of them, or a rule:
                 `GuidanceInterval(APG(3.0), 0.3, 3.0)`.
             given: What is known of every sample: an artifact with a part missing, in the domain's own words
                 (`clip.without(1.20, 1.85)`), or sites of it (`model.known`), put in place on a grid that also goes
@@ -262,7 +275,9 @@ class Model:
             solver = replace_solver(solver, functools.partial(start_at, strength=strength), FlowPath)
             first = map_state(lambda x: x[None], self.domain.encode(start))
         known = None if given is None else given.expand(n)
-        denoiser = self.follow(guidance, precision)
+        rule = None if is_one(guidance) else as_rule(guidance)
+        if rule is not None:
+            rule.expect(n)
         states, masks, odd = [], [], 0
         with self.at_rest():
             for begin in range(0, n, batch):
@@ -270,7 +285,7 @@ class Model:
                 like, cond = self.place(request, part)
                 noise = Noise.of(seed, part.stop - begin, begin, self.device)
                 here = None if known is None else known.select(part, self.device)
-                follow: Any = denoiser
+                follow: Any = self.follow(1.0 if rule is None else rule.select(part, self.device), precision)
                 if isinstance(here, Measurement):
                     follow = PosteriorMean(follow, here)
                 if corrected:
@@ -280,14 +295,17 @@ class Model:
                     if progress is not None:
                         progress((begin + batch * (p.number + 1) / p.total) / (-(-n // batch) * batch))
 
+                begins = None
+                if first is not None:
+                    begins = noised_start(self.denoiser.process, first, like, strength, noise, cond)
                 x = sample(
                     follow,
                     like,
-                    solver=solver,
+                    solver=solver.select(part, self.device) if isinstance(solver, Loop) else solver,
                     noise=noise,
                     cond=cond,
                     given=here if isinstance(here, Given) else None,
-                    start=None if first is None else noised_start(denoiser.process, first, like, strength, noise, cond),
+                    start=begins,
                     callback=tick,
                 )
                 states.append(x)
@@ -402,14 +420,54 @@ class Model:
 
     def place(self, request: Request, part: slice) -> tuple[State, dict[str, Any]]:
         """Part of a request on the model's device."""
-        like = map_state(lambda x: x[part].to(self.device), request.like)
-        cond = {k: v[part].to(self.device) if isinstance(v, Tensor) else v for k, v in request.cond.items()}
-        return like, cond
+        return rows_of(request.like, part, self.device), rows_of(request.cond, part, self.device)
 
     def known(self, artifact: Any, keep: Any) -> Given:
         """An artifact of which the sites in `keep` (bool, of the state's shape, without batch axis) are given."""
         x0 = map_state(lambda x: x[None], self.domain.encode(artifact))
         return Given(x0, map_state(lambda k: torch.as_tensor(k, dtype=torch.bool)[None], keep))
+
+    def measurement(
+        self,
+        operator: Operator,
+        y: Any,
+        noise: float = 0.0,
+        *,
+        method: Method | None = None,
+        part: str | None = None,
+    ) -> Measurement:
+        """A measurement in the user's units, for `sample(given=...)`: y = A artifact + noise, in those of artifacts.
+
+        Args:
+            operator: A, linear: `Average(4)`, `Mask(keep)`.
+            y: What it gave, of one artifact or [n, ...].
+            noise: The standard deviation of the measurement's noise.
+            method: How samples are made to agree; `MMPS()` by default.
+            part: Which part of a bundle was measured.
+
+        Raises:
+            SamplerError: For an operator that is not linear, or a y that is not what it makes of an artifact.
+            RequestError: For a domain whose states are no multiples of its artifacts.
+        """
+        units = self.domain.units()
+        units = units.get(part or "") if isinstance(units, Mapping) else units
+        if units is None:
+            raise RequestError(
+                f"{self.domain.name} was measured, and its states are no multiples of its artifacts",
+                "a measurement of states",
+                "Measurement(operator, y_of_states, noise)",
+            )
+        if not isinstance(operator, LinearOperator):
+            raise SamplerError(f"A measurement got {operator!r}", "a linear operator", "Measurement(..., method=DPS())")
+        (scale, shift), y = units, torch.as_tensor(y).float()
+        if shift:  # y' = scale y + A shift
+            like = self.domain.request(1, **self.domain.preview(1)).like
+            ones = torch.ones_like(like if part is None else like[part])
+            y = y if y.ndim == operator.select(slice(0, 1))(ones).ndim else y[None]
+            y = scale * y + shift * operator(ones.expand(len(y), *ones.shape[1:]))
+        else:
+            y = scale * y
+        return Measurement(operator, y, abs(scale) * noise, method or MMPS(), part)
 
     def config(self) -> dict[str, Any]:
         """All but the weights, JSON-able."""
@@ -829,6 +887,7 @@ def at_most(count: int, where: str) -> Iterator[None]:
             hook.remove()
 
 
+@torch.inference_mode(False)  # weights made in the mode could never be differentiated
 def load(path: str | Path, *, device: torch.device | str = "cpu", parts: Sequence[type] = ()) -> Model:
     """A model from a file that `Model.save` wrote (or the folder that holds model.safetensors).
 

@@ -107,6 +107,9 @@ class Images(Domain):
     def suffixes(self) -> tuple[str, ...]:
         return tuple(io.WRITTEN)
 
+    def units(self) -> tuple[float, float]:
+        return 1 / self.std, -self.mean / self.std
+
     def encode(self, artifact: Any) -> Tensor:
         """A picture [C, H, W] in [0, 1] to its state [C, H, W].
 

@@ -27,5 +27,13 @@ from gendiff.denoisers.oracles import Mixture as Mixture
 from gendiff.denoisers.oracles import Normal as Normal
 from gendiff.denoisers.oracles import RotationMixture as RotationMixture
 from gendiff.denoisers.predictions import Prediction as Prediction
+from gendiff.denoisers.predictions import carried as carried
 from gendiff.denoisers.predictions import clean as clean
+from gendiff.denoisers.predictions import differentiates as differentiates
+from gendiff.denoisers.predictions import for_samples as for_samples
+from gendiff.denoisers.predictions import map_prediction as map_prediction
+from gendiff.denoisers.predictions import moved as moved
+from gendiff.denoisers.predictions import ordinary as ordinary
+from gendiff.denoisers.predictions import rows_of as rows_of
+from gendiff.denoisers.predictions import shared_rows as shared_rows
 from gendiff.denoisers.predictions import shift as shift

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from gendiff.denoisers.denoiser import Denoise
 from gendiff.denoisers.heads import X0, EDMHead, Eps, Flat, Head, Heads, V, Velocity
+from gendiff.denoisers.predictions import for_samples
 from gendiff.errors import SamplerError
 from gendiff.processes import Gaussian, Geodesic, Joint, Leaf, Process, pick
 from gendiff.processes.schedules import Schedule, Time
@@ -165,6 +166,10 @@ class Rescheduled:
     @property
     def process(self) -> Process:
         return self._process
+
+    def select(self, rows: Any) -> Rescheduled:
+        """The same for some of the samples."""
+        return Rescheduled(for_samples(self.denoiser, rows), self.schedule)
 
     def __call__(self, x: State, t: Any, **cond: Any) -> State:
         """x0 predicted from x_t [B, ...] on the new path."""

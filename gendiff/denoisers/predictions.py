@@ -11,17 +11,24 @@ any space, and with `back` mixed as a solver mixes predictions every solver has 
 
 Solvers remember and mix `back` alone; the shift is the newest prediction's and is made at every move, so its sum grows
 with the number of steps.
+
+A denoiser that wraps another may hold what belongs to a sample (a scale [B], a measurement): `for_samples` gives it for
+other samples of the batch, and `differentiates` lets it take gradients under torch.inference_mode.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from gendiff.processes import Joint, Leaf, Process, pick
-from gendiff.spaces import State, map_state
+from gendiff.spaces import State, leaves, map_state
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,23 @@ def clean(prediction: Any) -> State:
     return prediction.x0 if isinstance(prediction, Prediction) else prediction
 
 
+def carried(prediction: Any) -> State:
+    """The clean state whose noise a step brings back: `back` of a prediction in two, else the prediction."""
+    return prediction.back if isinstance(prediction, Prediction) else prediction
+
+
+def moved(prediction: Any, x0: State) -> Any:
+    """The prediction with another clean state."""
+    return Prediction(x0, prediction.back) if isinstance(prediction, Prediction) else x0
+
+
+def map_prediction(f: Callable[..., Any], *predictions: Any) -> Any:
+    """f on every tensor of predictions; where one of them is in two, the result is, and a single one counts twice."""
+    if any(isinstance(p, Prediction) for p in predictions):
+        return Prediction(map_state(f, *map(clean, predictions)), map_state(f, *map(carried, predictions)))
+    return map_state(f, *predictions)
+
+
 def shift(process: Process, x: State, prediction: Prediction, s: float) -> State:
     """x_s moved by alpha_s (x0 - back); classes, which have no such moves, stay."""
     if isinstance(process, Joint):
@@ -53,3 +77,68 @@ def shift(process: Process, x: State, prediction: Prediction, s: float) -> State
     space = process.space
     there, here = space.log(x, prediction.x0), space.log(x, prediction.back)
     return space.exp(x, space.scale(map_state(torch.sub, there, here), process.schedule(s)[0]))
+
+
+def rows_of(value: Any, rows: Any, device: torch.device | None = None) -> Any:
+    """Some rows of every tensor [B, ...] in a value, on a device; what is no tensor passes.
+
+    Args:
+        value: A tensor, or a dict of such values.
+        rows: A slice, or int64 indices.
+        device: Where to; by default that of the indices, or as it is.
+    """
+    if isinstance(value, Mapping):
+        return {name: rows_of(part, rows, device) for name, part in value.items()}
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(rows.device)[rows] if isinstance(rows, Tensor) else value[rows].to(device=device)
+
+
+def shared_rows(value: Any, rows: Any, device: torch.device | None = None) -> Any:
+    """`rows_of`, where a tensor with one row, or without a batch axis, holds for all samples and stays whole."""
+    if isinstance(value, Mapping):
+        return {name: shared_rows(part, rows, device) for name, part in value.items()}
+    if isinstance(value, Tensor) and (value.ndim == 0 or len(value) == 1):
+        return value.to(device=rows.device if isinstance(rows, Tensor) else device)
+    return rows_of(value, rows, device)
+
+
+def for_samples(denoiser: Any, rows: Any) -> Any:
+    """The denoiser for some samples of its batch: what it holds for each sample, by its method `select`, at `rows`."""
+    select = getattr(denoiser, "select", None)
+    return denoiser if select is None else select(rows)
+
+
+def differentiates(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that takes gradients inside: under torch.inference_mode it leaves the mode for a while.
+
+    Tensors that were made in the mode cannot be differentiated, so copies of them go in, those in fields too.
+    """
+
+    @functools.wraps(call)
+    def outside(*args: Any, **kwargs: Any) -> Any:
+        given = [part for value in (*args, *kwargs.values()) for part in leaves(value) if isinstance(part, Tensor)]
+        if not torch.is_inference_mode_enabled() and not any(part.is_inference() for part in given):
+            return call(*args, **kwargs)
+        gradients = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(gradients):
+            return call(*map(ordinary, args), **ordinary(kwargs))
+
+    return outside
+
+
+def ordinary(value: Any) -> Any:
+    """The value with a copy of every tensor made under torch.inference_mode; networks are as they are."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, Mapping):
+        return {name: ordinary(part) for name, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(map(ordinary, value))
+    if isinstance(value, nn.Module | type) or not (is_dataclass(value) or hasattr(value, "process")):
+        return value
+    changed = {k: new for k, v in vars(value).items() if (new := ordinary(v)) is not v}
+    twin = copy.copy(value) if changed else value
+    for name, new in changed.items():
+        object.__setattr__(twin, name, new)
+    return twin

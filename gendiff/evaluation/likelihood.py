@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoise
+from gendiff.denoisers import Denoise, differentiates
 from gendiff.errors import NOT_NEGATIVE, GendiffError, at_least, check
 from gendiff.processes import Joint, Leaf, Process
 from gendiff.random import Noise
@@ -133,6 +133,7 @@ def basis(like: State) -> Iterator[State]:
             yield dict(zip(like, parts, strict=True)) if isinstance(like, Mapping) else parts[0]
 
 
+@differentiates
 def log_likelihood(
     denoiser: Denoise,
     x0: State,

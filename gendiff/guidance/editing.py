@@ -2,7 +2,8 @@ r"""Starting from something: noise it in part, then sample from there (SDEdit, M
 
     x_t = noise(x0, t),   t = strength;   then the sampler's own grid from t down
 
-`From` keeps of any grid the times below t, so an edit of strength t costs that share of the grid's steps.
+`From` keeps of any grid the times below t, so an edit of strength t costs that share of the grid's steps. A grid that
+goes up comes back to t at most: what is above would erase the start.
 """
 
 from __future__ import annotations
@@ -21,22 +22,38 @@ from gendiff.spaces import State, map_state
 
 @dataclass(frozen=True)
 class From(Grid):
-    """A grid that begins at a time below its own first.
+    """A grid that begins at a time below its own first, and never goes above it.
 
     Args:
         grid: Whose times follow.
         start: The first time.
+
+    Raises:
+        SamplerError: For a start outside (0, 1], or where the grid has no time below it.
     """
 
     grid: Grid = field(default_factory=LinearGrid)
     start: float = 0.5
 
-    def __call__(self, process: Process, steps: int) -> list[float]:
+    def __post_init__(self) -> None:
         if not 0 < self.start <= 1:
             raise SamplerError(f"A sampler was to start at t = {self.start}", "a time in (0, 1]", "strength=0.5")
-        times = self.grid(process, steps)
-        entry = next(i for i, t in enumerate(times) if t < self.start)
-        return [self.start, *times[entry:]]
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        times, below = self.grid(process, steps), self.start * (1 - 1e-9)  # rounding makes no step of its own
+        entry = next((i for i, t in enumerate(times) if t < below), None)
+        if entry is None:
+            raise SamplerError(
+                f"A sampler was to start at t = {self.start}, and its grid {self.grid!r} ends at t = {times[-1]:.4g}",
+                "a start above the last time of the grid",
+                f"strength={(1 + times[-1]) / 2:.2g}",
+            )
+        out = [self.start]
+        for t in times[entry:]:
+            here = self.start if t >= below else t
+            if here != out[-1]:
+                out.append(here)
+        return out
 
 
 def noised_start(process: Process, x0: State, like: State, t: float, noise: Noise, cond: dict[str, Any]) -> State:

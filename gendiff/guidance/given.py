@@ -64,11 +64,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gendiff.denoisers import rows_of
+from gendiff.errors import SamplerError
+from gendiff.guidance.operators import boolean, fitting
 from gendiff.processes import Process, pick
 from gendiff.random import Noise
 from gendiff.sampling.grids import UpAndDown
 from gendiff.sampling.solvers import Solver
-from gendiff.spaces import Centered, Product, Space, State, broadcast_mask, map_state
+from gendiff.spaces import Centered, Product, Space, State, broadcast_mask, map_state, tensors
 
 
 @dataclass(frozen=True)
@@ -83,22 +86,57 @@ class Given:
     x0: State
     keep: Any
 
+    def __post_init__(self) -> None:
+        boolean(self)
+
     def put(self, process: Process, x: State, s: float, noise: Noise) -> State:
         """x_s with its known sites replaced by a fresh noising of the known values; exact at s = 0."""
-        known = self.x0 if s <= 0 else process.noise(self.x0, s, noise)
-        return process.space.where(self.keep, settled(process.space, self.keep, known, x), x)
+        own = self.at(x)
+        known = own.x0 if s <= 0 else process.noise(own.x0, s, noise)
+        return process.space.where(own.keep, settled(process.space, own.keep, known, x), x)
+
+    def at(self, x: State) -> Given:
+        """The same in the dtypes, on the device and of the samples of a state, whose shapes it must fit.
+
+        Raises:
+            SamplerError: For known values or a mask of another shape.
+        """
+        device = tensors(x)[0].device
+
+        def check(known: Tensor, part: Tensor) -> Tensor:
+            if known.shape[1:] != part.shape[1:] or len(known) not in (1, len(part)):
+                raise SamplerError(
+                    f"Given got known values of shape {list(known.shape)} for samples of shape {list(part.shape)}",
+                    "the same shape: sites that are not known are there, and not read",
+                    "model.known(artifact, keep)",
+                )
+            return known.to(part)
+
+        for part, mask in ((p, pick(self.keep, k)) for k, p in x.items()) if isinstance(x, dict) else [(x, self.keep)]:
+            fitting(mask, part, "Given")
+        return Given(map_state(check, self.x0, x), map_state(lambda k: k.to(device), self.keep))
 
     def expand(self, n: int) -> Given:
-        """The same for n samples, where one was given."""
+        """The same for n samples, of one for all or of one for each.
+
+        Raises:
+            SamplerError: For another number.
+        """
 
         def grow(x: Tensor) -> Tensor:
-            return x.expand(n, *x.shape[1:]) if x.shape[0] == 1 else x
+            if len(x) not in (1, n):
+                raise SamplerError(
+                    f"Given holds {len(x)} samples, and {n} were asked for",
+                    "one for each sample, or one for all",
+                    f"model.sample({len(x)}, given=...)",
+                )
+            return x.expand(n, *x.shape[1:])
 
         return Given(map_state(grow, self.x0), map_state(grow, self.keep))
 
-    def select(self, rows: slice, device: torch.device) -> Given:
+    def select(self, rows: Any, device: torch.device | None = None) -> Given:
         """Some of the samples, on a device."""
-        return Given(*(map_state(lambda x: x[rows].to(device), part) for part in (self.x0, self.keep)))
+        return Given(rows_of(self.x0, rows, device), rows_of(self.keep, rows, device))
 
 
 def settled(space: Space, keep: Any, known: State, x: State) -> State:

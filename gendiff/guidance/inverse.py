@@ -27,13 +27,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoise, Prediction, clean
-from gendiff.errors import SamplerError, positive
+from gendiff.denoisers import (
+    Denoise,
+    Prediction,
+    carried,
+    clean,
+    differentiates,
+    for_samples,
+    map_prediction,
+    moved,
+    shared_rows,
+)
+from gendiff.errors import NOT_NEGATIVE, POSITIVE, SamplerError, at_least, check, nearest
 from gendiff.guidance.given import Given
 from gendiff.guidance.operators import Differences, LinearOperator, Mask, Operator
-from gendiff.guidance.wrappers import differentiable, floored, gradients, moved, nudged, tilted
+from gendiff.guidance.rules import own_time
+from gendiff.guidance.wrappers import asked, differentiable, floored, gradients, nudged, tilted
 from gendiff.processes import Gaussian, Process, schedule_of
-from gendiff.spaces import Centered, State, inner, map_state, per_sample
+from gendiff.spaces import Centered, State, inner, per_sample, tensors
 
 TINY = 1e-30
 Pull = Callable[[Tensor], State]
@@ -58,6 +69,10 @@ class Look:
     residual: Tensor
     pull: Pull
 
+    def levels(self, part: str | None) -> tuple[Any, Any]:
+        """(alpha, sigma) of a part."""
+        return schedule_of(self.process, part)(own_time(self.t, part))
+
 
 class Method(ABC):
     """The interface."""
@@ -80,6 +95,9 @@ class MMPS(Method):
 
     iterations: int = 3
 
+    def __post_init__(self) -> None:
+        check(self, iterations=at_least(1))
+
     def agree(self, measured: Measurement, look: Look) -> State:
         gain = measured.gain(look)
 
@@ -100,9 +118,12 @@ class TMPD(Method):
 
     floor: float = 0.01
 
+    def __post_init__(self) -> None:
+        check(self, floor=POSITIVE)
+
     def agree(self, measured: Measurement, look: Look) -> State:
         rows = measured.apply(measured.pick(look.pull(torch.ones_like(look.residual))))
-        alpha, sigma = schedule_of(look.process, measured.part)(look.t)
+        alpha, sigma = look.levels(measured.part)
         floor = per_sample(self.floor * sigma * sigma / (alpha * alpha + sigma * sigma), rows)
         variance = torch.maximum(per_sample(measured.gain(look), rows) * rows, floor + 0 * rows)  # type: ignore[operator]
         return tilted(look.process, look.x0, look.pull(look.residual / (measured.noise**2 + variance)), look.t)
@@ -120,8 +141,11 @@ class PiGDM(Method):
     data_std: float = 1.0
     iterations: int = 10
 
+    def __post_init__(self) -> None:
+        check(self, data_std=POSITIVE, iterations=at_least(1))
+
     def agree(self, measured: Measurement, look: Look) -> State:
-        alpha, sigma = schedule_of(look.process, measured.part)(look.t)
+        alpha, sigma = look.levels(measured.part)
         d2 = self.data_std**2
         u = measured.solve(look, d2 * sigma * sigma / (d2 * alpha * alpha + sigma * sigma), self.iterations)
         return tilted(look.process, look.x0, look.pull(u), look.t)
@@ -140,8 +164,11 @@ class DiffPIR(Method):
     weight: float = 1.0
     iterations: int = 10
 
+    def __post_init__(self) -> None:
+        check(self, weight=POSITIVE, iterations=at_least(1))
+
     def agree(self, measured: Measurement, look: Look) -> State:
-        alpha, sigma = schedule_of(look.process, measured.part)(look.t)
+        alpha, sigma = look.levels(measured.part)
         v = (sigma / alpha) ** 2 / self.weight
         part = measured.pick(look.x0)
         u = measured.solve(look, v, self.iterations)
@@ -161,10 +188,13 @@ class DPS(Method):
     linear = False
     strength: float = 1.0
 
+    def __post_init__(self) -> None:
+        check(self, strength=NOT_NEGATIVE)
+
     def agree(self, measured: Measurement, look: Look) -> Prediction:
         length = (look.residual**2).flatten(1).sum(1).add(TINY).sqrt()
         gradient = look.pull(look.residual / per_sample(length, look.residual))
-        return Prediction(nudged(look.process, look.x0, gradient, lambda _: self.strength), look.x0)
+        return Prediction(nudged(look.process, look.x0, gradient, lambda leaf, t: self.strength, look.t), look.x0)
 
 
 @dataclass(frozen=True)
@@ -186,7 +216,7 @@ class Measurement:
     part: str | None = None
 
     def __post_init__(self) -> None:
-        positive(self, "noise", zero=True)
+        check(self, noise=NOT_NEGATIVE)
         if self.method.linear and not isinstance(self.operator, LinearOperator):
             raise SamplerError(
                 f"{self.method!r} got the operator {self.operator!r}", "a linear one", "Measurement(..., method=DPS())"
@@ -194,7 +224,27 @@ class Measurement:
 
     def pick(self, x: State) -> Tensor:
         """The measured part."""
-        return x[self.part] if isinstance(x, dict) else x
+        parts = list(x) if isinstance(x, dict) else []
+        if isinstance(x, dict) and self.part in x:
+            return x[self.part]
+        if not isinstance(x, dict) and self.part is None:
+            return x
+        raise SamplerError(
+            f"Measurement got part={self.part!r}",
+            f"one of {', '.join(map(repr, parts))}{nearest(self.part, parts)}" if parts else "no part: a single tensor",
+            f"Measurement(..., part={parts[0]!r})" if parts else "Measurement(operator, y)",
+        )
+
+    def residual(self, seen: Tensor) -> Tensor:
+        """y - A x0, from A x0."""
+        if self.y.shape[1:] != seen.shape[1:] or len(self.y) not in (1, len(seen)):
+            raise SamplerError(
+                f"Measurement got y of shape {list(self.y.shape)}",
+                f"what {self.operator!r} makes of the samples, {list(seen.shape)}, or one for all",
+                f"y of shape {[1, *seen.shape[1:]]}",
+            )
+        y = self.y.to(seen)
+        return (self.operator(y) if isinstance(self.operator, Mask | Differences) else y) - seen  # of what is known
 
     def apply(self, part: Tensor) -> Tensor:
         """A x."""
@@ -207,7 +257,7 @@ class Measurement:
 
     def gain(self, look: Look) -> Any:
         """sigma^2/alpha."""
-        alpha, sigma = schedule_of(look.process, self.part)(look.t)
+        alpha, sigma = look.levels(self.part)
         return sigma * sigma / alpha
 
     def solve(self, look: Look, v: Any, iterations: int) -> Tensor:
@@ -220,17 +270,27 @@ class Measurement:
         return conjugate(covariance, look.residual, iterations)
 
     def expand(self, n: int) -> Measurement:
-        """The same for n samples, where one was measured."""
-        return replace(self, y=self.y.expand(n, *self.y.shape[1:])) if self.y.shape[0] == 1 else self
+        """The measurement of n samples, of one for all or of one for each.
 
-    def select(self, rows: slice, device: torch.device) -> Measurement:
-        """Some of the samples, on a device."""
-        return replace(self, y=self.y[rows].to(device))
+        Raises:
+            SamplerError: For another number.
+        """
+        if len(self.y) not in (1, n):
+            raise SamplerError(
+                f"Measurement got {len(self.y)} measurements for {n} samples",
+                "one for each sample, or one for all",
+                f"model.sample({len(self.y)}, given=...)",
+            )
+        return self
+
+    def select(self, rows: Any, device: torch.device | None = None) -> Measurement:
+        """Some of the samples, on a device; one measurement for all stays one."""
+        return replace(self, operator=self.operator.select(rows, device), y=shared_rows(self.y, rows, device))
 
 
 @dataclass(frozen=True)
 class PosteriorMean:
-    """A denoiser that agrees with a measurement.
+    """A denoiser that agrees with a measurement, differentiable as every denoiser is.
 
     Args:
         denoiser: Whose predictions; differentiable, unless the method needs no gradient.
@@ -244,26 +304,33 @@ class PosteriorMean:
     def process(self) -> Process:
         return self.denoiser.process
 
+    def select(self, rows: Any) -> PosteriorMean:
+        """The same for some of the samples."""
+        return PosteriorMean(for_samples(self.denoiser, rows), self.measured.select(rows))
+
+    @differentiates
     def __call__(self, x: State, t: Any, **cond: Any) -> Any:
-        measured, method = self.measured, self.measured.method
-        process = self.process.masked(cond.get("mask"))
-        t = floored(process, t)
-        with torch.set_grad_enabled(method.gradient):
-            leaf = differentiable(x) if method.gradient else x
+        measured, method = self.measured.select(slice(None), tensors(x)[0].device), self.measured.method
+        process, keep = self.process.masked(cond.get("mask")), torch.is_grad_enabled()
+        t = floored(process, t, x)
+        with torch.set_grad_enabled(keep or method.gradient):
+            leaf = differentiable(x, keep) if method.gradient else x
             prediction = self.denoiser(leaf, t, **cond)
-            x0 = clean(prediction)
-            seen = measured.apply(measured.pick(x0))
+            seen = measured.apply(measured.pick(clean(prediction)))
+        if method.gradient:
+            values = [seen, measured.y, *tensors(clean(prediction)), *tensors(carried(prediction))]
+            keep = keep and asked(values, x, leaf)
 
         def pull(w: Tensor) -> State:
-            return gradients(seen, leaf, w, again=True)
+            return gradients(seen, leaf, w, again=keep)
 
-        x0 = map_state(torch.Tensor.detach, x0)
-        agreed = method.agree(measured, Look(process, t, x0, measured.y - seen.detach(), pull))
-        if isinstance(agreed, Prediction) and isinstance(prediction, Prediction):
-            agreed = Prediction(agreed.x0, map_state(torch.Tensor.detach, prediction.back))
-        elif isinstance(prediction, Prediction):
-            agreed = moved(Prediction(x0, map_state(torch.Tensor.detach, prediction.back)), agreed)
-        return agreed
+        with torch.set_grad_enabled(keep):
+            whole = prediction if keep else map_prediction(torch.Tensor.detach, prediction)
+            residual = measured.residual(seen if keep else seen.detach())
+            agreed = method.agree(measured, Look(process, t, clean(whole), residual, pull))
+        if isinstance(agreed, Prediction) and isinstance(whole, Prediction):
+            return moved(whole, agreed.x0)
+        return agreed if isinstance(agreed, Prediction) else moved(whole, agreed)
 
 
 def known(given: Given, process: Process) -> Measurement | None:

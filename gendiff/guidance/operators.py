@@ -1,11 +1,12 @@
 r"""What was measured of a clean state: y = A x0 + noise.
 
 A linear operator and its adjoint obey <A x, y> = <x, A^T y>, sample by sample. Axes count from the batch axis, 0.
+An operator may differ from sample to sample: the fields that it names in `by_sample` are then [B, ...].
 
     Mask(keep)             A x = keep x                                   its own adjoint
     Average(factor, axes)  means over blocks of `factor` along each axis  A^T repeats and divides
     Blur(kernel, axes)     convolution along each axis, zeros outside     A^T convolves with the kernel reversed
-    Matrix(rows)           A x = rows vec(x)                              A^T y = rows^T y
+    Matrix(rows)           A x = rows vec(x), [M, D] or [B, M, D]         A^T y = rows^T y
     Differences(keep)      the kept sites less their mean: a shape wherever it stands; its own adjoint
     Chain(f, g, ...)       f first                                        adjoints in reverse
     Magnitudes(size, hop)  |STFT|, not linear: for DPS alone
@@ -13,22 +14,44 @@ A linear operator and its adjoint obey <A x, y> = <x, A^T y>, sample by sample. 
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from gendiff.errors import GendiffError
+from gendiff.denoisers import shared_rows
+from gendiff.errors import SamplerError, at_least, check
 from gendiff.spaces import broadcast_mask
 
 
 class Operator(ABC):
-    """Anything that can be measured, differentiable in x."""
+    """Anything that can be measured, differentiable in x. Its tensors are moved to the device of the samples."""
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """y [B, ...] of x [B, ...]."""
+
+    @property
+    def by_sample(self) -> tuple[str, ...]:
+        """The names of its tensors that belong to samples, [B or 1, ...]; the others hold for all."""
+        return ()
+
+    def select(self, rows: Any, device: torch.device | None = None) -> Self:
+        """The operator of some of the samples, on a device."""
+        if isinstance(rows, Tensor):
+            device = rows.device
+        twin = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                value = shared_rows(value, rows, device) if name in self.by_sample else value.to(device=device)
+            elif isinstance(value, tuple) and any(isinstance(part, Operator) for part in value):
+                value = tuple(part.select(rows, device) if isinstance(part, Operator) else part for part in value)
+            object.__setattr__(twin, name, value)
+        return twin
 
 
 class LinearOperator(Operator):
@@ -49,11 +72,43 @@ class Mask(LinearOperator):
 
     keep: Tensor
 
+    def __post_init__(self) -> None:
+        boolean(self)
+
+    @property
+    def by_sample(self) -> tuple[str, ...]:
+        return ("keep",)
+
     def __call__(self, x: Tensor) -> Tensor:
+        fitting(self.keep, x, "Mask")
         return torch.where(broadcast_mask(self.keep, x), x, 0.0)  # type: ignore[arg-type]
 
     def adjoint(self, y: Tensor, like: Tensor) -> Tensor:
         return self(y)
+
+
+def boolean(owner: Any) -> None:
+    """Refuses an owner whose `keep` is no tensor of booleans, nor a dict of these by part."""
+    for keep in owner.keep.values() if isinstance(owner.keep, Mapping) else [owner.keep]:
+        if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
+            kind = keep.dtype if isinstance(keep, Tensor) else type(keep).__name__
+            expected = "a tensor of booleans, True where known"
+            raise SamplerError(f"{type(owner).__name__} got keep of {kind}", expected, "keep > 0")
+
+
+def fitting(keep: Any, x: Any, name: str) -> None:
+    """Refuses a mask that does not broadcast to a state [B, *sites, ...] from its first axis on.
+
+    Raises:
+        SamplerError: With both shapes.
+    """
+    pairs = zip(keep.shape, x.shape, strict=False)
+    if keep.ndim > x.ndim or any(a not in (1, b) for a, b in pairs):
+        raise SamplerError(
+            f"{name} got keep of shape {list(keep.shape)} for samples of shape {list(x.shape)}",
+            "[B or 1, *sites], each axis that of the samples or 1",
+            f"torch.ones({[1, *x.shape[1:]]}, dtype=torch.bool)",
+        )
 
 
 @dataclass(frozen=True)
@@ -66,7 +121,15 @@ class Differences(LinearOperator):
 
     keep: Tensor
 
+    def __post_init__(self) -> None:
+        boolean(self)
+
+    @property
+    def by_sample(self) -> tuple[str, ...]:
+        return ("keep",)
+
     def __call__(self, x: Tensor) -> Tensor:
+        fitting(self.keep, x[..., 0], "Differences")
         keep = self.keep[..., None]
         n = keep.sum(1, keepdim=True).clamp_min(1)
         return torch.where(keep, x - torch.where(keep, x, 0.0).sum(1, keepdim=True) / n, 0.0)
@@ -80,16 +143,32 @@ class Matrix(LinearOperator):
     """A dense matrix on the flattened state.
 
     Args:
-        rows: [M, D], D the numbers of one sample.
+        rows: [M, D], D the numbers of one sample; or [B or 1, M, D], a matrix for each sample.
     """
 
     rows: Tensor
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.rows, Tensor) or self.rows.ndim not in (2, 3):
+            raise SamplerError(
+                f"Matrix got rows {list(getattr(self.rows, 'shape', [self.rows]))}", "a tensor [M, D] or [B, M, D]"
+            )
+
+    @property
+    def by_sample(self) -> tuple[str, ...]:
+        return ("rows",) if self.rows.ndim == 3 else ()
+
     def __call__(self, x: Tensor) -> Tensor:
-        return (x.flatten(1)[:, None] * self.rows).sum(-1)
+        flat = x.flatten(1)
+        if self.rows.shape[-1] != flat.shape[1] or (self.rows.ndim == 3 and len(self.rows) not in (1, len(x))):
+            raise SamplerError(
+                f"Matrix of shape {list(self.rows.shape)} met states of shape {list(x.shape)}",
+                f"[M, {flat.shape[1]}], or [{len(x)}, M, {flat.shape[1]}]",
+            )
+        return (flat[:, None] * self.rows.to(x)).sum(-1)
 
     def adjoint(self, y: Tensor, like: Tensor) -> Tensor:
-        return (y[:, :, None] * self.rows).sum(1).reshape(like.shape)
+        return (y[:, :, None] * self.rows.to(y)).sum(1).reshape(like.shape)
 
 
 @dataclass(frozen=True)
@@ -104,11 +183,14 @@ class Average(LinearOperator):
     factor: int = 2
     axes: tuple[int, ...] = (-2, -1)
 
+    def __post_init__(self) -> None:
+        check(self, factor=at_least(1))
+
     def __call__(self, x: Tensor) -> Tensor:
         for axis in self.axes:
             a = axis % x.ndim
             if x.shape[a] % self.factor:
-                raise GendiffError(
+                raise SamplerError(
                     f"Average({self.factor}) met an axis of length {x.shape[a]}", f"a multiple of {self.factor}"
                 )
             x = x.unflatten(a, (-1, self.factor)).mean(a + 1)
@@ -134,7 +216,7 @@ class Blur(LinearOperator):
 
     def __post_init__(self) -> None:
         if len(self.kernel) % 2 == 0:
-            raise GendiffError(f"Blur got a kernel of {len(self.kernel)} weights", "an odd number, around its centre")
+            raise SamplerError(f"Blur got a kernel of {len(self.kernel)} weights", "an odd number, around its centre")
 
     @staticmethod
     def gaussian(sigma: float, axes: tuple[int, ...] = (-2, -1)) -> Blur:
@@ -164,10 +246,16 @@ def convolve(x: Tensor, kernel: tuple[float, ...], axis: int) -> Tensor:
 
 
 class Chain(LinearOperator):
-    """LinearOperator operators one after the other, the first first."""
+    """Linear operators one after the other, the first first."""
 
     def __init__(self, *operators: LinearOperator) -> None:
         self.operators = operators
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Chain) and self.operators == other.operators
+
+    def __hash__(self) -> int:
+        return hash(self.operators)
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self.operators))})"
@@ -197,6 +285,9 @@ class Magnitudes(Operator):
 
     size: int = 512
     hop: int = 128
+
+    def __post_init__(self) -> None:
+        check(self, size=at_least(1), hop=at_least(1))
 
     def __call__(self, x: Tensor) -> Tensor:
         window = torch.hann_window(self.size, dtype=x.dtype, device=x.device)

@@ -14,7 +14,11 @@ Z = E[exp phi_0], without bias. p(x_s | x_t) = N(keep x_t + pull D(x_t), churn^2
 
 A group is resampled (systematically) where its effective sample size (sum w)^2/sum w^2 falls below a share of K: a
 choice made on the device, group by group. Particle k of sample i draws its own counter-based noise, so one particle
-(K = 1, q = p) is the solver's own sample.
+(K = 1, q = p) is the solver's own sample, with predictions in two (CFG++, DPS) too: their shift is that of p and of q.
+
+phi_0 may be -inf: what must not be has weight 0. A guess of -inf on the way is only a guess, and losing its particle
+would bias the result: there it counts as the least finite phi of its group, less log K. Where all are -inf at the end,
+weights are even, log Z is -inf, and `FeynmanKac` warns. NaN and +inf are refused.
 
 `steer` gives all particles with their weights; `FeynmanKac` is a sampler, and gives one of each group, drawn by weight.
 """
@@ -22,6 +26,7 @@ choice made on the device, group by group. Particle k of sample i draws its own 
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,10 +35,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoise, clean
-from gendiff.errors import SamplerError
+from gendiff.denoisers import (
+    Denoise,
+    Prediction,
+    carried,
+    clean,
+    differentiates,
+    for_samples,
+    map_prediction,
+    rows_of,
+    shift,
+)
+from gendiff.errors import NOT_NEGATIVE, POSITIVE, SHARE, SamplerError, at_least, check
 from gendiff.guidance.inverse import Measurement
-from gendiff.guidance.wrappers import differentiable, floored, gradients, tilted
+from gendiff.guidance.wrappers import differentiable, floored, gradients, readable, tilted
 from gendiff.processes import Gaussian, Joint, Move, Process, pick, schedule_of
 from gendiff.random import Noise
 from gendiff.sampling import Loop, Progress, source, table
@@ -54,22 +69,40 @@ class Potential(ABC):
     def __call__(self, x0: State, process: Process, t: float) -> Tensor:
         """phi_t from the prediction D(x_t): [B K]; at t = 0 the log tilt itself."""
 
+    def select(self, rows: Any, device: torch.device | None = None) -> Potential:
+        """The potential of some of the samples, on a device."""
+        return self
+
 
 @dataclass(frozen=True)
 class Reward(Potential):
     """Tilts samples by exp(strength f(x0)).
 
     Args:
-        f: x0 [B K, ...] to [B K].
+        f: x0 [B K, ...] to [B K]; -inf for what must not be.
         strength: Factor; at time t it counts alpha_t^power of it, so that early guesses count less.
+
+    Raises:
+        SamplerError: If f gives anything but one number for each particle.
     """
 
     f: Callable[[State], Tensor]
     strength: float = 1.0
     power: float = 0.0
 
+    def __post_init__(self) -> None:
+        check(self, power=NOT_NEGATIVE)
+
     def __call__(self, x0: State, process: Process, t: float) -> Tensor:
-        return self.strength * schedule_of(process)(t)[0] ** self.power * self.f(x0)
+        value, n = self.f(x0), len(tensors(x0)[0])
+        if not isinstance(value, Tensor) or value.shape != (n,):
+            raise SamplerError(
+                f"The reward gave {list(value.shape) if isinstance(value, Tensor) else value!r} for {n} particles",
+                f"a tensor of shape [{n}], one number for each",
+                "Reward(lambda x: x.flatten(1).sum(1))",
+            )
+        factor = self.strength * schedule_of(process)(t)[0] ** self.power
+        return factor * value if factor else torch.where(value.isnan(), value, 0.0)  # 0 times -inf is 0 here
 
 
 @dataclass(frozen=True)
@@ -89,6 +122,7 @@ class Likelihood(Potential):
     data_std: float = 1.0
 
     def __post_init__(self) -> None:
+        check(self, data_std=POSITIVE)
         if self.measured.noise <= 0:
             raise SamplerError(
                 f"Likelihood got a measurement with noise {self.measured.noise}",
@@ -100,9 +134,12 @@ class Likelihood(Potential):
         m, d2 = self.measured, self.data_std**2
         alpha, sigma = schedule_of(process, m.part)(t)
         variance = m.noise**2 + d2 * sigma**2 / (d2 * alpha**2 + sigma**2)
-        residual = m.y - m.apply(m.pick(x0))
+        residual = m.residual(m.apply(m.pick(x0)))
         count = residual[0].numel()
         return -0.5 * inner(residual, residual) / variance - 0.5 * count * math.log(2 * math.pi * variance)
+
+    def select(self, rows: Any, device: torch.device | None = None) -> Likelihood:
+        return replace(self, measured=self.measured.select(rows, device))
 
 
 @dataclass(frozen=True)
@@ -111,8 +148,8 @@ class Particles:
 
     Attributes:
         state: [B K, ...], the K particles of a sample beside each other.
-        log_weights: [B, K], normalised: logsumexp is 0.
-        log_evidence: log Z, [B].
+        log_weights: [B, K], normalised: logsumexp is 0. Even where no particle has any weight.
+        log_evidence: log Z, [B]; -inf where no particle has any weight.
         sizes: Effective sample sizes before each resampling, [moves + 1, B].
     """
 
@@ -125,7 +162,7 @@ class Particles:
         """One particle of each sample, by weight: [B, ...]."""
         b, k = self.log_weights.shape
         u = noise.fork("pick").uniform((b,), self.log_weights.dtype)
-        place = torch.searchsorted(self.log_weights.exp().cumsum(1), u[:, None]).clamp_max(k - 1)[:, 0]
+        place = drawn(self.log_weights.exp(), u[:, None])[:, 0]
         rows = torch.arange(b, device=place.device) * k + place
         return map_state(lambda x: x[rows], self.state)
 
@@ -152,6 +189,12 @@ class FeynmanKac(Loop):
     particles: int = 16
     threshold: float = 0.5
 
+    def __post_init__(self) -> None:
+        check(self, particles=at_least(1), threshold=SHARE)
+
+    def select(self, rows: Any, device: torch.device | None = None) -> FeynmanKac:
+        return replace(self, potential=self.potential.select(rows, device))
+
     def draw(
         self,
         denoiser: Denoise,
@@ -166,9 +209,17 @@ class FeynmanKac(Loop):
             denoiser, like, self.potential, solver=self.solver, noise=noise, particles=self.particles,
             threshold=self.threshold, cond=cond, start=start, callback=callback,
         )  # fmt: skip
+        lost = found.log_evidence == -math.inf
+        if readable(lost) and bool(lost.any()):
+            warnings.warn(
+                f"{int(lost.sum())} of {len(lost)} samples have no particle that the potential allows (all are -inf):"
+                f" they are drawn evenly. More than {self.particles} particles, or a softer potential, may find some.",
+                stacklevel=2,
+            )
         return found.draw(noise)
 
 
+@differentiates
 @torch.no_grad()
 def steer(
     denoiser: Denoise,
@@ -198,80 +249,124 @@ def steer(
         callback: Called after each move, with all particles.
 
     Raises:
-        SamplerError: If the solver weighs past predictions or redoes steps.
+        SamplerError: If the solver weighs past predictions or redoes steps; for potentials that are NaN or +inf.
     """
-    b, k = tensors(like)[0].shape[0], particles
-    cond = {name: each(v, k) for name, v in (cond or {}).items()}
+    options = FeynmanKac(solver, potential, particles, threshold)
+    b, k, device = tensors(like)[0].shape[0], options.particles, noise.index.device
+    group = torch.arange(b, device=device).repeat_interleave(k)
+    cond = {name: rows_of(v, group) for name, v in (cond or {}).items()}
     process = denoiser.process.masked(cond.get("mask"))
     rows = table(solver, denoiser.process)
-    check(rows, solver)
-    own = replace(noise, index=each(noise.index, k) * k + torch.arange(k, device=noise.index.device).repeat(b))
-    potential = grown(potential, b, k, noise.index.device)
-    many = map_state(lambda part: each(part, k), like if start is None else start)
+    check_rows(rows, solver)
+    own = replace(noise, index=noise.index[group] * k + torch.arange(k, device=device).repeat(b))
+    potential, denoiser = grown(potential, b, group), for_samples(denoiser, group)
+    many = rows_of(like if start is None else start, group)
     x = process.prior(many, own.fork("prior"), rows[0].t) if start is None else many
     churn, up, ties = own.fork("churn"), own.fork("renoise"), noise.fork("resample")
-    last: Any = 0.0
-    log_w = torch.zeros(b, k, dtype=precision(x), device=noise.index.device)
-    evidence, sizes = log_w[:, 0], []
+    log_w = torch.zeros(b, k, dtype=precision(x), device=device)
+    evidence, past, sizes, wrong = log_w[:, 0], log_w.flatten(), [], []  # past: what of phi was counted already
     for number, row in enumerate(rows):
-        x0, target, phi = look(denoiser, potential, process, x, row, cond)
-        log_w = log_w + (phi - last).reshape(b, k)
-        log_w, evidence, rows_kept, size = resample(log_w, evidence, threshold, ties.at(number))
+        prediction, target, phi = look(denoiser, potential, process, x, row, cond)
+        wrong.append(unfit(potential, phi, row.t))
+        phi = softened(phi, k)
+        log_w, evidence, kept, size = resample((phi - past).reshape(b, k), evidence, threshold, ties.at(number))
         sizes.append(size)
-        x, x0, target = (map_state(lambda part: part[rows_kept], state) for state in (x, x0, target))  # noqa: B023
-        last = phi[rows_kept]
+        x, phi = map_state(lambda part: part[kept], x), phi[kept]  # noqa: B023
+        prediction, target = (map_prediction(lambda part: part[kept], p) for p in (prediction, target))  # noqa: B023
+        past = phi - log_w.flatten()
         if row.move is None:
             x = process.renoise(x, row.t, row.s, up.at(number), row.noise_scale)
         else:
-            moved = process.take(x, target, row.move, source(churn, rows, number, number))
+            moved = process.take(x, carried(target), row.move, source(churn, rows, number, number))
             if potential.gradient:
-                last = last - ratio(process, x, moved, x0, target, row.move)
-            x = moved
+                past = past - ratio(process, x, moved, carried(prediction), carried(target), row.move)
+            x = shift(process, moved, target, row.s) if isinstance(target, Prediction) else moved
         if callback is not None:
-            callback(Progress(number, len(rows), row.s, x, x0))
+            callback(Progress(number, len(rows), row.s, x, clean(prediction)))
     x = process.space.project(x)
-    log_w = log_w + (potential(x, process, 0.0) - last).reshape(b, k)
+    phi = potential(x, process, 0.0)
+    wrong.append(unfit(potential, phi, 0.0))
+    if device.type != "cpu" and readable(phi):
+        for flags, t in zip(torch.stack(wrong).cpu(), [*(row.t for row in rows), 0.0], strict=True):
+            unfit(potential, torch.where(flags, math.nan, 0.0), t)
+    log_w = (phi - past).reshape(b, k)
     total = torch.logsumexp(log_w, 1)
     sizes.append(effective(log_w))
-    return Particles(x, log_w - total[:, None], evidence + total - math.log(k), torch.stack(sizes))
+    weights = torch.where(total[:, None] == -math.inf, -math.log(k), log_w - total[:, None])
+    return Particles(x, weights, evidence + total - math.log(k), torch.stack(sizes))
+
+
+def softened(phi: Tensor, k: int) -> Tensor:
+    """Guesses on the way, [B K]: -inf as the least finite one of its group, or 0, less log K."""
+    groups = phi.unflatten(0, (-1, k))
+    allowed = groups > -math.inf
+    least = torch.where(allowed, groups, math.inf).amin(1, keepdim=True)
+    least = torch.where(allowed.any(1, keepdim=True), least, 0.0)
+    return torch.where(allowed, groups, least - math.log(k)).flatten()
+
+
+def unfit(potential: Potential, phi: Tensor, t: float) -> Tensor:
+    """Which values of a potential are NaN or +inf, bool [B K].
+
+    Raises:
+        SamplerError: If there is one, where looking waits for no device.
+    """
+    wrong = phi.isnan() | (phi == math.inf)
+    if phi.device.type == "cpu" and readable(phi) and bool(wrong.any()):
+        raise SamplerError(
+            f"{type(potential).__name__} gave NaN or inf for {int(wrong.sum())} of {len(phi)} particles at t = {t:.4g}",
+            "numbers, or -inf for what must not be",
+            "Reward(lambda x: f(x).nan_to_num(nan=-math.inf))",
+        )
+    return wrong
 
 
 def look(
     denoiser: Denoise, potential: Potential, process: Process, x: State, row: Row, cond: dict[str, Any]
-) -> tuple[State, State, Tensor]:
+) -> tuple[Any, Any, Tensor]:
     """The prediction at x_t, the one that the proposal moves to, and phi."""
     if not potential.gradient or not noisy(row.move):
-        x0 = clean(denoiser(x, row.t, **cond))
-        return x0, x0, potential(x0, process, row.t)
-    t = floored(process, row.t)
+        prediction = denoiser(x, row.t, **cond)
+        return prediction, prediction, potential(clean(prediction), process, row.t)
+    t = floored(process, row.t, x)
     with torch.enable_grad():
         leaf = differentiable(x)
-        x0 = clean(denoiser(leaf, t, **cond))
-        phi = potential(x0, process, row.t)
-        gradient = gradients(phi.sum(), leaf)
-    x0 = map_state(torch.Tensor.detach, x0)
-    return x0, tilted(process, x0, gradient, t), phi.detach()
+        prediction = denoiser(leaf, t, **cond)
+        phi = potential(clean(prediction), process, row.t)
+        gradient = gradients(phi.sum(), leaf, more=False)
+    prediction = map_prediction(torch.Tensor.detach, prediction)
+    target = tilted(process, carried(prediction), gradient, t)
+    if isinstance(prediction, Prediction):
+        return prediction, Prediction(tilted(process, prediction.x0, gradient, t), target), phi.detach()
+    return prediction, target, phi.detach()
 
 
 def resample(log_w: Tensor, evidence: Tensor, threshold: float, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Systematic resampling of the groups that need it: new weights, evidence, kept rows [B K], effective sizes."""
     b, k = log_w.shape
-    size = effective(log_w)
-    require_noise = size < threshold * k
-    total = torch.logsumexp(log_w, 1)
+    size, total = effective(log_w), torch.logsumexp(log_w, 1)
+    needy = (size < threshold * k) & (total > -math.inf)
+    total = torch.where(needy, total, 0.0)
     u = noise.uniform((b,), log_w.dtype)
     places = (u[:, None] + torch.arange(k, device=log_w.device)) / k
-    chosen = torch.searchsorted((log_w - total[:, None]).exp().cumsum(1), places).clamp_max(k - 1)
+    chosen = drawn((log_w - total[:, None]).exp(), places)
     stay = torch.arange(k, device=log_w.device).expand(b, k)
-    ancestors = torch.where(require_noise[:, None], chosen, stay)
-    evidence = evidence + torch.where(require_noise, total - math.log(k), 0.0)
+    ancestors = torch.where(needy[:, None], chosen, stay)
+    evidence = evidence + torch.where(needy, total - math.log(k), 0.0)
     kept = (ancestors + k * torch.arange(b, device=log_w.device)[:, None]).flatten()
-    return torch.where(require_noise[:, None], 0.0, log_w), evidence, kept, size
+    return torch.where(needy[:, None], 0.0, log_w), evidence, kept, size
+
+
+def drawn(weights: Tensor, places: Tensor) -> Tensor:
+    """Where shares in (0, 1) of each group's whole weight fall, [B, n]: never on a particle of weight 0."""
+    ends = weights.cumsum(1)
+    return torch.searchsorted(ends, places * ends[:, -1:]).clamp_max(weights.shape[1] - 1)
 
 
 def effective(log_w: Tensor) -> Tensor:
-    """(sum w)^2/sum w^2 of each group: [B]."""
-    return (2 * torch.logsumexp(log_w, 1) - torch.logsumexp(2 * log_w, 1)).exp()
+    """(sum w)^2/sum w^2 of each group, 0 where there is no weight: [B]."""
+    total = torch.logsumexp(log_w, 1)
+    return torch.where(total > -math.inf, (2 * total - torch.logsumexp(2 * log_w, 1)).exp(), 0.0)
 
 
 def ratio(process: Process, x: State, y: State, x0: State, target: State, move: Any) -> Tensor | float:
@@ -291,7 +386,7 @@ def noisy(move: Any) -> bool:
     return move is not None and (not isinstance(move, Move) or bool(move.churn > 0))
 
 
-def check(rows: list[Row], solver: Solver) -> None:
+def check_rows(rows: list[Row], solver: Solver) -> None:
     """Raises SamplerError unless each row evaluates where it starts and moves once."""
 
     def simple(row: Row) -> bool:
@@ -305,27 +400,13 @@ def check(rows: list[Row], solver: Solver) -> None:
         )
 
 
-def each(value: Any, k: int) -> Any:
-    """Every sample k times, beside itself; None and shared values pass."""
-    if isinstance(value, dict):
-        return {name: each(part, k) for name, part in value.items()}
-    return value.repeat_interleave(k, 0) if isinstance(value, Tensor) else value
-
-
 def precision(x: State) -> torch.dtype:
     """The widest floating type of a state's parts, at least float32."""
     return max((p.dtype for p in tensors(x) if p.is_floating_point()), key=lambda d: d.itemsize, default=torch.float32)
 
 
-def grown(potential: Potential, b: int, k: int, device: torch.device) -> Potential:
-    """A likelihood whose measurements are repeated for the particles of each sample."""
-    if not isinstance(potential, Likelihood):
-        return potential
-    measured = potential.measured.expand(b).select(slice(None), device)
-    if len(measured.y) != b:
-        raise SamplerError(
-            f"Particles got {len(measured.y)} measurements for a batch of {b} samples",
-            "one for each sample of the batch, or one for all",
-            "model.sample(n, batch=n, ...)",
-        )
-    return replace(potential, measured=replace(measured, y=each(measured.y, k)))
+def grown(potential: Potential, b: int, group: Tensor) -> Potential:
+    """A potential of B samples for the particles of each: what it holds by sample, at the rows `group`."""
+    if isinstance(potential, Likelihood):
+        potential.measured.expand(b)
+    return potential.select(group)

@@ -12,6 +12,8 @@ r"""Rules that join two predictions: `free` (nothing asked, or a weaker model) a
 w = 1 is off: `full`, bit for bit, and one branch is evaluated. Intervals are noise levels sigma/alpha = exp(-logsnr/2),
 never shares of the steps, and are decided on the host: outside, one branch is evaluated.
 
+At times [B] both branches are evaluated, and each sample has the prediction that its own time would give it alone.
+
 Every statistic is of one sample, over its real sites; in a bundle each part is its own. Lengths and angles between
 clean states mean something on flat spaces only: on curved parts d_par is 0 and CFGRescale changes nothing. APG's
 momentum is left out: it makes a prediction depend on those before it, and so on the solver's order of evaluations.
@@ -19,34 +21,109 @@ momentum is left out: it makes a prediction depend on those before it, and so on
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Prediction
+from gendiff.denoisers import Prediction, carried, clean, map_prediction, moved, shared_rows
+from gendiff.errors import SamplerError, nearest, refuse
 from gendiff.processes import Gaussian, Joint, Process, pick, schedule_of
-from gendiff.spaces import Centered, Euclidean, Product, Space, State, map_state, per_sample, tensors
+from gendiff.spaces import Centered, Euclidean, Product, Space, State, per_sample, tensors
 
 TINY = 1e-30
 
 
 class Rule(ABC):
-    """The interface. `process` is bound to the batch's mask; t is a float, or float64 [B]."""
+    """The interface. `process` is bound to the batch's mask; t is a float, float64 [B], or these by part."""
 
     @abstractmethod
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> Any:
         """The joint prediction."""
 
-    def on(self, process: Process, t: float) -> bool:
-        """Whether at this time both branches are needed; if not, the prediction is `full`."""
+    def on(self, process: Process, t: Any) -> Any:
+        """Whether at this time both branches are needed; if not, the prediction is `full`. bool [B] at times [B]."""
         return True
 
-    def still(self, process: Process, t: float) -> bool:
-        """Whether at this time the state stands still, and nothing need be evaluated."""
+    def still(self, process: Process, t: Any) -> Any:
+        """Whether at this time the state stands still, and nothing need be evaluated. bool [B] at times [B]."""
         return False
+
+    def select(self, rows: Any, device: torch.device | None = None) -> Rule:
+        """The rule for some of the samples, on a device: scales [B], alone or by part, at these rows."""
+        return of_samples(self, lambda value: shared_rows(value, rows, device))
+
+    def expect(self, n: int) -> None:
+        """Raises SamplerError unless every number by sample has one entry, or n."""
+
+        def check(value: Any) -> Any:
+            for part in value.values() if isinstance(value, Mapping) else (value,):
+                if isinstance(part, Tensor) and part.ndim and (part.ndim > 1 or len(part) not in (1, n)):
+                    raise SamplerError(
+                        f"The guidance {type(self).__name__} got numbers of shape {list(part.shape)} for {n} samples",
+                        "a number, or one for each sample",
+                        f"guidance=torch.full(({n},), 2.0)",
+                    )
+            return value
+
+        of_samples(self, check)
+
+
+def of_samples(rule: Rule, f: Callable[[Any], Any]) -> Rule:
+    """A rule with f of its numbers, those of the rules inside it too."""
+    if not dataclasses.is_dataclass(rule):
+        return rule
+
+    def each(value: Any) -> Any:
+        return of_samples(value, f) if isinstance(value, Rule) else f(value)
+
+    return replace(rule, **{k.name: each(getattr(rule, k.name)) for k in dataclasses.fields(rule) if k.init})
+
+
+LARGE = 1e300
+"""What counts as finite."""
+
+
+def check_number(rule: Any, name: str, low: float = -LARGE, high: float = LARGE, part: Any = None) -> None:
+    """Refuses a field that is no number in [low, high], tensor, or dict of these by part.
+
+    Raises:
+        RecipeError: With what was expected.
+    """
+    value = getattr(rule, name) if part is None else part
+    if isinstance(value, Mapping) and value:
+        for each in value.values():
+            check_number(rule, name, low, high, each)
+    elif not isinstance(value, Tensor) and not (
+        isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
+    ):
+        within = "" if (low, high) == (-LARGE, LARGE) else f" in [{low:g}, {high:g}]"
+        refuse(rule, name, f"a number{within}, a tensor of one for each sample, or a dict of these by part")
+
+
+def check_parts(process: Process, name: str, value: Any) -> None:
+    """Refuses numbers by part unless they name the parts of the process, each once.
+
+    Raises:
+        SamplerError: With the nearest name.
+    """
+    if not isinstance(value, Mapping):
+        return
+    parts = list(process.parts) if isinstance(process, Joint) else []
+    if set(value) == set(parts):
+        return
+    odd = [k for k in value if k not in parts] or [k for k in parts if k not in value]
+    raise SamplerError(
+        f"{name} got numbers for the parts {', '.join(map(repr, value))}, and {odd[0]!r} does not fit",
+        f"one for each of {', '.join(map(repr, parts))}{nearest(odd[0], parts)}" if parts else "one number: no parts",
+        f"{{{', '.join(f'{part!r}: 2.0' for part in parts)}}}" if parts else "",
+    )
 
 
 @dataclass(frozen=True)
@@ -59,10 +136,14 @@ class CFG(Rule):
 
     scale: Any = 1.0
 
-    def on(self, process: Process, t: float) -> bool:
+    def __post_init__(self) -> None:
+        check_number(self, "scale")
+
+    def on(self, process: Process, t: Any) -> Any:
         return not is_one(self.scale)
 
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> State:
+        check_parts(process, "CFG", self.scale)
         return full if is_one(self.scale) else process.space.lerp(free, full, self.scale)
 
 
@@ -80,10 +161,17 @@ class APG(Rule):
     radius: Any = float("inf")
     parallel: Any = 0.0
 
-    def on(self, process: Process, t: float) -> bool:
+    def __post_init__(self) -> None:
+        check_number(self, "scale")
+        check_number(self, "radius", 0.0, math.inf)
+        check_number(self, "parallel")
+
+    def on(self, process: Process, t: Any) -> Any:
         return not is_one(self.scale)
 
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> State:
+        for numbers in (self.scale, self.radius, self.parallel):
+            check_parts(process, "APG", numbers)
         if is_one(self.scale):
             return full
         return by_part(process.space, self.part, (free, full), self.scale, self.radius, self.parallel)
@@ -91,7 +179,8 @@ class APG(Rule):
     def part(self, space: Space, free: Tensor, full: Tensor, w: Any, radius: Any, parallel: Any) -> Tensor:
         d = space.scale(space.log(full, free), -1.0)
         length = (space.norm2(full, d) + TINY).sqrt()
-        d = space.scale(d, (radius / length).clamp_max(1.0))
+        radius = radius.to(length) if isinstance(radius, Tensor) else radius
+        d = space.scale(d, length.clamp_max(radius) / length)
         if isinstance(space, Euclidean | Centered):
             share = dot(space, d, full) / (dot(space, full, full) + TINY)
             d = d - per_sample((1 - parallel) * share, full) * full
@@ -112,13 +201,19 @@ class CFGZeroStar(Rule):
     still_above: float = float("inf")
     part: str | None = None
 
-    def on(self, process: Process, t: float) -> bool:
+    def __post_init__(self) -> None:
+        check_number(self, "scale")
+        if not (isinstance(self.still_above, Real) and self.still_above > 0):
+            refuse(self, "still_above", "a positive noise level")
+
+    def on(self, process: Process, t: Any) -> Any:
         return not is_one(self.scale)
 
-    def still(self, process: Process, t: float) -> bool:
-        return level(process, t, self.part) > self.still_above
+    def still(self, process: Process, t: Any) -> Any:
+        return False if self.still_above == math.inf else level(process, t, self.part) > self.still_above
 
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> State:
+        check_parts(process, "CFGZeroStar", self.scale)
         if is_one(self.scale):
             return full
         home = resting_prediction(process, x, t)
@@ -139,7 +234,7 @@ class Outer(Rule):
     def __post_init__(self) -> None:
         object.__setattr__(self, "rule", as_rule(self.rule))
 
-    def still(self, process: Process, t: float) -> bool:
+    def still(self, process: Process, t: Any) -> Any:
         return self.rule.still(process, t)
 
 
@@ -154,14 +249,17 @@ class CFGRescale(Outer):
 
     share: Any = 0.7
 
-    def on(self, process: Process, t: float) -> bool:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "share", 0.0, 1.0)
+
+    def on(self, process: Process, t: Any) -> Any:
         return self.rule.on(process, t)
 
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> Any:
+        check_parts(process, "CFGRescale", self.share)
         joint = self.rule.join(process, x, free, full, t)
-        if isinstance(joint, Prediction):
-            return Prediction(by_part(process.space, self.part, (full, joint.x0), self.share), joint.back)
-        return by_part(process.space, self.part, (full, joint), self.share)
+        return moved(joint, by_part(process.space, self.part, (full, clean(joint)), self.share))
 
     def part(self, space: Space, full: Tensor, joint: Tensor, share: Any) -> Tensor:
         if not isinstance(space, Euclidean | Centered):
@@ -185,22 +283,17 @@ class GuidanceInterval(Outer):
     high: float = float("inf")
     part: str | None = None
 
-    def on(self, process: Process, t: float) -> bool:
-        return self.low < level(process, t, self.part) <= self.high and self.rule.on(process, t)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(isinstance(end, Real) for end in (self.low, self.high)) or not 0 <= self.low <= self.high:
+            refuse(self, "low", f"a noise level between 0 and high={self.high!r}", "GuidanceInterval(2.0, 0.3, 3.0)")
+
+    def on(self, process: Process, t: Any) -> Any:
+        sigma = level(process, t, self.part)
+        return (self.low < sigma) & (sigma <= self.high) & self.rule.on(process, t)
 
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> Any:
-        joint = self.rule.join(process, x, free, full, t)
-        if not isinstance(t, Tensor):
-            return joint if self.on(process, t) else full
-        sigma = level(process, t, self.part)
-        inside = (sigma > self.low) & (sigma <= self.high)
-
-        def choose(a: Tensor, b: Tensor) -> Tensor:
-            return torch.where(per_sample(inside.to(a.dtype), a).bool(), a, b)  # type: ignore[union-attr]
-
-        if isinstance(joint, Prediction):
-            return Prediction(map_state(choose, joint.x0, full), map_state(choose, joint.back, full))
-        return map_state(choose, joint, full)
+        return chosen(self.on(process, t), lambda: self.rule.join(process, x, free, full, t), full)
 
 
 @dataclass(frozen=True)
@@ -218,20 +311,50 @@ class CFGPlusPlus(Outer):
 
 
 def as_rule(scale: Any) -> Rule:
-    """The rule itself, or Scale of a number, [B], or dict by part."""
+    """The rule itself, or CFG of a number, of [B] (a tensor, or a list of numbers), or of a dict by part."""
+    if isinstance(scale, list | tuple) and all(isinstance(part, Real) for part in scale):
+        scale = torch.tensor(scale, dtype=torch.float64)
     return scale if isinstance(scale, Rule) else CFG(scale)
+
+
+def chosen(where: Any, inside: Callable[[], Any], outside: Any) -> Any:
+    """inside() where True, else the prediction `outside`; `where` is a bool of the host, or [B]."""
+    if not isinstance(where, Tensor):
+        return inside() if where else outside
+
+    def choose(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(where.to(a.device).reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+    return map_prediction(choose, inside(), outside)
+
+
+def joined(rule: Rule, process: Process, x: State, free: Any, full: Any, t: Any) -> Any:
+    """What a rule makes of two predictions, of which each may be in two: then each half is joined for itself."""
+    if not isinstance(free, Prediction) and not isinstance(full, Prediction):
+        return rule.join(process, x, free, full, t)
+    here, there = (rule.join(process, x, half(free), half(full), t) for half in (clean, carried))
+    return Prediction(clean(here), carried(there))
 
 
 def is_one(scale: Any) -> bool:
     """Whether a scale is 1 for all, as far as the host knows."""
     if isinstance(scale, dict):
         return all(is_one(part) for part in scale.values())
-    return isinstance(scale, int | float) and scale == 1
+    return isinstance(scale, Real) and scale == 1
+
+
+def own_time(t: Any, part: str | None) -> Any:
+    """The time of a named part, or of the first, where times are by part."""
+    while isinstance(t, Mapping):
+        t, part = t[next(iter(t)) if part is None else part], None
+    return t
 
 
 def level(process: Process, t: Any, part: str | None) -> Any:
-    """The noise level sigma/alpha; infinite where alpha is 0."""
-    alpha, sigma = schedule_of(process, part)(t)
+    """The noise level sigma/alpha of a part; infinite where alpha is 0."""
+    schedule = schedule_of(process, part)
+    t = own_time(t, part)
+    alpha, sigma = schedule(t)
     if isinstance(t, Tensor):
         return sigma / alpha
     return sigma / alpha if alpha > 0 else float("inf")

@@ -5,44 +5,69 @@ r"""A guided denoiser is a denoiser.
     ClassifierGuidance  x0 + w (sigma^2/alpha) grad_x log p(y | x_t): a classifier's gradient (Dhariwal & Nichol 2021)
     Constrained         f(x0): what is known of every clean state
 
-They wrap one another: ClassifierGuidance(Guided(model, APG(3.0), without), log_p).
+They wrap one another: ClassifierGuidance(Guided(model, APG(3.0), without), log_p). A guided denoiser is one in its
+derivatives too: what is differentiated inside stays differentiable with respect to x_t, and to whatever else asks for
+gradients; under torch.no_grad and torch.inference_mode nothing of that is kept. `select` gives a wrapper for some of
+its samples, with their scales, measurements and operators.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoise, Prediction, clean
+from gendiff.denoisers import Denoise, clean, differentiates, for_samples, map_prediction, moved, shared_rows
 from gendiff.errors import SamplerError
-from gendiff.guidance.rules import as_rule, batch, resting_prediction
+from gendiff.guidance.rules import (
+    Rule,
+    as_rule,
+    batch,
+    check_number,
+    check_parts,
+    chosen,
+    joined,
+    resting_prediction,
+)
 from gendiff.processes import Gaussian, Joint, Process, pick
-from gendiff.spaces import State, leaves, map_state, per_sample, tensors
+from gendiff.spaces import State, map_state, per_sample, tensors
 
-FLOOR = 1e-3
-"""Where alpha is below this share of sigma, gradients are taken at the time at which it is this share."""
+SINGLE, DOUBLE = 1e-3, 1e-6
+"""Where alpha is below this share of sigma, gradients are taken at the time at which it is this share, by precision."""
 
 
 def stack(a: Any, b: Any) -> Any:
-    """Two batches as one; None and other shared values pass."""
-    if isinstance(a, Tensor):
+    """Two batches as one; numbers, None and other shared values pass."""
+    if isinstance(a, Tensor) and a.ndim:
         return torch.cat([a, b])
-    if isinstance(a, dict):
+    if isinstance(a, Mapping):
         return {name: stack(a[name], b[name]) for name in a}
     return a
 
 
-def unruled(rule: Any, denoiser: Denoise, process: Process, x: State, t: Any, cond: dict[str, Any]) -> Any:
-    """The prediction where a rule needs one branch at most: at rest, or the plain one; None where it needs both."""
-    if isinstance(t, Tensor):
-        return None
-    if rule.still(process, t):
-        return resting_prediction(process, x, t)
-    return None if rule.on(process, t) else denoiser(x, t, **cond)
+def ruled(
+    rule: Rule, process: Process, x: State, t: Any, plain: Callable[[], Any], both: Callable[[], tuple[Any, Any]]
+) -> Any:
+    """The prediction of a rule, each branch evaluated where it is needed.
+
+    Args:
+        plain: The prediction `full` alone.
+        both: `free` and `full`.
+    """
+    still, on = rule.still(process, t), rule.on(process, t)
+
+    def guided() -> Any:
+        if not isinstance(on, Tensor) and not on:
+            return plain()
+        free, full = both()
+        return chosen(on, lambda: joined(rule, process, x, free, full, t), full)
+
+    if not isinstance(still, Tensor):
+        return resting_prediction(process, x, t) if still else guided()
+    return chosen(still, lambda: resting_prediction(process, x, t), guided())
 
 
 @dataclass(frozen=True)
@@ -63,17 +88,22 @@ class Guided:
     def process(self) -> Process:
         return self.denoiser.process
 
+    def select(self, rows: Any) -> Guided:
+        """The same for some of the samples."""
+        return replace(self, denoiser=for_samples(self.denoiser, rows), scale=as_rule(self.scale).select(rows))
+
     def __call__(self, x: State, t: Any, **cond: Any) -> Any:
         rule, process = as_rule(self.scale), self.process.masked(cond.get("mask"))
-        if (alone := unruled(rule, self.denoiser, process, x, t, cond)) is not None:
-            return alone
-        time = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
-        both = self.denoiser(
-            map_state(lambda part: torch.cat([part, part]), x), time, **stack(cond, self.without(cond))
-        )
-        n = batch(x)
-        full, free = map_state(lambda part: part[:n], both), map_state(lambda part: part[n:], both)
-        return rule.join(process, x, free, full, t)
+
+        def both() -> tuple[Any, Any]:
+            n = batch(x)
+            denoiser = self.denoiser
+            if hasattr(denoiser, "select"):
+                denoiser = for_samples(denoiser, torch.arange(n, device=tensors(x)[0].device).repeat(2))
+            two = denoiser(stack(x, x), stack(t, t), **stack(cond, self.without(cond)))
+            return map_prediction(lambda part: part[n:], two), map_prediction(lambda part: part[:n], two)
+
+        return ruled(rule, process, x, t, lambda: self.denoiser(x, t, **cond), both)
 
 
 @dataclass(frozen=True)
@@ -94,11 +124,17 @@ class Autoguidance:
     def process(self) -> Process:
         return self.denoiser.process
 
+    def select(self, rows: Any) -> Autoguidance:
+        """The same for some of the samples."""
+        better, weaker = (for_samples(denoiser, rows) for denoiser in (self.denoiser, self.weaker))
+        return Autoguidance(better, weaker, as_rule(self.scale).select(rows))
+
     def __call__(self, x: State, t: Any, **cond: Any) -> Any:
-        rule, process = as_rule(self.scale), self.process.masked(cond.get("mask"))
-        if (alone := unruled(rule, self.denoiser, process, x, t, cond)) is not None:
-            return alone
-        return rule.join(process, x, self.weaker(x, t, **cond), self.denoiser(x, t, **cond), t)
+        def plain() -> Any:
+            return self.denoiser(x, t, **cond)
+
+        process = self.process.masked(cond.get("mask"))
+        return ruled(as_rule(self.scale), process, x, t, plain, lambda: (self.weaker(x, t, **cond), plain()))
 
 
 @dataclass(frozen=True)
@@ -115,18 +151,29 @@ class ClassifierGuidance:
     log_p: Callable[..., Tensor]
     scale: Any = 1.0
 
+    def __post_init__(self) -> None:
+        check_number(self, "scale")
+
     @property
     def process(self) -> Process:
         return self.denoiser.process
 
+    def select(self, rows: Any) -> ClassifierGuidance:
+        """The same for some of the samples."""
+        return replace(self, denoiser=for_samples(self.denoiser, rows), scale=shared_rows(self.scale, rows))
+
+    @differentiates
     def __call__(self, x: State, t: Any, **cond: Any) -> Any:
         if isinstance(self.scale, int | float) and self.scale == 0:
             return self.denoiser(x, t, **cond)
         process = self.process.masked(cond.get("mask"))
-        t = floored(process, t)
+        check_parts(process, "ClassifierGuidance", self.scale)
+        t, keep = floored(process, t, x), torch.is_grad_enabled()
         with torch.enable_grad():
-            leaf = differentiable(x)
-            gradient = gradients(self.log_p(leaf, t, **cond).sum(), leaf)
+            leaf = differentiable(x, keep)
+            log_p = self.log_p(leaf, t, **cond)
+            finite("log_p", log_p, f"log p(y | x_t) of {batch(x)} samples", "log_p(x_t, t) without -inf: torch.clamp")
+            gradient = gradients(log_p.sum(), leaf, again=keep and asked([log_p], x, leaf), more=False)
         prediction = self.denoiser(x, t, **cond)
         return moved(prediction, tilted(process, clean(prediction), gradient, t, self.scale))
 
@@ -147,57 +194,131 @@ class Constrained:
     def process(self) -> Process:
         return self.denoiser.process
 
+    def select(self, rows: Any) -> Constrained:
+        """The same for some of the samples."""
+        return replace(self, denoiser=for_samples(self.denoiser, rows))
+
     def __call__(self, x: State, t: Any, **cond: Any) -> Any:
         prediction = self.denoiser(x, t, **cond)
-        x0 = self.constrain(clean(prediction), t, **cond)
+        before = clean(prediction)
+        x0 = self.constrain(before, t, **cond)
+        for old, new in zip(tensors(before), tensors(x0), strict=True):
+            if new is not old and readable(old) and old.device.type == "cpu" and bool(old.isfinite().all()):
+                finite(
+                    "constrain", new, "finite clean states, as it was given", "constrain(x0, t) without division by 0"
+                )
         return moved(prediction, self.process.masked(cond.get("mask")).space.project(x0))
 
 
-def moved(prediction: Any, x0: State) -> Any:
-    """The prediction with another clean state."""
-    return Prediction(x0, prediction.back) if isinstance(prediction, Prediction) else x0
+def differentiable(x: State, keep: bool = False) -> State:
+    """A state with respect to which one may differentiate; classes stay as they are.
+
+    Args:
+        keep: Whether it stays joined to x, where x itself asks for gradients.
+    """
+
+    def part_of(part: Tensor) -> Tensor:
+        if keep and part.requires_grad:
+            return part.view_as(part)
+        return part.detach().requires_grad_(part.is_floating_point())
+
+    return map_state(part_of, x)
 
 
-def differentiable(x: State) -> State:
-    """A copy of a state with respect to which one may differentiate; classes stay as they are."""
-    return map_state(lambda part: part.detach().requires_grad_(part.is_floating_point()), x)
+def asked(values: Iterable[Tensor], x: State, leaf: State) -> bool:
+    """Whether anything beside a `differentiable` copy asks for gradients of some values: x, weights, a measurement."""
+    if any(part.requires_grad for part in tensors(x)):
+        return True
+    own, seen, nodes = {id(part) for part in tensors(leaf)}, set(), []
+    for value in values:
+        if value.grad_fn is None and value.requires_grad and id(value) not in own:
+            return True
+        nodes.append(value.grad_fn)
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) not in own:
+            return True
+        nodes += [before for before, _ in node.next_functions]
+    return False
 
 
-def gradients(y: Tensor, leaf: State, weight: Tensor | None = None, again: bool = False) -> State:
+def gradients(y: Tensor, leaf: State, weight: Tensor | None = None, again: bool = False, more: bool = True) -> State:
     """The gradient of <weight, y> with respect to the parts of a `differentiable` state, zero for classes.
 
     Args:
         weight: In the shape of y; None where y is a number.
-        again: Whether y will be differentiated once more.
+        again: Whether the gradient is to be differentiable itself.
+        more: Whether y will be differentiated once more.
+
+    Raises:
+        SamplerError: Where y was made without a graph.
     """
+    if not y.requires_grad:
+        raise SamplerError(
+            "A gradient with respect to x_t was asked of a value that does not depend on it by torch's operations",
+            "a denoiser, classifier or operator without .detach(), torch.no_grad or numpy",
+            "MMPS and the like need the Jacobian; Measurement(..., method=DiffPIR()) needs none",
+        )
     parts = [part for part in tensors(leaf) if part.requires_grad]
-    found = iter(torch.autograd.grad(y, parts, weight, retain_graph=again, materialize_grads=True))
+    kept = again or more
+    found = iter(torch.autograd.grad(y, parts, weight, kept, again, materialize_grads=True))
     return map_state(lambda part: next(found) if part.requires_grad else torch.zeros_like(part), leaf)
 
 
-def floored(process: Process, t: Any) -> Any:
-    """t, or where alpha vanishes the nearest time at which alpha is FLOOR sigma."""
-    if isinstance(t, Tensor):
-        return t
-    lasts = leaves(process.per_part(lambda leaf: leaf.schedule.unclock(1 / FLOOR)))
-    return min(t, *lasts)
+def finite(name: str, value: Tensor, expected: str, fix: str) -> None:
+    """Refuses what a user's function returned if it is not finite; looked at where that waits for no device.
+
+    Raises:
+        SamplerError: With the numbers of NaN and infinite values.
+    """
+    if readable(value) and value.device.type == "cpu" and not bool(value.isfinite().all()):
+        nan, inf = int(value.isnan().sum()), int(value.isinf().sum())
+        raise SamplerError(f"{name} returned {nan} NaN and {inf} infinite of {value.numel()} values", expected, fix)
+
+
+def readable(value: Tensor) -> bool:
+    """Whether a tensor has values: meta and fake ones have none."""
+    return not value.is_meta and not hasattr(value, "fake_mode")
+
+
+def floored(process: Process, t: Any, x: State) -> Any:
+    """t, or where alpha vanishes the nearest time at which alpha is enough of sigma; times [B] each for itself."""
+    double = any(part.dtype == torch.float64 for part in tensors(x))
+    lasts = process.per_part(lambda leaf: leaf.schedule.unclock(1 / (DOUBLE if double else SINGLE)))
+
+    def lower(t: Any, last: Any) -> Any:
+        if isinstance(t, Mapping):
+            return {name: lower(part, pick(last, name)) for name, part in t.items()}
+        if isinstance(last, Mapping):
+            for part in last.values():
+                t = lower(t, part)
+            return t
+        return t.clamp_max(last) if isinstance(t, Tensor) else min(t, last)
+
+    return lower(t, lasts)
 
 
 def tilted(process: Process, x0: State, gradient: State, t: Any, scale: Any = 1.0) -> State:
     """x0 + w (sigma^2/alpha) gradient: the mean of x0 after a tilt of p(x_t) with this log-gradient (Tweedie)."""
 
-    def gain(leaf: Gaussian) -> Any:
+    def gain(leaf: Gaussian, t: Any) -> Any:
         alpha, sigma = leaf.schedule(t)
         return sigma * sigma / alpha
 
-    return nudged(process, x0, gradient, gain, scale)
+    return nudged(process, x0, gradient, gain, t, scale)
 
 
-def nudged(process: Process, x0: State, gradient: State, gain: Callable[[Gaussian], Any], scale: Any = 1.0) -> State:
-    """x0 + w gain gradient on flat parts; curved parts of a bundle stay."""
+def nudged(
+    process: Process, x0: State, gradient: State, gain: Callable[[Gaussian, Any], Any], t: Any, scale: Any = 1.0
+) -> State:
+    """x0 + w gain(t) gradient on flat parts; curved parts of a bundle stay."""
     if isinstance(process, Joint) and any(isinstance(part, Gaussian | Joint) for part in process.parts.values()):
         return {
-            name: nudged(part, x0[name], gradient[name], gain, pick(scale, name))
+            name: nudged(part, x0[name], gradient[name], gain, pick(t, name), pick(scale, name))
             if isinstance(part, Gaussian | Joint)
             else x0[name]
             for name, part in process.parts.items()
@@ -207,5 +328,5 @@ def nudged(process: Process, x0: State, gradient: State, gain: Callable[[Gaussia
             f"A gradient with respect to x_t was to guide {process!r}",
             "a Gaussian process on a flat space: elsewhere the mean of a tilted posterior has no such formula",
         )
-    step = process.space.project(per_sample(gain(process), x0) * gradient)
+    step = process.space.project(per_sample(gain(process, t), x0) * gradient)
     return process.space.exp(x0, process.space.scale(step, scale))

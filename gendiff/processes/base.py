@@ -251,6 +251,8 @@ def require_noise(noise: Noise | None) -> Noise:
 def schedule_of(process: Process, part: str | None = None) -> Schedule:
     """The schedule of a leaf process, or of a bundle's named (else first) part."""
     schedules = process.per_part(lambda leaf: leaf.schedule)
+    if part is not None and not isinstance(schedules, dict):
+        raise SamplerError(f"The process has no part {part!r}", "no name: it has no parts", "part=None")
     while isinstance(schedules, dict):
         if part is not None and part not in schedules:
             raise SamplerError(f"The process has no part {part!r}", f"one of {', '.join(schedules)}")

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
-from gendiff.denoisers import Denoise, Prediction, shift
+from gendiff.denoisers import Denoise, Prediction, carried, shift
 from gendiff.errors import SamplerError
 from gendiff.processes import Process
 from gendiff.random import Increment, Noise
 from gendiff.sampling.solvers import Row, Solver
-from gendiff.spaces import State, tensors
+from gendiff.spaces import State, map_state, tensors
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class Known(Protocol):
 
 class Loop(ABC):
     """A sampler with a loop of its own; a frozen dataclass, wherever a `Solver` may stand."""
+
+    def select(self, rows: Any, device: Any = None) -> Loop:
+        """The sampler for some of the samples, on a device: with what it holds for each of them."""
+        return self
 
     @abstractmethod
     def draw(
@@ -92,6 +96,8 @@ def sample(
         SamplerError: If parts are given to a sampler that has no grid to put them back on, or shapes do not agree.
     """
     cond = cond or {}
+    if start is not None:
+        start = map_state(lambda part, want: part.to(want), start, like)
     for name, want, got in shapes(like, start, noise):
         if want != got:
             raise SamplerError(f"sample got {name} {got} for samples of {want}", "one entry for each sample", "")
@@ -152,8 +158,7 @@ def run(
             if row.at is not None:
                 del history[depth - 1 :]
                 prediction = denoiser(x, row.at, **cond)
-                split = prediction if isinstance(prediction, Prediction) else None
-                back = prediction if split is None else split.back
+                split, back = prediction if isinstance(prediction, Prediction) else None, carried(prediction)
                 history.insert(0, back if row.norms is None else process.lead(x, back, row.norms))
                 shown = back if callback is not None else None
                 del prediction, back

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoise, Prediction
+from gendiff.denoisers import Denoise, for_samples, map_prediction, rows_of
 from gendiff.errors import NOT_NEGATIVE, at_least, check
 from gendiff.processes import Process
 from gendiff.random import Noise
@@ -84,8 +84,8 @@ class Parallel(Loop):
             e, b = ((places >= final) & (places < final + width)).nonzero(as_tuple=True)
             if not len(e):
                 break
-            made = denoiser(at_places(states, e, b), at[e], **{k: chosen(v, b) for k, v in cond.items()})
-            found = parts(lambda kept, new: kept.index_put((e, b), new), found, made)  # noqa: B023
+            made = for_samples(denoiser, b)(at_places(states, e, b), at[e], **rows_of(cond, b))
+            found = map_prediction(lambda kept, new: kept.index_put((e, b), new), found, made)  # noqa: B023
         if callback is None:
             return end
         return run(played.again(), process, rows, x, noise=noise, cond=cond, callback=callback)
@@ -100,36 +100,21 @@ class Played:
 
     def __call__(self, x: State, t: Any, **cond: Any) -> Any:
         self.seen.append(x)
-        return parts(lambda part: part[len(self.seen) - 1], self.predictions)
+        return map_prediction(lambda part: part[len(self.seen) - 1], self.predictions)
 
     def again(self) -> Played:
         """The same predictions, from the first."""
         return Played(self.process, self.predictions)
 
 
-def parts(f: Callable[..., Tensor], prediction: Any, *others: Any) -> Any:
-    """f on every tensor of a prediction, which may be two."""
-    if isinstance(prediction, Prediction):
-        return Prediction(
-            map_state(f, prediction.x0, *(other.x0 for other in others)),
-            map_state(f, prediction.back, *(other.back for other in others)),
-        )
-    return map_state(f, prediction, *others)
-
-
 def repeat_first(prediction: Any, n: int) -> Any:
     """A prediction at n places: [n, B, ...]."""
-    return parts(lambda part: part.expand(n, *part.shape), prediction)
+    return map_prediction(lambda part: part.expand(n, *part.shape), prediction)
 
 
 def at_places(x: Any, e: Tensor, b: Tensor) -> Any:
     """What stands at the places e for the samples b, of a state or prediction [E, B, ...]."""
-    return parts(lambda part: part[e, b], x)
-
-
-def chosen(value: Any, b: Tensor) -> Any:
-    """A condition of the samples b; what is no tensor is shared."""
-    return value[b] if isinstance(value, Tensor) else value
+    return map_prediction(lambda part: part[e, b], x)
 
 
 def moved(process: Process, old: State, new: State) -> Tensor:

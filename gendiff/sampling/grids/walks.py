@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from gendiff.errors import POSITIVE, SamplerError, at_least, check, ordered
@@ -60,7 +61,8 @@ class Restart(Grid):
     """Jumps back to more noise within intervals, and down again (Xu et al. 2023).
 
     The first descent is the inner grid's. When it has come to an interval's low end (to the level of the grid nearest
-    to it), it jumps to the high end and descends by Karras's levels, as often as the interval says.
+    to it), it jumps to the high end, or to the grid's own first time if that is below, and descends by Karras's levels,
+    as often as the interval says.
 
     Args:
         grid: The main descent.
@@ -73,10 +75,12 @@ class Restart(Grid):
 
     def __call__(self, process: Process, steps: int) -> list[float]:
         schedule, times = schedule_of(process, self.part), self.grid(process, steps)
+        alpha, sigma = schedule(times[0])
+        highest = sigma / alpha if alpha > 0 else math.inf
         after: dict[int, list[Interval]] = {}
         for interval in self.intervals:
             low = schedule.unclock(interval.low)
-            inner = [i for i, t in enumerate(times) if 0 < t < schedule.unclock(interval.high)]
+            inner = [i for i, t in enumerate(times) if 0 < t < min(schedule.unclock(interval.high), times[0])]
             if not inner:
                 raise SamplerError(
                     f"Restart({interval}): the grid of {steps} steps has no time below its high end",
@@ -88,7 +92,8 @@ class Restart(Grid):
             out.append(t)
             for interval in after.get(i, ()):
                 alpha, sigma = schedule(t)
-                levels = Karras(sigma / alpha, interval.high, interval.rho).sigmas(interval.steps + 1)[:-1]
+                top = min(interval.high, highest)
+                levels = Karras(sigma / alpha, top, interval.rho).sigmas(interval.steps + 1)[:-1]
                 for _ in range(interval.repeats):
                     out += [*(schedule.unclock(level) for level in levels), t]
         return out
