@@ -127,7 +127,8 @@ def test_rewards_that_are_no_numbers_are_refused(value: float) -> None:
     bad = Reward(lambda x: torch.where(torch.arange(len(x)) == 5, value, 0.0))
     with pytest.raises(SamplerError, match="1 of 12 particles at t = 1"):
         sample(oracle(), like, solver=FeynmanKac(DDPM(4), bad, 4), noise=Noise.of(0, 3))
-    for shape in (lambda x: x, lambda x: x.sum(), lambda x: 1.0):
+    shapes: tuple[Any, ...] = (lambda x: x, lambda x: x.sum(), lambda x: 1.0)
+    for shape in shapes:
         with pytest.raises(SamplerError, match="one number for each"):
             sample(oracle(), like, solver=FeynmanKac(DDPM(4), Reward(shape), 4), noise=Noise.of(0, 3))
     # alpha^power is 0 at the noise end, and 0 times -inf counts nothing.
@@ -203,8 +204,8 @@ def test_statistics_see_real_sites_and_own_schedules() -> None:
     mask = torch.arange(6)[None] < torch.tensor([[6], [3]])
     process = Gaussian(Linear()).masked(mask)
     noisy = [torch.where(mask[..., None], part, 50.0) for part in (x, free, full)]
-    rule = CFGRescale(CFG(4.0), 0.7)
-    a, b = (rule.join(process, *parts, 0.5) for parts in ((x, free, full), noisy))
+    rule: Rule = CFGRescale(CFG(4.0), 0.7)
+    a, b = rule.join(process, x, free, full, 0.5), rule.join(process, noisy[0], noisy[1], noisy[2], 0.5)
     assert distance(a[mask], b[mask]) < 1e-12
     alone = rule.join(Gaussian(Linear()), x[1:, :3], free[1:, :3], full[1:, :3], 0.5)
     assert distance(a[1:, :3], alone) < 1e-12
