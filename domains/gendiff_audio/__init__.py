@@ -2,7 +2,7 @@
 samples.
 
 read, write, Clip, resample      sound files and sounds
-LogMel, GriffinLim               frames from waveforms, waveforms from frames
+LogMel, GriffinLim, Vocoder      frames from waveforms, waveforms from frames
 Tones, FSDD, Sounds, Prepare     where clips come from, and what is done to them
 Audio                            the domain
 Judge                            is a sample what it was asked to be?
@@ -15,7 +15,7 @@ from gendiff_audio.domain import Audio
 from gendiff_audio.io import read, write
 from gendiff_audio.judge import Judge
 from gendiff_audio.networks import MelUNet
-from gendiff_audio.phase import GriffinLim
+from gendiff_audio.phase import GriffinLim, Vocoder
 from gendiff_audio.plots import sheet
 from gendiff_audio.prepare import Prepare
 from gendiff_audio.resample import resample
@@ -37,6 +37,7 @@ __all__ = [
     "Prepare",
     "Sounds",
     "Tones",
+    "Vocoder",
     "mono",
     "read",
     "resample",

@@ -13,6 +13,7 @@ import numpy as np
 from gendiff.errors import DataError
 
 SLOWEST, FASTEST = 4_000, 192_000  # hertz: outside this a header is wrong more often than a recording is unusual
+DEAD = 0.01  # of the other channel's root mean square: a channel that far down was not connected
 
 
 class AudioError(DataError):
@@ -141,8 +142,11 @@ def decibels(samples: np.ndarray) -> float:
 
 
 def mono(clip: Clip, *, channel: int | None = None) -> Clip:
-    """One channel: the one named, else the mean of two; a pair in antiphase, whose mean would be silence, gives its
-    left.
+    """One channel: the one named, else the mean of two.
+
+    Two that must not be averaged are not: of a pair in antiphase, whose mean would be silence, the left is taken, and
+    of a pair of which one channel is dead (40 dB below the other, or more) the live one, which the mean would turn
+    down by 6 dB. Means over time (DC) do not count in either.
 
     Raises:
         AudioError: more than two channels and none named, or a channel the clip does not have.
@@ -157,7 +161,10 @@ def mono(clip: Clip, *, channel: int | None = None) -> Clip:
         raise AudioError(
             "more than two channels", str(clip), "one or two channels", "Name the one to keep, e.g. channel=0."
         )
-    left, right = clip.samples.astype(np.float64)
-    energy = float(np.sqrt((left @ left) * (right @ right)))
-    antiphase = energy > 0 and float(left @ right) / energy < -0.9
-    return Clip(left if antiphase else (left + right) / 2, clip.sample_rate)
+    pair = clip.samples.astype(np.float64)
+    left, right = pair - pair.mean(1, keepdims=True)
+    rms = np.sqrt((left @ left, right @ right))
+    if min(rms) <= DEAD * max(rms):
+        return Clip(clip.samples[int(rms[1] > rms[0])], clip.sample_rate)
+    antiphase = float(left @ right) / float(rms[0] * rms[1]) < -0.9
+    return Clip(pair[0] if antiphase else pair.mean(0), clip.sample_rate)

@@ -9,9 +9,10 @@ so that the model decides how long a sound lasts; without one, who asks for a so
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,11 +33,13 @@ from gendiff_audio import io
 from gendiff_audio.clip import AudioError, Clip, Gap, mono
 from gendiff_audio.measures import centroid, duration, level, pitch, statistics
 from gendiff_audio.networks import MelUNet
-from gendiff_audio.phase import GriffinLim, Phase
+from gendiff_audio.phase import GriffinLim, Phase, Vocoder, waveform
 from gendiff_audio.sources import ClipSource, Tones
 from gendiff_audio.spectrogram import LogMel
 
 GOLDEN = (math.sqrt(5) - 1) / 2
+LOUDEST = 0.99  # of full scale: the peak of the training clips
+SAID: set[str] = set()  # what has been said in this process: the texts up to their first number
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Audio(Domain):
             each clip's length.
         mean, std: per bin, or one number for all; `fit` finds them.
         lengths: typical numbers of frames, in order; `fit` finds them. Who asks for no length gets one of these.
-        phase: the way back from magnitudes to a waveform.
+        phase: the vocoder, from log-mel frames back to a waveform: `GriffinLim`, or one of your own (`Vocoder`, `Phase`).
 
     Raises:
         AudioError: a source of another sample rate than the spectrogram's.
@@ -65,9 +68,15 @@ class Audio(Domain):
     mean: tuple[float, ...] = (-5.0,)
     std: tuple[float, ...] = (3.0,)
     lengths: tuple[int, ...] = (48,)
-    phase: Phase = field(default_factory=GriffinLim)
+    phase: Vocoder | Phase = field(default_factory=GriffinLim)
 
     def __post_init__(self) -> None:
+        if not is_dataclass(self.phase) or not (isinstance(self.phase, Vocoder) or callable(self.phase)):
+            raise RequestError(
+                f"Audio(phase={self.phase!r})",
+                "a frozen dataclass, so that it is saved with the model: a gendiff_audio.Vocoder or Phase",
+                "@dataclass(frozen=True) above class Mine(Vocoder)",
+            )
         if self.source.prepare.sample_rate != self.spectrogram.sample_rate:
             got = f"clips at {self.source.prepare.sample_rate} Hz, a spectrogram at {self.spectrogram.sample_rate} Hz"
             fix = f"prepare=Prepare(sample_rate={self.spectrogram.sample_rate})"
@@ -136,12 +145,30 @@ class Audio(Domain):
         return (self.spectrogram.analyse(samples) - torch.tensor(self.mean)) / torch.tensor(self.std)
 
     def decode(self, x: Tensor) -> Clip:
-        """Frames `[frames, mels]` to a clip of frames * hop samples. A clip beyond full scale, as strong guidance makes
-        them, is turned down to a peak of 0.99, the limit of the training clips.
+        """Frames `[frames, mels]` to a clip of frames * hop samples.
+
+        The level is the one that the frames have: no clip is turned up, and none below full scale is changed. A clip
+        that would go beyond, as strong guidance makes them, is turned down to a peak of 0.99, the limit of the training
+        clips, by its own gain; the first time that happens it is said (logger "gendiff_audio"), with the gain.
+
+        Raises:
+            RequestError: a vocoder that gives another number of samples.
         """
         L = x.float() * torch.tensor(self.std) + torch.tensor(self.mean)
-        wave = self.spectrogram.synthesise(L.clamp_max(math.log(self.spectrogram.win)), self.phase)
-        wave = wave * (0.99 / wave.abs().max().clamp_min(0.99))
+        wave = waveform(self.phase, L.clamp_max(math.log(self.spectrogram.win)), self.spectrogram)
+        if wave.shape != (len(x) * self.spectrogram.hop,):
+            raise RequestError(
+                f"{self.phase!r} made samples of shape {tuple(wave.shape)} of {len(x)} frames",
+                f"({len(x) * self.spectrogram.hop},), a hop of {self.spectrogram.hop} for each frame",
+            )
+        peak = float(wave.abs().max())
+        if peak > LOUDEST:
+            over = 20 * math.log10(peak / LOUDEST)
+            say_once(
+                f"A sampled clip lies {over:.1f} dB above the peak of the training clips and is turned down by as "
+                "much, as is every other that does. Less guidance keeps the level."
+            )
+            wave = wave * (LOUDEST / peak)
         return Clip(wave.numpy(), self.spectrogram.sample_rate)
 
     def fit(self, artifacts: Sequence[Clip]) -> Audio:
@@ -268,6 +295,14 @@ class Audio(Domain):
     @property
     def suffixes(self) -> tuple[str, ...]:
         return (".wav", ".flac")
+
+
+def say_once(text: str) -> None:
+    """Logs a warning, the first time that one of its kind comes in this process."""
+    kind = text.partition(" lies ")[0]
+    if kind not in SAID:
+        SAID.add(kind)
+        logging.getLogger("gendiff_audio").warning(text)
 
 
 def _exact(rows: Iterable[Tensor]) -> list[float]:

@@ -1,26 +1,32 @@
-"""Sound files in and out, by libsndfile: WAV, FLAC, OGG and whatever else it reads, from a path, bytes, or inside a
-tar.
+"""Sound files in and out, by libsndfile: WAV, FLAC, OGG, MP3 and whatever else it reads, from a path, bytes, or inside
+a tar archive.
 
-A WAV file announces the size S of its data chunk before the data come. libsndfile quietly reads what is there, so a
-copy that broke off is found by comparing S with the bytes that follow.
+libsndfile reads what is there and believes what is announced. What a container announces is therefore compared with
+what lies in it (`lengths`), and the number of samples decoded with both, once, for every format. Samples are decoded in
+pieces, so that a file that announces hours takes no memory for them; a part of a file is read without the rest.
 """
 
 from __future__ import annotations
 
 import io
-import struct
-import tarfile
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from gendiff.domain import Rejected
+from gendiff.errors import DataError
+from gendiff.files import allowance, archive_members
 from gendiff_audio.clip import FASTEST, SLOWEST, AudioError, Clip
+from gendiff_audio.lengths import counted, mended, unfinished
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", ".w64", ".rf64", ".au")
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".au", ".caf")
+WRITTEN = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
+SUBTYPES = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
 LOUDEST = 8.0  # a float file whose peak exceeds this holds integers that nobody scaled, or noise
-_UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF)  # what programs that stream write, not knowing the end
+PIECE = 2**18  # samples of all channels decoded at once
 
 
 def read(
@@ -36,72 +42,158 @@ def read(
     Args:
         source: a path, or the file's bytes.
         start: seconds to skip, without decoding them.
-        seconds: how much to read; None reads to the end.
+        seconds: how much to read, of which there must be some; None reads to the end.
         longest: seconds above which a whole file is refused, rather than filling the memory.
         name: what to call bytes in a message.
 
     Raises:
-        AudioError: unreadable, truncated, empty, too long, not finite, out of range, a rate outside 4 to 192 kHz.
+        AudioError: unreadable, truncated, empty, too long, not finite, out of range, a rate outside 4 to 192 kHz, or
+            a part that is not in the file.
         FileNotFoundError: no such file.
     """
-    import soundfile
+    with Recording(source, name=name) as file:
+        clip = file.read(start=start, seconds=seconds, longest=longest)
+    if file.note and seconds is None:
+        warnings.warn(f"{file.note}; all are read.", stacklevel=2)
+    if clip.peak > 1 + 1e-4:
+        warnings.warn(f"{file.name} peaks at {clip.peak:.3f}, above full scale (1.0); kept as it is.", stacklevel=2)
+    return clip
 
-    name = name or ("<bytes>" if isinstance(source, bytes) else str(source))
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    short = _missing_bytes(data)
-    if short:
-        raise AudioError(
-            "truncated", f"{name}, which lacks {short} of its data bytes", "a complete file", "Copy it again."
-        )
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate, frames = file.samplerate, file.frames
-            if not SLOWEST <= rate <= FASTEST:
-                raise AudioError(
-                    "sample rate outside 4 to 192 kHz", f"{name} at {rate} Hz", f"{SLOWEST} to {FASTEST} Hz"
-                )
-            first = round(start * rate)
-            count = frames - first if seconds is None else min(round(seconds * rate), frames - first)
-            if frames == 0 or count <= 0:
-                raise AudioError("empty", f"{name}, {frames} samples, read from {start} s", "at least one sample")
-            if count > longest * rate:
-                fix = f'Read a part, e.g. read("{name}", start=0, seconds=30), or raise longest=.'
-                raise AudioError("too long", f"{name}, {count / rate:.0f} s", f"at most {longest:g} s at once", fix)
-            file.seek(first)
-            samples = file.read(count, dtype="float32", always_2d=True).T
-    except soundfile.SoundFileError as error:
-        reason = getattr(error, "error_string", str(error))
-        raise AudioError("unreadable", f"{name}: {reason}", "a WAV, FLAC, OGG or MP3 file") from error
-    if samples.shape[1] < count:
-        raise AudioError(
-            "truncated", f"{name}, {samples.shape[1]} of {count} samples", "a complete file", "Copy it again."
-        )
+
+class Recording:
+    """A sound file that is open: its rate and length are known, its samples are decoded when they are asked for.
+
+    Attributes:
+        rate: hertz.
+        frames: samples of each channel that the file says it has.
+        note: what was wrong with the length it announced, or "".
+    """
+
+    def __init__(self, source: str | Path | bytes, *, name: str = "") -> None:
+        import soundfile
+
+        self.name = name or ("<bytes>" if isinstance(source, bytes) else str(source))
+        self.raw: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")  # noqa: SIM115
+        try:
+            self.size = self.raw.seek(0, io.SEEK_END)
+            view, self.expected, self.note = self.view()
+            self.file: Any = soundfile.SoundFile(view)  # type: ignore[arg-type]
+        except AudioError:
+            self.raw.close()
+            raise
+        except (soundfile.SoundFileError, RuntimeError, OSError, ValueError, TypeError, OverflowError) as error:
+            self.raw.close()
+            reason = str(getattr(error, "error_string", error)).partition("\n")[0]
+            raise AudioError("unreadable", f"{self.name}: {reason}", "a WAV, FLAC, OGG or MP3 file") from error
+        self.rate, self.frames, self.channels = self.file.samplerate, self.file.frames, self.file.channels
+        if not SLOWEST <= self.rate <= FASTEST:
+            self.__exit__()
+            got = f"{self.name} at {self.rate} Hz"
+            raise AudioError("sample rate outside 4 to 192 kHz", got, f"{SLOWEST} to {FASTEST} Hz")
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+        self.raw.close()
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.rate
+
+    def view(self) -> tuple[BinaryIO, int | None, str]:
+        """The file as libsndfile is to see it, the samples it must give, and what was mended."""
+        self.raw.seek(0)
+        head = self.raw.read(12)
+        if head[:4] == b"OggS":
+            self.raw.seek(max(0, self.size - 2**17))  # a page has 64 KiB at most
+            if unfinished(self.raw.read()):
+                raise AudioError("truncated", f"{self.name} without its last page", "a complete file", "Copy it again.")
+        elif head[:3] == b"ID3" or (head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xE0 == 0xE0):
+            self.raw.seek(0)
+            stream, samples = counted(self.raw.read(), self.name)
+            return stream, samples, ""
+        return mended(self.raw, self.size, self.name)
+
+    def read(self, *, start: float = 0.0, seconds: float | None = None, longest: float = 600.0) -> Clip:
+        """The clip, or a part of it: see `gendiff_audio.read`."""
+        import soundfile
+
+        name, rate, frames = self.name, self.rate, self.frames
+        if not 0 <= start < 1e9 or (seconds is not None and not 0 < seconds < 1e9):
+            raise AudioError("no such part", f"start={start}, seconds={seconds}", "start >= 0 and seconds > 0")
+        first = round(start * rate)
+        whole = seconds is None
+        count = frames - first if seconds is None else min(max(1, round(seconds * rate)), frames - first)
+        if frames == 0 or count <= 0:
+            raise AudioError("empty", f"{name}, {frames} samples, read from {start} s", "at least one sample")
+        if count > longest * rate:
+            fix = f'Read a part, e.g. read("{name}", start=0, seconds=30), or raise longest=.'
+            raise AudioError("too long", f"{name}, {count / rate:.0f} s", f"at most {longest:g} s at once", fix)
+        if 4 * count * self.channels > (limit := allowance(self.size)):
+            raise AudioError("too large", f"{name}, {count} samples in {self.size} bytes", f"at most {limit // 4}")
+        pieces = []
+        try:
+            self.file.seek(first)
+            while count > 0:
+                piece = self.file.read(min(count, PIECE // max(self.channels, 1) + 1), dtype="float32", always_2d=True)
+                if not len(piece):
+                    break
+                pieces.append(piece)
+                count -= len(piece)
+        except (soundfile.SoundFileError, RuntimeError, OSError, ValueError) as error:
+            reason = str(getattr(error, "error_string", error)).partition("\n")[0]
+            raise AudioError("unreadable", f"{name}: {reason}", "an undamaged file") from error
+        samples = np.concatenate(pieces).T if pieces else np.zeros((1, 0), np.float32)
+        got = samples.shape[1]
+        lacks = self.expected is not None and whole and abs(first + got - self.expected) > self.tolerance
+        if count > 0 or lacks:
+            said = frames if count > 0 else self.expected
+            raise AudioError(
+                "truncated", f"{name}, {first + got} of {said} samples", "a complete file", "Copy it again."
+            )
+        return checked(samples, rate, name)
+
+    @property
+    def tolerance(self) -> int:
+        """Samples by which decoded and announced lengths may differ: two frames of MPEG, none elsewhere."""
+        return 2304 if self.file.format == "MP3" else 0
+
+
+def checked(samples: np.ndarray, rate: int, name: str) -> Clip:
+    """A clip of samples `[channels, n]` as they were decoded.
+
+    Raises:
+        AudioError: values that are not finite, or far beyond full scale.
+    """
     if not np.isfinite(samples).all():
         raise AudioError("not finite", f"{name} with NaN or Inf samples", "finite samples")
     peak = float(np.abs(samples).max())
     if peak > LOUDEST:
         fix = "Divide by 32768 if these are 16-bit integers stored as floats."
         raise AudioError("out of range", f"{name} with a peak of {peak:.3g}", "full scale at 1", fix)
-    if peak > 1 + 1e-4:
-        warnings.warn(f"{name} peaks at {peak:.3f}, above full scale (1.0); kept as it is.", stacklevel=2)
     return Clip(samples, rate)
 
 
-def write(clip: Clip, path: str | Path) -> None:
-    """A clip as 16-bit PCM, in the format of the path's suffix (WAV, FLAC); what exceeds full scale is cut off, with
-    a warning.
+def write(clip: Clip, path: str | Path, *, bits: int = 16) -> None:
+    """A clip in the format of the path's suffix (WAV, FLAC, OGG): PCM of 16 or 24 bits, or floats of 32 in a WAV. What
+    exceeds full scale is cut off, with a warning, but in floats, which keep it.
 
     Raises:
-        AudioError: a suffix libsndfile cannot write.
+        AudioError: a suffix that is not written, or a depth that the format does not have.
     """
     import soundfile
 
     path = Path(path)
-    if path.suffix.lower() not in (".wav", ".flac"):
-        raise AudioError(
-            "unknown format", str(path), "a path that ends in .wav or .flac", f'Write to "{path.with_suffix(".wav")}".'
-        )
-    if clip.peak > 1:
+    suffix = path.suffix.lower()
+    if suffix not in WRITTEN:
+        fix = f'Write to "{path.with_suffix(".wav")}".'
+        raise AudioError("unknown format", str(path), f"a path that ends in {', '.join(WRITTEN)}", fix)
+    if bits not in SUBTYPES or (bits == 32 and suffix != ".wav"):
+        raise AudioError("unknown depth", f"bits={bits} in {suffix}", "16 or 24, or 32 in .wav", "bits=16")
+    loud = clip.peak > 1 and bits != 32
+    if loud:
         over = 20 * np.log10(clip.peak)
         share = float(np.mean(np.abs(clip.samples) > 1))
         warnings.warn(
@@ -109,41 +201,51 @@ def write(clip: Clip, path: str | Path) -> None:
             stacklevel=2,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.clip(clip.samples.T, -1, 1), clip.sample_rate, subtype="PCM_16")
+    subtype = "VORBIS" if suffix == ".ogg" else SUBTYPES[bits]
+    samples = np.clip(clip.samples.T, -1, 1) if loud else clip.samples.T
+    soundfile.write(path, samples, clip.sample_rate, subtype=subtype, format=WRITTEN[suffix])
 
 
-def members(path: str | Path) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each sound file below a folder, or inside a tar archive (compressed or not), sorted by name.
+class Members:
+    """The sound files below a folder or inside a tar archive (compressed or not). Nothing is kept of what is read.
+
+    Attributes:
+        rejected: of an archive, what is there and cannot be used: links, devices, second files of a name.
+        others: names of the files that are no sounds.
 
     Raises:
         AudioError: neither a folder nor a tar archive.
     """
-    path = Path(path)
-    if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
-            yield file.relative_to(path).as_posix(), file.read_bytes()
-    elif path.is_file() and tarfile.is_tarfile(path):
-        with tarfile.open(path) as archive:
-            found = {}
-            for member in archive:  # in the order they lie in: a compressed archive cannot be read backwards
-                file = archive.extractfile(member) if member.isfile() else None
-                if file is not None and Path(member.name).suffix.lower() in SUFFIXES:
-                    found[member.name.removeprefix("./")] = file.read()
-        yield from sorted(found.items())
-    else:
-        raise AudioError("no such sounds", str(path), "a folder of sound files or a tar archive of them")
 
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir() and not self.path.is_file():
+            raise AudioError("no such sounds", str(path), "a folder of sound files or a tar archive of them")
+        self.rejected: list[Rejected] = []
+        self.others: list[str] = []
 
-def _missing_bytes(data: bytes) -> int:
-    """How many bytes of a WAV file's data chunk are announced but absent; 0 for other formats and for streams of
-    unknown size.
-    """
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        return 0
-    at = 12
-    while at + 8 <= len(data):
-        kind, size = data[at : at + 4], struct.unpack_from("<I", data, at + 4)[0]
-        if kind == b"data":
-            return 0 if size in _UNKNOWN_SIZES else max(0, size - (len(data) - at - 8))
-        at += 8 + size + size % 2
-    return 0
+    def names(self) -> list[str]:
+        """The names of all sound files, sorted."""
+        if not self.path.is_dir():
+            return sorted(name for name, _ in self)
+        self.rejected, self.others, found = [], [], []
+        for file in self.path.rglob("*"):
+            if file.is_file():
+                name = file.relative_to(self.path).as_posix()
+                (found if PurePosixPath(name).suffix.lower() in SUFFIXES else self.others).append(name)
+        self.others.sort()
+        return sorted(found)
+
+    def __iter__(self) -> Iterator[tuple[str, Path | bytes]]:
+        """Name of each file, and its path (in a folder) or its bytes (of an archive, in the order they lie in)."""
+        if self.path.is_dir():
+            yield from ((name, self.path / name) for name in self.names())
+            return
+        left: list[tuple[str, str]] = []
+        self.rejected, self.others = [], []
+        try:
+            yield from archive_members(self.path, SUFFIXES, left, self.others)
+        except DataError as error:
+            raise AudioError("no such sounds", error.got, error.expected, error.fix) from error
+        finally:
+            self.rejected = [Rejected(name, why) for name, why in left]

@@ -4,10 +4,14 @@
 
 onto what some signal can have, and onto what has magnitude S, with momentum m (Perraudin et al. 2013). It begins at
 random numbers of the seed: the same for every clip, so that no clip depends on the others it was rendered with.
+
+`Phase` and `Vocoder` are what may take its place: frozen dataclasses that make a waveform, the first of linear
+magnitudes, the second of log-mel frames.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,14 +19,51 @@ import torch
 from torch import Tensor
 
 from gendiff_audio import backend
+from gendiff_audio.spectrogram import LogMel
+
+
+class Vocoder(ABC):
+    """From log-mel frames to a waveform.
+
+    A vocoder of one's own is a frozen dataclass whose fields are plain values (sizes, a path to weights), so that a
+    model that uses it is saved and loaded with it:
+
+        @gendiff.register
+        @dataclass(frozen=True)
+        class Mine(Vocoder):
+            weights: str
+            def render(self, frames, mel): ...
+
+        Audio(phase=Mine("vocoder.safetensors"))
+    """
+
+    @abstractmethod
+    def render(self, frames: Tensor, mel: LogMel) -> Tensor:
+        """Log-mel frames L `[..., frames, mels]` (ln of magnitudes, as `mel.analyse` makes them: not standardised, not
+        linear) to samples `[..., frames hop]`, frame k in the middle of samples k hop to (k + 1) hop.
+        """
 
 
 class Phase(Protocol):
-    """The way from magnitudes to a waveform; a frozen dataclass, wherever a `GriffinLim` may stand."""
+    """The way from linear magnitudes to a waveform; a frozen dataclass, wherever a `GriffinLim` may stand."""
 
     def __call__(self, magnitude: Tensor, *, win: int, hop: int, length: int) -> Tensor:
         """`[..., bins, frames]`, frame k centred on sample k hop, to `[..., length]`."""
         ...
+
+
+def waveform(phase: Vocoder | Phase, frames: Tensor, mel: LogMel) -> Tensor:
+    """Log-mel frames `[..., frames, mels]` to samples `[..., frames hop]`.
+
+    A vocoder is handed the frames as they are, a phase the magnitudes behind them. A phase's frames are centred on
+    k hop, ours on (k + 1/2) hop: the first frame is repeated in front, and half a hop is cut off at the start.
+    """
+    if isinstance(phase, Vocoder):
+        return phase.render(frames, mel)
+    X = mel.linear(frames).mT
+    X = torch.cat([X[..., :1], X], -1)
+    length = frames.shape[-2] * mel.hop + mel.hop // 2
+    return phase(X, win=mel.win, hop=mel.hop, length=length)[..., mel.hop // 2 :]
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ class Prepare:
 
     Args:
         sample_rate: hertz; other rates are resampled.
-        channel: the channel to keep; None averages two (or takes the left, if they are in antiphase).
+        channel: the channel to keep; None makes one of two, see `mono`.
         level: root mean square in dBFS after scaling.
         peak: the scaled clip's peak stays below it, even if the level is then not reached.
         lead: seconds of silence put before the clip.
-        shortest, longest: seconds of the recording outside which it is refused.
+        shortest, longest: seconds of the recording outside which it is refused; `Sounds` cuts longer ones into windows
+            of at most `longest` first.
         quietest: dBFS below which it counts as silence and is refused.
     """
 

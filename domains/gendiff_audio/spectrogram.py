@@ -1,10 +1,10 @@
-"""Log-mel spectrograms, there and back. A frame every `hop` samples, centred in its hop, and `mels` triangles A on
-the mel scale:
+"""Log-mel spectrograms, there and back to magnitudes. A frame every `hop` samples, centred in its hop, and `mels`
+triangles A on the mel scale:
 
     there   M = |STFT(x)| A,   L = ln max(M, floor)                                             [frames, mels]
-    back    min ||X A - M||, X >= 0, from M A^+ by  X <- X (M A^T) / (X A A^T)  (Lee and Seung 2001), then the phase
-    by Griffin-Lim
+    back    min ||X A - M||, X >= 0, from M A^+ by  X <- X (M A^T) / (X A A^T)  (Lee and Seung 2001)
 
+From magnitudes to a waveform is a vocoder's task (`gendiff_audio.phase`).
 mel(f) = 2595 log10(1 + f / 700). "Same" padding: n samples have exactly ceil(n / hop) frames, frame k covers samples
 k hop to (k + 1) hop.
 """
@@ -21,7 +21,6 @@ from torch.nn.functional import pad
 
 from gendiff_audio import backend
 from gendiff_audio.clip import AudioError, Gap
-from gendiff_audio.phase import GriffinLim, Phase
 
 UPDATES = 20  # leave a mel residual of 0.3 %; the pseudo-inverse alone leaves 1.8 %
 
@@ -54,8 +53,6 @@ class LogMel:
     floor: float = 1e-4
 
     def __post_init__(self) -> None:
-        if not 0 < self.n_fft <= 2**16 or not 0 < self.mels <= 2**12:
-            raise AudioError("a transform out of range", self.signature, "1 to 65536 points and 1 to 4096 mels")
         nyquist = self.sample_rate / 2
         if not 0 <= self.low < self.top <= nyquist:
             got, expected = (
@@ -141,15 +138,6 @@ class LogMel:
         for _ in range(UPDATES):
             X = X * (M @ A.mT) / (X @ A @ A.mT + 1e-12)
         return X
-
-    def synthesise(self, L: Tensor, phase: Phase | None = None) -> Tensor:
-        """L `[..., frames, mels]` to samples `[..., frames hop]`. Griffin-Lim's frames are centred on k hop, ours on
-        (k + 1/2) hop: the first frame is repeated in front, and half a hop is cut off at the start.
-        """
-        X = self.linear(L).mT
-        X = torch.cat([X[..., :1], X], -1)
-        length = L.shape[-2] * self.hop + self.hop // 2
-        return (phase or GriffinLim())(X, win=self.win, hop=self.hop, length=length)[..., self.hop // 2 :]
 
 
 def _edges(mel: LogMel) -> Tensor:

@@ -21,6 +21,7 @@ from gendiff.sampling.solvers import DPMpp2M
 from gendiff.testing import check_domain
 from gendiff_audio import FSDD, Audio, AudioError, Clip, Judge, LogMel, Prepare, Tones, read, resample
 from gendiff_audio.judge import augment
+from gendiff_audio.phase import waveform
 from gendiff_audio.measures import active, duration, level
 
 TONES = Tones(count=48)

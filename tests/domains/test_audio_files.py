@@ -14,7 +14,7 @@ import torch
 
 from gendiff.errors import DataError, RequestError
 from gendiff_audio import Audio, AudioError, Clip, Prepare, Sounds, backend, mono, read, resample, write
-from gendiff_audio.io import members
+from gendiff_audio.io import Members
 from gendiff_audio.resample import sinc_sum
 
 RATE = 8000
@@ -44,8 +44,14 @@ def test_write_read_round_trip(tmp_path):
     for name in ("a.wav", "below/b.flac"):
         write(clip, tmp_path / name)
         assert np.abs(read(tmp_path / name).samples - clip.samples).max() < 1 / 32768
-    with pytest.raises(AudioError, match=r"\.wav or \.flac"):
-        write(clip, tmp_path / "a.mp4")
+    write(clip, tmp_path / "a.ogg")
+    assert np.abs(read(tmp_path / "a.ogg").samples - clip.samples).max() < 0.05
+    for bits, error in ((24, 2.0**-23), (32, 0.0)):
+        write(clip, tmp_path / "b.wav", bits=bits)
+        assert np.abs(read(tmp_path / "b.wav").samples - clip.samples).max() <= error
+    for name, bits, message in (("a.mp4", 16, r"\.wav, \.flac, \.ogg"), ("a.flac", 32, "16 or 24, or 32 in .wav")):
+        with pytest.raises(AudioError, match=message):
+            write(clip, tmp_path / name, bits=bits)
 
 
 def test_write_warns_by_how_much_it_clips(tmp_path):
@@ -207,7 +213,8 @@ def test_folder_becomes_examples_and_every_other_file_is_listed(folder):
     assert source.labels == {"label": ("high", "low")}
     splits = [source.load(split) for split in ("train", "test")]
     names = [e.name for s in splits for e in s] + [r.name for s in splits for r in s.rejected]
-    assert sorted(names) == sorted(name for name, _ in members(folder))
+    assert sorted(names) == Members(folder).names()
+    assert splits[0].others == ("notes.txt",)
     reasons = {r.name.removeprefix("low/"): r.reason for s in splits for r in s.rejected}
     assert set(reasons.values()) >= {"truncated", "empty", "silent", "unreadable", "a copy of another file"}
     assert len(reasons) == len(bad_files()) + 3  # one of the copies, the silent and the short one
@@ -251,7 +258,7 @@ def test_nothing_usable_is_an_error_with_its_reasons(tmp_path):
         Sounds(str(tmp_path)).load("train")
     with pytest.raises(DataError, match="folder of sound files"):
         Sounds(str(tmp_path / "absent"))
-    with pytest.raises(RequestError, match='Did you mean "train"'):
+    with pytest.raises(RequestError, match=r'train, test\. Did you mean "train"'):
         Sounds(str(tmp_path)).load("trian")
 
 

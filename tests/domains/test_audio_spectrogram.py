@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gendiff_audio import AudioError, GriffinLim, LogMel, backend, string, vowel
+from gendiff_audio.phase import waveform
 from gendiff_audio.spectrogram import triangles
 from gendiff_audio.synthesis import VOWELS
 
@@ -73,7 +74,7 @@ def test_updates_find_the_magnitudes_behind_the_mels():
 
 def test_round_trip_keeps_the_sound():
     mel, x = LogMel(), voices()
-    y = mel.synthesise(mel.analyse(x))
+    y = waveform(GriffinLim(), mel.analyse(x), mel)
     assert y.shape == x.shape
     a, b = (mel.magnitude(torch.nn.functional.pad(w, (192, 192), mode="reflect")) for w in (x, y))
     convergence = ((a - b).flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1)).mean()
@@ -84,7 +85,7 @@ def test_round_trip_keeps_the_sound():
 def test_round_trip_does_not_move_the_sound():
     mel = LogMel()
     x = voices()
-    y = mel.synthesise(mel.analyse(x))
+    y = waveform(GriffinLim(), mel.analyse(x), mel)
     envelope = torch.nn.functional.avg_pool1d(torch.stack([x, y]).abs(), 33, 1, 16)
     spectra = torch.fft.rfft(envelope, 16384)
     lag = torch.fft.irfft(spectra[0].conj() * spectra[1]).argmax(-1)
