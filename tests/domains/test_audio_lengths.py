@@ -311,7 +311,7 @@ def test_a_vocoder_of_ones_own_gets_log_mels_and_is_saved_with_the_model(tmp_pat
     model = Model.new(domain, channels=(8,), blocks=1)
     model.save(tmp_path / "m.safetensors")
     assert gendiff.load(tmp_path / "m.safetensors").domain.phase == Buzz(50)
-    with pytest.raises(RequestError, match="a frozen dataclass derived from gendiff_audio.Vocoder"):
+    with pytest.raises(RequestError, match=r"a frozen dataclass derived from gendiff_audio\.Vocoder"):
         Audio(phase=lambda frames, mel: frames)  # type: ignore[arg-type]
 
 
