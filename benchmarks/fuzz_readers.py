@@ -317,7 +317,8 @@ def run(name: str, count: int, seed: int, out: Any) -> None:
     import gendiff_images  # noqa: F401
 
     for data in FORMATS[name].good():
-        attempt(name, data)
+        with tempfile.TemporaryDirectory() as folder:
+            FORMATS[name].read(data, Path(folder))
     for data in damaged(name, count, seed):
         before, start = peak(), time.perf_counter()
         outcome = attempt(name, data)

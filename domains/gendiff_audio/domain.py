@@ -53,7 +53,7 @@ class Audio(Domain):
             each clip's length.
         mean, std: per bin, or one number for all; `fit` finds them.
         lengths: typical numbers of frames, in order; `fit` finds them. Who asks for no length gets one of these.
-        phase: the vocoder, from log-mel frames back to a waveform: `GriffinLim`, or one of your own (`Vocoder`, `Phase`).
+        phase: the way back to a waveform: `GriffinLim`, or one of your own (`Vocoder` or `Phase`).
 
     Raises:
         AudioError: a source of another sample rate than the spectrogram's.

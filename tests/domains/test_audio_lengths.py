@@ -312,7 +312,7 @@ def test_a_vocoder_of_ones_own_gets_log_mels_and_is_saved_with_the_model(tmp_pat
     model.save(tmp_path / "m.safetensors")
     loaded = gendiff.load(tmp_path / "m.safetensors").domain
     assert isinstance(loaded, Audio) and loaded.phase == Buzz(50)
-    with pytest.raises(RequestError, match=r"a frozen dataclass derived from gendiff_audio\.Vocoder"):
+    with pytest.raises(RequestError, match=r"a frozen dataclass, so that it is saved"):
         Audio(phase=lambda frames, mel: frames)  # type: ignore[arg-type]
 
 
