@@ -136,7 +136,7 @@ def test_divergence_and_distances_are_zero_on_equals_and_bounded() -> None:
 
 
 def test_diversity_is_one_for_copies_and_low_for_different_folds() -> None:
-    chains = Ideal(24, 40, 48).load("train").artifacts
+    chains = list(Ideal(24, 40, 48).load("train").artifacts)
     assert diversity(chains[:1] * 3) == pytest.approx(1.0, abs=1e-3)
     assert diversity(chains) < 0.6
 
