@@ -169,6 +169,14 @@ class Leaf(Process):
     def space(self) -> Space:
         return self.on
 
+    @property
+    def straight(self) -> bool:
+        """Whether a constant prediction is a constant rate on the clock, all along its path.
+
+        Only there do solvers mix rates; elsewhere they mix the predictions themselves.
+        """
+        return self.on.flat or self.on.framed
+
     @abstractmethod
     def masked(self, mask: Any) -> Leaf:
         """The process on one padded batch."""

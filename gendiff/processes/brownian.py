@@ -58,6 +58,10 @@ class BrownianSO3(Leaf):
                 "BrownianSO3(VE(0.02, 4.0))",
             )
 
+    @property
+    def straight(self) -> bool:
+        return False  # the angle to a constant prediction does not fall as sigma does
+
     def masked(self, mask: Any) -> BrownianSO3:
         return replace(self, on=self.on.masked(mask))
 

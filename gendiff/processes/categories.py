@@ -120,6 +120,10 @@ class Categories(Leaf):
             )
         object.__setattr__(self, "on", Categorical(classes=self.classes))
 
+    @property
+    def straight(self) -> bool:
+        return False
+
     @abstractmethod
     def pi(self, like: Tensor) -> Tensor:
         """The distribution of noise over all states a site may have, [S], as float64 on the device of `like`."""
@@ -198,9 +202,6 @@ class Categories(Leaf):
 
     def resume(self, x: Tensor, base: Tensor) -> Tensor:
         return x
-
-    def lead(self, x: Tensor, x0: Tensor, norms: Any) -> Tensor:
-        return x0
 
     def advance(
         self, x: Tensor, history: Sequence[Tensor], weights: Any, norms: Any, move: Jump, noise: Noise | None = None

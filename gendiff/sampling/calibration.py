@@ -40,7 +40,7 @@ from torch import Tensor
 
 from gendiff.denoisers import Denoise
 from gendiff.errors import NOT_NEGATIVE, SamplerError, whole
-from gendiff.processes import Move
+from gendiff.processes import Move, pick
 from gendiff.random import Noise
 from gendiff.sampling.grids import Grid, PowerGrid
 from gendiff.sampling.loop import Progress, run
@@ -324,33 +324,42 @@ def fitted(pilot: Pilot, solver: Solver, places: list[int], depth: int, ridge: f
         kept = x0 if row.norms is None else process.lead(x, x0, row.norms)
         history = [kept, *history[: max(depth, row.reach) - 1]]
         residual = space.log(process.advance(x, history, row.weights, row.norms, row.move), pilot.states[k])
-        features = [space.log(history[0], p) for p in history[1:]] if row.norms is None else history
-        weights = per_part(solve, residual, features, row.move, row.norms, row.weights, ridge)
+        weights = per_part(solve, space, residual, history, row.move, row.norms, row.weights, ridge)
         table.append(weights)
         x = process.advance(x, history, weights, row.norms, row.move)
     return Fitted(tuple(times), tuple(table))
 
 
 def per_part(
-    f: Callable[..., Any], residual: State, features: list[State], move: Any, norms: Any, weights: Any, ridge: float
+    f: Callable[..., Any],
+    space: Any,
+    residual: State,
+    history: list[State],
+    move: Any,
+    norms: Any,
+    weights: Any,
+    ridge: float,
 ) -> Any:
     """f for each part of a bundle, or for the only one."""
     if isinstance(residual, dict):
         return {
-            k: per_part(f, residual[k], [x[k] for x in features], move[k], norms and norms[k], weights[k], ridge)
+            k: per_part(
+                f, space.parts[k], residual[k], [x[k] for x in history], move[k], norms and norms[k], weights[k], ridge
+            )
             for k in residual
         }
-    return f(residual, features, move, norms, weights, ridge)
+    return f(space, residual, history, move, norms, weights, ridge)
 
 
 def solve(
-    residual: Tensor, features: list[Tensor], move: Any, norms: Any, prior: tuple[float, ...], ridge: float
+    space: Any, residual: Tensor, history: list[Tensor], move: Any, norms: Any, prior: tuple[float, ...], ridge: float
 ) -> tuple[float, ...]:
     """The weights of one part: ridge regression towards `prior`, samples reweighted once by their residual."""
+    points = norms is None
+    features = [space.log(history[0], p) for p in history[1:]] if points else history
     m = len(features)
     if not m:
         return prior
-    points = norms is None
     pull = move.pull if isinstance(move, Move) else 1 - move.end / move.start
     a = torch.stack([float(pull) * f.double().flatten(1) for f in features], -1).cpu()  # [B, N, m]
     y = residual.double().flatten(1).cpu()
@@ -375,7 +384,7 @@ def polished(
     pilots: Pilots, solver: Solver, table: Fitted, rounds: int, times: bool, scale: float
 ) -> tuple[float, Fitted]:
     """The table refined by its effect on the whole run, and its error on the pilots that choose."""
-    points = any(None in leaves(row.norms) for row in table_rows(pilots.fit.process, solver, table))
+    points = [mixed(row.norms) for row in table_rows(pilots.fit.process, solver, table)]
     theta = numbers(table)
     count = len(table.times) - 2
     gaps = [min(a - b, b - c) for a, b, c in zip(table.times, table.times[1:], table.times[2:], strict=False)]
@@ -428,17 +437,22 @@ def numbers(table: Fitted) -> Tensor:
     return torch.tensor([*weights, *table.times[1:-1]], dtype=torch.float64)
 
 
-def filled(table: Fitted, theta: Tensor, points: bool) -> Fitted:
+def mixed(norms: Any) -> Any:
+    """Whether points are mixed, by part."""
+    return {k: mixed(n) for k, n in norms.items()} if isinstance(norms, dict) else norms is None
+
+
+def filled(table: Fitted, theta: Tensor, points: list[Any]) -> Fitted:
     """The table with other numbers; where points are mixed the newest weight makes the sum one."""
     source = iter(theta.tolist())
 
-    def part(weights: Any) -> Any:
+    def part(weights: Any, points: Any) -> Any:
         if isinstance(weights, dict):
-            return {k: part(w) for k, w in weights.items()}
+            return {k: part(w, pick(points, k)) for k, w in weights.items()}
         w = [next(source) for _ in weights]
         return (1 - sum(w[1:]), *w[1:]) if points else tuple(w)
 
-    weights = tuple(part(row) for row in table.weights)
+    weights = tuple(map(part, table.weights, points))
     return Fitted((table.times[0], *source, table.times[-1]), weights)
 
 

@@ -83,10 +83,13 @@ class Space(ABC):
     Attributes:
         mask: None, or bool [B, *sites]: the real sites of one padded batch.
         flat: Whether exp is addition, so that mixes are linear.
+        framed: Whether tangents are written in a frame that geodesics carry along: from every point of the geodesic to
+            y, log leads the same way, so that tangents of different points may be added. Spheres have none.
     """
 
     mask: Tensor | None = None
     flat: ClassVar[bool] = False
+    framed: ClassVar[bool] = False
 
     @abstractmethod
     def exp(self, x: State, v: State) -> State:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from gendiff.spaces.base import (
 @dataclass(frozen=True, repr=False)
 class SO3(Space):
     """Rotations [B, *sites, 3, 3]; tangents are body-frame rotation vectors [B, *sites, 3], exp(R, v) = R exp(v)."""
+
+    framed: ClassVar[bool] = True
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         return rotations.orthonormal(x @ rotations.exp_so3(v))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from gendiff.spaces.base import (
 @dataclass(frozen=True, repr=False)
 class Torus(Space):
     """Angles in [-pi, pi), each on its own circle."""
+
+    framed: ClassVar[bool] = True
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         return self.wrap(x + v)

@@ -12,8 +12,9 @@ are mixed in one of two views, the same in every row of a table:
     rates    target = exp_y(sum_j w_j (c_t/c_j) l_j)      l_j = log_{y_j}(x0_j) = -c_j e_j, made with x0_j
 
 In both the weights sum to one, so a constant prediction, or a constant rate, is followed exactly. Rates carry the
-families that mix noise predictions; on curved spaces they are tangents in the space's own frame. Weights, like clocks,
-come by part for bundles. All numbers are float64 on the host.
+families that mix noise predictions; on curved spaces they are tangents in the space's own frame. Processes without
+straight rates (`Leaf.straight`) take points in every view. Weights, like clocks, come by part for bundles. All numbers
+are float64 on the host.
 
 A corrector redoes the last move r -> t with the prediction made at its end, weights w' in place of w, before the step
 t -> s with weights v. Where moves are linear, x_s = keep x + pull target = (keep + pull/n) x + pull sum_j w_j l_j,
@@ -52,7 +53,7 @@ class Row:
         redo: Whether to move from where the last move started, with the noise of that move.
         move: The process's coefficients for t -> s; None for renoising.
         last: Whether this move completes a step of the grid.
-        norms: (n at `at`, n at t) by part where the weights mix rates (then of the l_j, c_t/c_j included), else None.
+        norms: (n at `at`, n at t) where the weights mix rates (then of the l_j, c_t/c_j included), else None; by part.
         noise_scale: Factor on the noise of a renoising, or by part.
         path: Whether the noise is the increment of one Brownian path in t, the same on every grid.
         reach: How many predictions the weights reach back; known from them.

@@ -12,7 +12,8 @@ or singular at either end, c = 0 and alpha = 0 included. That is `Circle(d)`. It
     d -> 0     y_s = (c_s/c_t) y_t + c_s int x0 d(1/c)      the clean state         `Points`
     d -> inf   y_s = y_t + int e dc,  e = (y - x0)/c        the rate, or noise      `Rates`
 
-whose weights, by families of interpolation, are in `weights`.
+whose weights, by families of interpolation, are in `weights`. Where a constant prediction is no constant rate on the
+clock (`Leaf.straight` is False: `BrownianSO3`, spheres, classes), every view mixes points.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class View(ABC):
 
     @abstractmethod
     def norms(self, leaf: Leaf, at: float, t: float, s: float) -> tuple[float, float] | None:
-        """What a row needs besides: its `norms`."""
+        """What a row needs besides: its `norms`, or None where it mixes points."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,10 @@ class Rates(View):
     variable: Variable = field(default_factory=LogSNR)
 
     def weights(self, leaf: Leaf, at: Sequence[float], t: float, s: float, eta: float = 0.0) -> tuple[float, ...]:
-        return leads(leaf, t, at, adams(leaf, at, t, s, self.variable, -1.0))
+        return leads(leaf, t, at, adams(leaf, at, t, s, self.variable, -1.0 if leaf.straight else 1.0))
 
-    def norms(self, leaf: Leaf, at: float, t: float, s: float) -> tuple[float, float]:
-        return norm(leaf, at), norm(leaf, t)
+    def norms(self, leaf: Leaf, at: float, t: float, s: float) -> tuple[float, float] | None:
+        return rated(leaf, at, t)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Circle(View):
         reach = self.radius(leaf, s) / leaf.move(t, s).pull
         return tuple(reach * part / self.gain(leaf, u) for part, u in zip(parts.tolist(), at, strict=True))
 
-    def norms(self, leaf: Leaf, at: float, t: float, s: float) -> tuple[float, float]:
+    def norms(self, leaf: Leaf, at: float, t: float, s: float) -> tuple[float, float] | None:
         if not isinstance(leaf, Gaussian):
             return Rates(Clock()).norms(leaf, at, t, s)
         (alpha, sigma), move = leaf.schedule(at), leaf.move(t, s)
@@ -147,13 +148,20 @@ def norm(leaf: Leaf, t: float) -> float:
     return float(leaf.norm(t, 1.0 if leaf.schedule.bounded else inf))
 
 
+def rated(leaf: Leaf, at: float, t: float) -> tuple[float, float] | None:
+    """What a row that mixes rates needs: (n at the evaluation, n at the start of the move); None where it cannot."""
+    return (norm(leaf, at), norm(leaf, t)) if leaf.straight else None
+
+
 def norms(process: Process, at: float, t: float) -> Any:
-    """What a row that mixes rates needs: (n at the evaluation, n at the start of the move), by part."""
-    return process.per_part(lambda leaf: (norm(leaf, at), norm(leaf, t)))
+    """`rated` by part."""
+    return process.per_part(lambda leaf: rated(leaf, at, t))
 
 
 def leads(leaf: Leaf, t: float, nodes: Sequence[float], weights: Sequence[float]) -> tuple[float, ...]:
-    """The weights of rates made weights of the l_j = -c_j e_j, after scaling them to the sum one."""
+    """The weights of rates made weights of the l_j = -c_j e_j, or of points, after scaling them to the sum one."""
     total, c = sum(weights), leaf.schedule.clock
+    if not leaf.straight:
+        return tuple(w / total for w in weights)
     # The newest may be the clock's end, c = 0, where no step has a rate to mix.
     return tuple(w / total * c(t) / c(u) if w else 0.0 for w, u in zip(weights, nodes, strict=False))
