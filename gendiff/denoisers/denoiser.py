@@ -38,7 +38,7 @@ class Denoiser(nn.Module):
     Args:
         network: f(x, t, **cond) -> F; x as the head hands it in, t float32 [B] (float64 for a float64 network).
         head: The map from F to x0.
-        process: How data become noise.
+        process: How data become noise; a deviation of the data that it does not know is the head's, if that knows it.
         precision: Runs the network, and nothing else, under autocast to this dtype (torch.bfloat16); None as it is.
     """
 
@@ -49,7 +49,7 @@ class Denoiser(nn.Module):
         self.precision = precision
         self.network = network
         self.head = head
-        self.process = process
+        self.process = head.informed(process)
 
     def forward(self, x: State, t: Any, **cond: Any) -> State:
         """x0 predicted from x_t [B, ...] at t, a float or float64 [B]; cond["mask"] marks the real sites."""

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from gendiff.errors import POSITIVE, SamplerError, check
-from gendiff.processes import Joint, Leaf, Process, pick
+from gendiff.processes import Gaussian, Joint, Leaf, Process, pick
 from gendiff.processes.schedules import Time, maths
 from gendiff.spaces import State, per_sample
 
@@ -47,6 +47,10 @@ class Head(ABC):
     @abstractmethod
     def scale(self, process: Any, t: Time) -> Any:
         """c_out: how far x0 moves per unit of output."""
+
+    def informed(self, process: Any) -> Any:
+        """The process, with what the head knows of the data where the process does not."""
+        return process
 
     @abstractmethod
     def inputs(self, process: Any, x: State, t: Time) -> tuple[State, Time]:
@@ -133,6 +137,10 @@ class EDMHead(Flat):
     def __post_init__(self) -> None:
         check(self, sigma_data=POSITIVE)
 
+    def informed(self, process: Any) -> Any:
+        told = isinstance(process, Gaussian) and process.data_std is None and self.sigma_data != 1
+        return replace(process, data_std=self.sigma_data) if told else process
+
     def coefficients(self, alpha: Time, sigma: Time) -> tuple[Time, Time]:
         d = self.sigma_data
         n2 = sigma * sigma + d * d * alpha * alpha
@@ -200,6 +208,11 @@ class Heads(Head):
 
     def __hash__(self) -> int:
         return hash(tuple(self.parts))
+
+    def informed(self, process: Joint) -> Joint:
+        return Joint(
+            {k: self.parts[k].informed(part) if k in self.parts else part for k, part in process.parts.items()}
+        )
 
     def clean(self, process: Joint, x: State, out: State, t: Time) -> State:
         return {

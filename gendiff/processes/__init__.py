@@ -9,6 +9,7 @@ The law that proves it: `gendiff.testing.check_process(process, like)`.
 from gendiff.processes.base import Leaf as Leaf
 from gendiff.processes.base import Move as Move
 from gendiff.processes.base import Process as Process
+from gendiff.processes.base import leaf_of as leaf_of
 from gendiff.processes.base import pick as pick
 from gendiff.processes.base import require_noise as require_noise
 from gendiff.processes.base import schedule_of as schedule_of

@@ -159,11 +159,13 @@ class Leaf(Process):
 
     Attributes:
         flows: Whether it has a probability flow; those on categories have none.
+        data_std: The standard deviation of the data, where it is known and not 1: grids and solvers go by it.
     """
 
     schedule: Schedule
     on: Space
     flows: ClassVar[bool] = True
+    data_std: float | None = None
 
     @property
     def space(self) -> Space:
@@ -256,14 +258,19 @@ def require_noise(noise: Noise | None) -> Noise:
     return noise
 
 
-def schedule_of(process: Process, part: str | None = None) -> Schedule:
-    """The schedule of a leaf process, or of a bundle's named (else first) part."""
-    schedules = process.per_part(lambda leaf: leaf.schedule)
-    if part is not None and not isinstance(schedules, dict):
+def leaf_of(process: Process, part: str | None = None) -> Leaf:
+    """A leaf process itself, or a bundle's named (else first) part."""
+    found = process.per_part(lambda leaf: leaf)
+    if part is not None and not isinstance(found, dict):
         raise SamplerError(f"The process has no part {part!r}", "no name: it has no parts", "part=None")
-    while isinstance(schedules, dict):
-        if part is not None and part not in schedules:
-            raise SamplerError(f"The process has no part {part!r}", f"one of {', '.join(schedules)}")
-        schedules = schedules[part] if part is not None else next(iter(schedules.values()))
+    while isinstance(found, dict):
+        if part is not None and part not in found:
+            raise SamplerError(f"The process has no part {part!r}", f"one of {', '.join(found)}")
+        found = found[part] if part is not None else next(iter(found.values()))
         part = None
-    return schedules
+    return found
+
+
+def schedule_of(process: Process, part: str | None = None) -> Schedule:
+    """The schedule of `leaf_of`."""
+    return leaf_of(process, part).schedule

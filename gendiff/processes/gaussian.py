@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gendiff.errors import POSITIVE, check
 from gendiff.processes.base import Leaf, Move, add_scaled, require_noise, square_error
 from gendiff.processes.schedules import Linear, Schedule, Time, maths
 from gendiff.random import Noise
@@ -32,10 +33,17 @@ class Gaussian(Leaf):
     Args:
         schedule: t to (alpha, sigma).
         on: `Euclidean()` or `Centered()`.
+        data_std: The standard deviation of the data, if it is not 1. `PowerGrid` and `Circle`, the grid and the view of
+            `Adams`, go by it; None is what an `EDMHead` says, else 1. Nothing else depends on it.
     """
 
     schedule: Schedule = field(default_factory=Linear)
     on: Space = field(default_factory=Euclidean)
+    data_std: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.data_std is not None:
+            check(self, data_std=POSITIVE)
 
     def masked(self, mask: Any) -> Gaussian:
         return replace(self, on=self.on.masked(mask))
@@ -136,4 +144,5 @@ class Gaussian(Leaf):
         return y - x0
 
     def __repr__(self) -> str:
-        return f"Gaussian({self.schedule!r}, {self.on!r})"
+        known = "" if self.data_std is None else f", data_std={self.data_std!r}"
+        return f"Gaussian({self.schedule!r}, {self.on!r}{known})"

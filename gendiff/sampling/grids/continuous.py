@@ -4,7 +4,7 @@ LinearGrid       t_i = start + (end - start) i/n
 Linspace         n times from start to last, then 0; Leading and Trailing count a table's training times
 Karras           sigma_i = (smax^(1/rho) + i/(n-1) (smin^(1/rho) - smax^(1/rho)))^rho, then 0      (2022, Eq. 5)
 LogSNRGrid       the same with log sigma, rho -> infinity; "exponential" in k-diffusion
-PowerGrid        sigma/(alpha + sigma) = top (1 - i/n)^power
+PowerGrid        sigma/(d alpha + sigma) = top (1 - i/n)^power,  d the deviation of the data
 PolyExponential  log sigma_i = log smin + (1 - i/(n-1))^rho log(smax/smin), then 0
 BetaGrid         quantiles of a Beta distribution                                                  (Lee et al. 2024)
 ShiftedGrid      another grid at a log-SNR lower by 2 log(shift)
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from gendiff.errors import POSITIVE, POSITIVE_OR_INFINITE, Range, SamplerError, check, ordered, refuse
-from gendiff.processes import Process, schedule_of
+from gendiff.processes import Process, leaf_of, schedule_of
 from gendiff.processes.schedules import Schedule
 
 TIME = Range(0, 1, text="a time in [0, 1]")
@@ -66,14 +66,15 @@ class LinearGrid(Grid):
 
 @dataclass(frozen=True)
 class PowerGrid(Grid):
-    """sigma/(alpha + sigma) = top (1 - i/n)^power: the same noise levels on every schedule, whatever its own time.
+    """sigma/(d alpha + sigma) = top (1 - i/n)^power: the same noise levels on every schedule, whatever its own time.
 
-    On flows that is t itself. Levels of many times the data's scale, where predictions hardly change, get few steps,
+    d is the standard deviation of the data that the process knows, `Gaussian(data_std=...)`, else 1; then on flows that
+    is t itself. Levels of many times the data's scale, where predictions hardly change, get few steps,
     and the last steps shrink with their number rather than to a fixed sigma_min.
 
     Args:
         power: 1 is even; above it steps are shorter towards the data.
-        sigma_max: The first sigma/alpha, where the schedule goes further; infinity is all of it.
+        sigma_max: The first sigma/alpha, times d where d > 1, if the schedule goes further; infinity is all of it.
         part: Whose schedule, for bundles.
     """
 
@@ -85,13 +86,15 @@ class PowerGrid(Grid):
         check(self, power=POSITIVE, sigma_max=POSITIVE_OR_INFINITE)
 
     def __call__(self, process: Process, steps: int) -> list[float]:
-        schedule = schedule_of(process, self.part)
+        leaf = leaf_of(process, self.part)
+        schedule, d = leaf.schedule, leaf.data_std or 1.0
         alpha, sigma = schedule(1.0)
-        ends = alpha == 0 or sigma / alpha <= self.sigma_max
-        top = sigma / (alpha + sigma) if ends else self.sigma_max / (1 + self.sigma_max)
+        most = self.sigma_max * max(d, 1.0)
+        ends = alpha == 0 or sigma / alpha <= most
+        top = sigma / (d * alpha + sigma) if ends else most / (d + most)
         levels = [top * (1 - i / steps) ** self.power for i in range(counted(steps))]
-        first = 1.0 if ends else schedule.unclock(self.sigma_max)
-        return [first, *(schedule.unclock(k / (1 - k)) for k in levels[1:]), 0.0]
+        first = 1.0 if ends else schedule.unclock(most)
+        return [first, *(schedule.unclock(d * k / (1 - k)) for k in levels[1:]), 0.0]
 
 
 @dataclass(frozen=True)

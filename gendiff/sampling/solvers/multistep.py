@@ -60,7 +60,8 @@ class Adams(Solver):
 
     Args:
         order: Of the predictor, and of the whole without a corrector; with one, the whole is one order better. By
-            default a fifth of the steps, from 2 to 4.
+            default 2, from 15 steps on 3. The fourth is better on smooth problems, but weighs predictions with up to
+            7 times their rounding and roughness: of proteins it spoils a quarter of the steps along the chain.
         view: What is mixed, and in what variable it is interpolated.
         corrector: Of how many predictions the last move is redone, the newest included; order + 1 by default, 0 for
             none.
@@ -102,7 +103,7 @@ class Adams(Solver):
 
     def predicted(self) -> int:
         """The order of the predictor."""
-        return min(4, max(2, self.steps // 5)) if self.order is None else self.order
+        return (3 if self.steps >= 15 else 2) if self.order is None else self.order
 
     def row(
         self, process: Process, t: float, s: float, nodes: Sequence[float], at: float | None, redo: bool = False

@@ -101,13 +101,18 @@ class Circle(View):
     """EDM's F on TrigFlow's circle; on curved spaces, where a state has no multiples, rates in the clock.
 
     Args:
-        width: d, the standard deviation of the data.
+        width: d, the standard deviation of the data; None is what the process knows of it (`data_std`), else 1.
     """
 
-    width: float = 1.0
+    width: float | None = None
+
+    def d(self, leaf: Leaf) -> float:
+        """The width on a process."""
+        return self.width or leaf.data_std or 1.0
 
     def __post_init__(self) -> None:
-        check(self, width=POSITIVE)
+        if self.width is not None:
+            check(self, width=POSITIVE)
 
     def weights(self, leaf: Leaf, at: Sequence[float], t: float, s: float, eta: float = 0.0) -> tuple[float, ...]:
         if not isinstance(leaf, Gaussian):
@@ -124,23 +129,24 @@ class Circle(View):
         if not isinstance(leaf, Gaussian):
             return Rates(Clock()).norms(leaf, at, t, s)
         (alpha, sigma), move = leaf.schedule(at), leaf.move(t, s)
-        share = self.width**2 * alpha / (self.width**2 * alpha * alpha + sigma * sigma)  # k/alpha, of l = x0 - k y
+        d2 = self.d(leaf) ** 2
+        share = d2 * alpha / (d2 * alpha * alpha + sigma * sigma)  # k/alpha, of l = x0 - k y
         stays = float((self.radius(leaf, s) / self.radius(leaf, t) - move.keep) / move.pull)
         return 1 / share if share > 0 else inf, 1 / stays
 
     def angle(self, leaf: Leaf, t: float) -> float:
         """a = arctan(c/d)."""
         alpha, sigma = leaf.schedule(t)
-        return math.atan2(sigma, self.width * alpha)
+        return math.atan2(sigma, self.d(leaf) * alpha)
 
     def radius(self, leaf: Leaf, t: float) -> float:
         """R = alpha r."""
         alpha, sigma = leaf.schedule(t)
-        return math.hypot(self.width * alpha, sigma)
+        return math.hypot(self.d(leaf) * alpha, sigma)
 
     def gain(self, leaf: Leaf, t: float) -> float:
         """m, with x0 = k y + m F."""
-        return self.width * leaf.schedule(t)[1] / self.radius(leaf, t)
+        return self.d(leaf) * leaf.schedule(t)[1] / self.radius(leaf, t)
 
 
 def norm(leaf: Leaf, t: float) -> float:
