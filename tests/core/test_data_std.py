@@ -25,7 +25,7 @@ def data(process: Gaussian, std: float) -> Mixture:
 @pytest.mark.parametrize("schedule", [EDM(80.0), Linear()], ids=repr)
 @pytest.mark.parametrize("std", [9.0, 0.1])
 def test_told_data_are_sampled_as_data_of_unit_deviation(std: float, schedule: EDM | Linear) -> None:
-    """From the same starts: ten times nearer than a default that does not know, within three times of unit deviation."""
+    """From the same starts: ten times nearer than when not told, and near what unit deviation gives."""
     noise = Noise.of(3, 24)
 
     def error(std: float, told: float | None) -> float:
