@@ -47,7 +47,8 @@ differences among the best are within chance; benchmarks/conditions.py):
     DiffPIR              0.120          0.50        0.013   0.032          0.80        0.009
     DPS(0.5), DPS(1.5)   0.087, 0.072   0.60, 0.70  0.008   0.032, 0.021   0.70, 0.80  0.008
 
-MMPS(5), nearest to the truth above, and PiGDM end in saturated patches. Repeated grids and MMPS(1) give pictures a
+MMPS(5), nearest to the truth above, and PiGDM end in saturated patches (both tables: PiGDM without its paper's weight,
+which it has since; see `inverse`). Repeated grids and MMPS(1) give pictures a
 person would believe. On twenty other pictures, lower half, 191 passes: repeated 5 times 0.068, 0.60, 0.009; 10 times
 0.064, 0.60, 0.010; MMPS(1) 0.071, 0.60, 0.019 (true pictures 0.80, 0.029). None is clearly better; the grids ask for no
 gradient, work on every space, and meet what is known exactly. Hence `model.sample(given=...)` takes the grid repeated

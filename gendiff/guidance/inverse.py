@@ -9,12 +9,14 @@ and the methods are what they put for the V' of the inverse and for the V before
 
     MMPS(iterations)   V' = V, by conjugate gradients through the Jacobian      Rozet et al. 2024; exact on Gaussians
     TMPD()             A V' A^T = diag(A V A^T 1), one more product             Boys et al. 2023
-    PiGDM(data_std)      V' = d^2 sigma^2/(d^2 alpha^2 + sigma^2) I, d = data_std   Song et al. 2023
+    PiGDM(data_std)    V' = r^2 I, r^2 = d^2 sigma^2/(d^2 alpha^2 + sigma^2), d = data_std; x_s moves by
+                       alpha_s r^2 J A^T (s^2 I + r^2 A A^T)^-1 r at every step   Song et al. 2023
     DiffPIR(weight)    V = V' = (sigma/alpha)^2/weight I: no gradient           Zhu et al. 2023
     DPS(strength)      x_s moves by -strength grad_x |r| at every step          Chung et al. 2023; for any operator
 
 An inverse is found by conjugate gradients of a fixed number of steps, sample by sample. Here DPS moves by alpha_s
-strength. Spaces are flat; of a bundle, the part that was measured is named and the gradient moves all flat parts.
+strength, and PiGDM by alpha_s where its paper writes alpha_t. Spaces are flat; of a bundle, the part that was measured
+is named and the gradient moves all flat parts.
 """
 
 from __future__ import annotations
@@ -131,7 +133,10 @@ class TMPD(Method):
 
 @dataclass(frozen=True)
 class PiGDM(Method):
-    """Pseudo-inverse guidance: an isotropic covariance.
+    """Pseudo-inverse guidance: an isotropic covariance, and steps weighed by r^2 as published.
+
+    Without that weight, as a tilt of the prediction, it saturates trained networks: of the lower halves of four
+    garments (shipped weights, 2M, 12 steps) it made 0.50 white, with it 0.036, as in the pictures themselves (0.035).
 
     Args:
         data_std: The standard deviation d of the data.
@@ -144,11 +149,12 @@ class PiGDM(Method):
     def __post_init__(self) -> None:
         check(self, data_std=POSITIVE, iterations=at_least(1))
 
-    def agree(self, measured: Measurement, look: Look) -> State:
+    def agree(self, measured: Measurement, look: Look) -> Prediction:
         alpha, sigma = look.levels(measured.part)
         d2 = self.data_std**2
-        u = measured.solve(look, d2 * sigma * sigma / (d2 * alpha * alpha + sigma * sigma), self.iterations)
-        return tilted(look.process, look.x0, look.pull(u), look.t)
+        r2 = d2 * sigma * sigma / (d2 * alpha * alpha + sigma * sigma)
+        gradient = look.pull(measured.solve(look, r2, self.iterations))
+        return Prediction(nudged(look.process, look.x0, gradient, lambda leaf, t: r2, look.t), look.x0)
 
 
 @dataclass(frozen=True)
