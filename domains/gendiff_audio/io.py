@@ -20,7 +20,7 @@ from gendiff.domain import Rejected
 from gendiff.errors import DataError
 from gendiff.files import allowance, archive_members
 from gendiff_audio.clip import FASTEST, SLOWEST, AudioError, Clip
-from gendiff_audio.lengths import counted, mended, unfinished
+from gendiff_audio.lengths import Headed, counted, mended, unfinished
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".au", ".caf")
 WRITTEN = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
@@ -77,7 +77,8 @@ class Recording:
         try:
             self.size = self.raw.seek(0, io.SEEK_END)
             view, self.expected, self.note = self.view()
-            self.file: Any = soundfile.SoundFile(view)  # type: ignore[arg-type]
+            seen: Any = view if isinstance(view, Headed) else Headed(b"", view, 0)
+            self.file: Any = soundfile.SoundFile(seen)
         except AudioError:
             self.raw.close()
             raise

@@ -139,10 +139,9 @@ class Headed:
         return self.at
 
     def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.at}.get(whence)
-        if base is None:
-            base = self.file.seek(0, io.SEEK_END) - self.start + len(self.head)
-        self.at = max(0, base + place)
+        end = self.file.seek(0, io.SEEK_END) - self.start + len(self.head)
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.at}.get(whence, end)
+        self.at = min(max(0, base + place), end)  # a damaged header asks for places that no file has
         return self.at
 
     def read(self, count: int = -1) -> bytes:
