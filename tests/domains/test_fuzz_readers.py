@@ -1,4 +1,4 @@
-"""A hundred damaged files of each format are read or refused, and nothing else; benchmarks/fuzz_readers.py tries more."""
+"""A hundred damaged files of each format are read or refused, nothing else; benchmarks/fuzz_readers.py tries more."""
 
 from __future__ import annotations
 
