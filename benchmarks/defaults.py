@@ -1,0 +1,118 @@
+"""How the default `Adams` does by order, grid and what it is told of the data: the figures its default was chosen by.
+
+    python benchmarks/defaults.py problems GOLDENS   orders 1 to 4, grids and others' rules on all problems, 64 starts
+    python benchmarks/defaults.py proteins           the shipped proteins: shares of right CA-CA steps and C-N bonds
+    python benchmarks/defaults.py model FILE         a model's own fine trajectories, RMS per degree of freedom
+
+Numbers are printed and written to --out as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gendiff
+from gendiff import Adams, DPMpp2M, Heun, PowerGrid
+from gendiff.sampling.solvers import DEIS, IPNDM, Circle, Points, Soft, Solver, UniPC
+from gendiff_recipes.evaluation import default_request
+
+EVALUATIONS = (8, 10, 12, 15, 20)
+
+
+def candidates() -> dict[str, Callable[[int, float], Solver]]:
+    """Solvers by name, of a number of steps and the first sigma/alpha."""
+    found: dict[str, Callable[[int, float], Solver]] = {}
+    for power in (1.1, 1.2, 1.35, 1.5, 1.8, 2.1):
+        for k in (1, 2, 3, 4):
+            found[f"A{k} p{power}"] = lambda n, c, k=k, p=power: Adams(n, k, PowerGrid(p, c))
+    for power in (1.35, 1.5, 1.8):
+        for k in (2, 3):
+            found[f"A{k} w0.5 p{power}"] = lambda n, c, k=k, p=power: Adams(n, k, PowerGrid(p, c), Circle(0.5))
+    for power in (1.35, 1.5, 1.8, 2.1):
+        found[f"2M p{power}"] = lambda n, c, p=power: DPMpp2M(n, PowerGrid(p, c))
+        found[f"UniPC2 p{power}"] = lambda n, c, p=power: UniPC(n, 2, PowerGrid(p, c))
+        found[f"iPNDM3 p{power}"] = lambda n, c, p=power: IPNDM(n, 3, PowerGrid(p, c))
+        found[f"Soft3 p{power}"] = lambda n, c, p=power: Adams(n, 3, PowerGrid(p, c), Points(Soft(0.3)), 3)
+        for k in (2, 3):
+            found[f"DEIS{k} p{power}"] = lambda n, c, k=k, p=power: DEIS(n, k, PowerGrid(p, c))
+    return found
+
+
+def problems(goldens: Path, starts: int) -> dict[str, Any]:
+    """RMS per coordinate to the exact ends, by problem, solver and evaluations."""
+    from problems import Problem, named, others
+
+    cut = [
+        Problem(p.name, p.start, p.denoiser, p.x[:starts], None if p.known is None else p.known[:starts])
+        for p in named(goldens)
+    ]
+    out: dict[str, Any] = {}
+    for problem in [*cut, *others(starts)]:
+        alpha, sigma = problem.denoiser.process.schedule(1.0)
+        c = sigma / alpha if alpha > 0 else math.inf
+        errors = {f"{k}|{n}": problem.error(f(n, c)) for k, f in candidates().items() for n in EVALUATIONS}
+        out[f"{problem.name} {problem.start}"] = errors
+        print(problem.name, problem.start, flush=True)
+    return out
+
+
+def proteins(n: int, seed: int) -> dict[str, Any]:
+    """Shares of CA-CA steps within 0.1 A of 3.8, and of C-N bonds within 0.1 A of 1.33."""
+    from gendiff_proteins.metrics import bonds, steps
+
+    model = gendiff.load("weights/proteins_backbones.safetensors")
+    asked = {**default_request(model.domain, n), "fold": None}
+    out = {}
+    for solver in (Adams(12, 2), Adams(20, 2), Adams(20, 3), Adams(20, 4), DPMpp2M(20)):
+        found = model.sample(n, sampler=solver, seed=seed, **asked)
+        right = [float((abs(x - m) < 0.1).mean()) for x, m in ((steps(found), 3.8), (bonds(found)["C-N"], 1.33))]
+        out[repr(solver)] = dict(zip(("CA-CA", "C-N"), right, strict=True))
+        print(repr(solver), right, flush=True)
+    return out
+
+
+def trajectories(path: Path, n: int) -> dict[str, Any]:
+    """RMS to the ends of Heun(48) on PowerGrid(1.3), with the model's own grid and with the default's."""
+    model = gendiff.load(path)
+    asked = default_request(model.domain, n)
+    truth, masks = model.states(n, batch=n, sampler=Heun(48, times=PowerGrid(1.3)), **asked)
+    space = model.denoiser.process.masked(masks[0]).space
+    freedom = float(space.dim(truth[0]).sum())
+    out = {}
+    for grid in (PowerGrid(1.1), PowerGrid()):
+        for solver in (Adams(12, 2, grid), *(Adams(20, k, grid) for k in (2, 3, 4)), DPMpp2M(12, grid)):
+            x, _ = model.states(n, batch=n, sampler=solver, **asked)
+            out[repr(solver)] = float((space.dist2(x[0], truth[0]).double().sum() / freedom).sqrt())
+            print(repr(solver), out[repr(solver)], flush=True)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("problems", "proteins", "model"))
+    parser.add_argument("path", type=Path, nargs="?", help="the folder of problems.npz, or a model")
+    parser.add_argument("-n", type=int, help="starts (64), chains (12), samples (8)")
+    parser.add_argument("--out", type=Path, help="where to write the numbers")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.path is None and args.what != "proteins":
+        parser.error(f"{args.what} needs a path")
+    if args.what == "problems":
+        found = problems(args.path, args.n or 64)
+    elif args.what == "proteins":
+        found = proteins(args.n or 12, 1)
+    else:
+        found = trajectories(args.path, args.n or 8)
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
