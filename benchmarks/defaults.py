@@ -102,12 +102,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where to write the numbers")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.path is None and args.what != "proteins":
-        parser.error(f"{args.what} needs a path")
-    if args.what == "problems":
-        found = problems(args.path, args.n or 64)
-    elif args.what == "proteins":
+    if args.what == "proteins":
         found = proteins(args.n or 12, 1)
+    elif args.path is None:
+        parser.error(f"{args.what} needs a path")
+    elif args.what == "problems":
+        found = problems(args.path, args.n or 64)
     else:
         found = trajectories(args.path, args.n or 8)
     if args.out:
