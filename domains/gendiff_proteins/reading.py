@@ -1,40 +1,42 @@
-"""Reading and writing structures, with one policy for everything that files get wrong.
+"""Reading structures, with one policy for everything that files get wrong.
 
-Kept: amino acids of the first model with N, CA and C (a missing O is placed), modified ones under their parent's
-letter (MSE is M, anything unknown X), insertion codes, chain ids and numbers as in the file. Of alternative locations
-the one with the highest occupancy, a tie to the first letter, for the whole residue. Dropped, and listed in the report:
-residues with missing backbone atoms, with coordinates that are not numbers, or with bonds no residue has (glued
-columns, atoms at the origin). Ligands, water and nucleotides are counted. A calcium ion is no CA. A file that gives no
-residue is an error.
+Kept: amino acids of the first model with N, CA and C (a missing O is placed), modified ones and protonation states
+under their parent's letter (MSE is M, CYX is C, anything unknown X), insertion codes, chain ids and numbers as in the
+file. A chain id that a file uses for a second chain with the same numbers gets a free letter, so that a selection means
+one residue. Of alternative locations the one with the highest occupancy, a tie to the first letter, for the whole
+residue. Dropped, and listed in the report: residues with missing backbone atoms, with coordinates or numbers that
+cannot be read, or with bonds no residue has (glued columns, atoms at the origin). Ligands, water and nucleotides are
+counted. A calcium ion is no CA. Residues in the file = kept + dropped + skipped. A file that gives no residue is an
+error.
 
-Biopython parses; nothing it says gets lost: its warnings are notes of the report, its exceptions a `StructureError`.
+PDB, mmCIF and BinaryCIF, plain or gzipped; `LIMIT` bounds what a compressed file may unfold to.
 """
 
 from __future__ import annotations
 
 import gzip
-import io
+import math
 import re
-import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from gendiff.errors import MissingExtra
-
+from .binary import parse_binary
 from .frames import BREAK, place_oxygen
+from .names import STANDARD, parents
+from .parsing import UNREADABLE, Damaged, Parsed, Point, Residue, clean, parse_mmcif, parse_pdb, text_lines
 from .structure import Structure, StructureError
 
-LIMIT = 1e5  # angstrom; no coordinate is farther out
+LIMIT = 256 * 2**20  # bytes of text, unpacked: 2.5 million atoms of mmCIF
+FAR = 1e5  # angstrom; no coordinate is farther out
+SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif", ".bcif")
+UNREAD = (".mmtf", ".bin", ".pdbqt", ".gro", ".xyz", ".pdb1", ".pqr")  # structures, in formats that are not read
 _BONDS = {("N", "CA"): (1.2, 1.8), ("CA", "C"): (1.2, 1.9), ("N", "C"): (1.9, 3.1), ("C", "O"): (0.9, 1.6)}
-_BINARY = (".bcif", ".mmtf", ".bin")
-_RECORDS = ("ATOM", "HETATM", "MODEL", "ENDMDL", "TER")  # headers are not read: their errors are not ours
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Report:
     """What was done to a file.
 
     `dropped` names residues by reason, `skipped` counts what is no amino acid, `altlocs`, `parents` and `placed` name
-    the residues of which one location was chosen, that stand under their parent's letter, and whose O was placed.
+    the residues of which one location was chosen, that stand under their parent's letter, and whose O was placed;
+    `renamed` says which chains were given another id, and why `notes` says what the file's rows lacked.
     """
 
     path: str
@@ -55,7 +58,13 @@ class Report:
     parents: tuple[str, ...] = ()
     placed: tuple[str, ...] = ()
     breaks: tuple[str, ...] = ()
+    renamed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def residues(self) -> int:
+        """Residues in the file's first model: kept, dropped and skipped."""
+        return self.kept + sum(map(len, self.dropped.values())) + sum(self.skipped.values())
 
     def __str__(self) -> str:
         chains = ", ".join(f"{name} {count}" for name, count in self.chains.items())
@@ -68,7 +77,8 @@ class Report:
             ("under the parent's letter", self.parents),
             ("O placed", self.placed),
             ("chain breaks", self.breaks),
-            ("parser", self.notes),
+            ("chains renamed", self.renamed),
+            ("of note", self.notes),
         )
         lines += [f"  {what}: {_some(names)}" for what, names in parts if names]
         return "\n".join(lines)
@@ -80,234 +90,230 @@ def _some(names: tuple[str, ...], most: int = 6) -> str:
 
 
 def read(path: str | Path, *, block: str | None = None) -> Structure:
-    """The backbone in a PDB or mmCIF file, plain or gzipped; see `load` for what was dropped."""
+    """The backbone in a PDB, mmCIF or BinaryCIF file, plain or gzipped; see `load` for what was dropped."""
     return load(path, block=block)[0]
 
 
-def load(path: str | Path, *, block: str | None = None) -> tuple[Structure, Report]:
+def load(path: str | Path, *, block: str | None = None, limit: int = LIMIT) -> tuple[Structure, Report]:
     """A structure and the report of how it was read.
 
     Args:
-        path: a .pdb, .ent, .cif or .mmcif file, or one of them with .gz.
+        path: a .pdb, .ent, .cif, .mmcif or .bcif file, or one of them with .gz.
         block: the name of the data block, for an mmCIF file that holds several structures.
+        limit: bytes that the file may have, after unpacking.
 
     Raises:
-        StructureError: a file that is missing, damaged, of another format, or without any residue.
+        StructureError: a file that is missing, damaged, too large, of another format, or without any residue.
     """
     path = Path(path)
-    text = _text(path)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        parsed = _parse(path, text, block)
-        models = len(parsed)
-        if not models or not any(True for _ in parsed.get_atoms()):
-            raise _refuse(path, "it holds no atoms", "a model with coordinates (ATOM records or an _atom_site table)")
-        collected = _collect(next(iter(parsed)))
-    notes = Counter(
-        re.sub(r"\s+", " ", re.sub(r" at line \d+|\d{3,}", "", str(w.message)))[:100].strip() for w in caught
-    )
-    return _assemble(path, collected, models, tuple(f"{note} (x{count})" for note, count in notes.items()))
+    parsed, notes = _parse(path, _content(path, limit), block)
+    return _assemble(path, parsed, notes)
 
 
 def _refuse(path: Path, reason: str, hint: str, fix: str = "") -> StructureError:
-    return StructureError(f"{path}: {reason}", hint, fix)
+    return StructureError(f"{clean_path(path)}: {reason}", hint, fix)
 
 
-def _text(path: Path) -> str:
+def clean_path(path: Path | str) -> str:
+    """A path for messages, without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in str(path))
+
+
+def _content(path: Path, limit: int) -> bytes:
     name = path.name.lower().removesuffix(".gz")
-    if name.endswith(_BINARY):
-        raise _refuse(
-            path, "a binary format", "PDB or mmCIF text", "convert it, e.g. with gemmi convert in.bcif out.cif"
-        )
+    if name.endswith((".mmtf", ".bin")):
+        fix = "convert it, or fetch the entry as .cif; the PDB no longer serves MMTF"
+        raise _refuse(path, "a binary format that is not read", "PDB, mmCIF or BinaryCIF", fix)
     try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            raw = (gzip.GzipFile(fileobj=file) if packed else file).read(limit + 1)
     except FileNotFoundError:
         raise _refuse(path, "there is no such file", "a PDB or mmCIF file") from None
     except (OSError, EOFError, zlib.error) as error:
         raise _refuse(path, f"it cannot be read ({error})", "a plain or gzipped file") from error
-    if not raw.strip():
+    if len(raw) > limit:
+        size = f"more than {limit / 2**20:.0f} MiB" + (" after unpacking" if packed else "")
+        raise _refuse(path, size, "a structure, not an archive", f"load(path, limit={4 * limit})")
+    if not raw or raw.isspace():
         raise _refuse(path, "the file is empty", "a PDB or mmCIF file")
-    if b"\x00" in raw[:4096]:
-        raise _refuse(path, "binary data", "PDB or mmCIF text")
-    return raw.decode("utf-8", errors="replace")
+    if b"\x00" in raw[:4096] and not name.endswith(".bcif"):
+        raise _refuse(path, "binary data", "PDB or mmCIF text, or BinaryCIF with the suffix .bcif")
+    return raw
 
 
-def _parse(path: Path, text: str, block: str | None) -> Any:
-    try:
-        from Bio.PDB.MMCIFParser import MMCIFParser
-        from Bio.PDB.PDBParser import PDBParser
-    except ImportError:
-        raise MissingExtra("Reading structures", "biopython", "proteins") from None
+def _parse(path: Path, raw: bytes, block: str | None) -> tuple[Parsed, list[str]]:
+    """What the file holds, and notes about its format. The content decides between PDB and mmCIF, then the suffix."""
     name = path.name.lower().removesuffix(".gz")
-    crystal = name.endswith((".cif", ".mmcif")) or (
-        not name.endswith((".pdb", ".ent")) and re.search(r"^data_", text, re.M) is not None
-    )
+    called = "mmCIF" if name.endswith((".cif", ".mmcif")) else "PDB" if name.endswith((".pdb", ".ent")) else ""
+    if name.endswith(".bcif"):
+        kind = "BinaryCIF"
+    elif re.match(rb"(\xef\xbb\xbf)?(\s|#[^\n]*\n)*data_", raw):
+        kind = "mmCIF"
+    elif re.search(rb"^(ATOM  |HETATM)", raw, re.M):
+        kind = "PDB"
+    else:
+        kind = called or ("mmCIF" if re.search(rb"^data_", raw, re.M) else "PDB")
+    notes = [f"the suffix says {called}, the content is {kind}"] if called not in ("", kind, "BinaryCIF") else []
+    if b"\r" in raw[:4096] and b"\n" not in raw[:4096]:
+        raw = raw.replace(b"\r", b"\n")
+    raw = raw.removeprefix(b"\xef\xbb\xbf")
+
     try:
-        if crystal:
-            return MMCIFParser(QUIET=False).get_structure(path.stem, io.StringIO(_block(path, text, block)))
-        lines = [line for line in text.splitlines(keepends=True) if line.startswith(_RECORDS)]
-        if not any(line.startswith(("ATOM", "HETATM")) for line in lines):
-            raise _refuse(path, "it holds no atoms", "ATOM records")
-        return PDBParser(PERMISSIVE=True, QUIET=False).get_structure(path.stem, io.StringIO("".join(lines)))
-    except StructureError:
-        raise
-    except Exception as error:  # Biopython raises anything from IndexError to its own on damaged files
-        kind, hint = (
-            ("mmCIF", "a complete _atom_site table") if crystal else ("PDB", "whole ATOM records in fixed columns")
-        )
-        raise _refuse(path, f"damaged {kind} ({type(error).__name__}: {error})", hint) from error
-
-
-def _block(path: Path, text: str, block: str | None) -> str:
-    starts = [m.start() for m in re.finditer(r"^data_", text, re.M)]
-    if not starts:
+        if kind == "PDB":
+            return parse_pdb(raw), notes
+        found = parse_binary(raw, block) if kind == "BinaryCIF" else parse_mmcif(text_lines(raw), block)
+    except Damaged as error:
+        if not str(error):
+            raise _refuse(path, "it holds no atoms", "ATOM records") from None
+        hint = "whole ATOM records in fixed columns" if kind == "PDB" else "a complete _atom_site table"
+        raise _refuse(path, f"damaged {kind} ({error})", hint) from None
+    parsed, with_atoms, every = found
+    if not every:
         raise _refuse(path, "no data block", "mmCIF, which begins with data_NAME")
-    blocks = {}
-    for a, b in zip(starts, [*starts[1:], len(text)], strict=True):
-        blocks[text[a + 5 : b].split(None, 1)[0] if text[a + 5 : b].strip() else ""] = text[a:b]
-    if block is not None:
-        if block not in blocks:
-            raise _refuse(path, f"there is no data block {block!r}", f"one of {', '.join(blocks)}")
-        return blocks[block]
-    with_atoms = {name: part for name, part in blocks.items() if "_atom_site." in part}
-    if len(with_atoms) > 1:
-        names = ", ".join(with_atoms)
-        raise _refuse(path, f"several structures ({names})", "one", f'read(path, block="{next(iter(with_atoms))}")')
-    if not with_atoms:
+    if block is not None and block not in every:
+        raise _refuse(path, f"there is no data block {block!r}", f"one of {', '.join(map(clean, every[:20]))}")
+    if block is None and len(with_atoms) > 1:
+        names = ", ".join(map(clean, with_atoms[:20]))
+        raise _refuse(path, f"several structures ({names})", "one", f'read(path, block="{clean(with_atoms[0])}")')
+    if parsed is None:
         raise _refuse(path, "it holds no atoms", "an _atom_site table")
-    return next(iter(with_atoms.values()))
+    return parsed, notes
 
 
-@dataclass
-class _Residue:
-    """A residue as found: the atoms of the chosen location."""
+class _Found(NamedTuple):
+    """A residue with its chosen location."""
 
-    chain: str
-    number: str
+    residue: Residue
     name: str
-    hetero: bool
-    atoms: dict[str, np.ndarray]
-    choices: int
+    atoms: dict[str, Point | None]
 
     @property
     def label(self) -> str:
-        return f"{self.chain}{self.number} {self.name}"
+        return f"{self.residue.chain}{self.residue.number.removeprefix(UNREADABLE)} {self.name}"
 
 
-def _collect(model: Any) -> Iterator[_Residue]:
-    found = []
-    for chain in model:
-        for residue in chain:
-            members = residue.disordered_get_list() if residue.is_disordered() == 2 else [residue]
-            locations: dict[tuple[str, str], list[Any]] = {}
-            for member in members:
-                for atom in member.get_unpacked_list():
-                    locations.setdefault((atom.get_altloc(), member.get_resname().strip()), []).append(atom)
-            lettered = {key: atoms for key, atoms in locations.items() if key[0] != " "}
-            best = min(lettered, key=lambda key: (-_occupancy(lettered[key]), key)) if lettered else None
-            name = best[1] if best else members[0].get_resname().strip()
-            chosen = locations.get((" ", name), []) + (lettered[best] if best else [])
-            hetero, number, code = residue.get_id()
-            atoms = {
-                "O" if atom.get_id() in ("OT1", "OXT") else atom.get_id(): atom.coord.astype(np.float64)
-                for atom in sorted(chosen, key=lambda a: a.get_id() == "O")  # O itself wins over OXT
-                if (atom.get_id(), (atom.element or "").upper()) in _WANTED
-            }
-            found.append(
-                _Residue(chain.id.strip(), f"{number}{code.strip()}", name, hetero != " ", atoms, len(lettered))
-            )
-    return iter(found)
-
-
-_WANTED = {("N", "N"), ("CA", "C"), ("C", "C"), ("O", "O"), ("OXT", "O"), ("OT1", "O")}
-
-
-def _occupancy(atoms: list[Any]) -> float:
-    values = [atom.get_occupancy() for atom in atoms]
-    return round(float(np.mean([1.0 if value is None else value for value in values])), 4)
-
-
-def _fault(residue: _Residue) -> str:
+def _fault(found: _Found) -> str:
     """Why this amino acid cannot be kept; empty if it can."""
-    missing = [name for name in ("N", "CA", "C") if name not in residue.atoms]
-    if missing:
+    if found.residue.number.startswith(UNREADABLE):
+        return "residue number cannot be read"
+    if not {"N", "CA", "C"} <= found.atoms.keys():
         return "backbone atoms missing"
-    if not all(np.isfinite(x).all() for x in residue.atoms.values()):
+    if any(at is None for at in found.atoms.values()):
+        return "coordinates cannot be read"
+    atoms = {name: np.array(at) for name, at in found.atoms.items()}
+    if not all(np.isfinite(at).all() for at in atoms.values()):
         return "coordinates not finite"
-    if any(np.abs(x).max() >= LIMIT for x in residue.atoms.values()):
+    if any(np.abs(at).max() >= FAR for at in atoms.values()):
         return "coordinates out of range"
-    lengths = {
-        bond: float(np.linalg.norm(residue.atoms[bond[0]] - residue.atoms[bond[1]]))
-        for bond in _BONDS
-        if bond[0] in residue.atoms and bond[1] in residue.atoms
-    }
-    sound = all(_BONDS[bond][0] < length < _BONDS[bond][1] for bond, length in lengths.items())
-    return "" if sound else "impossible bond lengths"
+    for (a, b), (low, high) in _BONDS.items():
+        if a in atoms and b in atoms and not low < np.linalg.norm(atoms[a] - atoms[b]) < high:
+            return "impossible bond lengths"
+    return ""
 
 
-def _assemble(
-    path: Path, residues: Iterator[_Residue], models: int, notes: tuple[str, ...]
-) -> tuple[Structure, Report]:
-    from Bio.Data.PDBData import protein_letters_3to1, protein_letters_3to1_extended
-
-    standard = {name.strip().upper(): letter for name, letter in protein_letters_3to1.items()}
-    known = {name.strip().upper(): letter for name, letter in protein_letters_3to1_extended.items()}
-    dropped: dict[str, list[str]] = {}
+def _assemble(path: Path, parsed: Parsed, notes: list[str]) -> tuple[Structure, Report]:
+    known = parents()
+    dropped: dict[str, list[_Found]] = {}
     skipped: Counter[str] = Counter()
-    kept: list[_Residue] = []
-    every = list(residues)
-    for place, residue in enumerate(every):
-        acid = residue.name in known or {"N", "CA", "C"} <= set(residue.atoms) or residue.name == "UNK"
-        if not acid or (residue.hetero and not _bonded(every, place)):  # an amino acid may be a ligand
-            skipped[residue.name or "unnamed"] += 1
+    kept: list[_Found] = []
+    every = [_Found(residue, *residue.chosen()) for residue in parsed.residues]
+    for place, found in enumerate(every):
+        acid = found.name in known or {"N", "CA", "C"} <= found.atoms.keys()
+        if not acid or (found.residue.hetero and not _bonded(every, place)):  # an amino acid may be a ligand
+            skipped[found.name or "unnamed"] += 1
             continue
-        fault = _fault(residue)
+        fault = _fault(found)
         if fault:
-            dropped.setdefault(fault, []).append(residue.label)
+            dropped.setdefault(fault, []).append(found)
         else:
-            kept.append(residue)
+            kept.append(found)
     if not kept:
-        reasons = [f"{len(names)} {why}" for why, names in dropped.items()] + [
-            f"{n} {name}" for name, n in skipped.items()
-        ]
-        raise _refuse(path, f"no residue to keep ({', '.join(reasons)})", "amino acids with N, CA and C")
-    core = np.stack([[r.atoms[name] for name in ("N", "CA", "C")] for r in kept])
+        raise _nothing(path, dropped, skipped, parsed)
+    core = np.array([[found.atoms[name] for name in ("N", "CA", "C")] for found in kept], dtype=np.float64)
     oxygen = place_oxygen(*torch.from_numpy(core).unbind(1)).numpy()
-    for place, residue in enumerate(kept):
-        oxygen[place] = residue.atoms.get("O", oxygen[place])
+    for place, found in enumerate(kept):
+        oxygen[place] = found.atoms.get("O", oxygen[place])
+    chains, renamed = _chains(kept)
+    name = re.sub(r"\.(pdb|ent|cif|mmcif|bcif)$", "", path.name.removesuffix(".gz"), flags=re.I)
     structure = Structure(
         np.concatenate([core, oxygen[:, None]], 1),
-        "".join(_letter(known.get(r.name, "X")) for r in kept),
-        tuple(r.number for r in kept),
-        tuple(r.chain for r in kept),
-        name=re.sub(r"\.(pdb|ent|cif|mmcif)$", "", path.name.removesuffix(".gz"), flags=re.I),
+        "".join(known.get(found.name, "X") for found in kept),
+        tuple(found.residue.number for found in kept),
+        chains,
+        name=clean_path(name),
     )
-    breaks = [b for b in structure.breaks if kept[b].chain == kept[b + 1].chain]
+    breaks = [b for b in structure.breaks if chains[b] == chains[b + 1]]
     return structure, Report(
-        path=str(path),
+        path=clean_path(path),
         kept=len(kept),
-        models=models,
-        chains=dict(Counter(structure.chains)),
-        dropped={why: tuple(names) for why, names in dropped.items()},
+        models=parsed.models,
+        chains=dict(Counter(chains)),
+        dropped={why: tuple(found.label for found in group) for why, group in dropped.items()},
         skipped=dict(skipped),
-        altlocs=tuple(r.label for r in kept if r.choices > 1),
-        parents=tuple(r.label for r in kept if r.name not in standard),
-        placed=tuple(r.label for r in kept if "O" not in r.atoms),
+        altlocs=tuple(found.label for found in kept if found.residue.choices > 1),
+        parents=tuple(found.label for found in kept if found.name not in STANDARD),
+        placed=tuple(found.label for found in kept if "O" not in found.atoms),
         breaks=tuple(f"{kept[b].label} to {kept[b + 1].label}" for b in breaks),
-        notes=notes,
+        renamed=renamed,
+        notes=(*notes, *parsed.notes),
     )
 
 
-def _letter(letter: str) -> str:
-    return letter if letter in "ACDEFGHIKLMNPQRSTVWY" else "X"
+def _chains(kept: list[_Found]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Chain ids, one a residue, and what was renamed: each further chain under one id gets the next free letter."""
+    own = list(dict.fromkeys((found.residue.chain, found.residue.copy) for found in kept))
+    taken = {chain for chain, _ in own}
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    free = (c for c in (*letters, *letters.lower(), *(a + b for a in letters for b in letters)) if c not in taken)
+    names: dict[tuple[str, int], str] = {}
+    seen: set[str] = set()
+    renamed = []
+    for chain, copy in own:
+        names[chain, copy] = chain
+        if chain in seen:
+            names[chain, copy] = name = next(free, f"{chain}_{copy}")
+            size = sum((found.residue.chain, found.residue.copy) == (chain, copy) for found in kept)
+            renamed.append(f"another chain {chain or 'without id'} of {size} residues is called {name}")
+        seen.add(chain)
+    return tuple(names[found.residue.chain, found.residue.copy] for found in kept), tuple(renamed)
 
 
-def _bonded(residues: list[_Residue], place: int) -> bool:
+def _nothing(path: Path, dropped: dict[str, list[_Found]], skipped: Counter[str], parsed: Parsed) -> StructureError:
+    """The error of a file without a residue to keep, with the reason where one can be named."""
+    missing = dropped.get("backbone atoms missing", [])
+    if missing and all("CA" in found.atoms for found in missing) and not any("C" in f.atoms for f in missing):
+        return _refuse(
+            path,
+            f"only CA atoms are there, for {len(missing)} residues",
+            "N, CA and C of every residue",
+            "rebuild the backbone from the CA trace first, for instance with PULCHRA",
+        )
+    bad = [found.atoms for found in dropped.get("impossible bond lengths", []) if _readable(found.atoms)]
+    if bad:
+        bond = float(np.median([np.linalg.norm(np.subtract(atoms["N"], atoms["CA"])) for atoms in bad]))
+        if 0.12 < bond < 0.18:
+            return _refuse(
+                path,
+                f"N and CA are {bond:.3f} apart, which looks like nanometres",
+                "coordinates in angstrom, where they are 1.46 apart",
+                "multiply the coordinates by 10",
+            )
+    reasons = [f"{len(group)} {why}" for why, group in dropped.items()]
+    reasons += [f"{n} {name}" for name, n in skipped.most_common(20)] + list(parsed.notes)
+    return _refuse(path, f"no residue to keep ({', '.join(reasons)})", "amino acids with N, CA and C")
+
+
+def _readable(atoms: dict[str, Point | None]) -> bool:
+    return atoms.get("N") is not None and atoms.get("CA") is not None
+
+
+def _bonded(every: list[_Found], place: int) -> bool:
     """Does a peptide bond join this residue to the one before or after it in the file?"""
     for a, b in ((place - 1, place), (place, place + 1)):
-        if a >= 0 and b < len(residues) and residues[a].chain == residues[b].chain:
-            carbon, nitrogen = residues[a].atoms.get("C"), residues[b].atoms.get("N")
-            if carbon is not None and nitrogen is not None and np.linalg.norm(carbon - nitrogen) < BREAK:
+        if a >= 0 and b < len(every) and every[a].residue.chain == every[b].residue.chain:
+            carbon, nitrogen = every[a].atoms.get("C"), every[b].atoms.get("N")
+            if carbon is not None and nitrogen is not None and math.dist(carbon, nitrogen) < BREAK:
                 return True
     return False

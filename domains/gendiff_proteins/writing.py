@@ -109,7 +109,7 @@ def to_pdb(models: Sequence[Structure]) -> str:
                 lines.append(f"TER   {serial:5d}      {name} {chain}{value:4d}{code or ' '}")
         if len(models) > 1:
             lines.append("ENDMDL")
-    return "\n".join([*lines, "END", ""])
+    return "\n".join([*lines, "END   ", ""])
 
 
 _COLUMNS = [

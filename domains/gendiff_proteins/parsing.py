@@ -1,0 +1,529 @@
+"""Residues from the text of PDB and mmCIF files, read line by line.
+
+A reader turns its format into rows, one an atom of the first model; `Collector` puts rows together to residues and
+keeps N, CA, C, O of each, so memory follows the file's residues, not its atoms. What a row says is taken as it stands:
+
+    chain       column 22 of PDB; columns 21 and 22 where a file has chain ids of two letters; auth_asym_id of mmCIF
+    number      columns 23-26, decimal or hybrid-36 (A000 is 10000), and the insertion code; auth_seq_id
+    element     columns 77-78 or type_symbol; where it is missing, a CA is carbon unless its residue is called CA
+    serial      not read
+
+A chain id that is used again for the same numbers begins another copy of the chain. Rows without readable columns are
+counted, with the first line of each kind; the residue they belong to loses an atom and is then dropped by name.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .names import long_names, parents
+
+WANTED = {"N": "N", "CA": "C", "C": "C", "O": "O", "OXT": "O", "OT1": "O"}
+MOST_TROUBLES = 100_000
+UNREADABLE = "?"  # begins a number that is none
+Point = tuple[float, float, float]
+Mark = tuple[str, str, str]  # location, residue name, atom
+
+
+class Damaged(Exception):
+    """A file of which no atom can be read: what is wrong with it."""
+
+
+class Row(NamedTuple):
+    """One atom: `at` is None where its coordinates cannot be read."""
+
+    chain: str
+    number: str
+    name: str
+    atom: str
+    alternative: str
+    element: str
+    at: Point | None
+    occupancy: float
+    hetero: bool
+
+
+@dataclass(slots=True)
+class Residue:
+    """One residue: the wanted atoms by location (letter, residue name), each with element, place and occupancy."""
+
+    chain: str
+    copy: int
+    number: str
+    name: str
+    locations: dict[tuple[str, str], dict[str, tuple[str, Point | None, float]]] = field(default_factory=dict)
+    hetero: bool = True
+    seen: set[Mark] = field(default_factory=set)
+
+    @property
+    def label(self) -> str:
+        return f"{self.chain}{self.number} {self.name}"
+
+    @property
+    def choices(self) -> int:
+        """How many alternative locations it has."""
+        return sum(letter != "" for letter, _ in self.locations)
+
+    def chosen(self) -> tuple[str, dict[str, Point | None]]:
+        """Name and atoms of the location with the highest mean occupancy, a tie to the first letter.
+
+        O at the end of a chain may be called OXT or OT1. A calcium ion called CA is no alpha carbon.
+        """
+
+        def occupancy(key: tuple[str, str]) -> float:
+            values = [value for _, _, value in self.locations[key].values()]
+            return round(sum(values) / max(len(values), 1), 4)
+
+        lettered = [key for key in self.locations if key[0]]
+        best = min(lettered, key=lambda key: (-occupancy(key), key)) if lettered else ("", self.name)
+        atoms = {**self.locations.get(("", best[1]), {}), **self.locations.get(best, {})}
+        known = best[1] in parents()
+        sound = {
+            atom: at
+            for atom, (element, at, _) in atoms.items()
+            if known or element == WANTED[atom] or (not element and best[1] != atom)
+        }
+        for other in ("OT1", "OXT"):
+            at = sound.pop(other, None)
+            if at is not None:
+                sound.setdefault("O", at)
+        return best[1], sound
+
+
+@dataclass
+class Collector:
+    """Residues from rows, in the order of the file.
+
+    Attributes:
+        found: the residues.
+        twice: rows that give an atom again, by residue; the first one counts.
+    """
+
+    found: list[Residue] = field(default_factory=list)
+    twice: Counter[str] = field(default_factory=Counter)
+    _places: dict[tuple[str, int, str], list[Residue]] = field(default_factory=dict)
+    _copies: Counter[str] = field(default_factory=Counter)
+    _last: Residue | None = None
+    _run: list[Mark] | None = None  # what was added since an earlier residue was taken up again
+
+    def close(self) -> None:
+        """The end of a chain: the next row begins a residue of its own, or takes an earlier one up again."""
+        self._last = None
+
+    def add(self, row: Row) -> None:
+        residue = self._residue(row)
+        mark = (row.alternative, row.name, row.atom)
+        if row.atom in WANTED or not residue.seen:
+            if mark in residue.seen:
+                if self._run is not None:
+                    residue = self._copy(residue, row)
+                elif row.number.startswith(UNREADABLE):
+                    self._last = residue = self._new(row)
+                else:
+                    self.twice[residue.label] += 1
+                    return
+            residue.seen.add(mark)
+            if self._run is not None:
+                self._run.append(mark)
+        residue.hetero &= row.hetero
+        atoms = residue.locations.setdefault((row.alternative, row.name), {})
+        if row.atom in WANTED:
+            atoms[row.atom] = (row.element, row.at, row.occupancy)
+
+    def _residue(self, row: Row) -> Residue:
+        """The residue of a row: the one before it, an earlier one at the same place, or a new one.
+
+        Another residue name at the same place is a choice between two residues if it comes with a location's letter.
+        """
+        last = self._last
+        same = last is not None and last.number == row.number and last.chain == row.chain
+        if last is not None and same and (last.name == row.name or row.alternative):
+            return last
+        there = self._places.get((row.chain, self._copies[row.chain], row.number), ())
+        named = [residue for residue in there if residue.name == row.name]
+        residue = next(iter(named or [residue for residue in there if row.alternative and residue.choices]), None)
+        self._run = None if residue is None else []
+        self._last = residue = residue or self._new(row)
+        return residue
+
+    def _new(self, row: Row) -> Residue:
+        residue = Residue(row.chain, self._copies[row.chain], row.number, row.name)
+        self._places.setdefault((row.chain, residue.copy, row.number), []).insert(0, residue)
+        self.found.append(residue)
+        return residue
+
+    def _copy(self, residue: Residue, row: Row) -> Residue:
+        """Another copy of the chain begins with this run of rows, whose first ones were taken for the residue's own."""
+        self._copies[row.chain] += 1
+        self._last = copy = self._new(row)
+        for mark in self._run or ():
+            residue.seen.discard(mark)
+            copy.seen.add(mark)
+            letter, name, atom = mark
+            if atom in WANTED:
+                copy.locations.setdefault((letter, name), {})[atom] = residue.locations[letter, name].pop(atom)
+        self._run = None
+        return copy
+
+
+@dataclass
+class Parsed:
+    """What a file holds: residues of its first model, and what was seen beside them.
+
+    Attributes:
+        residues: of the first model, in the order of the file.
+        models: how many models have atoms.
+        notes: what was odd, in a sentence each.
+    """
+
+    residues: list[Residue]
+    models: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Troubles:
+    """Rows that could not be used: how many of each kind, and the line of the first."""
+
+    count: Counter[str] = field(default_factory=Counter)
+    first: dict[str, int] = field(default_factory=dict)
+
+    def add(self, kind: str, line: int) -> None:
+        self.count[kind] += 1
+        self.first.setdefault(kind, line)
+        if self.count[kind] > MOST_TROUBLES:
+            raise Damaged(f"more than {MOST_TROUBLES} rows with {kind}")
+
+    def notes(self) -> list[str]:
+        return [f"{n} rows with {kind} (first in line {self.first[kind]})" for kind, n in self.count.items()]
+
+
+def clean(text: str) -> str:
+    """Text of a file that may stand in a report: no control characters, at most 40 characters."""
+    return text if text.isprintable() and len(text) <= 40 else "".join(c if c.isprintable() else "?" for c in text[:40])
+
+
+def point(x: str, y: str, z: str) -> Point | None:
+    """Three coordinates, or None if one cannot be read; "nan" can."""
+    try:
+        return float(x), float(y), float(z)
+    except ValueError:
+        return None
+
+
+def share(text: str) -> float:
+    """An occupancy; 1 where none can be read."""
+    try:
+        value = float(text)
+    except ValueError:
+        return 1.0
+    return value if math.isfinite(value) else 1.0
+
+
+def pdb_number(field_: str, code: str) -> str:
+    """The residue number in columns 23-26 with the insertion code of column 27; see `UNREADABLE`.
+
+    Hybrid-36 (Grosse-Kunstleve): upper case A000 to ZZZZ follows 9999, then lower case a000 to zzzz.
+    """
+    text = field_.strip()
+    value: int | None = None
+    if re.fullmatch(r"-?\d+", text):
+        value = int(text)
+    elif len(field_) == 4 and re.fullmatch(r"[A-Z][A-Z0-9]{3}|[a-z][a-z0-9]{3}", field_):
+        value = int(field_, 36) - 10 * 36**3 + 10_000 + (26 * 36**3 if field_[0].islower() else 0)
+    if value is None or not (code == " " or (code.isascii() and code.isalpha())):
+        return f"{UNREADABLE}{field_}{code}".strip()
+    return f"{value}{code.strip()}"
+
+
+_NAME_AND_CHAIN = re.compile(rb"^(?:ATOM..|HETATM).{11}(.{3}[A-Za-z0-9])([A-Za-z0-9])", re.M)
+
+
+def two_letter_chains(raw: bytes) -> frozenset[str]:
+    """Chain ids of two letters, columns 21 and 22 of a PDB file.
+
+    Column 21 also holds the last letter of a residue name of four, such as ASPH or NALA; a pair of letters is a chain
+    id if one of its residues has a name of three letters that is no such name with the column.
+    """
+    four = {name.encode() for name in long_names()}
+    pairs = {match.groups() for match in _NAME_AND_CHAIN.finditer(raw)}
+    return frozenset((name[3:] + letter).decode() for name, letter in pairs if name not in four)
+
+
+def text_lines(raw: bytes) -> Iterator[str]:
+    """The lines of a file, one at a time."""
+    return (line.decode("utf-8", errors="replace") for line in io.BytesIO(raw))
+
+
+def parse_pdb(raw: bytes) -> Parsed:
+    """Residues of the first model of a PDB file.
+
+    Raises:
+        Damaged: not one ATOM or HETATM record has readable columns, or too many have not.
+    """
+    double = two_letter_chains(raw)
+    collector, troubles = Collector(), Troubles()
+    models, open_, atoms, usable = 0, False, 0, 0
+    for place, line in enumerate(text_lines(raw), start=1):
+        record = line[:6]
+        if record.startswith("ATOM") or record == "HETATM":
+            if not open_:
+                models, open_ = models + 1, True
+            atoms += 1
+            if models > 1:
+                continue
+            atom = line[12:16].strip()
+            at = point(line[30:38], line[38:46], line[46:54])
+            if len(line.rstrip()) < 27 or not atom:
+                troubles.add("too few columns", place)
+                continue
+            if at is None:
+                troubles.add("coordinates that cannot be read", place)
+            usable += at is not None
+            pair = line[20:22] in double
+            number = pdb_number(line[22:26], line[26])
+            if number.startswith(UNREADABLE):
+                troubles.add("a residue number that cannot be read", place)
+            row = Row(
+                clean((line[20:22] if pair else line[21]).strip()),
+                clean(number),
+                clean(line[17 : 20 if pair else 21].strip().upper()),
+                atom,
+                clean(line[16].strip()),
+                line[76:78].strip().upper() if line[76:78].strip().isalpha() else "",
+                at,
+                share(line[54:60]),
+                record == "HETATM",
+            )
+            collector.add(row)
+        elif record.startswith("TER"):
+            collector.close()
+        elif record.startswith(("ENDMDL", "MODEL")):
+            open_ = False
+            collector.close()
+    if not atoms:
+        raise Damaged("")
+    if not usable:
+        raise Damaged("; ".join(troubles.notes()))
+    return Parsed(collector.found, models, tuple(troubles.notes() + _twice(collector)))
+
+
+def _twice(collector: Collector) -> list[str]:
+    names = list(collector.twice)
+    return [f"atoms given twice, the first kept: {', '.join(names[:4])}"] if names else []
+
+
+_TOKEN = re.compile(r"""'((?:[^']|'(?=\S))*)'(?=\s|$)|"((?:[^"]|"(?=\S))*)"(?=\s|$)|(#.*)|(\S+)""")
+_QUOTED = "\x00"  # begins a value that was quoted, which is no keyword
+
+
+def split_line(line: str) -> list[str]:
+    """The words of one line of CIF; quoted ones begin with a mark, a comment ends the line."""
+    if "'" not in line and '"' not in line and "#" not in line:
+        return line.split()
+    words = []
+    for match in _TOKEN.finditer(line):
+        single, double, comment, plain = match.groups()
+        if comment is not None:
+            break
+        words.append(plain if plain is not None else _QUOTED + (single if single is not None else double))
+    return words
+
+
+def words_of(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Number and words of every line of CIF; a text field between lines that begin with ; is one word."""
+    held: list[str] | None = None
+    for place, line in enumerate(lines, start=1):
+        if line.startswith(";"):
+            if held is None:
+                held = [line[1:]]
+                continue
+            text, held = "".join(held).strip(), None
+            yield place, [_QUOTED + text, *split_line(line[1:])]
+        elif held is not None:
+            if len(held) < 1000:
+                held.append(line)
+        else:
+            words = split_line(line)
+            if words:
+                yield place, words
+    if held is not None:
+        raise Damaged("a text field (;) that never ends")
+
+
+def _keyword(word: str) -> bool:
+    low = word[:7].lower()
+    return word.startswith("_") or low.startswith(("data_", "save_")) or low in ("loop_", "stop_", "global_")
+
+
+SITE = "_atom_site."
+
+
+class AtomSites:
+    """Residues from the rows of an _atom_site table, whatever optional columns it lacks."""
+
+    NEEDED = ("cartn_x", "cartn_y", "cartn_z")
+    EITHER = (("label_atom_id", "auth_atom_id"), ("label_comp_id", "auth_comp_id"), ("label_seq_id", "auth_seq_id"))
+
+    def __init__(self, names: Sequence[str]) -> None:
+        if len(set(names)) < len(names):
+            twice = [name for name, n in Counter(names).items() if n > 1]
+            raise Damaged(f"the _atom_site table has two columns {clean(twice[0])}")
+        place = {name: i for i, name in enumerate(names)}
+        missing = [name for name in self.NEEDED if name not in place]
+        missing += [a for a, b in self.EITHER if a not in place and b not in place]
+        if missing:
+            raise Damaged(f"the _atom_site table has no {' and no '.join(missing)}")
+        self.size = len(names)
+
+        def columns(*options: str) -> list[int]:
+            return [place[name] for name in options if name in place]
+
+        self.x, self.y, self.z = (place[name] for name in self.NEEDED)
+        self.atom = columns("label_atom_id", "auth_atom_id")
+        self.name = columns("auth_comp_id", "label_comp_id")
+        self.chain = columns("auth_asym_id", "label_asym_id")
+        self.number = columns("auth_seq_id", "label_seq_id")
+        self.code = columns("pdbx_pdb_ins_code")
+        self.letter = columns("label_alt_id")
+        self.element = columns("type_symbol")
+        self.occupancy = columns("occupancy")
+        self.group = columns("group_pdb")
+        self.model = columns("pdbx_pdb_model_num")
+        self.collector, self.troubles = Collector(), Troubles()
+        self.models: set[str] = set()
+        self.first: str | None = None
+        self.usable = 0
+
+    @staticmethod
+    def pick(values: Sequence[str], places: Sequence[int]) -> str:
+        """The first of these columns with a value; "." and "?" are none."""
+        for i in places:
+            value = values[i]
+            if value not in (".", "?", ""):
+                return value[1:] if value.startswith(_QUOTED) else value
+        return ""
+
+    def add(self, values: Sequence[str], place: int) -> None:
+        """One row, from this line of the file."""
+        pick = self.pick
+        model = pick(values, self.model)
+        if self.first is None:
+            self.first = model
+        if model not in self.models:
+            self.models.add(model)
+            self.collector.close()
+        if model != self.first:
+            return
+        at = point(values[self.x], values[self.y], values[self.z])
+        self.usable += at is not None
+        if at is None:
+            self.troubles.add("coordinates that cannot be read", place)
+        number = pick(values, self.number)
+        if re.fullmatch(r"-?\d{1,9}", number) is None:
+            number = UNREADABLE + number
+        code = pick(values, self.code)
+        if code and not (len(code) == 1 and code.isascii() and code.isalpha()):
+            number = f"{UNREADABLE}{number}{code}"
+        self.collector.add(
+            Row(
+                clean(pick(values, self.chain)),
+                clean(number + (code if not number.startswith(UNREADABLE) else "")),
+                clean(pick(values, self.name).upper()),
+                pick(values, self.atom),
+                clean(pick(values, self.letter)),
+                pick(values, self.element).upper(),
+                at,
+                share(pick(values, self.occupancy) or "1"),
+                pick(values, self.group) == "HETATM",
+            )
+        )
+
+    def finish(self) -> Parsed:
+        if not self.usable:
+            raise Damaged("; ".join(self.troubles.notes()) or "the _atom_site table has no rows")
+        notes = self.troubles.notes() + _twice(self.collector)
+        return Parsed(self.collector.found, max(len(self.models), 1), tuple(notes))
+
+
+def parse_mmcif(lines: Iterable[str], block: str | None = None) -> tuple[Parsed | None, list[str], list[str]]:
+    """Residues of one data block of an mmCIF file.
+
+    Args:
+        lines: of the file.
+        block: the name of the data block; by default the first with atoms.
+
+    Returns:
+        What the block holds (None if it has no atoms), the names of the blocks with atoms, and of all blocks.
+
+    Raises:
+        Damaged: an _atom_site table without the columns it needs, or without one readable row.
+    """
+    every: list[str] = []
+    with_atoms: list[str] = []
+    sites: AtomSites | None = None
+    heading, body = False, False  # between loop_ and its first value; among its values
+    tags: list[str] = []
+    single: dict[str, str] = {}  # _atom_site given without a loop
+    rest: list[str] = []
+    wanted, tag = False, ""
+    for place, words in words_of(lines):
+        if body and sites is not None and wanted:
+            first = words[0]
+            if len(words) == sites.size and not _keyword(first):
+                if rest and first.upper() in ("ATOM", "HETATM"):
+                    sites.troubles.add("too few values", place - 1)
+                    rest = []
+                if not rest:
+                    sites.add(words, place)
+                    continue
+        for word in words:
+            if _keyword(word):
+                if body and sites is not None and rest:
+                    sites.troubles.add("too few values", place)
+                if word.lower() == "loop_":
+                    heading, body, tags = True, False, []
+                elif word.lower().startswith("data_"):
+                    heading = body = False
+                    every.append(word[5:])
+                    tags = []
+                elif word.startswith("_"):
+                    low = word.lower()
+                    if heading:
+                        tags.append(low)
+                    body, tag = False, low
+                rest = []
+                continue
+            if heading:
+                heading, body = False, bool(tags) and all(t.startswith(SITE) for t in tags)
+                wanted = False
+                if body:
+                    name = every[-1] if every else ""
+                    if sites is not None and name in (*with_atoms[:1], block):
+                        raise Damaged("two _atom_site tables in one data block")
+                    if name not in with_atoms:
+                        with_atoms.append(name)
+                    wanted = sites is None and block in (None, name)
+                    if wanted:
+                        sites = AtomSites([t.removeprefix(SITE) for t in tags])
+            if body and wanted and sites is not None:
+                rest.append(word)
+                if len(rest) == sites.size:
+                    sites.add(rest, place)
+                    rest = []
+            elif not body and tag.startswith(SITE) and block in (None, every[-1] if every else ""):
+                single.setdefault(tag.removeprefix(SITE), word)
+                tag = ""
+    if rest and sites is not None:
+        sites.troubles.add("too few values", 0)
+    if sites is None and single:
+        sites = AtomSites(list(single))
+        sites.add(list(single.values()), 0)
+        with_atoms.append(every[-1] if every else "")
+    return (None if sites is None else sites.finish()), with_atoms, every
