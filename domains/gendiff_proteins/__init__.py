@@ -2,6 +2,8 @@
 
 from .domain import Proteins as Proteins
 from .networks import FrameNetwork as FrameNetwork
+from .ranking import rank as rank
+from .ranking import write_ranking as write_ranking
 from .reading import Report as Report
 from .reading import load as load
 from .reading import read as read

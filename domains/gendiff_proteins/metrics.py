@@ -1,8 +1,12 @@
 """What can be measured on backbones without any trained model.
 
 Every function takes a list of `Structure` and pools over it; angles in degrees, lengths in angstrom. Steps, bonds and
-torsions are never taken across a chain break. The signs matter: distances, P-SEA's distance rule and DSSP cannot see a
-mirror image, while `handedness` and `negative_phi` flip with it.
+torsions are never taken across a chain break. The signs matter: distances, P-SEA's distance rule and hydrogen bonds
+cannot see a mirror image, while `handedness` and `negative_phi` flip with it.
+
+Measures that start with `ca_` read CA atoms alone: extended chains that pair with nothing count as strands there, and
+atoms other than CA may overlap freely. `hbond_` and `atom_` measures read N, CA, C and O. Samples of `Proteins` have
+ideal residues, so that N-CA-C, N-CA and CA-C say nothing about the model; what lies between residues does.
 
 Real chains: CA-CA 3.80 +- 0.02 (2.9 at a cis proline), C-N 1.33, CA-C-N 117, C-N-CA 122, phi < 0 for 0.9 and more,
 right-handed 0.2 to 0.4 against left-handed 0.01 to 0.04, Rg / (2.2 N^0.38) near 1.
@@ -16,19 +20,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from .frames import C_N, CA_CA, dihedral
+from . import bonding
+from .bonding import joined as _joined
+from .frames import C_N, C_N_CA, CA_C_N, CA_CA, N_CA_C, dihedral
 from .structure import Structure
 
 Structures = Sequence[Structure]
 
 CLASH = 3.6  # a CA-CA distance below this, more than two residues apart, is a clash
-
-
-def _joined(structure: Structure) -> np.ndarray:
-    """`[N - 1]` bool: residue i and i + 1 are one chain without a break."""
-    joined = np.ones(max(len(structure) - 1, 0), dtype=bool)
-    joined[[b for b in structure.breaks if b < len(joined)]] = False
-    return joined
+ATOM_CLASH = 2.5  # two backbone atoms nearer than this, in residues that are no neighbours, clash
 
 
 def _pool(values: list[np.ndarray]) -> np.ndarray:
@@ -56,10 +56,11 @@ def steps(structures: Structures) -> np.ndarray:
 
 
 def bonds(structures: Structures) -> dict[str, np.ndarray]:
-    """The geometry between residues: lengths "C-N", angles "CA-C-N" and "C-N-CA", torsions "omega"."""
-    found: dict[str, list[np.ndarray]] = {"C-N": [], "CA-C-N": [], "C-N-CA": [], "omega": []}
+    """The geometry between residues: lengths "C-N", angles "CA-C-N" and "C-N-CA", torsions "omega"; "N-CA-C" within."""
+    found: dict[str, list[np.ndarray]] = {"C-N": [], "CA-C-N": [], "C-N-CA": [], "omega": [], "N-CA-C": []}
     for s in structures:
         j = _joined(s)
+        found["N-CA-C"].append(_angle(*s.backbone[:, :3].swapaxes(0, 1)))
         (_, ca, c, _), (n1, ca1, _, _) = s.backbone[:-1][j].swapaxes(0, 1), s.backbone[1:][j].swapaxes(0, 1)
         found["C-N"].append(np.linalg.norm(n1 - c, axis=-1))
         found["CA-C-N"].append(_angle(ca, c, n1))
@@ -96,8 +97,19 @@ def clashing(structure: Structure) -> np.ndarray:
     return ((apart < CLASH) & (np.abs(place[:, None] - place[None]) > 2)).any(1)
 
 
+def atom_clashes(structure: Structure) -> int:
+    """Pairs of backbone atoms (N, CA, C, O) nearer than 2.5 A whose residues are at least two places apart."""
+    from scipy.spatial import cKDTree
+
+    pairs = cKDTree(structure.backbone.reshape(-1, 3)).query_pairs(ATOM_CLASH, output_type="ndarray")
+    return int((np.abs(pairs[:, 0] // 4 - pairs[:, 1] // 4) > 1).sum())
+
+
 def secondary_structure(structure: Structure) -> str:
     """One letter a residue: H helix, E strand, C else. P-SEA's rules (Labesse et al. 1997) with signed dihedrals.
+
+    Only CA atoms are read: hydrogen bonds are not seen, and a long extended piece is a strand without a partner. See
+    `bonding.secondary_structure` for helices and strands by hydrogen bonds.
 
     Helix: CA dihedral 50 +- 20, or, for i+2..i+4 distances 5.5, 5.3, 6.4 (+-0.5, 0.5, 0.6) with a positive dihedral, in
     runs of five and more. Strand: CA dihedral -170 +- 45 with angle 124 +- 14, or distances 6.7, 9.9, 12.4
@@ -117,13 +129,13 @@ def secondary_structure(structure: Structure) -> str:
         near = (np.abs(d[3] - 5.3) < 0.5) & (np.abs(d[4] - 6.4) < 0.6) & (tau > 0)
         flat = (np.abs((tau + 170 + 180) % 360 - 180) < 45) & (np.abs(theta - 124) < 14)
         wide = (np.abs(d[2] - 6.7) < 0.6) & (np.abs(d[3] - 9.9) < 0.9) & (np.abs(d[4] - 12.4) < 1.1)
-    helix, strand = _runs(turn | near, 5), _runs(flat | wide, 3)
+    helix, strand = runs(turn | near, 5), runs(flat | wide, 3)
     near_partner = _paired(ca, strand)
     letters = np.where(helix, "H", np.where(near_partner & ~helix, "E", "C"))
     return "".join(letters.tolist())
 
 
-def _runs(flags: np.ndarray, least: int) -> np.ndarray:
+def runs(flags: np.ndarray, least: int) -> np.ndarray:
     """Keep only runs of True of at least this length."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(int)))
     kept = np.zeros_like(flags)
@@ -137,7 +149,7 @@ def _paired(ca: np.ndarray, strand: np.ndarray) -> np.ndarray:
     apart = np.linalg.norm(ca[:, None] - ca[None], axis=-1)
     place = np.arange(len(ca))
     beside = ((apart > 4.2) & (apart < 5.7) & (np.abs(place[:, None] - place) > 2) & strand[None]).any(1)
-    long = _runs(strand, 5)
+    long = runs(strand, 5)
     kept = np.zeros_like(strand)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], strand, [False]]).astype(int)))
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
@@ -189,33 +201,98 @@ def ramachandran(structures: Structures, bins: int = 18) -> np.ndarray:
 
 
 def step_share(samples: Structures, reference: Structures = ()) -> float:
-    """Share of CA-CA steps within 0.1 A of 3.8."""
+    """Share of CA-CA steps within 0.1 A of 3.8. Sees no other bond, and counts a cis proline as wrong."""
     return _mean(np.abs(steps(samples) - CA_CA) < 0.1)
 
 
 def step_deviation(samples: Structures, reference: Structures = ()) -> float:
-    """Mean |CA-CA - 3.8|, angstrom."""
+    """Mean |CA-CA - 3.8|, angstrom. Sees no other bond."""
     return _mean(np.abs(steps(samples) - CA_CA))
 
 
 def bond_deviation(samples: Structures, reference: Structures = ()) -> float:
-    """Root mean square of C-N - 1.329, angstrom."""
+    """Root mean square of C-N - 1.329, angstrom. Sees no angle, and nothing across a break (C-N > 2 A)."""
     return math.sqrt(_mean((bonds(samples)["C-N"] - C_N) ** 2))
 
 
+def bond_share(samples: Structures, reference: Structures = ()) -> float:
+    """Share of peptide bonds C-N within 0.1 A of 1.329. A chain that is broken (C-N > 2 A) has none there to count."""
+    return _mean(np.abs(bonds(samples)["C-N"] - C_N) < 0.1)
+
+
+def chain_breaks(samples: Structures, reference: Structures = ()) -> float:
+    """Breaks a residue within chains: C-N > 2 A or CA-CA > 4.2 A. The bond and angle measures do not see across them."""
+    found = [sum(s.chains[b] == s.chains[b + 1] for b in s.breaks) for s in samples]
+    return sum(found) / max(sum(map(len, samples)), 1)
+
+
+def angle_deviations(samples: Structures) -> dict[str, tuple[float, float]]:
+    """Mean minus ideal, and standard deviation, in degrees, of the angles "CA-C-N", "C-N-CA" and "N-CA-C"."""
+    found = bonds(samples)
+    ideal = {"CA-C-N": CA_C_N, "C-N-CA": C_N_CA, "N-CA-C": N_CA_C}
+    return {name: (_mean(found[name]) - value, _sd(found[name])) for name, value in ideal.items()}
+
+
+def _sd(values: np.ndarray) -> float:
+    return float(values.std()) if len(values) else math.nan
+
+
+def carbonyl_angle_sd(samples: Structures, reference: Structures = ()) -> float:
+    """Standard deviation of the angle CA-C-N, degrees; 1 to 2 in crystals. Sees neither bond lengths nor a bias."""
+    return angle_deviations(samples)["CA-C-N"][1]
+
+
+def amide_angle_sd(samples: Structures, reference: Structures = ()) -> float:
+    """Standard deviation of the angle C-N-CA, degrees; 1 to 2 in crystals. Sees neither bond lengths nor a bias."""
+    return angle_deviations(samples)["C-N-CA"][1]
+
+
+def residue_angle_sd(samples: Structures, reference: Structures = ()) -> float:
+    """Standard deviation of the angle N-CA-C, degrees. 0 for every sample of frames, whose residues are ideal."""
+    return angle_deviations(samples)["N-CA-C"][1]
+
+
+def angle_bias(samples: Structures, reference: Structures = ()) -> float:
+    """Largest |mean - ideal| of the angles CA-C-N and C-N-CA, degrees. Sees no spread."""
+    found = angle_deviations(samples)
+    return max(abs(found[name][0]) for name in ("CA-C-N", "C-N-CA"))
+
+
+def omega_deviation(samples: Structures, reference: Structures = ()) -> float:
+    """Root mean square of omega from the nearer of 0 and 180 degrees: how far peptides are from planar.
+
+    Does not see whether a peptide is cis or trans: `cis_share` does.
+    """
+    omega = np.abs(bonds(samples)["omega"])
+    return math.sqrt(_mean(np.minimum(omega, 180 - omega) ** 2))
+
+
+def cis_share(samples: Structures, reference: Structures = ()) -> float:
+    """Share of peptides with |omega| < 90 degrees; 0.003 to 0.005 of real ones, most before proline."""
+    return _mean(np.abs(bonds(samples)["omega"]) < 90)
+
+
 def clash_share(samples: Structures, reference: Structures = ()) -> float:
-    """Share of residues in a clash."""
+    """Share of residues whose CA is within 3.6 A of one more than two places away. Sees no atom but CA."""
     return _mean(_pool([clashing(s) for s in samples]))
 
 
+def atom_clash_rate(samples: Structures, reference: Structures = ()) -> float:
+    """Pairs of N, CA, C, O nearer than 2.5 A, in residues two or more places apart, a residue.
+
+    Sees no side chain, no hydrogen, and no clash between neighbours.
+    """
+    return sum(atom_clashes(s) for s in samples) / max(sum(map(len, samples)), 1)
+
+
 def negative_phi(samples: Structures, reference: Structures = ()) -> float:
-    """Share of residues with phi < 0."""
+    """Share of residues with phi < 0: flips in the mirror. Glycines make it less than 1 in real chains."""
     phi = _pool([torsions(s)[0] for s in samples])
     return _mean(phi[np.isfinite(phi)] < 0)
 
 
 def right_handed(samples: Structures, reference: Structures = ()) -> float:
-    """Share of right-handed CA turns."""
+    """Share of right-handed CA turns. A share of helix: chains without helices have few."""
     return handedness(samples)[0]
 
 
@@ -225,22 +302,38 @@ def left_handed(samples: Structures, reference: Structures = ()) -> float:
 
 
 def helix(samples: Structures, reference: Structures = ()) -> float:
-    """Share of residues in helices."""
+    """Share of residues in helices by CA alone (P-SEA). Sees no hydrogen bond; `hbond_helix` does."""
     return content(samples)[0]
 
 
 def strand(samples: Structures, reference: Structures = ()) -> float:
-    """Share of residues in strands."""
+    """Share of residues in strands by CA alone (P-SEA). Extended chains without a partner count; see `hbond_strand`."""
     return content(samples)[1]
 
 
+def bonded_content(structures: Structures) -> tuple[float, float]:
+    """Share of residues in helices (H) and strands (E) by hydrogen bonds, pooled."""
+    letters = "".join(bonding.secondary_structure(s) for s in structures)
+    return letters.count("H") / max(len(letters), 1), letters.count("E") / max(len(letters), 1)
+
+
+def hbond_helix(samples: Structures, reference: Structures = ()) -> float:
+    """Share of residues in alpha helices by hydrogen bonds (H of Kabsch and Sander). Blind to handedness."""
+    return bonded_content(samples)[0]
+
+
+def hbond_strand(samples: Structures, reference: Structures = ()) -> float:
+    """Share of residues in ladders of hydrogen bonds (E of Kabsch and Sander). Blind to handedness and to twist."""
+    return bonded_content(samples)[1]
+
+
 def radius_ratio(samples: Structures, reference: Structures = ()) -> float:
-    """Mean of Rg / (2.2 N^0.38)."""
+    """Mean of Rg / (2.2 N^0.38). Sees size alone, no packing."""
     return _mean(radii(samples))
 
 
 def ramachandran_divergence(samples: Structures, reference: Structures) -> float:
-    """Jensen-Shannon divergence of (phi, psi) to the reference, bits."""
+    """Jensen-Shannon divergence of (phi, psi) to the reference, bits. Sees no order along the chain."""
     return divergence(ramachandran(samples), ramachandran(reference))
 
 
@@ -266,12 +359,23 @@ METRICS: dict[str, Callable[[Structures, Structures], float]] = {
     "ca_step_share": step_share,
     "ca_step_deviation": step_deviation,
     "cn_bond_deviation": bond_deviation,
-    "clash_share": clash_share,
+    "cn_bond_share": bond_share,
+    "ca_c_n_angle_sd": carbonyl_angle_sd,
+    "c_n_ca_angle_sd": amide_angle_sd,
+    "n_ca_c_angle_sd": residue_angle_sd,
+    "angle_bias": angle_bias,
+    "omega_deviation": omega_deviation,
+    "cis_share": cis_share,
+    "chain_breaks": chain_breaks,
+    "ca_clash_share": clash_share,
+    "atom_clash_rate": atom_clash_rate,
     "right_handed": right_handed,
     "left_handed": left_handed,
     "negative_phi": negative_phi,
-    "helix": helix,
-    "strand": strand,
+    "hbond_helix": hbond_helix,
+    "hbond_strand": hbond_strand,
+    "ca_helix": helix,
+    "ca_strand": strand,
     "rg_ratio": radius_ratio,
     "ramachandran_jsd": ramachandran_divergence,
     "rg_w1": radius_distance,

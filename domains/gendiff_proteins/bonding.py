@@ -1,0 +1,171 @@
+"""Hydrogen bonds of the backbone, and the helices and sheets they make (Kabsch and Sander 1983).
+
+The H of an N lies 1 A from it, opposite to the C=O of the residue before. The energy of the bond from the N-H of residue
+d to the C=O of residue a is that of four partial charges, in kcal/mol with distances in angstrom,
+
+    E(d, a) = 27.888 (1/|O N| + 1/|C H| - 1/|O H| - 1/|C N|),    a bond if E < -0.5,
+
+and each N-H keeps its two best. With the bonds written d -> a:
+
+    helix H    i+4 -> i and i+3 -> i-1: residues i to i+3; G and I the same with 3 and 5
+    bridge     parallel      i+1 -> j and j -> i-1,      or  j+1 -> i and i -> j-1
+               antiparallel  i -> j and j -> i,          or  i+1 -> j-1 and j+1 -> i-1
+    strand E   residues of two or more bridges in a row (a ladder), also across a bulge of at most 1 and 4 residues;
+               B those of a lone bridge
+
+None of it sees a mirror image. A proline gives no bond; where the sequence is unknown (X), every N-H does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .structure import Structure
+
+CUTOFF = -0.5  # kcal/mol
+_CHARGES = 27.888  # 332 x 0.42 x 0.20
+_NEAR = 9.0  # angstrom between CA; farther pairs have no bond
+_FLOOR = -9.9  # kcal/mol, the energy of atoms on top of each other
+
+
+def joined(structure: Structure) -> np.ndarray:
+    """`[N - 1]` bool: residue i and i + 1 are one chain without a break."""
+    whole = np.ones(max(len(structure) - 1, 0), dtype=bool)
+    whole[list(structure.breaks)] = False
+    return whole
+
+
+def energies(structure: Structure) -> np.ndarray:
+    """E(d, a) in kcal/mol, `[N, N]`: donors by row, acceptors by column; 0 where there can be no bond."""
+    n, ca, c, o = structure.backbone.swapaxes(0, 1)
+    size = len(structure)
+    found = np.zeros((size, size))
+    if size < 2:
+        return found
+    gives = np.concatenate([[False], joined(structure)]) & np.array([letter != "P" for letter in structure.sequence])
+    back = c[:-1] - o[:-1]
+    hydrogen = n.copy()
+    hydrogen[1:] += back / np.maximum(np.linalg.norm(back, axis=-1, keepdims=True), 1e-6)
+    donor, acceptor = np.nonzero(_apart(ca, ca) < _NEAR)
+    kept = gives[donor] & (donor != acceptor) & (donor != acceptor + 1)
+    donor, acceptor = donor[kept], acceptor[kept]
+
+    def far(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(a[acceptor] - b[donor], axis=-1)
+
+    distances = [far(o, n), far(c, hydrogen), far(o, hydrogen), far(c, n)]
+    nearest = np.minimum.reduce(distances)
+    on, ch, oh, cn = (1 / np.maximum(d, 1e-6) for d in distances)
+    found[donor, acceptor] = np.where(nearest < 0.5, _FLOOR, np.round(_CHARGES * (on + ch - oh - cn), 3))
+    return found
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    square = ((a[:, None] - b[None]) ** 2).sum(-1)
+    return np.sqrt(square)
+
+
+def hydrogen_bonds(structure: Structure) -> np.ndarray:
+    """`[N, N]` bool: the N-H of the row bonds to the C=O of the column, at most two of a row."""
+    energy = energies(structure)
+    bonds = energy < CUTOFF
+    if len(structure) > 2:
+        best = np.argpartition(energy, 1, axis=1)[:, :2]
+        two = np.zeros_like(bonds)
+        np.put_along_axis(two, best, True, axis=1)
+        bonds &= two
+    return bonds
+
+
+@dataclass
+class Ladder:
+    """Bridges in a row: the residues of its two strands, in the order of the chain."""
+
+    parallel: bool
+    first: list[int]
+    second: list[int]
+
+
+def ladders(structure: Structure, bonds: np.ndarray | None = None) -> list[Ladder]:
+    """The ladders of a structure, lone bridges among them; ladders across a bulge are one."""
+    b = hydrogen_bonds(structure) if bonds is None else bonds
+    size = len(structure)
+    if size < 6:
+        return []
+    whole = np.concatenate([[0], np.cumsum(~joined(structure))])  # residues with one number are without a break
+    middle = np.flatnonzero(whole[2:] == whole[:-2]) + 1
+    mid, low, high = slice(1, -1), slice(0, -2), slice(2, None)
+    same = (b[high, mid] & b[mid, low].T) | (b[high, mid].T & b[mid, low])
+    opposite = (b[mid, mid] & b[mid, mid].T) | (b[high, low] & b[high, low].T)
+    allowed = np.zeros(size - 2, dtype=bool)
+    allowed[middle - 1] = True
+    far = np.triu(np.ones_like(same), 3)
+    found: list[Ladder] = []
+    for i, j in np.argwhere((same | opposite) & far & allowed[:, None] & allowed[None]).tolist():
+        parallel, i, j = bool(same[i, j]), i + 1, j + 1
+        for ladder in found:
+            if ladder.parallel != parallel or i != ladder.first[-1] + 1:
+                continue
+            if parallel and j == ladder.second[-1] + 1:
+                ladder.second.append(j)
+            elif not parallel and j == ladder.second[0] - 1:
+                ladder.second.insert(0, j)
+            else:
+                continue
+            ladder.first.append(i)
+            break
+        else:
+            found.append(Ladder(parallel, [i], [j]))
+    return _across_bulges(sorted(found, key=lambda ladder: ladder.first[0]), whole)
+
+
+def _across_bulges(found: list[Ladder], whole: np.ndarray) -> list[Ladder]:
+    place = 0
+    while place < len(found):
+        a, other = found[place], place + 1
+        while other < len(found):
+            b = found[other]
+            ends = (a.first[0], a.first[-1], a.second[0], a.second[-1])
+            begins = (b.first[0], b.first[-1], b.second[0], b.second[-1])
+            gap = b.first[0] - a.first[-1]
+            unbroken = (
+                whole[min(ends[0], begins[0])] == whole[max(ends[1], begins[1])]
+                and whole[min(ends[2], begins[2])] == whole[max(ends[3], begins[3])]
+            )
+            overlap = a.first[-1] >= b.first[0] and a.first[0] <= b.first[-1]
+            jump = b.second[0] - a.second[-1] if a.parallel else a.second[0] - b.second[-1]
+            bulge = (0 <= jump < 6 and gap < 3) or 0 <= jump < 3
+            if a.parallel == b.parallel and unbroken and 0 <= gap < 6 and not overlap and bulge:
+                a.first += b.first
+                a.second = a.second + b.second if a.parallel else b.second + a.second
+                del found[other]
+            else:
+                other += 1
+        place += 1
+    return found
+
+
+def secondary_structure(structure: Structure) -> str:
+    """One letter a residue: H, G, I helices, E strand, B lone bridge, C else. Turns and bends are C.
+
+    Where patterns overlap, H goes before E, and I before H, as mkdssp 4 has it.
+    """
+    bonds, size = hydrogen_bonds(structure), len(structure)
+    letters = np.full(size, "C")
+    for ladder in ladders(structure, bonds):
+        letter = "E" if len(ladder.first) > 1 else "B"
+        for strand in (ladder.first, ladder.second):
+            part = letters[strand[0] : strand[-1] + 1]
+            part[part != "E"] = letter
+    whole = np.concatenate([[0], np.cumsum(~joined(structure))])
+    for turn, letter, over in ((4, "H", "CHEBGI"), (3, "G", "CG"), (5, "I", "CIH")):
+        if size <= turn:
+            continue
+        start = np.diagonal(bonds, -turn) & (whole[turn:] == whole[:-turn])  # i + turn -> i
+        for i in np.flatnonzero(start[1:] & start[:-1]) + 1:
+            part = letters[i : i + turn]
+            if all(old in over for old in part):
+                part[:] = letter
+    return "".join(letters.tolist())

@@ -1,0 +1,74 @@
+"""Structures in order of what is wrong with them, and the table as CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from . import metrics
+from .frames import C_N
+from .structure import Structure, StructureError
+
+Row = dict[str, float | int | str]
+MEASURES = {
+    "cn_bond_share": metrics.bond_share,
+    "ca_c_n_angle_sd": metrics.carbonyl_angle_sd,
+    "c_n_ca_angle_sd": metrics.amide_angle_sd,
+    "omega_deviation": metrics.omega_deviation,
+    "atom_clash_rate": metrics.atom_clash_rate,
+    "negative_phi": metrics.negative_phi,
+    "hbond_helix": metrics.hbond_helix,
+    "hbond_strand": metrics.hbond_strand,
+    "rg_ratio": metrics.radius_ratio,
+}
+
+
+def faults(structure: Structure) -> float:
+    """What a sound chain has none of, a residue: atom clashes, breaks, bonds C-N off by 0.1 A, left-handed helices.
+
+    Of a left-handed helix every residue counts, in runs of four or more. Whether a sequence folds so, it does not see.
+    """
+    left = metrics.runs(np.abs(metrics.ca_torsions(structure) + 50) < 20, 4).sum()
+    bonds = (np.abs(metrics.bonds([structure])["C-N"] - C_N) >= 0.1).sum()
+    breaks = metrics.chain_breaks([structure]) * len(structure)
+    return float(metrics.atom_clashes(structure) + breaks + bonds + left) / max(len(structure), 1)
+
+
+def rank(structures: Sequence[Structure]) -> list[Row]:
+    """Measures of each structure by itself, those with the fewest `faults` first; equal ones keep their order.
+
+    Returns:
+        Rows with "rank" (from 1), "index" (place in the list), "name", "residues", "faults" and `MEASURES`.
+    """
+    found = sorted(((faults(s), index, s) for index, s in enumerate(structures)), key=lambda item: item[0])
+    return [
+        {"rank": place, "index": index, "name": s.name, "residues": len(s), "faults": wrong}
+        | {name: measure([s]) for name, measure in MEASURES.items()}
+        for place, (wrong, index, s) in enumerate(found, start=1)
+    ]
+
+
+def write_ranking(structures: Sequence[Structure], path: str | Path) -> list[Row]:
+    """Write the rows of `rank` to a .csv or .json file, and return them; what cannot be measured is empty or null.
+
+    Raises:
+        StructureError: another suffix.
+    """
+    path, rows = Path(path), rank(structures)
+    clean = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
+    if path.suffix.lower() == ".json":
+        path.write_text(json.dumps(clean, indent=2) + "\n", encoding="utf-8")
+    elif path.suffix.lower() == ".csv":
+        names = ["rank", "index", "name", "residues", "faults", *MEASURES]
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(clean)
+    else:
+        raise StructureError(f"the suffix {path.suffix!r} of {path}", ".csv or .json", "write_ranking(s, 'rank.csv')")
+    return rows
