@@ -69,7 +69,7 @@ def main() -> None:
     differing = [
         {"chain": ids[i], "ours": a, "mkdssp": b} for i, a, b in zip(places, ours, theirs, strict=True) if a != b
     ]
-    version = subprocess.run(["mkdssp", "--version"], capture_output=True, text=True).stdout.splitlines()[0]
+    version = subprocess.run(["mkdssp", "--version"], check=True, capture_output=True, text=True).stdout.splitlines()[0]
     everything = "".join(theirs)
     result = {
         "tool": version,

@@ -1,7 +1,7 @@
 """Hydrogen bonds of the backbone, and the helices and sheets they make (Kabsch and Sander 1983).
 
-The H of an N lies 1 A from it, opposite to the C=O of the residue before. The energy of the bond from the N-H of residue
-d to the C=O of residue a is that of four partial charges, in kcal/mol with distances in angstrom,
+The H of an N lies 1 A from it, opposite to the C=O of the residue before. The energy of the bond from the N-H of
+residue d to the C=O of residue a is that of four partial charges, in kcal/mol with distances in angstrom,
 
     E(d, a) = 27.888 (1/|O N| + 1/|C H| - 1/|O H| - 1/|C N|),    a bond if E < -0.5,
 

@@ -221,7 +221,7 @@ def bond_share(samples: Structures, reference: Structures = ()) -> float:
 
 
 def chain_breaks(samples: Structures, reference: Structures = ()) -> float:
-    """Breaks a residue within chains: C-N > 2 A or CA-CA > 4.2 A. The bond and angle measures do not see across them."""
+    """Breaks a residue within chains, C-N > 2 A or CA-CA > 4.2 A: other measures do not see across them."""
     found = [sum(s.chains[b] == s.chains[b + 1] for b in s.breaks) for s in samples]
     return sum(found) / max(sum(map(len, samples)), 1)
 

@@ -483,6 +483,8 @@ def parse_mmcif(lines: Iterable[str], block: str | None = None) -> tuple[Parsed 
                 if not rest:
                     sites.add(words, place)
                     continue
+        elif not body and sites is not None and words[0].upper() in ("ATOM", "HETATM"):
+            sites.troubles.add("atoms behind the end of their table", place)
         for word in words:
             if _keyword(word):
                 if body and sites is not None and rest:

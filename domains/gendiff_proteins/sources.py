@@ -17,8 +17,8 @@ from gendiff.domain import Example, Examples, Rejected, Source, data_file
 from gendiff.errors import DataError, GendiffError
 
 from . import ideal
-from .metrics import radii, secondary_structure
-from .reading import load
+from .metrics import radii, radius, secondary_structure
+from .reading import SUFFIXES, UNREAD, clean_path, load
 from .structure import Structure
 
 FOLDS = ("alpha", "beta", "mixed", "coil")
@@ -164,50 +164,104 @@ def _windows(source: Backbones, whole: Structure, seed: int) -> list[Structure]:
 
 @dataclass(frozen=True)
 class Structures(Chains):
-    """The structures of a folder (PDB and mmCIF, plain or gzipped, with its subfolders).
+    """The structures of a folder (PDB, mmCIF and BinaryCIF, plain or gzipped, with its subfolders).
 
-    Every unbroken piece of a chain with a fitting length is one example. Files that cannot be read and pieces that do
-    not fit are listed with the reason.
+    Every unbroken piece of a chain with a fitting length is one example. Every other file, residue and piece is listed
+    with the reason: files of other formats, files that cannot be read, pieces that are too short. A piece longer than
+    `max_length` gives its most compact window of that length, and what lies outside is listed; with `crop=False` it is
+    listed whole. About one file in ten, by a hash of its name, is "test", and at least one where there are two.
+
+    Args:
+        folder: where they are.
+        min_length: fewest residues.
+        max_length: most residues.
+        crop: whether longer pieces are cropped to a window.
     """
 
     folder: str
     min_length: int = 40
     max_length: int = 256
+    crop: bool = True
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.min_length <= self.max_length:
+            raise DataError(f"{self!r}", "4 <= min_length <= max_length residues")
 
     def load(self, split: str, root: Path | None = None) -> Examples:
+        test = _checked(split) == "test"
         folder = Path(self.folder) if root is None or Path(self.folder).is_absolute() else Path(root) / self.folder
         if not folder.is_dir():
             raise DataError(
                 f"there is no folder {folder}", "a folder of PDB or mmCIF files", 'Structures("my/structures")'
             )
-        suffixes = (".pdb", ".ent", ".cif", ".mmcif")
-        paths = [p for p in sorted(folder.rglob("*")) if p.name.lower().removesuffix(".gz").endswith(suffixes)]
-        items, rejected = [], []
+        every = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+        paths = [p for p in every if p.name.lower().removesuffix(".gz").endswith(SUFFIXES)]
+        held = _held_out_names({path.name for path in paths})
+        items: list[Example] = []
+        rejected = [] if test else [self._unread(path) for path in every if path not in set(paths)]
         for path in paths:
-            if held_out(path.name) != (_checked(split) == "test"):
+            if (path.name in held) != test:
                 continue
             try:
                 structure, report = load(path)
             except GendiffError as error:
-                rejected.append(Rejected(path.name, error.got.removeprefix(f"{path}: ")))
+                rejected.append(Rejected(clean_path(path.name), error.got.removeprefix(f"{clean_path(path)}: ")))
                 continue
             for piece in structure.pieces():
-                name = f"{structure.name}_{piece.chains[0]}{piece.numbers[0]}-{piece.numbers[-1]}"
-                if self.min_length <= len(piece) <= self.max_length:
-                    items.append(example(Structure(piece.backbone, piece.sequence, piece.numbers, piece.chains, name)))
-                else:
-                    rejected.append(
-                        Rejected(name, f"not {self.min_length} to {self.max_length} residues without a break")
-                    )
-            rejected += [Rejected(n, why) for why, names in report.dropped.items() for n in names]
+                kept, out = self._window(structure.name, piece)
+                items += [example(s) for s in kept]
+                rejected += out
+            rejected += [Rejected(f"{structure.name}_{n}", why) for why, names in report.dropped.items() for n in names]
         if not items:
             raise DataError(
-                f"{folder} gave no examples for {split!r} ({len(paths)} files, {len(rejected)} rejected)",
+                f"{folder} gave no examples for {split!r} ({len(paths)} files, {len(rejected)} rejected"
+                f"{': ' + rejected[0].name + ', ' + rejected[0].reason if rejected else ''})",
                 f"unbroken chains of {self.min_length} to {self.max_length} residues",
             )
         return Examples(items, rejected)
 
+    def _unread(self, path: Path) -> Rejected:
+        formats = "PDB, mmCIF or BinaryCIF" + (", which this format is not" if _is_structure(path) else "")
+        return Rejected(clean_path(path.name), f"no file of {formats}")
+
+    def _window(self, name: str, piece: Structure) -> tuple[list[Structure], list[Rejected]]:
+        """What is kept of an unbroken piece, and what is not."""
+
+        def called(part: Structure) -> Structure:
+            label = f"{name}_{part.chains[0]}{part.numbers[0]}-{part.numbers[-1]}"
+            return Structure(part.backbone, part.sequence, part.numbers, part.chains, label)
+
+        if self.min_length <= len(piece) <= self.max_length:
+            return [called(piece)], []
+        if len(piece) < self.min_length:
+            return [], [Rejected(called(piece).name, f"fewer than {self.min_length} residues without a break")]
+        if not self.crop:
+            return [], [Rejected(called(piece).name, f"more than {self.max_length} residues, and crop=False")]
+        last = len(piece) - self.max_length
+        starts = sorted({*range(0, last + 1, 8), last})
+        windows = [piece.take(slice(start, start + self.max_length)) for start in starts]
+        best = int(np.argmin([radius(window) for window in windows]))
+        start, stop = starts[best], starts[best] + self.max_length
+        outside = [part for part in (piece.take(slice(0, start)), piece.take(slice(stop, None))) if len(part)]
+        reason = f"outside the most compact window of {self.max_length} residues, which was kept"
+        return [called(windows[best])], [Rejected(called(part).name, reason) for part in outside]
+
     def describe(self) -> str:
+        longer = "cropped to their most compact window" if self.crop else "left out"
         return (
-            f"The structures below {self.folder}, unbroken pieces of {self.min_length} to {self.max_length} residues."
+            f"The structures below {self.folder}, unbroken pieces of {self.min_length} to {self.max_length} residues; "
+            f"longer ones are {longer}."
         )
+
+
+def _is_structure(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(UNREAD)
+
+
+def _held_out_names(names: set[str]) -> set[str]:
+    """The names of files that are held out: about a tenth, and neither none nor all where there are two or more."""
+    held = {name for name in names if held_out(name)}
+    if len(names) > 1 and len(held) in (0, len(names)):
+        first = min(names, key=lambda name: (zlib.crc32(name.encode()), name))
+        held = {first} if not held else names - {first}
+    return held

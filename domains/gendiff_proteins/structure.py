@@ -1,15 +1,17 @@
 """A protein backbone as a person knows it: atoms in angstrom, letters, residue numbers and chains.
 
 `structure["A16-35"]` is residues 16 to 35 of chain A by the numbers of the file; insertion codes are part of a number
-("A52A"); several pieces may be joined, `structure["A16-35", "A52-71"]`; a chain id alone is the whole chain.
+("A52A"); several pieces may be joined, `structure["A16-35", "A52-71"]`; a chain id alone is the whole chain. Numbers
+that a range spans and the chain lacks are left out with a warning: antibody numbering has such gaps without a break.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 
@@ -144,12 +146,13 @@ class Structure:
         start, stop = numbers.index(ends[0]), numbers.index(ends[1])
         if stop < start:
             raise StructureError(f"the selection {piece!r}", "its first residue before its last")
-        wanted = {str(n) for n in range(int(first), int(last if last is not None else first) + 1)}
-        missing = sorted(wanted - {str(_plain(n)) for n in numbers[start : stop + 1]}, key=int)
+        span, there = range(int(first), int(last or first) + 1), {_plain(n) for n in numbers[start : stop + 1]}
+        missing = [str(n) for n in islice((n for n in span if n not in there), 8)]
         if missing:
-            raise StructureError(
-                f"the selection {piece!r}: residues {', '.join(missing)} of chain {chain} are not in {here}",
-                "residues that are all there",
-                "select the pieces on both sides of the gap",
+            some = ", ".join(missing) + (" and more" if len(missing) == 8 else "")
+            warnings.warn(
+                f"The selection {piece!r} spans a gap in the numbers of {here}: there are no residues {some} of chain "
+                f"{chain}; the others were taken.",
+                stacklevel=4,
             )
         return places[start : stop + 1]

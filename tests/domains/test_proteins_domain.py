@@ -129,7 +129,7 @@ def test_a_folder_of_structures_lists_what_it_rejects(tmp_path) -> None:
     assert len(names) == 24 and len(both[1]) < 8
     reasons = {r.name: r.reason for s in both for r in s.rejected}
     assert "no atoms" in reasons["bad.pdb"]
-    assert "40 to 256 residues" in reasons["short_A1-10"]
+    assert "fewer than 40 residues" in reasons["short_A1-10"]
     assert "rejected" in both[0].report()
     with pytest.raises(DataError, match="no folder"):
         Structures(str(tmp_path / "none")).load("train")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 
 import numpy as np
 import pytest
 
-from gendiff_proteins import Ideal, Structure, metrics
+from gendiff_proteins import Ideal, Structure, StructureError, bonding, metrics, rank, write_ranking
 from gendiff_proteins.ideal import HELIX, STRAND, build
 from gendiff_proteins.superpose import diversity
 
@@ -145,3 +147,113 @@ def test_every_metric_is_a_number_on_samples_of_any_kind() -> None:
     chains = Ideal(8, 32, 40).load("train").artifacts
     for name, metric in metrics.METRICS.items():
         assert math.isfinite(metric(chains[:4], chains[4:])), name
+
+
+def test_hydrogen_bond_letters_equal_mkdssp(data_root) -> None:
+    """Letters that mkdssp 4.2.2 gave for these chains, written as PDB; turns, bends and blanks are C."""
+    with np.load(data_root / "proteins" / "backbones.npz") as data:
+        place = {f"{i}_{c}": k for k, (i, c) in enumerate(zip(data["id"], data["chain"], strict=True))}
+        for name, letters in DSSP.items():
+            span = slice(data["offset"][place[name]], data["offset"][place[name] + 1])
+            chain = Structure(data["bb"][span], data["aa"][span].tobytes().decode())
+            assert bonding.secondary_structure(chain) == letters, name
+
+
+def test_hydrogen_bonds_of_an_ideal_helix_and_their_energy_by_hand() -> None:
+    helix = turned(HELIX)
+    bonds = bonding.hydrogen_bonds(helix)
+    assert np.diagonal(bonds, -4).all() and bonding.secondary_structure(helix) == "C" + "H" * 22 + "C"
+    d, a = 12, 8
+    n, o, c = helix.backbone[d, 0], helix.backbone[a, 3], helix.backbone[a, 2]
+    back = helix.backbone[d - 1, 2] - helix.backbone[d - 1, 3]
+    h = n + back / math.sqrt((back**2).sum())
+    terms = [math.dist(o, n), math.dist(c, h), math.dist(o, h), math.dist(c, n)]
+    by_hand = 332 * 0.42 * 0.20 * (1 / terms[0] + 1 / terms[1] - 1 / terms[2] - 1 / terms[3])
+    assert bonding.energies(helix)[d, a] == pytest.approx(by_hand, abs=6e-4) and by_hand < -1.5
+    proline = Structure(helix.backbone, "A" * 12 + "P" + "A" * 11)
+    assert not bonding.hydrogen_bonds(proline)[12].any() and bonding.hydrogen_bonds(proline)[:, 12].any()
+    assert metrics.hbond_strand([turned(STRAND)]) == 0.0 and metrics.strand([turned(STRAND)]) > 0.8  # nobody to pair
+
+
+def test_hydrogen_bonds_do_not_cross_a_break() -> None:
+    helix = turned(HELIX)
+    two = Structure(helix.backbone, chains=("A",) * 12 + ("B",) * 12)
+    assert bonding.secondary_structure(two) == "C" + "H" * 10 + "CC" + "H" * 10 + "C"
+
+
+def test_angles_omega_and_bonds_see_what_is_bent() -> None:
+    helix = turned(HELIX)
+    for name, (bias, sd) in metrics.angle_deviations([helix]).items():
+        assert abs(bias) < 1e-6 and sd < 1e-6, name
+    assert metrics.omega_deviation([helix]) < 1e-6 and metrics.cis_share([helix]) == 0.0
+    rng = np.random.default_rng(0)
+    shaken = Structure(helix.backbone + 0.1 * rng.standard_normal(helix.backbone.shape))
+    assert 4 < metrics.carbonyl_angle_sd([shaken]) < 9 and metrics.bond_share([shaken]) < 0.8
+    omega = np.full((1, 24), 180.0)
+    omega[0, 10], omega[0, 15] = 0.0, 160.0
+    bent = Structure(build(np.tile(np.array(HELIX), (1, 24, 1)), omega)[0])
+    assert metrics.cis_share([bent]) == pytest.approx(1 / 23)
+    assert metrics.omega_deviation([bent]) == pytest.approx(20 / math.sqrt(23))
+
+
+def test_atom_clashes_see_what_ca_cannot() -> None:
+    strand = turned(STRAND)
+    assert metrics.atom_clash_rate([strand]) == 0.0
+    other = strand.backbone + (strand.backbone[5, 3] - strand.backbone[12, 0] + np.array([0.0, 0.0, 2.0]))
+    both = Structure(np.concatenate([strand.backbone, other]), chains=("A",) * 24 + ("B",) * 24)
+    found = np.linalg.norm(both.backbone[:24].reshape(-1, 1, 3) - both.backbone[24:].reshape(1, -1, 3), axis=-1)
+    assert metrics.atom_clashes(both) == (found < 2.5).sum() > 0
+
+
+def test_real_chains_have_sound_peptides(real: Real) -> None:
+    chains = real[0]
+    assert metrics.bond_share(chains) > 0.99 and metrics.atom_clash_rate(chains) < 0.006
+    assert metrics.carbonyl_angle_sd(chains) < 2.5 and metrics.amide_angle_sd(chains) < 3
+    assert metrics.omega_deviation(chains) < 10 and metrics.cis_share(chains) < 0.01
+    mirrors = [s.mirrored() for s in chains]
+    for measure in (metrics.atom_clash_rate, metrics.carbonyl_angle_sd, metrics.omega_deviation):
+        assert measure(mirrors) == pytest.approx(measure(chains))  # blind to it, as they must be
+
+
+def test_ranking_puts_the_broken_and_the_left_handed_last(tmp_path) -> None:
+    helix = turned(HELIX)
+    moved = helix.backbone.copy()
+    moved[12:] += 1.0
+    chains = [Structure(moved, name="broken"), helix.mirrored(), Structure(helix.backbone, name="whole")]
+    rows = write_ranking(chains, tmp_path / "rank.csv")
+    assert [row["index"] for row in rows] == [2, 0, 1] and [row["rank"] for row in rows] == [1, 2, 3]
+    assert rows == rank(chains) and rows[0]["name"] == "whole" and rows[0]["faults"] == 0
+    with (tmp_path / "rank.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [row["name"] for row in found] == ["whole", "broken", ""] and float(found[0]["hbond_helix"]) == 22 / 24
+    write_ranking(chains, tmp_path / "rank.json")
+    assert len(json.loads((tmp_path / "rank.json").read_text())) == 3
+    with pytest.raises(StructureError, match="csv or"):
+        write_ranking(chains, tmp_path / "rank.xls")
+
+
+DSSP = {
+    "1PXV_C_C_C": (
+        "CCCCEEEEEEEECCGGGCCHHHHHHHHCCCEEEEECCCCEEEEEEECCCCCCCEEEEEEEECCCCEEEEEECCEEEEEEEEEEEECCEEEEEEEECCCCC"
+        "BCCCEEEEECC"
+    ),
+    "1SGP_I_I": ("CCCCCCCCCCCCCCCCCEEECCCCEECCHHHHHHHHHHCCCCCCEEEECCC"),
+    "4MNQ_D_D": (
+        "CCCEECCCCCEECCCCCEEEEEECCCEEEEEEEEECCCCCEEEEEEECCCCCEEECCCEEEEEECCCEEEEEECCCCGGGCEEEEEEEEECCCCCCCCEE"
+        "CCCEEECEECCCCCCCCEEEEEECCCCCCCEEEEEECCCCCCCCCCCCCCCEEECCCEEEEECCCCEEEEEEEEEECCCCCCCCCCCCCCCCCCCCBCCC"
+    ),
+    "1BD2_E_E": (
+        "CEEEECCEEEEECCCCEEEEEEECCCCCEEEEEEECCCCCEEEEEEEEECCEEEECCCCCCEEECCCCCCBCCEEECCCCGGGCEEEEEEEEEGGGCEEE"
+        "EEECCCEEEEEECCGGGCBCCEEEEECCCHHHHHHHCEEEEEEEEEEEBCCCEEEEEEECCEEECCCEEECCCCEECCCCCCCCCEEEEEEEEEEHHHHC"
+        "CCCCEEEEEEEECCBCCCCCCCCCCCCCBCEEEEEEEECCCC"
+    ),
+    "1q94_AC_A_A": (
+        "CCEEEEEEEEEECCCCCCCCEEEEEEEECCEEEEEEECCCCCCCCEECCHHHHCCCHHHHHHHHHHHHHHHHHHHHHHHHHHHHCCCCCCCCCEEEEEEE"
+        "EEECCCCCEEEEEEEEEECCEEEEEECCCCCCEEECCHHHHHHHHHHHHCCHHHHHHHIIIIIHHHHHHHHHHHCHHHHCC"
+    ),
+    "1KLU_r_u_B_B": (
+        "CCCCCCCEEEEEEEEEECCCCEEEEEEEEEECCEEEEEEECCCCCEEECCCCCHHHHHHHCCCHHHHHHHHHHIIIIIIHHHHCCGGGCCCCCCCCBCCE"
+        "EEECCCCCCCCEEEEEEEEEECCCCCEEEEEECCCBCCCCEEECCCEECCCCCEEEEEEEEECCCCCCEEEEEEECCCCCCCEEEEEEC"
+    ),
+    "1FC2_r_u_A_A": ("CCCCCCCCCHHHHHHHHCCCCCCCHHHHHHHHHHHHHCCCCHHHHHHHHHHHHHHHCCCC"),
+}
