@@ -232,6 +232,10 @@ class Domain(ABC):
     def encode(self, artifact: Any) -> State:
         """One artifact to one state, without batch axis."""
 
+    def encode_given(self, artifact: Any) -> State:
+        """One artifact to start from, or with a known part; by default `encode`, which may ask for more (no gaps)."""
+        return self.encode(artifact)
+
     @abstractmethod
     def decode(self, x: State) -> Any:
         """One state, cropped to its length, to one artifact."""

@@ -273,7 +273,7 @@ class Model:
         first = None
         if start is not None:
             solver = replace_solver(solver, functools.partial(start_at, strength=strength), FlowPath)
-            first = map_state(lambda x: x[None], self.domain.encode(start))
+            first = map_state(lambda x: x[None], self.domain.encode_given(start))
         known = None if given is None else given.expand(n)
         rule = None if is_one(guidance) else as_rule(guidance)
         if rule is not None:
@@ -424,7 +424,7 @@ class Model:
 
     def known(self, artifact: Any, keep: Any) -> Given:
         """An artifact of which the sites in `keep` (bool, of the state's shape, without batch axis) are given."""
-        x0 = map_state(lambda x: x[None], self.domain.encode(artifact))
+        x0 = map_state(lambda x: x[None], self.domain.encode_given(artifact))
         return Given(x0, map_state(lambda k: torch.as_tensor(k, dtype=torch.bool)[None], keep))
 
     def measurement(

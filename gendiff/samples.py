@@ -10,6 +10,7 @@ mixes the samples of two requests.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -131,13 +132,25 @@ class SampleFolder:
     def add(self, artifacts: Sequence[Any]) -> None:
         """Writes the next samples, each to its own numbered file."""
         for artifact in artifacts:
-            self._file(self.names[len(self.artifacts)], lambda path, a=artifact: self.model.domain.write(a, path))
+            i = len(self.artifacts)
+            write: Callable[..., None] = self.model.domain.write
+            if "remarks" in inspect.signature(write).parameters:  # files that hold text say how they were made
+                write = functools.partial(write, remarks=self._remarks(i))
+            self._file(self.names[i], lambda path, a=artifact, write=write: write(a, path))
             self.artifacts.append(artifact)
 
     def _plot(self, path: Path) -> None:
         domain = self.model.domain
         captioned = any(self.captions) and "labels" in inspect.signature(domain.plot).parameters
         domain.plot(self.artifacts, path, **({"labels": self.captions} if captioned else {}))
+
+    def _remarks(self, i: int) -> list[str]:
+        """What the manifest says of sample i, a line each."""
+        known = {k: v for k, v in self.manifest.items() if k not in ("complete", "n", "files")}
+        return [
+            f"gendiff sample {i} of {self.n}",
+            *(f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in known.items()),
+        ]
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None:

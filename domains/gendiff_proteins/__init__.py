@@ -1,6 +1,8 @@
 """Protein backbones for gendiff: structures in angstrom, frames inside, handedness always reported."""
 
 from .domain import Proteins as Proteins
+from .motif import Motif as Motif
+from .motif import scaffold as scaffold
 from .networks import FrameNetwork as FrameNetwork
 from .ranking import rank as rank
 from .ranking import write_ranking as write_ranking

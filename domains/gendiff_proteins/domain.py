@@ -28,9 +28,11 @@ from gendiff import (
     Exponential,
     Gaussian,
     Geodesic,
+    Given,
     Heads,
     Joint,
     Linear,
+    Measurement,
     Request,
     Tangent,
     Velocity,
@@ -41,6 +43,7 @@ from gendiff.sampling.solvers import Solver
 
 from . import frames, metrics, superpose
 from .geometry import geometry_loss
+from .motif import Motif
 from .networks import FrameNetwork
 from .reading import read
 from .repulsion import untangle
@@ -91,6 +94,12 @@ class Proteins(Domain):
         if artifact.breaks:
             at = ", ".join(f"{artifact.chains[b]}{artifact.numbers[b]}" for b in artifact.breaks[:4])
             raise DataError(f"{artifact!r} has chain breaks after {at}", "one unbroken chain", "structure.pieces()[0]")
+        return self.encode_given(artifact)
+
+    def encode_given(self, artifact: Structure) -> State:
+        """Frames of a chain that may be broken: a motif with gaps, or a damaged structure to start from."""
+        if len(artifact) > LONGEST:
+            raise DataError(f"{artifact!r}", f"at most {LONGEST} residues")
         pos, rot = frames.frames_from_backbone(torch.from_numpy(artifact.backbone))
         return {"pos": (frames.NM * (pos - pos.mean(0))).float(), "rot": rot.float()}
 
@@ -124,6 +133,26 @@ class Proteins(Domain):
         like = {"pos": torch.empty(n, longest, 3), "rot": torch.empty(n, longest, 3, 3)}
         mask = torch.arange(longest)[None] < torch.tensor(sizes)[:, None]
         return Request(like, {"mask": mask, **self.label_conditions(n, **what)})
+
+    def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
+        """A `Motif` tells which residues are known, and how long the samples are.
+
+        Raises:
+            RequestError: a length that is not the motif's, or something in which nothing is known.
+        """
+        if not isinstance(given, Motif):
+            return super().known(given, what)
+        length = what.get("length")
+        if length is not None and length != given.length:
+            raise RequestError(
+                f"length={length!r} with a motif in a chain of {given.length}", "one length", "no length="
+            )
+        known, keep = self.encode_given(given.structure), given.keep
+        pos = torch.zeros(given.length, 3)
+        rot = torch.eye(3).repeat(given.length, 1, 1)
+        pos[keep], rot[keep] = known["pos"], known["rot"]
+        x0 = {"pos": pos[None], "rot": rot[None]}
+        return Given(x0, keep[None]), {**what, "length": given.length}
 
     def preview(self, n: int) -> dict[str, Any]:
         """Lengths spread over the range of the source; the i-th is the same whatever n."""
@@ -168,8 +197,9 @@ class Proteins(Domain):
     def read(self, path: str | Path) -> Structure:
         return read(path)
 
-    def write(self, artifact: Structure, path: str | Path) -> None:
-        write(artifact, path)
+    def write(self, artifact: Structure, path: str | Path, *, remarks: Sequence[str] = ()) -> None:
+        """To PDB or mmCIF, by the suffix; `remarks` (seed, model, request) are lines of text kept in the file."""
+        write(artifact, path, remarks=remarks)
 
     def plot(self, artifacts: Sequence[Structure], path: str | Path, *, labels: Sequence[str] | None = None) -> None:
         from .plot import plot

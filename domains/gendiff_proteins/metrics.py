@@ -99,9 +99,9 @@ def clashing(structure: Structure) -> np.ndarray:
 
 def atom_clashes(structure: Structure) -> int:
     """Pairs of backbone atoms (N, CA, C, O) nearer than 2.5 A whose residues are at least two places apart."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    pairs = cKDTree(structure.backbone.reshape(-1, 3)).query_pairs(ATOM_CLASH, output_type="ndarray")
+    pairs = KDTree(structure.backbone.reshape(-1, 3)).query_pairs(ATOM_CLASH, output_type="ndarray")
     return int((np.abs(pairs[:, 0] // 4 - pairs[:, 1] // 4) > 1).sum())
 
 

@@ -290,9 +290,10 @@ def _nothing(path: Path, dropped: dict[str, list[_Found]], skipped: Counter[str]
             "N, CA and C of every residue",
             "rebuild the backbone from the CA trace first, for instance with PULCHRA",
         )
-    bad = [found.atoms for found in dropped.get("impossible bond lengths", []) if _readable(found.atoms)]
-    if bad:
-        bond = float(np.median([np.linalg.norm(np.subtract(atoms["N"], atoms["CA"])) for atoms in bad]))
+    bad = [(f.atoms.get("N"), f.atoms.get("CA")) for f in dropped.get("impossible bond lengths", [])]
+    lengths = [math.dist(n, ca) for n, ca in bad if n is not None and ca is not None]
+    if lengths:
+        bond = float(np.median(lengths))
         if 0.12 < bond < 0.18:
             return _refuse(
                 path,
@@ -303,10 +304,6 @@ def _nothing(path: Path, dropped: dict[str, list[_Found]], skipped: Counter[str]
     reasons = [f"{len(group)} {why}" for why, group in dropped.items()]
     reasons += [f"{n} {name}" for name, n in skipped.most_common(20)] + list(parsed.notes)
     return _refuse(path, f"no residue to keep ({', '.join(reasons)})", "amino acids with N, CA and C")
-
-
-def _readable(atoms: dict[str, Point | None]) -> bool:
-    return atoms.get("N") is not None and atoms.get("CA") is not None
 
 
 def _bonded(every: list[_Found], place: int) -> bool:

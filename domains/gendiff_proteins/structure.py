@@ -117,6 +117,12 @@ class Structure:
     def __getitem__(self, what: str | tuple[str, ...]) -> Structure:
         return self.take([i for piece in ((what,) if isinstance(what, str) else what) for i in self._select(piece)])
 
+    def mask(self, *what: str) -> np.ndarray:
+        """`[N]` bool: the residues that these selections name, such as `mask("A16-35", "A52")`."""
+        chosen = np.zeros(len(self), dtype=bool)
+        chosen[[i for piece in what for i in self._select(piece)]] = True
+        return chosen
+
     def _select(self, piece: str) -> list[int]:
         here = f"{self.name or 'this structure'}"
         ids = list(dict.fromkeys(self.chains))

@@ -7,6 +7,7 @@ columns of fixed width: what does not fit is refused, and mmCIF takes it.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,8 +47,14 @@ THREE = dict(
 _NOTE = "BACKBONE ONLY; RESIDUES OF UNKNOWN TYPE ARE WRITTEN AS GLY"
 
 
-def write(structures: Structure | Sequence[Structure], path: str | Path) -> None:
+def write(structures: Structure | Sequence[Structure], path: str | Path, *, remarks: Sequence[str] = ()) -> None:
     """Write one structure, or several as models, to a .pdb, .ent, .cif or .mmcif file.
+
+    Args:
+        structures: one, or several.
+        path: where to.
+        remarks: lines of text that say how it was made; REMARK records of PDB, broken at 69 columns, or the field
+            _struct.pdbx_descriptor of mmCIF.
 
     Raises:
         StructureError: a suffix that is neither, nothing to write, or what does not fit PDB's columns.
@@ -59,7 +66,13 @@ def write(structures: Structure | Sequence[Structure], path: str | Path) -> None
     suffix = path.suffix.lower()
     if suffix not in (".pdb", ".ent", ".cif", ".mmcif"):
         raise StructureError(f"the suffix {suffix!r} of {path}", ".pdb or .cif", f'write(structure, "{path.stem}.cif")')
-    path.write_text(to_pdb(models) if suffix in (".pdb", ".ent") else to_mmcif(models), encoding="utf-8")
+    text = (to_pdb if suffix in (".pdb", ".ent") else to_mmcif)(models, remarks)
+    path.write_text(text, encoding="utf-8")
+
+
+def _plain(text: str) -> str:
+    """One line of printable ASCII."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def _split(number: str) -> tuple[int, str]:
@@ -86,12 +99,13 @@ def _fits(models: Sequence[Structure]) -> None:
         raise StructureError(reason, "mmCIF, which has no such limits", 'write(structure, "name.cif")')
 
 
-def to_pdb(models: Sequence[Structure]) -> str:
+def to_pdb(models: Sequence[Structure], remarks: Sequence[str] = ()) -> str:
     """PDB text of these models. Raises `StructureError` for what the format cannot hold."""
     _fits(models)
     lines = [f"REMARK   1 {_NOTE}"]
     if models[0].name:
-        lines.append(f"REMARK   1 NAME {models[0].name}"[:80])
+        lines.append(f"REMARK   1 NAME {_plain(models[0].name)}"[:80])
+    lines += [f"REMARK 999 {part}" for remark in remarks for part in textwrap.wrap(_plain(remark), 69)]
     for k, model in enumerate(models, start=1):
         if len(models) > 1:
             lines.append(f"MODEL     {k:4d}")
@@ -136,11 +150,17 @@ _COLUMNS = [
 ]
 
 
-def to_mmcif(models: Sequence[Structure]) -> str:
+def to_mmcif(models: Sequence[Structure], remarks: Sequence[str] = ()) -> str:
     """mmCIF text of these models."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", models[0].name) or "gendiff"
     entities = {chain: k for k, chain in enumerate(dict.fromkeys(c for model in models for c in model.chains), start=1)}
     lines = [f"data_{name}", f"_entry.id {name}", f"_struct.title '{_NOTE.lower()}'"]
+    if remarks:
+        lines += [
+            "_struct.pdbx_descriptor",
+            *(f"{';' if k == 0 else ' '}{_plain(r)}" for k, r in enumerate(remarks)),
+            ";",
+        ]
     lines += ["loop_", "_entity.id", "_entity.type", *(f"{k} polymer" for k in entities.values())]
     lines += ["loop_", "_entity_poly.entity_id", "_entity_poly.type"]
     lines += [f"{k} 'polypeptide(L)'" for k in entities.values()]

@@ -371,6 +371,8 @@ def test_an_independent_parser_reads_what_is_written(tmp_path) -> None:
     for suffix, parser in ((".pdb", PDBParser(QUIET=False)), (".cif", MMCIFParser(QUIET=False))):
         path = tmp_path / f"a{suffix}"
         write(structure, path)
-        atoms = list(parser.get_structure("a", str(path)).get_atoms())
+        parsed = parser.get_structure("a", str(path))
+        assert parsed is not None
+        atoms = list(parsed.get_atoms())
         assert len(atoms) == 128
         assert np.abs(np.stack([atom.coord for atom in atoms]) - structure.backbone.reshape(-1, 3)).max() < 1e-3
