@@ -27,6 +27,7 @@ import torch
 import gendiff
 from gendiff import DDPM, Adams, DPMpp2M, Euler, Heun, LinearGrid, PowerGrid
 from gendiff.model import Model
+from gendiff_proteins.metrics import METRICS as MEASURES
 from gendiff_recipes import audio, images, proteins
 from gendiff_recipes.callbacks import save_artifacts
 from gendiff_recipes.evaluation import default_request, subset
@@ -135,20 +136,48 @@ def judge_fsdd(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
 
 
 def judge_backbones(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
-    """Every metric of the domain on samples of lengths spread over the data's, beside real test and training chains."""
+    """Every metric of the domain on samples of lengths spread over the data's, beside real test and training chains.
+
+    Intervals are 1.96 standard errors to both sides, from 50 resamples of the chains; none for the mean TM-score of
+    pairs.
+    """
     training, test = model.domain.dataset("train"), model.domain.dataset("test")
     samples, asked, seconds = drawn(model, recipe, n, seed=1, fold=None)
-    bare, _, _ = drawn(model, recipe, n, seed=1, fold=None, corrected=False)
     save_artifacts(model, samples[:: max(1, n // 24)][:24], out / "judged")
     reference, floor = subset(test.artifacts, n, 0), subset(training.artifacts, n, 0)
     metrics = model.domain.metrics()
+    groups = {"samples": (samples, reference), "real_test": (reference, floor), "real_training": (floor, reference)}
+    found = {group: {name: float(f(*both)) for name, f in metrics.items()} for group, both in groups.items()}
     return {
         "lengths": [int(np.min(asked["length"])), int(np.max(asked["length"]))],
-        "samples": {name: float(f(samples, reference)) for name, f in metrics.items()},
-        "samples_without_correction": {name: float(f(bare, reference)) for name, f in metrics.items()},
-        "real_test": {name: float(f(reference, floor)) for name, f in metrics.items()},
-        "real_training": {name: float(f(floor, reference)) for name, f in metrics.items()},
+        "by_length": by_length(samples, reference),
+        **found,
+        "interval_95": {group: half_widths(metrics, *groups[group]) for group in ("samples", "real_test")},
         "seconds_sampling": seconds,
+    }
+
+
+def by_length(samples: list[Any], reference: list[Any]) -> list[Numbers]:
+    """The measures of peptides and hydrogen bonds in thirds of the lengths, samples beside real test chains."""
+    names = ("cn_bond_share", "ca_c_n_angle_sd", "c_n_ca_angle_sd", "omega_deviation", "atom_clash_rate",
+             "hbond_helix", "hbond_strand", "ca_helix", "ca_strand", "left_handed")  # fmt: skip
+    edges = np.quantile([len(s) for s in samples], [0, 1 / 3, 2 / 3, 1]).astype(int)
+    rows: list[Numbers] = []
+    for low, high in zip(edges, [*edges[1:-1], edges[-1] + 1], strict=False):
+        groups = [[s for s in group if low <= len(s) < high] for group in (samples, reference)]
+        row: Numbers = {"from": int(low), "below": int(high), "chains": [len(g) for g in groups]}
+        rows.append(row | {name: [float(MEASURES[name](g, ())) for g in groups] for name in names})
+    return rows
+
+
+def half_widths(metrics: Numbers, samples: list[Any], reference: list[Any], resamples: int = 50) -> dict[str, float]:
+    """1.96 standard errors of each metric, by drawing the samples again with replacement."""
+    rng = np.random.default_rng(0)
+    drawn_again = [[samples[i] for i in rng.integers(0, len(samples), len(samples))] for _ in range(resamples)]
+    return {
+        name: 1.96 * float(np.std([f(group, reference) for group in drawn_again]))
+        for name, f in metrics.items()
+        if name != "pairwise_tm"
     }
 
 

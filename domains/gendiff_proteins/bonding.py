@@ -19,6 +19,7 @@ None of it sees a mirror image. A proline gives no bond; where the sequence is u
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -147,6 +148,7 @@ def _across_bulges(found: list[Ladder], whole: np.ndarray) -> list[Ladder]:
     return found
 
 
+@lru_cache(maxsize=1024)
 def secondary_structure(structure: Structure) -> str:
     """One letter a residue: H, G, I helices, E strand, B lone bridge, C else. Turns and bends are C.
 
