@@ -27,9 +27,9 @@ import torch
 import gendiff
 from gendiff import DDPM, Adams, DPMpp2M, Euler, Heun, LinearGrid, PowerGrid
 from gendiff.model import Model
+from gendiff.samples import write_samples
 from gendiff_proteins.metrics import METRICS as MEASURES
 from gendiff_recipes import audio, images, proteins
-from gendiff_recipes.callbacks import save_artifacts
 from gendiff_recipes.evaluation import default_request, subset
 from gendiff_recipes.recipe import Recipe
 from gendiff_recipes.training import train
@@ -54,7 +54,7 @@ def judge_fashion(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
     training, test = model.domain.dataset("train"), model.domain.dataset("test")
     judge, held_out = judge_of_pictures(training, test, model.domain.labels["label"])
     samples, asked, seconds = drawn(model, recipe, n, seed=1)
-    save_artifacts(model, samples[:100], out / "judged")
+    write_samples(model, samples[:100], out / "judged", overwrite=True)
     reference, floor = subset(test.artifacts, n, 0), subset(training.artifacts, n, 0)
     right = judge.recognise(samples) == torch.tensor(asked["label"])
     return {
@@ -121,7 +121,7 @@ def judge_fsdd(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
     vocoded = [model.domain.decode(model.domain.encode(clip)) for clip in test.artifacts]
     ceiling = judge.accuracy(vocoded, {k: [int(e.cond[k]) for e in test] for k in labels})
     samples, asked, seconds = drawn(model, recipe, n, seed=1)
-    save_artifacts(model, samples[:60], out / "judged")
+    write_samples(model, samples[:60], out / "judged", overwrite=True)
     reference, floor = subset(test.artifacts, n, 0), subset(training.artifacts, n, 0)
     return {
         "judge_accuracy_on_real_test": held_out,
@@ -143,7 +143,7 @@ def judge_backbones(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
     """
     training, test = model.domain.dataset("train"), model.domain.dataset("test")
     samples, asked, seconds = drawn(model, recipe, n, seed=1, fold=None)
-    save_artifacts(model, samples[:: max(1, n // 24)][:24], out / "judged")
+    write_samples(model, samples[:: max(1, n // 24)][:24], out / "judged", overwrite=True)
     reference, floor = subset(test.artifacts, n, 0), subset(training.artifacts, n, 0)
     metrics = model.domain.metrics()
     groups = {"samples": (samples, reference), "real_test": (reference, floor), "real_training": (floor, reference)}
