@@ -95,13 +95,13 @@ def _usual_rate(home: Path, most: int = 200) -> int:
     """
     import soundfile
 
-    from gendiff_audio.io import members
+    from gendiff_audio.io import Members
 
-    found = list(members(home))
+    found = list(Members(home))
     rates: Counter[int] = Counter()
-    for _, content in found[:: max(1, len(found) // most)]:
+    for _, item in found[:: max(1, len(found) // most)]:
         try:
-            rates[soundfile.info(io.BytesIO(content)).samplerate] += 1
+            rates[soundfile.info(io.BytesIO(item) if isinstance(item, bytes) else item).samplerate] += 1
         except (soundfile.SoundFileError, RuntimeError):
             continue  # the source counts it among the rejected, with the reason
     if not rates:

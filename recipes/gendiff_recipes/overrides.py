@@ -24,7 +24,7 @@ from torch import nn
 
 from gendiff.cli import expressions
 from gendiff.cli.expressions import kinds_of, parse_object, similar
-from gendiff.config import BUNDLES
+from gendiff.config import BUNDLES, fits
 from gendiff.errors import RecipeError, UnknownName, nearest
 from gendiff.model import make_network
 from gendiff.spaces import Space
@@ -58,6 +58,7 @@ class Slot:
         """The interfaces of which kinds fit."""
         plain = (bool, int, float, str, type(None))
         found = (o for o in self.options if isinstance(o, type) and not issubclass(o, plain))
+        found = (o for o in found if not getattr(o, "_is_protocol", False))
         return tuple(o for o in found if o.__module__.partition(".")[0] not in ("builtins", "collections", "typing"))
 
 
@@ -209,6 +210,8 @@ def read(text: str, slot: Slot, known: Mapping[str, type], where: str) -> Any:
     value = parse_object(text, known, where)
     if isinstance(value, type):
         value = similar(value, slot.value, slot.bases, where)
+    if any(getattr(option, "_is_protocol", False) for option in slot.options) and fits(value, slot.hint):
+        return value
     if slot.bases and not (value is None and type(None) in slot.options):
         return _fitted(value, text, slot, known, where)
     return checked(value, text, slot, where)

@@ -29,7 +29,7 @@ from gendiff_recipes.evaluation import asked_for, evaluate, half_interval
 from gendiff_recipes.recipe import Recipe, Trainer
 from gendiff_recipes.training import train
 
-BAR = 0.3  # seconds of `gendiff --help`, beyond an interpreter that imports argparse and importlib.metadata
+BAR = 0.3  # seconds of the processor for `gendiff --help`, beyond an interpreter that imports argparse and importlib.metadata
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ def test_help_is_quick_and_knows_no_torch(root: Path, tmp_path: Path) -> None:
     for name in ("train", "sample", "info", "evaluate", "report", "bench", "calibrate", "demo", "cite"):
         assert f"\n  {name} " in out
     timed = (
-        "import time, argparse, importlib.metadata, dataclasses, difflib; start = time.perf_counter(); "
-        "from gendiff.cli import main; main(['--help']); print(time.perf_counter() - start)"
+        "import time, argparse, importlib.metadata, dataclasses, difflib; start = time.process_time(); "
+        "from gendiff.cli import main; main(['--help']); print(time.process_time() - start)"
     )
     seconds = min(float(python(timed, root, **cache).stdout.splitlines()[-1]) for _ in range(5))
     assert seconds < BAR, f"{seconds:.2f} s"
@@ -367,6 +367,7 @@ def test_a_folder_of_pictures_from_the_shell(tmp_path: Path, monkeypatch: pytest
     assert domain.size == 8 and domain.flip
 
 
+@pytest.mark.filterwarnings("default")
 def test_a_run_tells_what_it_learns_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pictures(tmp_path / "mine")
     (tmp_path / "mine" / "1" / "broken.png").write_bytes(b"no picture")
@@ -378,9 +379,9 @@ def test_a_run_tells_what_it_learns_from(tmp_path: Path, capsys: pytest.CaptureF
         "domain.source.test_share=0",
     ]
     call = ["train", "images.folder", str(tmp_path / "mine"), *changes, "--quiet", "--out", str(tmp_path / "run")]
-    with pytest.warns(UserWarning, match=r"48 read, 1 rejected(.|\n)*broken\.png"):
-        assert main(call) == 0
+    assert main(call) == 0
     said = capsys.readouterr().err
+    assert "48 read, 1 rejected" in said and "broken.png" in said
     assert "images.folder: 48 examples; label: 1 24, none 24." in said
     assert "The warm-up of 100 steps is longer than the run of 2" in said
 
