@@ -29,7 +29,7 @@ from gendiff_recipes.evaluation import asked_for, evaluate, half_interval
 from gendiff_recipes.recipe import Recipe, Trainer
 from gendiff_recipes.training import train
 
-BAR = 0.3  # seconds of the processor for `gendiff --help`, beyond an interpreter that imports argparse and importlib.metadata
+BAR = 0.3  # seconds of the processor, beyond an interpreter that imports argparse and importlib.metadata
 
 
 @pytest.fixture(scope="module")
