@@ -190,7 +190,7 @@ PLACES = {
 
 
 @contextmanager
-def cut_at(step: int, place: str, tensor: int | None = None) -> Iterator[None]:
+def cut_at(step: int, place: str, nth: int | None = None) -> Iterator[None]:
     """A power cut in a step (from 1): before its forward pass, or just before what follows it at a place.
 
     Or, at the place "writing", when a tensor is about to be digested or written, counted over all checkpoints.
@@ -201,7 +201,7 @@ def cut_at(step: int, place: str, tensor: int | None = None) -> Iterator[None]:
 
         def raw(tensor: Tensor) -> Any:
             written.append(tensor)
-            if len(written) == (tensor or 14 * step):  # of about 900 in a run
+            if len(written) == (nth or 14 * step):  # of about 900 in a run
                 raise Cut
             return whole(tensor)
 
