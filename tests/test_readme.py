@@ -41,14 +41,14 @@ def own_files(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for kind, names in {"cats": ["one.png", "two.jpg"], "dogs": ["three.webp", "four.tiff"]}.items():
         (folder / "pictures" / kind).mkdir(parents=True)
-        for name in [*names, *(f"{i}.png" for i in range(14))]:
+        for name in [*names, *(f"{i}.png" for i in range(40))]:
             pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
             pixels[..., 0 if kind == "cats" else 2] = 255
             Image.fromarray(pixels).save(folder / "pictures" / kind / name)
     (folder / "pictures" / "cats" / "one.txt").write_text("a red cat")
     (folder / "recordings").mkdir()
     rows = ["path,digit,speaker"]
-    for i, name in enumerate(["a.wav", "b.flac", "c.ogg", *(f"{i}.wav" for i in range(21))]):
+    for i, name in enumerate(["a.wav", "b.flac", "c.ogg", *(f"{i}.wav" for i in range(40))]):
         digit, speaker = 7 if i % 2 else 3, ("jackson", "lucas", "theo")[i % 3]
         wave = 0.3 * np.sin(2 * np.pi * 100 * digit * np.arange(4000) / 8000) + 0.01 * rng.standard_normal(4000)
         soundfile.write(folder / "recordings" / name, wave, 8000)
@@ -56,7 +56,7 @@ def own_files(folder: Path) -> None:
     (folder / "labels.csv").write_text("\n".join(rows) + "\n")
     (folder / "structures").mkdir()
     domain = Proteins(source=Ideal())
-    for i, example in enumerate(domain.dataset("train")[:16]):
+    for i, example in enumerate(domain.dataset("train")[:30]):
         domain.write(example.artifact, folder / "structures" / f"{i}.pdb")
 
 
