@@ -40,7 +40,120 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-MUTANTS: list[Mutant] = []
+MUTANTS: list[Mutant] = [
+    Mutant(
+        "particles drawn whatever their weights",
+        "gendiff/guidance/particles.py",
+        "    return torch.searchsorted(ends, places * ends[:, -1:]).clamp_max(weights.shape[1] - 1)",
+        "    return (places * weights.shape[1]).long()",
+        ("tests/core/test_particles.py",),
+    ),
+    Mutant(
+        "the Gaussian bound without its half",
+        "gendiff/processes/gaussian.py",
+        "return 0.5 * per_sample(then - now, square) * square",
+        "return per_sample(then - now, square) * square",
+        ("tests/core/test_likelihood.py",),
+    ),
+    Mutant(
+        "training without the importance correction",
+        "recipes/gendiff_recipes/module.py",
+        'losses["loss"] = losses["loss"] * drawn_from.correction(t, process).to(losses["loss"])',
+        'losses["loss"] = losses["loss"] * 1.0',
+        ("tests/recipes/test_training.py",),
+    ),
+    Mutant(
+        "remasking by the share unsquared",
+        "gendiff/processes/categories.py",
+        "share = min(churn / sigma, 1.0) ** 2 if sigma > 0",
+        "share = min(churn / sigma, 1.0) if sigma > 0",
+        ("tests/core/test_categories.py",),
+    ),
+    Mutant(
+        "masked diffusion forgets the classes that are shown",
+        "gendiff/processes/categories.py",
+        "return torch.where(broadcast_mask(x == self.classes, logs), logs, self.on.logs(x).to(logs.dtype))",
+        "return logs",
+        ("tests/core/test_categories.py",),
+    ),
+    Mutant(
+        "CFG++'s noise dropped by measurements",
+        "gendiff/guidance/inverse.py",
+        "            return moved(whole, agreed.x0)",
+        "            return agreed.x0",
+        ("tests/core/test_inverse.py", "tests/core/test_guidance_edges.py"),
+    ),
+    Mutant(
+        "rescaling counts padded sites",
+        "gendiff/guidance/rules.py",
+        "    real = space.real(torch.ones_like(x))\n",
+        "    real = torch.ones_like(x)\n",
+        ("tests/core/test_guidance_rules.py", "tests/core/test_guidance_edges.py"),
+    ),
+    Mutant(
+        "an interval ignores its part",
+        "gendiff/guidance/rules.py",
+        "        sigma = level(process, t, self.part)\n",
+        "        sigma = level(process, t, None)\n",
+        ("tests/core/test_guidance_rules.py", "tests/core/test_guidance_edges.py"),
+    ),
+    Mutant(
+        "the measured part's own schedule ignored",
+        "gendiff/guidance/inverse.py",
+        "return schedule_of(self.process, part)(own_time(self.t, part))",
+        "return schedule_of(self.process, None)(own_time(self.t, None))",
+        ("tests/core/test_inverse.py", "tests/core/test_guidance_edges.py"),
+    ),
+    Mutant(
+        "reflow scales its noise",
+        "gendiff/training/couplings.py",
+        "    return z, sample(denoiser, like, solver=solver, noise=noise, cond=cond)",
+        "    return 0.9 * z, sample(denoiser, like, solver=solver, noise=noise, cond=cond)",
+        ("tests/core/test_couplings.py",),
+    ),
+    Mutant(
+        "Sinkhorn's epsilon over all conditions",
+        "gendiff/training/couplings.py",
+        "mean = same.double() @ torch.where(same, cost, 0.0).sum(1) / (counts * counts)",
+        "mean = cost.mean().expand(len(cost))",
+        ("tests/core/test_couplings.py",),
+    ),
+    Mutant(
+        "APG projects on curved spaces",
+        "gendiff/guidance/rules.py",
+        "        if isinstance(space, Euclidean | Centered):\n            share = dot",
+        "        if True:\n            share = dot",
+        ("tests/core/test_guidance_rules.py", "tests/core/test_guidance_edges.py"),
+    ),
+    Mutant(
+        "a likelihood's error not controlled",
+        "gendiff/sampling/ode.py",
+        "            if wanted is not None:\n                r =",
+        "            if False:\n                r =",
+        ("tests/core/test_ode.py", "tests/core/test_likelihood.py"),
+    ),
+    Mutant(
+        "CosineInterpolated reversed",
+        "gendiff/training/times.py",
+        "            return -2 * torch.log(torch.tan(first + u * (last - first))) + shift",
+        "            return -2 * torch.log(torch.tan(last + u * (first - last))) + shift",
+        ("tests/core/test_published_formulas.py", "tests/core/test_times.py"),
+    ),
+    Mutant(
+        "averages leave buffers where they were",
+        "gendiff/training/ema.py",
+        "            self.buffers[name].copy_(b)\n",
+        "            pass\n",
+        ("tests/core/test_losses_ema.py",),
+    ),
+    Mutant(
+        "CFG extrapolates from the wrong end",
+        "gendiff/guidance/rules.py",
+        "process.space.lerp(free, full, self.scale)",
+        "process.space.lerp(full, free, self.scale)",
+        ("tests/core/test_guidance_rules.py", "tests/core/test_given_guidance.py"),
+    ),
+]
 
 
 def run(mutant: Mutant, copy: Path) -> tuple[bool, str]:

@@ -57,8 +57,19 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, monkeypatch:
 def test_times_are_learned_from_the_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More of the bins where losses are large, told every `every` steps; the objective stays that of even log-SNRs."""
     seen: list[Denoising] = []
-    step = Denoising.training_step
-    monkeypatch.setattr(Denoising, "training_step", lambda self, *args: (seen.append(self), step(self, *args))[1])
+    step, corrected = Denoising.training_step, []
+
+    def watched(self: Denoising, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        seen.append(self)
+        loss = step(self, batch, batch_idx)
+        assert self.learned is not None
+        (t, losses), drawn_from = self.seen[-1], self.learned.snapshot()
+        weights = drawn_from.correction(t, self.denoiser.process)
+        torch.testing.assert_close(loss.detach().double(), (weights * losses).mean(), rtol=1e-5, atol=0)
+        corrected.append(float((weights - 1).abs().max()))
+        return loss
+
+    monkeypatch.setattr(Denoising, "training_step", watched)
     times = ImportanceTimes(-6.0, 6.0, bins=4, every=3)
     # The error of x0 itself: large where there is much noise.
     recipe = dataclasses.replace(tiny(), times=times, objective=Objective(Clean()))
@@ -70,6 +81,7 @@ def test_times_are_learned_from_the_losses(tmp_path: Path, monkeypatch: pytest.M
     losses = (learned.squares / learned.counts).sqrt()
     assert [k for k, _ in sorted(enumerate(binned.mass), key=lambda p: p[1])] == losses.argsort().tolist()
     assert binned.mass[0] > 1.3 * binned.mass[-1]  # the noisiest bin and the cleanest
+    assert corrected[-1] > 0.1  # so that the correction of the loss was seen above
 
 
 def test_a_run_leaves_what_is_needed_to_repeat_it(tmp_path: Path) -> None:
