@@ -9,7 +9,6 @@ other code. A class of another package that shares its name with one of gendiff'
 
 from __future__ import annotations
 
-import collections.abc
 import dataclasses
 import functools
 import importlib
@@ -19,14 +18,14 @@ import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from types import ModuleType, UnionType
+from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from gendiff.denoisers import Head, Heads
 from gendiff.discovery import is_part, is_record, parts_of_packages, registered_parts
-from gendiff.errors import GendiffError, RecipeError, UnknownName, nearest
+from gendiff.errors import GendiffError, RecipeError, UnknownName, fits, nearest
 from gendiff.processes import Joint, Process
 from gendiff.spaces import Product, Space
 
@@ -290,39 +289,6 @@ def check_type(value: Any, hint: Any, where: str) -> None:
     if not fits(value, hint):
         wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
         raise RecipeError(f"{where} is {value!r:.200}", f"a value of type {wanted}")
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value has the declared type; an int is a float, a bool is no number, what is unknown fits."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
-    if origin in (typing.Union, UnionType):
-        return any(fits(value, option) for option in inner)
-    if origin is typing.Literal:
-        return value in inner
-    if origin is typing.Annotated:
-        return fits(value, inner[0])
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        every = len(inner) == 2 and inner[1] is Ellipsis
-        return all(fits(v, inner[0]) for v in value) if every else (
-            len(value) == len(inner) and all(map(fits, value, inner))
-        )  # fmt: skip
-    if isinstance(origin, type):
-        if issubclass(origin, collections.abc.Mapping):
-            return isinstance(value, Mapping) and all(fits(v, inner[-1]) for v in value.values())
-        if issubclass(origin, collections.abc.Iterable):
-            return isinstance(value, tuple) and all(fits(v, inner[0]) for v in value)
-        return callable(value) if origin is collections.abc.Callable else isinstance(value, origin)
-    if hint is None or hint is type(None):
-        return value is None
-    if hint in (int, float):
-        return isinstance(value, int | hint) and not isinstance(value, bool)
-    if isinstance(hint, type) and getattr(hint, "_is_protocol", False):
-        return all(hasattr(value, name) for name in vars(hint) if name == "__call__" or not name.startswith("_"))
-    return isinstance(value, hint) if isinstance(hint, type) else True
 
 
 def unread(data: Mapping[str, Any], fields: list[str], where: str) -> None:

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 
 def nearest(word: object, options: Iterable[object]) -> str:
@@ -163,7 +163,10 @@ def kinds(owner: type) -> dict[str, Any]:
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Whether a value is of a declared kind; what cannot be told passes."""
+    """Whether a value is of a declared kind: an int is a float, a bool is no number; what cannot be told passes.
+
+    What has all the names of a protocol is of it. A sequence is a tuple or a list, never a string.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if hint in (Any, object) or isinstance(hint, TypeVar):
         return True
@@ -175,22 +178,26 @@ def fits(value: object, hint: Any) -> bool:
         return is_number(value) and (hint is float or isinstance(value, Integral))
     if origin is Literal:
         return value in arguments
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        if arguments[-1] is Ellipsis:
-            return all(fits(one, arguments[0]) for one in value)
-        return len(value) == len(arguments) and all(map(fits, value, arguments))
+    if origin is Annotated:
+        return fits(value, arguments[0])
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return isinstance(value, tuple) and len(value) == len(arguments) and all(map(fits, value, arguments))
     kind = origin or hint
     if not isinstance(kind, type):
         return True
-    if getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False):
-        return not isinstance(value, str | float | int | None)
-    if not isinstance(value, kind):
-        return False
-    if issubclass(kind, Mapping) and arguments:
-        return all(fits(k, arguments[0]) and fits(v, arguments[1]) for k, v in value.items())  # type: ignore[union-attr]
-    return True
+    if getattr(kind, "_is_protocol", False):
+        return all(hasattr(value, name) for name in vars(kind) if name == "__call__" or not name.startswith("_"))
+    if arguments and issubclass(kind, Mapping):
+        return isinstance(value, Mapping) and all(
+            fits(key, arguments[0]) and fits(one, arguments[1]) for key, one in value.items()
+        )
+    if arguments and issubclass(kind, Iterable):
+        return (
+            isinstance(value, kind)
+            and isinstance(value, tuple | list)
+            and all(fits(one, arguments[0]) for one in value)
+        )
+    return isinstance(value, kind)
 
 
 def numbers_in(value: object) -> Iterator[object]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gendiff.errors import RequestError, SamplerError
+from gendiff.errors import Range, RequestError, SamplerError, check
 from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.sampling.grids import Grid, LinearGrid
@@ -36,8 +36,7 @@ class From(Grid):
     start: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.start <= 1:
-            raise SamplerError(f"A sampler was to start at t = {self.start}", "a time in (0, 1]", "strength=0.5")
+        check(self, SamplerError, start=Range(0, 1, "(]", "a time in (0, 1]"))
 
     def __call__(self, process: Process, steps: int) -> list[float]:
         times, below = self.grid(process, steps), self.start * (1 - 1e-9)  # rounding makes no step of its own

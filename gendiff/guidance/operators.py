@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import shared_rows
-from gendiff.errors import SamplerError, at_least, check
+from gendiff.errors import POSITIVE, SamplerError, at_least, check
 from gendiff.spaces import broadcast_mask
 
 
@@ -215,12 +215,15 @@ class Blur(LinearOperator):
     axes: tuple[int, ...] = (-2, -1)
 
     def __post_init__(self) -> None:
+        check(self)
         if len(self.kernel) % 2 == 0:
             raise SamplerError(f"Blur got a kernel of {len(self.kernel)} weights", "an odd number, around its centre")
 
     @staticmethod
     def gaussian(sigma: float, axes: tuple[int, ...] = (-2, -1)) -> Blur:
         """A Gaussian kernel of standard deviation sigma, in sites, cut at 3 sigma."""
+        if sigma not in POSITIVE:
+            raise SamplerError(f"Blur.gaussian got sigma={sigma!r}", str(POSITIVE), "Blur.gaussian(1.0)")
         half = max(round(3 * sigma), 1)
         weights = [2.0 ** (-0.7213475204444817 * (i / sigma) ** 2) for i in range(-half, half + 1)]
         return Blur(tuple(w / sum(weights) for w in weights), axes)

@@ -33,7 +33,17 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import Prediction, carried, clean, map_prediction, moved, shared_rows
-from gendiff.errors import SamplerError, nearest, refuse
+from gendiff.errors import (
+    NOT_NEGATIVE,
+    NOT_NEGATIVE_OR_INFINITE,
+    NUMBER,
+    POSITIVE_OR_INFINITE,
+    SamplerError,
+    check,
+    nearest,
+    ordered,
+    refuse,
+)
 from gendiff.processes import Gaussian, Joint, Process, pick, schedule_of
 from gendiff.spaces import Centered, Euclidean, Product, Space, State, per_sample, tensors
 
@@ -203,8 +213,7 @@ class CFGZeroStar(Rule):
 
     def __post_init__(self) -> None:
         check_number(self, "scale")
-        if not (isinstance(self.still_above, Real) and self.still_above > 0):
-            refuse(self, "still_above", "a positive noise level")
+        check(self, still_above=POSITIVE_OR_INFINITE, scale=NUMBER)
 
     def on(self, process: Process, t: Any) -> Any:
         return not is_one(self.scale)
@@ -285,8 +294,8 @@ class GuidanceInterval(Outer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not all(isinstance(end, Real) for end in (self.low, self.high)) or not 0 <= self.low <= self.high:
-            refuse(self, "low", f"a noise level between 0 and high={self.high!r}", "GuidanceInterval(2.0, 0.3, 3.0)")
+        check(self, low=NOT_NEGATIVE, high=NOT_NEGATIVE_OR_INFINITE)
+        ordered(self, "low", "high", equal=True)
 
     def on(self, process: Process, t: Any) -> Any:
         sigma = level(process, t, self.part)

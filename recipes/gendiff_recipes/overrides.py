@@ -24,8 +24,8 @@ from torch import nn
 
 from gendiff.cli import expressions
 from gendiff.cli.expressions import kinds_of, parse_object, similar
-from gendiff.config import BUNDLES, fits
-from gendiff.errors import RecipeError, UnknownName, nearest
+from gendiff.config import BUNDLES
+from gendiff.errors import RecipeError, UnknownName, fits, nearest
 from gendiff.model import make_network
 from gendiff.spaces import Space
 

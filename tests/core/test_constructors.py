@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Mapping
-from typing import Any, get_args, get_type_hints
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import pytest
 import torch
@@ -29,8 +29,21 @@ from gendiff import (
     vlb,
 )
 from gendiff.config import core_kinds
-from gendiff.denoisers import Normal
-from gendiff.errors import GendiffError, check
+from gendiff.denoisers import Denoise, Normal
+from gendiff.errors import GendiffError, check, fits
+from gendiff.guidance import (
+    APG,
+    CFG,
+    Average,
+    Blur,
+    CFGPlusPlus,
+    CFGRescale,
+    CFGZeroStar,
+    ClassifierGuidance,
+    GuidanceInterval,
+    Measurement,
+    Reward,
+)
 from gendiff.sampling import EvenSteps
 from gendiff.training import EMA, Independent, LossHistogram, MinSNR, Output, Profiles
 
@@ -46,6 +59,7 @@ LEFT = {
 def required(kind: str) -> dict[str, Any]:
     """Arguments without which a constructor cannot be called."""
     denoiser = Normal(Gaussian(Linear()), torch.zeros(2), torch.eye(2))
+    measured = Measurement(Average(2, (-1,)), torch.zeros(1, 1), 0.1)
     given: dict[str, dict[str, Any]] = {
         "Absorbing": {"classes": 3},
         "UniformCategories": {"classes": 3},
@@ -68,6 +82,10 @@ def required(kind: str) -> dict[str, Any]:
         "Guided": {"denoiser": denoiser, "scale": 2.0, "without": lambda cond: cond},
         "ClassifierGuidance": {"denoiser": denoiser, "log_p": lambda x, t: x.sum(-1)},
         "Constrained": {"denoiser": denoiser, "constrain": lambda x: x},
+        "Blur": {"kernel": (0.25, 0.5, 0.25)},
+        "Measurement": {"operator": measured.operator, "y": measured.y},
+        "Likelihood": {"measured": measured},
+        "FeynmanKac": {"solver": DDPM(2), "potential": Reward(lambda x: x.sum(-1))},
     }
     return given.get(kind, {})
 
@@ -76,8 +94,6 @@ def numbers() -> list[Any]:
     """(class, field): the dataclasses that a file may name, and their fields that hold numbers."""
     out = []
     for name, kind in sorted(core_kinds().items()):
-        if kind.__module__.startswith("gendiff.guidance"):
-            continue
         if not dataclasses.is_dataclass(kind) or inspect.isabstract(kind) or name in LEFT:
             continue
         hints = get_type_hints(kind)
@@ -106,6 +122,25 @@ def test_numbers_out_of_range_are_refused_by_name(kind: Any, name: str, whole: b
         assert math.inf in refused, f"{kind.__name__} took {name}=inf"
     if whole:
         assert 2.5 in refused, f"{kind.__name__} took {name}=2.5"
+
+
+def settings() -> list[Any]:
+    """(class, field): what may be a number, one for each sample, or by part; and rules that hold a rule."""
+    rules = {
+        APG: ("scale", "radius", "parallel"), CFG: ("scale",), CFGZeroStar: ("scale",), CFGRescale: ("share", "rule"),
+        GuidanceInterval: ("rule",), CFGPlusPlus: ("rule",), ClassifierGuidance: ("scale",),
+    }  # fmt: skip
+    return [pytest.param(kind, name, id=f"{kind.__name__}.{name}") for kind, names in rules.items() for name in names]
+
+
+@pytest.mark.parametrize(("kind", "name"), settings())
+def test_settings_that_may_be_tensors_are_checked_too(kind: Any, name: str) -> None:
+    arguments = required(kind.__name__)
+    for value in ("2", None, True, math.nan, -math.inf, {"pos": math.nan}, {"pos": "2"}):
+        with pytest.raises(GendiffError, match="scale=" if name == "rule" else f"{name}="):
+            kind(**{**arguments, name: value})
+    kind(**{**arguments, name: torch.full((3,), 0.5)})
+    kind(**{**arguments, name: {"pos": 0.5}})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +174,14 @@ def test_the_check_takes_what_fits() -> None:
 
 
 WRONG: list[Any] = [
+    lambda: Blur.gaussian(0.0),
+    lambda: Blur.gaussian(math.nan),
+    lambda: Blur((0.5, math.nan, 0.5)),
+    lambda: Average(2, (0.5,)),  # type: ignore[arg-type]
+    lambda: Reward(3.0),  # type: ignore[arg-type]
+    lambda: GuidanceInterval(2.0, part=3),  # type: ignore[arg-type]
+    lambda: CFGZeroStar(2.0, part=3),  # type: ignore[arg-type]
+    lambda: Measurement(Average(2), [0.0]),  # type: ignore[arg-type]
     lambda: Hutchinson(0),
     lambda: LogitNormal(std=0.0),
     lambda: LogNormal(std=-1.0),
@@ -182,3 +225,21 @@ def test_bounds_want_a_grid_that_falls_from_pure_noise(grid: list[float]) -> Non
         vlb(denoiser, torch.zeros(3, 2), Noise.of(0, 3), grid=grid)
     with pytest.raises(GendiffError, match="draws=0"):
         elbo(denoiser, torch.zeros(3, 2), Noise.of(0, 3), draws=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "fit"),
+    [
+        (1, float, True), (True, int, False), (1.0, int, False), ("1", float, False), (None, float | None, True),
+        ((1, 2.0), tuple[float, ...], True), ([1.0], tuple[float, ...], False), ((1.0,), tuple[float, float], False),
+        ([1.0], Sequence[float], True), ("ab", Sequence[str], False), (("a", 1), Sequence[str], False),
+        ({"a": 1.0}, Mapping[str, float], True), ({"a": "x"}, Mapping[str, float], False),
+        ({1: 1.0}, Mapping[str, float], False), (max, Callable[..., int], True), (3, Callable[..., int], False),
+        ("b", Literal["a", "b"], True), ("c", Literal["a", "b"], False), ("c", Annotated[str, "doc"], True),
+        (Normal(Gaussian(Linear()), torch.zeros(1), torch.eye(1)), Denoise, True), (torch.nn.Tanh(), Denoise, False),
+        (Linear(), Linear, True), (Linear, Linear, False),
+    ],
+)  # fmt: skip
+def test_one_function_says_what_fits(value: Any, hint: Any, fit: bool) -> None:
+    """The same for constructors and for files."""
+    assert fits(value, hint) is fit
