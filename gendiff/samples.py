@@ -21,7 +21,8 @@ from torch import Tensor
 
 from gendiff.domain import Domain
 from gendiff.errors import RequestError, nearest
-from gendiff.model import Model, digest, write_whole
+from gendiff.model import Model
+from gendiff.modelfile import digest, write_whole
 
 MANIFEST = "manifest.json"
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gendiff.errors import GendiffError
-from gendiff.model import write_whole
+from gendiff.modelfile import write_whole
 
 from .checkpoints import forget, newest, path_of, write_checkpoint
 

@@ -26,7 +26,7 @@ from gendiff.cli import expressions
 from gendiff.cli.expressions import kinds_of, parse_object, similar
 from gendiff.config import BUNDLES
 from gendiff.errors import RecipeError, UnknownName, fits, nearest
-from gendiff.model import make_network
+from gendiff.modelfile import make_network
 from gendiff.spaces import Space
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from gendiff.config import check_type, complete, field_types, from_config, parse
 from gendiff.denoisers import Head
 from gendiff.domain import Domain
 from gendiff.errors import RecipeError, nearest, positive, refuse
-from gendiff.model import domain_config, read_domain, write_whole
+from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.processes import Process
 from gendiff.sampling.solvers import Solver
 from gendiff.training import Objective, TimeDistribution, Uniform

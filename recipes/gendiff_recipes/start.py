@@ -12,7 +12,8 @@ import torch
 
 from gendiff.domain import Domain
 from gendiff.errors import CheckpointError
-from gendiff.model import Model, digest
+from gendiff.model import Model
+from gendiff.modelfile import digest
 from gendiff.nn.embeddings import LabelEmbedding
 
 

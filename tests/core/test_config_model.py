@@ -47,7 +47,7 @@ from gendiff import (
 from gendiff.config import from_config, to_config
 from gendiff.domain import collate, finite
 from gendiff.errors import CheckpointError, GendiffError, RecipeError, RequestError, UnknownName
-from gendiff.model import read_config
+from gendiff.modelfile import read_config
 from gendiff.random import Noise
 from gendiff.sampling.grids import LinearGrid, Trailing
 from gendiff.spaces import Euclidean, State

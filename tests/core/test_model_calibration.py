@@ -74,7 +74,7 @@ class Points(Domain):
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
-    monkeypatch.setattr("gendiff.model.domain_class", lambda name: Points)
+    monkeypatch.setattr("gendiff.modelfile.domain_class", lambda name: Points)
     made = Model.new(Points())
     randomised(made.denoiser.network)
     return made

@@ -45,7 +45,7 @@ from gendiff import (
 from gendiff.config import core_kinds
 from gendiff.denoisers import Eps, Head
 from gendiff.errors import CheckpointError, GendiffError, RequestError
-from gendiff.model import DIGESTS, ModelFile, digest, write_whole
+from gendiff.modelfile import DIGESTS, ModelFile, digest, write_whole
 from gendiff.processes import Process, schedule_of
 from gendiff.random import Noise
 from gendiff.spaces import SO3, Centered, State

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gendiff import Domain, Examples, Gaussian, Linear, Model, Request
 from gendiff.errors import RequestError
-from gendiff.model import digest
+from gendiff.modelfile import digest
 from gendiff.samples import SampleFolder, write_samples
 
 
