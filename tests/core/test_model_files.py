@@ -450,7 +450,7 @@ def test_no_config_does_worse_than_a_clear_error(data: st.DataObject, tmp_path_f
         (lambda: Images(size=8).network(channels=(8,), patch=-1), r"patch=-1"),
         (lambda: Audio().network(channels=()), r"channels=\(\)"),
         (lambda: Proteins(source=Ideal()).network(depth=0), r"depth=0"),
-        (lambda: Proteins(source=Ideal()).network(width="wide"), r"width='wide'"),
+        (lambda: Proteins(source=Ideal()).network(width="wide"), r"width='wide'"),  # type: ignore[arg-type]
         (lambda: LogMel(n_fft=2**30), "1 to 65536 points"),
     ],
     ids=range(12),
