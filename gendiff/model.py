@@ -74,7 +74,7 @@ from gendiff.modelfile import (
     text_digest,
     write_whole,
 )
-from gendiff.processes import Process
+from gendiff.processes import Process, leaf_of
 from gendiff.random import Noise
 from gendiff.sampling import Loop, Progress, calibrate, sample
 from gendiff.sampling import Path as FlowPath
@@ -435,9 +435,11 @@ class Model:
             part: Which part of a bundle was measured.
 
         Raises:
-            SamplerError: For an operator that is not linear, or a y that is not what it makes of an artifact.
+            SamplerError: For an operator that is not linear, a y that is not what it makes of an artifact, or a part
+                that the process does not have.
             RequestError: For a domain whose states are no multiples of its artifacts.
         """
+        leaf_of(self.denoiser.process, part)
         units = self.domain.units()
         units = units.get(part or "") if isinstance(units, Mapping) else units
         if units is None:

@@ -153,6 +153,78 @@ MUTANTS: list[Mutant] = [
         "process.space.lerp(full, free, self.scale)",
         ("tests/core/test_guidance_rules.py", "tests/core/test_given_guidance.py"),
     ),
+    Mutant(
+        "Adams of order 4 from 15 steps on",
+        "gendiff/sampling/solvers/multistep.py",
+        "return (3 if self.steps >= 15 else 2) if",
+        "return (4 if self.steps >= 15 else 2) if",
+        ("tests/benchmarks/test_defaults.py",),
+    ),
+    Mutant(
+        "PowerGrid forgets data_std",
+        "gendiff/sampling/grids/continuous.py",
+        "schedule, d = leaf.schedule, leaf.data_std or 1.0",
+        "schedule, d = leaf.schedule, 1.0",
+        ("tests/core/test_data_std.py",),
+    ),
+    Mutant(
+        "Circle forgets data_std",
+        "gendiff/sampling/solvers/views.py",
+        "return self.width or leaf.data_std or 1.0",
+        "return self.width or 1.0",
+        ("tests/core/test_data_std.py",),
+    ),
+    Mutant(
+        "EDMHead keeps its sigma_data to itself",
+        "gendiff/denoisers/heads.py",
+        "return replace(process, data_std=self.sigma_data) if told else process",
+        "return process",
+        ("tests/core/test_data_std.py",),
+    ),
+    Mutant(
+        "operators not sliced with their samples",
+        "gendiff/guidance/operators.py",
+        "value = shared_rows(value, rows, device) if name in self.by_sample else value.to(device=device)",
+        "value = value.to(device=device)",
+        ("tests/core/test_inverse.py",),
+    ),
+    Mutant(
+        "particles lost by a guess of -inf",
+        "gendiff/guidance/particles.py",
+        "return torch.where(allowed, groups, least - math.log(k)).flatten()",
+        "return phi",
+        ("tests/core/test_guidance_edges.py",),
+    ),
+    Mutant(
+        "no particle allowed, no warning and NaN weights",
+        "gendiff/guidance/particles.py",
+        "weights = torch.where(total[:, None] == -math.inf, -math.log(k), log_w - total[:, None])",
+        "weights = log_w - total[:, None]",
+        ("tests/core/test_guidance_edges.py",),
+    ),
+    Mutant(
+        "From goes above its strength",
+        "gendiff/guidance/editing.py",
+        "here = self.start if t >= below else t",
+        "here = t",
+        ("tests/core/test_guidance_edges.py",),
+    ),
+    Mutant(
+        "BrownianSO3 taken for straight",
+        "gendiff/processes/brownian.py",
+        "return False  # the angle",
+        "return True  # the angle",
+        ("tests/core/test_brownian.py",),
+    ),
+    Mutant(
+        "a model's network with the domain's own clock",
+        "gendiff/model.py",
+        "        domain = domain.with_process(process, head)\n"
+        "        return Model(domain, Denoiser(make_network(domain, size),",
+        "        own, domain = domain, domain.with_process(process, head)\n"
+        "        return Model(domain, Denoiser(make_network(own, size),",
+        ("tests/core/test_model_files.py",),
+    ),
 ]
 
 

@@ -44,7 +44,7 @@ from gendiff.errors import (
     ordered,
     refuse,
 )
-from gendiff.processes import Gaussian, Joint, Process, pick, schedule_of
+from gendiff.processes import Gaussian, Joint, Process, leaf_of, pick, schedule_of
 from gendiff.spaces import Centered, Euclidean, Product, Space, State, per_sample, tensors
 
 TINY = 1e-30
@@ -219,7 +219,10 @@ class CFGZeroStar(Rule):
         return not is_one(self.scale)
 
     def still(self, process: Process, t: Any) -> Any:
-        return False if self.still_above == math.inf else level(process, t, self.part) > self.still_above
+        if self.still_above == math.inf:
+            leaf_of(process, self.part)  # a misspelt part is refused, even where its level is not asked for
+            return False
+        return level(process, t, self.part) > self.still_above
 
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> State:
         check_parts(process, "CFGZeroStar", self.scale)

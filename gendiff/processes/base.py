@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gendiff.errors import GendiffError, SamplerError
+from gendiff.errors import GendiffError, SamplerError, nearest
 from gendiff.processes.schedules import Schedule, Time
 from gendiff.random import Noise
 from gendiff.spaces import Space, State, Weight, map_state, per_sample
@@ -259,13 +259,17 @@ def require_noise(noise: Noise | None) -> Noise:
 
 
 def leaf_of(process: Process, part: str | None = None) -> Leaf:
-    """A leaf process itself, or a bundle's named (else first) part."""
+    """A leaf process itself, or a bundle's named (else first) part.
+
+    Raises:
+        SamplerError: For a name that is no part's; a process without parts has none.
+    """
     found = process.per_part(lambda leaf: leaf)
     if part is not None and not isinstance(found, dict):
         raise SamplerError(f"The process has no part {part!r}", "no name: it has no parts", "part=None")
     while isinstance(found, dict):
         if part is not None and part not in found:
-            raise SamplerError(f"The process has no part {part!r}", f"one of {', '.join(found)}")
+            raise SamplerError(f"The process has no part {part!r}", f"one of {', '.join(found)}.{nearest(part, found)}")
         found = found[part] if part is not None else next(iter(found.values()))
         part = None
     return found

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import Denoise
-from gendiff.errors import POSITIVE, GendiffError, at_least, check
+from gendiff.errors import POSITIVE, GendiffError, SamplerError, at_least, check
 from gendiff.processes import Joint, Process
 from gendiff.random import WORD, Noise
-from gendiff.sampling import sample
+from gendiff.sampling import sample, table
 from gendiff.sampling.solvers import Solver
 from gendiff.spaces import Centered, Product, Space, State, map_state, per_sample, tensors
 
@@ -184,7 +184,17 @@ def reflow(
         solver: A deterministic solver whose grid starts at t = 1.
         noise: The source of z.
         cond: Conditions [B, ...]; keep them beside the pairs.
+
+    Raises:
+        SamplerError: For a solver that starts elsewhere, at a state that is not z on its path.
     """
+    first = table(solver, denoiser.process)[0].t
+    if first != 1:
+        raise SamplerError(
+            f"reflow got {solver!r}, whose grid starts at t = {first:.4g}",
+            "a grid that starts at t = 1, where the path has come to z",
+            f"reflow(..., solver={type(solver).__name__}({solver.steps}, times=LinearGrid()))",
+        )
     process = denoiser.process.masked((cond or {}).get("mask"))
     z = process.endpoint(like, noise.fork("prior"))  # what `sample` itself begins with
     return z, sample(denoiser, like, solver=solver, noise=noise, cond=cond)

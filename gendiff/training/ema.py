@@ -7,14 +7,14 @@ The ramp lets short runs forget their start. bfloat16 weights are averaged in fl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gendiff.errors import SHARE, RecipeError
+from gendiff.errors import SHARE, CheckpointError, RecipeError
 
 
 class EMA:
@@ -72,9 +72,34 @@ class EMA:
         return {"decay": self.decay, "updates": self.updates, "average": self.average, "buffers": self.buffers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.decay, self.updates = state["decay"], state["updates"]
-        self.average = {name: state["average"][name].to(a, copy=True) for name, a in self.average.items()}
-        self.buffers = {name: state["buffers"][name].to(b, copy=True) for name, b in self.buffers.items()}
+        """Goes on from a state. One without "buffers", as older runs wrote, leaves those of the module as they are.
+
+        Raises:
+            CheckpointError: For a state that lacks something of the module, or has it in another shape.
+        """
+        absent = [key for key in ("decay", "updates", "average") if key not in state]
+        if absent:
+            raise CheckpointError(f"A state of EMA lacks {absent[0]!r}", "what EMA.state_dict() gives")
+        average = fitting(self.average, state["average"], "average")
+        self.buffers = fitting(self.buffers, state.get("buffers", self.buffers), "buffers")
+        self.decay, self.updates, self.average = state["decay"], state["updates"], average
+
+
+def fitting(own: dict[str, Tensor], saved: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:
+    """Copies of the saved tensors, in the dtypes and on the devices of a module's own.
+
+    Raises:
+        CheckpointError: For one that is missing or of another shape.
+    """
+    for name, tensor in own.items():
+        got = f"{name!r} of shape {list(saved[name].shape)}" if name in saved else f"no {name!r}"
+        if name not in saved or saved[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"A state of EMA has {got} in {key!r}",
+                f"that of the module, of shape {list(tensor.shape)}",
+                "Load it for the network that it was saved with",
+            )
+    return {name: saved[name].to(tensor, copy=True) for name, tensor in own.items()}
 
 
 def wide(p: Tensor) -> Tensor:

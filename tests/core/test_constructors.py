@@ -30,7 +30,7 @@ from gendiff import (
 )
 from gendiff.config import core_kinds
 from gendiff.denoisers import Denoise, Normal
-from gendiff.errors import GendiffError, check, fits
+from gendiff.errors import GendiffError, SamplerError, check, fits
 from gendiff.guidance import (
     APG,
     CFG,
@@ -45,7 +45,8 @@ from gendiff.guidance import (
     Reward,
 )
 from gendiff.sampling import EvenSteps
-from gendiff.training import EMA, Independent, LossHistogram, MinSNR, Output, Profiles
+from gendiff.sampling.grids import Grid
+from gendiff.training import EMA, Independent, LossHistogram, MinSNR, Output, Profiles, TimeDistribution
 
 HARD = (math.nan, math.inf, -math.inf, -1.0, 0.0, 1e300, "2", 2.5)
 UNBOUNDED = {"high", "sigma_max", "still_above", "radius"}  # may be infinite
@@ -243,3 +244,29 @@ def test_bounds_want_a_grid_that_falls_from_pure_noise(grid: list[float]) -> Non
 def test_one_function_says_what_fits(value: Any, hint: Any, fit: bool) -> None:
     """The same for constructors and for files."""
     assert fits(value, hint) is fit
+
+
+def parted() -> list[Any]:
+    """The classes with a `part` that belong to no measurement, which says of itself what parts there are."""
+    return [
+        pytest.param(kind, id=name)
+        for name, kind in sorted(core_kinds().items())
+        if dataclasses.is_dataclass(kind) and not inspect.isabstract(kind) and name not in LEFT
+        if "part" in {field.name for field in dataclasses.fields(kind)} and name != "Measurement"
+    ]
+
+
+@pytest.mark.parametrize("kind", parted())
+@pytest.mark.parametrize("process", [Gaussian(Linear()), gendiff.Joint(pos=Gaussian(Linear()))], ids=["leaf", "joint"])
+def test_a_part_that_is_not_there_is_refused(kind: Any, process: Any) -> None:
+    """On a process without parts too."""
+    one = kind(**required(kind.__name__), part="poss")
+    said = 'Did you mean "pos"' if isinstance(process, gendiff.Joint) else "it has no parts"
+    if isinstance(one, Grid):
+        ask = lambda: one(process, 8)  # noqa: E731
+    elif isinstance(one, TimeDistribution):
+        ask = lambda: one.quantile(torch.tensor([0.5], dtype=torch.float64), process)  # noqa: E731
+    else:
+        ask = lambda: (one.still(process, 0.5), one.on(process, 0.5))  # noqa: E731
+    with pytest.raises(SamplerError, match=f"no part 'poss'.*{said}"):
+        ask()

@@ -32,6 +32,7 @@ from gendiff import (
     Objective,
     OptimalTransport,
     Paired,
+    PowerGrid,
     Sinkhorn,
     Sphere,
     Torus,
@@ -42,7 +43,7 @@ from gendiff import (
 )
 from gendiff.config import from_config, to_config
 from gendiff.denoisers import Normal
-from gendiff.errors import GendiffError
+from gendiff.errors import GendiffError, SamplerError
 from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.spaces import State, map_state, uniform
@@ -298,3 +299,13 @@ def test_reflow_pairs_join_the_ends_of_trajectories() -> None:
     assert torch.equal(x0, sample(oracle, torch.empty(64, 2, dtype=F64), solver=Heun(60), noise=Noise.of(0, 64)))
     exact = oracle.means[0] + oracle.variances[0].sqrt() * z  # monotone transport, axis by axis
     torch.testing.assert_close(x0, exact, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("grid", [PowerGrid(), LinearGrid(0.9)], ids=repr)
+def test_reflow_refuses_grids_that_do_not_start_at_the_noise(grid: Any) -> None:
+    """The line that it offers works."""
+    oracle = Normal(Gaussian(VP()), torch.zeros(2, dtype=F64), torch.eye(2, dtype=F64))
+    like = torch.empty(4, 2, dtype=F64)
+    with pytest.raises(SamplerError, match=r"starts at t = 0\.9.*Heun\(5, times=LinearGrid\(\)\)"):
+        reflow(oracle, like, solver=Heun(5, grid), noise=Noise.of(0, 4))
+    reflow(oracle, like, solver=Heun(5, times=LinearGrid()), noise=Noise.of(0, 4))

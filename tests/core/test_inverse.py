@@ -310,6 +310,29 @@ def test_no_sample_sees_another_and_guidance_composes(method: Method, rule: Any)
         assert distance(alone, row(whole, i)) < 1e-12 * max(1.0, float(whole[i].abs().max()))
 
 
+@pytest.mark.parametrize(
+    "operator",
+    [
+        Mask(randn(4, 5) > 0),
+        Matrix(randn(4, 3, 10)),
+        Chain(Mask(randn(4, 5) > 0), Matrix(randn(4, 3, 10))),
+        Differences(torch.tensor([[1, 1, 0, 0, 1], [0, 1, 1, 1, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 1]]) > 0),
+    ],
+    ids=["mask", "matrix", "chain", "differences"],
+)
+def test_operators_of_samples_go_with_their_samples(operator: Any) -> None:
+    """In whatever order, one by one, and inside a chain; one for all stays one for all."""
+    x = randn(4, 5, 2)
+    y = operator(x)
+    measured = Measurement(operator, y + randn(*y.shape), 0.1)
+    for rows in (slice(2, 3), torch.tensor([3, 1])):
+        some = measured.select(rows, torch.device("cpu"))
+        assert torch.equal(some.apply(x[rows]), y[rows])
+        assert torch.equal(some.back(some.y, x[rows]), measured.back(measured.y, x)[rows])
+    shared = Measurement(Matrix(randn(3, 10)), y[:1], 0.1).select(slice(2, 3))
+    assert shared.operator.rows.shape == (3, 10) and len(shared.y) == 1  # type: ignore[attr-defined]
+
+
 def test_the_phase_of_a_sound_is_found_by_dps() -> None:
     """DPS with an operator that is not linear brings the spectrogram near: what no linear method may try."""
     t = torch.arange(256, dtype=F64) / 256

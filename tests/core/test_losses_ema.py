@@ -36,7 +36,7 @@ from gendiff import (
     denoising_loss,
 )
 from gendiff.denoisers import Head, Normal
-from gendiff.errors import RecipeError
+from gendiff.errors import CheckpointError, RecipeError
 from gendiff.processes import Leaf
 from gendiff.random import Noise
 from gendiff.spaces import State
@@ -243,6 +243,32 @@ def test_averages_take_buffers_along() -> None:
     with restored.applied(network):
         assert all(torch.equal(b, own[name]) for name, b in network.named_buffers())
     assert all(torch.equal(b, now[name]) for name, b in network.named_buffers())
+
+
+def test_averages_of_before_there_were_buffers_load() -> None:
+    """They keep the buffers of the module; what else is missing or does not fit is named, and nothing is loaded."""
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    network(torch.randn(64, 3) + 5)
+    saved = EMA(network, 0.9)
+    saved.update(network)
+    old = {key: value for key, value in saved.state_dict().items() if key != "buffers"}
+    other = EMA(network, 0.5)
+    other.load_state_dict(old)
+    assert (other.decay, other.updates) == (0.9, 1)
+    for name, b in network.named_buffers():
+        assert torch.equal(other.buffers[name], b), name
+    fresh, full = EMA(network, 0.5), saved.state_dict()
+    short = {name: a for name, a in full["average"].items() if name != "0.weight"}
+    wrong = [
+        ({**full, "average": short}, r"no '0\.weight' in 'average'"),
+        ({**full, "buffers": {}}, r"no '1\.running_mean' in 'buffers'"),
+        ({**full, "average": {**full["average"], "0.bias": torch.zeros(4)}}, r"'0\.bias' of shape \[4\]"),
+        ({"average": full["average"]}, "lacks 'decay'"),
+    ]
+    for state, said in wrong:
+        with pytest.raises(CheckpointError, match=said):
+            fresh.load_state_dict(state)
+        assert (fresh.decay, fresh.updates) == (0.5, 0)
 
 
 def test_parts_and_the_auxiliary_loss_have_their_factors() -> None:

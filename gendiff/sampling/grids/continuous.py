@@ -211,11 +211,12 @@ class BetaGrid(Grid):
         from scipy.special import betaincinv
 
         counted(steps)
+        schedule = schedule_of(process, self.part)
         if self.sigmas is None:
             return [float(betaincinv(self.a, self.b, 1 - i / steps)) for i in range(steps)] + [0.0]
         low, high = self.sigmas
         shares = [float(betaincinv(self.a, self.b, 1 - i / max(steps - 1, 1))) for i in range(steps)]
-        return from_sigmas(schedule_of(process, self.part), [low + (high - low) * share for share in shares])
+        return from_sigmas(schedule, [low + (high - low) * share for share in shares])
 
 
 @dataclass(frozen=True)
