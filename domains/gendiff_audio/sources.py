@@ -352,6 +352,7 @@ def _examples(
                 continue
             digest = _digest(item)
             if not choose(name, digest):
+                counts["apart"] += 1
                 continue
             if digest in seen:
                 raise AudioError("a copy of another file", name, "sounds that differ")
@@ -383,6 +384,7 @@ def _examples(
         "two channels": "recordings of two channels became one (see gendiff_audio.mono)",
         "long": f"recordings longer than {window:g} s were cut into windows",
         "length": "recordings hold more than they announce: all was read",
+        "apart": "more are not of this split",
     }
     told = [f"{counts[key]} {text}" for key, text in said.items() if counts[key]]
     items.sort(key=lambda item: item[:2])

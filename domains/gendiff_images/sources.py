@@ -360,13 +360,14 @@ class Folder(PictureSource):
         classes = sorted(set(labels.values()))
         listed = {name.as_posix() for name in names}
         rejected += [Rejected(n, "in the table, but not among the pictures") for n in labels if n not in listed]
-        values, cond, kept = [], [], []
+        values, cond, kept, apart = [], [], [], 0
         for name in (n.as_posix() for n in names):
             try:
                 if classes and name not in labels:
                     raise DataError("no class: " + ("not in the table" if self.manifest else "beside class folders"))
                 content = (home / name).read_bytes()
                 if _is_test(content, self.test_share) != (split == "test"):
+                    apart += 1
                     continue
                 image = fit_image(
                     open_image(io.BytesIO(content), channels=self.channels), check_size(self.size, "Folder"), self.fit
@@ -379,7 +380,8 @@ class Folder(PictureSource):
             else:
                 cond.append({"label": classes.index(labels[name])} if classes else {})
                 kept.append(name)
-        examples = Examples(Pictures(values, cond, kept), rejected=rejected, others=others)
+        notes = [f"{apart} more are test pictures, to judge by"] if apart and split == "train" else []
+        examples = Examples(Pictures(values, cond, kept), rejected=rejected, others=others, notes=notes)
         return _not_empty(examples, split, str(home), self.test_share)
 
     def describe(self) -> str:

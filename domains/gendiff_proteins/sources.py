@@ -218,7 +218,8 @@ class Structures(Chains):
                 f"{': ' + rejected[0].name + ', ' + rejected[0].reason if rejected else ''})",
                 f"unbroken chains of {self.min_length} to {self.max_length} residues",
             )
-        return Examples(items, rejected)
+        told = [f"{len(held)} of {len(paths)} files are for tests, to judge by"] if held and not test else []
+        return Examples(items, rejected, notes=told)
 
     def _unread(self, path: Path) -> Rejected:
         formats = "PDB, mmCIF or BinaryCIF" + (", which this format is not" if _is_structure(path) else "")

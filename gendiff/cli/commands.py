@@ -152,6 +152,18 @@ def questions(model: Model) -> Iterator[str]:
         yield "  nothing: this model draws whatever it was trained on"
 
 
+def trained(run: Path) -> str | None:
+    """How long the run of a folder has trained and on how much, from its training.json; None without one."""
+    from gendiff.config import parse_json
+
+    path = run / "training.json"
+    if not path.is_file():
+        return None
+    facts = parse_json(path.read_text(encoding="utf8"), str(path))
+    said = {"steps": "{} steps", "seconds": "{:.0f} s", "examples": "{} examples", "precision": "{}"}
+    return ", ".join(text.format(facts[name]) for name, text in said.items() if name in facts)
+
+
 class Info:
     """Says what a model is, what may be asked of it, and how it was judged."""
 
@@ -178,6 +190,7 @@ class Info:
             "evaluations": getattr(model.sampler, "evaluations", lambda process: None)(denoiser.process),
             "guidance": model.guidance,
             "recipe": recipe.get("name"),
+            "trained": trained(args.model if args.model.is_dir() else args.model.parent),
             "source": (recipe.get("domain") or {}).get("source"),
         }
         for name, value in rows.items():

@@ -12,7 +12,7 @@ from gendiff.errors import DataError
 from gendiff.training import LogNormal
 from gendiff_audio import FSDD, Audio, LogMel, Prepare, Sounds, Tones
 
-from .recipe import Optimizer, Recipe, Trainer
+from .recipe import Optimizer, Recipe, Trainer, home_of
 
 
 def tones() -> Recipe:
@@ -62,8 +62,7 @@ def folder(path: str, *, labels: str = "", columns: str = "", rate: int | None =
         rate: 8000, 16000, 22050 or 44100 Hz; without it the highest that most recordings have.
     """
     chosen = tuple(name.strip() for name in columns.split(",") if name.strip()) or ("label",)
-    home = Path(path).expanduser()
-    home = (home if home.exists() else data_root() / path).resolve()
+    home = home_of(path)
     rates = [spectrogram.sample_rate for spectrogram in SPECTROGRAMS]
     if rate is None:
         rate = max([r for r in rates if r <= _usual_rate(home)], default=rates[0])

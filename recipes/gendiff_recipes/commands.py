@@ -9,6 +9,7 @@ import argparse
 import csv
 import inspect
 import json
+import math
 import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -82,6 +83,10 @@ class Train:
 
     def run(self, args: argparse.Namespace) -> None:
         use_data(args.data)
+        if args.out is not None and not (args.resume or args.overwrite):
+            from .folder import Folder
+
+            Folder(args.out).begin(resume=False, overwrite=False)  # a used folder is refused before data are read
         given = {name: getattr(args, f"own_{name}") for name in self.own}
         recipe = recipe_of(args.recipe, args.changes, {k: v for k, v in given.items() if v is not None})
         more = {"trainer.minutes": args.minutes, "trainer.seed": args.seed}
@@ -213,7 +218,7 @@ class Evaluate:
         ]
         print("{:32} {:>12} {:>25} {:>12}".format("metric", "samples", "95 % interval", "real data"))
         for name, value, low, high, floor in rows:
-            span = f"{low:.4g} to {high:.4g}" if args.halves else ""
+            span = f"{low:.4g} to {high:.4g}" if math.isfinite(low + high) else "too few" if args.halves else ""
             print(f"{name:32} {value:12.4g} {span:>25} {floor:12.4g}")
         if args.json:
             numbers = {

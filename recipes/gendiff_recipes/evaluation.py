@@ -62,7 +62,8 @@ def about_examples(recipe: Recipe, examples: Examples) -> list[str]:
         said += f"; {name}: {', '.join(listed[:20])}{', ...' if len(listed) > 20 else ''}"
     warmup, steps = recipe.optimizer.warmup, recipe.trainer.steps
     slow = f"The warm-up of {warmup} steps is longer than the run of {steps}; optimizer.warmup={steps // 10} is not."
-    return [said + ".", *([slow] if warmup > steps else [])]
+    notes = [] if examples.rejected else list(examples.notes)  # with rejections they stand in the report
+    return [said + ".", *([f"{recipe.name}: {note}." for note in notes]), *([slow] if warmup > steps else [])]
 
 
 def asked_for(domain: Domain, examples: Examples, what: Mapping[str, Any]) -> list[Any]:

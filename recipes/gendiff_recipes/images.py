@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gendiff.domain import data_root
 from gendiff.errors import DataError
 from gendiff.sampling.grids import PowerGrid
 from gendiff.sampling.solvers import Adams
@@ -13,7 +12,7 @@ from gendiff.training import LogitNormal
 from gendiff_images import CIFAR10, Digits, Fashion, Folder, Images
 from gendiff_images.io import SUFFIXES
 
-from .recipe import Optimizer, Recipe, Trainer
+from .recipe import Optimizer, Recipe, Trainer, home_of
 
 
 def digits() -> Recipe:
@@ -83,7 +82,9 @@ def folder(
         channels: 1 for grey, 3 for colour; without it 1 if all pictures are grey.
         flip: Whether mirror images are as good as the originals.
     """
-    home = _home(path)
+    home = home_of(path)
+    if home.is_file():
+        raise DataError(f"{home} is a file", "a folder of pictures", f"gendiff train images.folder {home.parent}")
     if size is None or channels is None:
         found, grey = _look(home)
         size, channels = size or found, channels or (1 if grey else 3)
@@ -102,12 +103,6 @@ def folder(
         sampler=Adams(12, times=PowerGrid(1.1)),
         guidance=2.0 if asked else 1.0,
     )
-
-
-def _home(path: str) -> Path:
-    """The folder, from here or below the data folder, in full: a run can be evaluated from anywhere."""
-    home = Path(path).expanduser()
-    return (home if home.is_dir() else data_root() / path).resolve()
 
 
 def _look(home: Path, most: int = 200) -> tuple[int, bool]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from gendiff.domain import Examples
 from gendiff.errors import DataError
 from gendiff.sampling.solvers import DDPM
 from gendiff.training import LogitNormal, Mixed, Objective, Output, Uniform
 from gendiff_proteins import Backbones, Ideal, Proteins, Structures
 
-from .recipe import Optimizer, Recipe, Trainer
+from .recipe import Optimizer, Recipe, Trainer, home_of
 
 TIMES = Mixed(LogitNormal(-0.5, 1.0), Uniform(1e-3), 0.3)
 OBJECTIVE = Objective(weighting=Output(0.1), parts={"rot": 0.5}, auxiliary=0.5)
@@ -57,8 +55,11 @@ def folder(path: str, *, min_length: int | None = None, max_length: int | None =
         min_length: Fewest residues; without it those of the shortest piece, at least 16.
         max_length: Most residues; without it those of the longest piece, at most 128.
     """
+    home = home_of(path)
+    if home.is_file():
+        raise DataError(f"{home} is a file", "a folder of structures", f"gendiff train proteins.folder {home.parent}")
     if min_length is None or max_length is None:
-        every = Structures(str(Path(path).expanduser().resolve()), 4, 1024)
+        every = Structures(str(home), 4, 1024)
         lengths = [len(e.artifact) for split in ("train", "test") for e in _pieces(every, split)]
         if not lengths:
             raise DataError(f"There are no chains in {path}", "PDB or mmCIF files with unbroken chains")
@@ -71,7 +72,7 @@ def folder(path: str, *, min_length: int | None = None, max_length: int | None =
         min_length, max_length = min_length or min(low, max_length or low), max_length or max(high, min_length or high)
     return Recipe(
         "proteins.folder",
-        Proteins(source=Structures(str(Path(path).expanduser().resolve()), min_length, max_length)),
+        Proteins(source=Structures(str(home), min_length, max_length)),
         network={"width": 128, "depth": 4, "heads": 8, "pair": 32},
         times=TIMES,
         objective=OBJECTIVE,

@@ -15,12 +15,29 @@ from typing import Any
 
 from gendiff.config import check_type, complete, field_types, from_config, parse_json, to_config, unread
 from gendiff.denoisers import Head
-from gendiff.domain import Domain
-from gendiff.errors import RecipeError, nearest, positive, refuse
+from gendiff.domain import Domain, data_root
+from gendiff.errors import DataError, RecipeError, nearest, positive, refuse
 from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.processes import Process
 from gendiff.sampling.solvers import Solver
 from gendiff.training import Objective, TimeDistribution, Uniform
+
+def home_of(path: str | Path) -> Path:
+    """A folder of a person's own, from here or below the data folder, in full: a run can be evaluated from anywhere.
+
+    Raises:
+        DataError: If it is in neither place, naming the nearest beside it.
+    """
+    here = Path(path).expanduser()
+    found = next((place for place in (here, data_root() / here) if place.exists()), None)
+    if found is None:
+        beside = [p.name for p in here.parent.iterdir()] if here.parent.is_dir() else []
+        raise DataError(
+            f"There is no folder {str(path)!r}, neither below {Path.cwd()} nor in the data folder {str(data_root())!r}",
+            f"a folder of files.{nearest(here.name, beside)}",
+        )
+    return found.resolve()
+
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 ACCELERATORS = ("auto", "cpu", "gpu")

@@ -25,7 +25,7 @@ from gendiff.samples import captions
 from gendiff_images import Images
 from gendiff_images.sources import Digits
 from gendiff_recipes import images
-from gendiff_recipes.evaluation import asked_for, evaluate, half_interval
+from gendiff_recipes.evaluation import about_examples, asked_for, evaluate, half_interval
 from gendiff_recipes.recipe import Recipe, Trainer
 from gendiff_recipes.training import train
 
@@ -252,7 +252,9 @@ def test_what_is_drawn_before_an_end_is_kept(run: Path, tmp_path: Path, monkeypa
         (["sample", "RUN", "lable=3"], 'Did you mean "label"'),
         (["sample", "RUN", "--device", "cuba"], "cuba"),
         (["train", "images.folder"], "needs PATH"),
-        (["train", "images.folder", "nowhere"], "no pictures in"),
+        (["train", "images.folder", "nowhere"], "no folder 'nowhere'"),
+        (["train", "audio.folder", "nowhere"], "no folder 'nowhere'"),
+        (["train", "proteins.folder", "nowhere"], "no folder 'nowhere'"),
         (["train", "images.digits", "pictures"], "gendiff train images.folder pictures"),
         (["train", "bad.json"], "JSON"),
         (["report", "nowhere"], "no model in nowhere"),
@@ -282,6 +284,7 @@ def test_info_says_what_may_be_asked(run: Path, root: Path, capsys: pytest.Captu
     assert main(["info", str(run)]) == 0
     out = capsys.readouterr().out
     assert "one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in out and "guidance     1.5" in out and "parameters" in out
+    assert "trained      3 steps, " in out and " s, 1500 examples, float32" in out
     assert main(["info", str(root / "weights" / "proteins_backbones.safetensors")]) == 0
     out = capsys.readouterr().out
     assert "length=96   40 to 96 in training" in out and "ca_step_share" in out
@@ -384,6 +387,22 @@ def test_a_run_tells_what_it_learns_from(tmp_path: Path, capsys: pytest.CaptureF
     assert "48 read, 1 rejected" in said and "broken.png" in said
     assert "images.folder: 48 examples; label: 1 24, none 24." in said
     assert "The warm-up of 100 steps is longer than the run of 2" in said
+
+
+def test_pictures_kept_apart_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(tmp_path / "mine")
+    recipe = images.folder(str(tmp_path / "mine")).override("domain.source.test_share=0.5")
+    train_set, test_set = (recipe.domain.dataset(split) for split in ("train", "test"))
+    assert about_examples(recipe, train_set)[1] == f"images.folder: {len(test_set)} more are test pictures, to judge by."
+    assert not test_set.notes and len(test_set) > 0
+
+
+def test_a_used_folder_is_refused_before_the_data_are_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "images.folder", "nowhere", "--out", str(run)]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert main(["train", "images.folder", "nowhere", "--out", str(run), "--overwrite"]) == 2
+    assert "no folder 'nowhere'" in capsys.readouterr().err
+    assert (run / "model.safetensors").exists()
 
 
 def test_a_folder_of_grey_pictures_is_grey(tmp_path: Path) -> None:
