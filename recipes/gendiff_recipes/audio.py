@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from gendiff.domain import data_root
 from gendiff.errors import DataError
 from gendiff.training import LogNormal
 from gendiff_audio import FSDD, Audio, LogMel, Prepare, Sounds, Tones

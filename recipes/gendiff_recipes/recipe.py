@@ -22,6 +22,7 @@ from gendiff.processes import Process
 from gendiff.sampling.solvers import Solver
 from gendiff.training import Objective, TimeDistribution, Uniform
 
+
 def home_of(path: str | Path) -> Path:
     """A folder of a person's own, from here or below the data folder, in full: a run can be evaluated from anywhere.
 

@@ -393,7 +393,9 @@ def test_pictures_kept_apart_are_said(tmp_path: Path, capsys: pytest.CaptureFixt
     pictures(tmp_path / "mine")
     recipe = images.folder(str(tmp_path / "mine")).override("domain.source.test_share=0.5")
     train_set, test_set = (recipe.domain.dataset(split) for split in ("train", "test"))
-    assert about_examples(recipe, train_set)[1] == f"images.folder: {len(test_set)} more are test pictures, to judge by."
+    assert (
+        about_examples(recipe, train_set)[1] == f"images.folder: {len(test_set)} more are test pictures, to judge by."
+    )
     assert not test_set.notes and len(test_set) > 0
 
 
