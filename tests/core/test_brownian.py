@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from gendiff import DDPM, EDM, SO3, VE, VP, BrownianSO3, Euler, Heun, Joint, LogSNRGrid, Tangent
+from gendiff import DDPM, EDM, SO3, VE, VP, BrownianSO3, Euler, Heun, Joint, LinearGrid, LogSNRGrid, Tangent
 from gendiff.denoisers import RotationMixture
 from gendiff.errors import GendiffError
 from gendiff.random import Noise
 from gendiff.sampling import sample
-from gendiff.sampling.solvers import Solver
+from gendiff.sampling.solvers import DEIS, LMS, RK4, Adams, DPMSolver, Midpoint, Solver
 from gendiff.spaces import IGSO3, exp_so3, log_so3
 from gendiff.testing import check_head, check_process, distance
 
@@ -146,3 +148,30 @@ def test_one_sample_one_seed() -> None:
 def test_the_tangent_head_goes_round() -> None:
     check_head(Tangent(), BrownianSO3(VE(0.02, 3.0)), torch.empty(3, 4, 3, 3), tolerance=1e-7)
     assert math.isclose(Tangent().scale(PROCESS, 1.0), 4.0)
+
+
+class Always:
+    """A denoiser that predicts one rotation at all times."""
+
+    process = PROCESS
+
+    def __init__(self, x0: Tensor) -> None:
+        self.x0 = x0
+
+    def __call__(self, x: Tensor, t: float, **cond: Any) -> Tensor:
+        return self.x0.expand_as(x)
+
+
+@pytest.mark.parametrize(
+    "solver", [Adams(5), LMS(5), DEIS(5), Heun(5), Midpoint(5), RK4(5), DPMSolver(5), DPMSolver(5, 3)], ids=repr
+)
+def test_every_solver_keeps_to_the_flow_at_a_constant_prediction(solver: Solver) -> None:
+    """The angle does not fall as sigma does, so rates in the clock would leave the flow by hundredths of a radian."""
+    x0, turned = CENTERS[:1], exp_so3(torch.tensor([[0.4, 0.1, 0.2], [1.0, -1.0, 0.5], [0.0, 2.0, -0.6]], dtype=F64))
+    start, high, low = x0 @ turned, 0.9, 0.6
+    x = sample(
+        Always(x0), start, solver=replace(solver, times=LinearGrid(high, low)), noise=Noise.of(0, 3), start=start
+    )
+    exact = PROCESS.step(start, x0.expand_as(start), high, low)
+    assert float(angle(start, exact).min()) > 0.05
+    torch.testing.assert_close(x, exact, rtol=0, atol=1e-5)
