@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -201,13 +202,13 @@ def clear(folder: Path, overwrite: bool) -> None:
         raise RequestError(
             f"{folder} holds {len(other)} things that are no samples of an earlier request, first {other[0]!r}",
             "a new folder, so that nothing else is among the samples",
-            f"Name another, e.g. --out {folder}-2",
+            f"Name another, e.g. --out {shlex.quote(str(folder) + '-2')}",
         )
     if not overwrite:
         raise RequestError(
             f"{folder} holds the samples of an earlier request ({folder / MANIFEST} says which)",
             "a new folder, so that nothing old is among the samples",
-            f"Name another, e.g. --out {folder}-2, or replace them with --overwrite",
+            f"Name another, e.g. --out {shlex.quote(str(folder) + '-2')}, or replace them with --overwrite",
         )
     # The manifest goes last: a clearing that is interrupted can be done again.
     for name in sorted(set(found), key=lambda name: name == MANIFEST):

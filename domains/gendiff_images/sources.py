@@ -22,7 +22,7 @@ from typing import overload
 import numpy as np
 
 from gendiff.domain import Example, Examples, Rejected, Source, data_file, data_root
-from gendiff.errors import DataError, RequestError, nearest
+from gendiff.errors import DataError, RequestError, nearest, printable
 from gendiff.files import Arrays as Npz
 from gendiff.files import open_arrays, read_rows
 from gendiff_images.io import FITS, SUFFIXES, check_size, fit_image, from_values, image_values, open_image
@@ -341,6 +341,17 @@ class Folder(PictureSource):
                 pictures.append(name)
         return pictures, rejected, others
 
+    def _notes(self, home: Path, names: Sequence[PurePosixPath], apart: int) -> list[str]:
+        """What to say of a training split: how many pictures are kept apart, and sub-folders that have none."""
+        notes = [f"{apart} more are test pictures, to judge by"] if apart else []
+        if not apart and self.test_share:
+            notes = ["none is a test picture, so nothing can be judged: add pictures, or domain.source.test_share=0.3"]
+        if self.labelled_by == "top" and not self.manifest:
+            used = {name.parts[0] for name in names if len(name.parts) > 1}
+            bare = sorted(p.name for p in home.iterdir() if p.is_dir() and p.name not in used and p.name[0] != ".")
+            notes += [printable(f"no class, without a picture: {', '.join(bare[:8])}")] if bare else []
+        return notes
+
     def look(self, root: Path | None = None) -> Look:
         home = self._home(root)
         return Look(self.size, self.channels, tuple(sorted(set(self._labels(home, self._scan(home)[0]).values()))))
@@ -380,7 +391,7 @@ class Folder(PictureSource):
             else:
                 cond.append({"label": classes.index(labels[name])} if classes else {})
                 kept.append(name)
-        notes = [f"{apart} more are test pictures, to judge by"] if apart and split == "train" else []
+        notes = self._notes(home, names, apart) if split == "train" else []
         examples = Examples(Pictures(values, cond, kept), rejected=rejected, others=others, notes=notes)
         return _not_empty(examples, split, str(home), self.test_share)
 

@@ -16,10 +16,10 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from gendiff.discovery import load_point, registered
-from gendiff.errors import GendiffError, UnknownName
+from gendiff.errors import GendiffError, UnknownName, nearest
 
 HELP = ("-h", "--help")
 
@@ -60,6 +60,15 @@ def usage() -> str:
     return "\n".join(["usage: gendiff COMMAND ...   (gendiff COMMAND --help says more)", "", *lines])
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that answers a wrong option with the nearest right one."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = message.rpartition("unrecognized arguments: ")[2].split(" ")[0] if "unrecognized" in message else ""
+        options = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        super().error(message + (nearest(wrong.partition("=")[0], options) if wrong.startswith("--") else ""))
+
+
 def tell(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
     """A warning as a line for a person, without the place in the code."""
     print(f"{category.__name__}: {message}", file=sys.stderr)
@@ -79,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, *words = arguments
     try:
         chosen = command(name)
-        parser = argparse.ArgumentParser(prog=f"gendiff {name}", description=chosen.help)
+        parser = Parser(prog=f"gendiff {name}", description=chosen.help)
         chosen.arguments(parser, words)
         if any(word in HELP for word in words):
             print(parser.format_help().rstrip())

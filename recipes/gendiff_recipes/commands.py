@@ -11,6 +11,7 @@ import inspect
 import json
 import math
 import os
+import shlex
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -103,7 +104,8 @@ class Train:
         options: dict[str, Any] = {"overwrite": args.overwrite, "start": args.start}
         options = {name: value for name, value in options.items() if value}
         train(recipe, out, data=args.data, resume=args.resume, quiet=args.quiet, **options)
-        print(f"The model is {out / 'model.safetensors'}; sample it: gendiff sample {out} --out {out / 'drawn'}")
+        line = shlex.join(["gendiff", "sample", str(out), "--out", str(out / "drawn")])
+        print(f"The model is {out / 'model.safetensors'}; sample it: {line}")
 
 
 def summary(function: Callable[..., Any]) -> str:

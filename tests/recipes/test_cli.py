@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -397,6 +398,31 @@ def test_pictures_kept_apart_are_said(tmp_path: Path, capsys: pytest.CaptureFixt
         about_examples(recipe, train_set)[1] == f"images.folder: {len(test_set)} more are test pictures, to judge by."
     )
     assert not test_set.notes and len(test_set) > 0
+
+
+def test_a_folder_of_few_pictures_says_what_is_missing(tmp_path: Path) -> None:
+    pictures(tmp_path / "mine")
+    (tmp_path / "mine" / "wolves").mkdir()
+    recipe = images.folder(str(tmp_path / "mine")).override("domain.source.test_share=1e-9")
+    notes = recipe.domain.dataset("train").notes
+    assert "nothing can be judged" in notes[0] and notes[1] == "no class, without a picture: wolves"
+
+
+def test_a_line_to_type_is_quoted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ["trainer.steps=1", "trainer.show=0", "network.channels=8", "--quiet"]
+    assert main(["train", "images.digits", *changes, "--out", str(tmp_path / "my run")]) == 0
+    said = capsys.readouterr().out
+    assert shlex.split(said.split("sample it: ")[1])[2] == str(tmp_path / "my run")
+    (tmp_path / "my samples").mkdir()
+    (tmp_path / "my samples" / "0000.png").touch()
+    assert main(["sample", str(tmp_path / "my run"), "-n", "1", "--out", str(tmp_path / "my samples")]) == 2
+    assert f"--out '{tmp_path / 'my samples-2'}'" in capsys.readouterr().err
+
+
+def test_a_wrong_option_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "images.folder", "pictures", "--sise", "32"])
+    assert 'Did you mean "--size"?' in capsys.readouterr().err
 
 
 def test_a_used_folder_is_refused_before_the_data_are_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
