@@ -87,7 +87,8 @@ def folder(
         raise DataError(f"{home} is a file", "a folder of pictures", f"gendiff train images.folder {home.parent}")
     if size is None or channels is None:
         found, grey = _look(home)
-        size, channels = size or found, channels or (1 if grey else 3)
+        size = found if size is None else size  # a 0 is refused by the source, not taken for nothing said
+        channels = (1 if grey else 3) if channels is None else channels
     table: dict[str, Any] = {"manifest": str(Path(labels).resolve()), "column": column} if labels else {}
     domain = Images.of(Folder(str(home), size, channels, **table), flip=flip)
     asked = len(domain.classes) > 1

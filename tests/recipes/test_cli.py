@@ -408,6 +408,13 @@ def test_a_folder_of_few_pictures_says_what_is_missing(tmp_path: Path) -> None:
     assert "nothing can be judged" in notes[0] and notes[1] == "no class, without a picture: wolves"
 
 
+def test_a_size_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(tmp_path / "mine")
+    for option in ("--size", "--channels"):
+        assert main(["train", "images.folder", str(tmp_path / "mine"), option, "0", "--out", str(tmp_path / "r")]) == 2
+        assert "RequestError" in capsys.readouterr().err
+
+
 def test_a_line_to_type_is_quoted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = ["trainer.steps=1", "trainer.show=0", "network.channels=8", "--quiet"]
     assert main(["train", "images.digits", *changes, "--out", str(tmp_path / "my run")]) == 0
