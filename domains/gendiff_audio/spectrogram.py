@@ -22,6 +22,7 @@ from torch.nn.functional import pad
 from gendiff_audio import backend
 from gendiff_audio.clip import AudioError, Gap
 
+LONGEST_TRANSFORM = 65536  # points
 UPDATES = 20  # leave a mel residual of 0.3 %; the pseudo-inverse alone leaves 1.8 %
 
 
@@ -53,6 +54,11 @@ class LogMel:
     floor: float = 1e-4
 
     def __post_init__(self) -> None:
+        if not (
+            1 <= self.n_fft <= LONGEST_TRANSFORM and 1 <= self.mels <= self.n_fft
+        ):  # so that filters fit into memory
+            expected = f"1 to {LONGEST_TRANSFORM} points, and no more filters than points"
+            raise AudioError("transform too long", f"{self.signature}", expected)
         nyquist = self.sample_rate / 2
         if not 0 <= self.low < self.top <= nyquist:
             got, expected = (

@@ -21,6 +21,7 @@ from gendiff.spaces import State, map_state, tensors
 if TYPE_CHECKING:
     pass
 from gendiff.denoisers.heads import Head
+from gendiff.errors import RecipeError
 
 
 class Denoise(Protocol):
@@ -46,6 +47,10 @@ class Denoiser(nn.Module):
         self, network: nn.Module, head: Head, process: Process, *, precision: torch.dtype | None = None
     ) -> None:
         super().__init__()
+        if not isinstance(head, Head):
+            raise RecipeError(
+                f"A denoiser got the head {head!r} of type {type(head).__name__}", "an object of the type Head"
+            )
         self.precision = precision
         self.network = network
         self.head = head

@@ -207,7 +207,7 @@ def follow(
     path = Along((first, *times))
     x = process.prior(like, noise.fork("prior"), first) if start is None else start
     found = {first: x}  # a move that is redone comes to the same time again, and the last is right
-    rows = Adams(len(times), times=path).rows(process)
+    rows = Adams(len(times), 4, times=path).rows(process)  # many steps on one grid: smooth enough for a high order
     run(denoiser, process, rows, x, noise=noise, cond=cond, callback=lambda p: found.update({p.time: p.state}))
     whole = Pilot(denoiser, process, cond, list(path.times), [found[t] for t in path.times])
     n = tensors(like)[0].shape[0]

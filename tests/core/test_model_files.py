@@ -365,7 +365,7 @@ def test_a_network_beyond_its_file_is_given_up_at_once_and_without_memory(tmp_pa
 def test_loading_looks_at_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = tmp_path / "secret.csv"
     secret.write_text("hush,hush\n1,2\n")
-    sounds = {"kind": "Sounds", "path": "/", "manifest": str(secret), "columns": ["label"], "classes": []}
+    sounds = {"kind": "Sounds", "path": "/", "manifest": str(secret), "columns": ["label"], "classes": None}
     model = Model.new(Audio(), channels=(8, 8))
     path = rewritten(model.save(tmp_path / "m.safetensors"), lambda c: c["domain"].update(source=sounds))
     looked: list[str] = []

@@ -132,6 +132,18 @@ def test_processes_that_are_killed_lose_nothing(tmp_path: Path, root: Path) -> N
         assert set(found[key].values()) == {0}, (key, found[key])
 
 
+@pytest.fixture
+def signals_as_in_a_terminal() -> Iterator[None]:
+    """A process started in the background ignores SIGINT, and one under nohup SIGHUP; runs respect that."""
+    own = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in own.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals_as_in_a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_run_with_a_checkpoint_and_the_line_that_resumes(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -159,6 +171,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_the_line_that_resumes(
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("signals_as_in_a_terminal")
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Denoising.training_step
 
