@@ -45,7 +45,6 @@ from gendiff.errors import (
 from gendiff.guidance import (
     MMPS,
     Constrained,
-    From,
     Given,
     Guided,
     LinearOperator,
@@ -54,8 +53,10 @@ from gendiff.guidance import (
     Operator,
     PosteriorMean,
     as_rule,
+    guidance_name,
     is_one,
     noised_start,
+    start_at,
     with_resampling,
 )
 from gendiff.modelfile import (
@@ -76,7 +77,7 @@ from gendiff.modelfile import (
 )
 from gendiff.processes import Process, leaf_of
 from gendiff.random import Noise
-from gendiff.sampling import Loop, Progress, calibrate, sample
+from gendiff.sampling import Loop, Progress, calibrate, replace_solver, sample
 from gendiff.sampling import Path as FlowPath
 from gendiff.sampling.solvers import Calibrated, Solver
 from gendiff.spaces import State, map_state, tensors
@@ -91,9 +92,17 @@ def decoded(states: Callable[Concatenate[Model, P], States]) -> Callable[Concate
 
     @functools.wraps(states)
     def sample(self: Model, *args: P.args, **kwargs: P.kwargs) -> list[Any]:
-        batches, masks = states(self, *args, **kwargs)
-        singles = [single for x, mask in zip(batches, masks, strict=True) for single in crop(x, mask)]
-        return [self.domain.decode(x) for x in singles]
+        artifacts: list[Any] = []
+        report: Any = kwargs.get("arrived")
+
+        def decode(singles: list[State]) -> None:
+            new = [self.domain.decode(x) for x in singles]
+            artifacts.extend(new)
+            if report is not None:
+                report(new)
+
+        states(self, *args, **{**kwargs, "arrived": decode})  # type: ignore[arg-type]
+        return artifacts
 
     sample.__name__, sample.__qualname__ = "sample", "Model.sample"
     sample.__doc__ = (states.__doc__ or "").replace(
@@ -232,7 +241,8 @@ class Model:
             precision: torch.bfloat16 runs the network, and nothing else, under autocast.
             corrected: Whether the domain's `constrain` acts on predictions; False shows the bare model.
             progress: Called with the share done.
-            arrived: Called with the artifacts of each batch as soon as it is drawn: `SampleFolder.add` writes them.
+            arrived: Called with each batch as soon as it is drawn, as a list: artifacts from `sample`
+                (`SampleFolder.add` writes them), single states on the host from `states`.
 
         Raises:
             RequestError: For something the domain cannot answer.
@@ -299,9 +309,10 @@ class Model:
                 )
                 states.append(x)
                 masks.append(cond.get("mask"))
-                odd += sum(not all(bool(p.isfinite().all()) for p in tensors(single)) for single in crop(x, masks[-1]))
+                singles = crop(x, masks[-1])
+                odd += sum(not all(bool(p.isfinite().all()) for p in tensors(single)) for single in singles)
                 if arrived is not None:
-                    arrived([self.domain.decode(single) for single in crop(x, cond.get("mask"))])
+                    arrived(singles)
         if odd:
             warn(f"{odd} of {n} samples hold numbers that are not finite: too strong a guidance, or too few steps?")
         return states, masks
@@ -494,32 +505,6 @@ class Model:
 def warn(text: str) -> None:
     """Says something about a request that is answered all the same."""
     warnings.warn(text, RequestWarning, stacklevel=4)
-
-
-def guidance_name(guidance: Any) -> str:
-    """A guidance as text, the same for a number and the `CFG` of it."""
-    return repr(as_rule(float(guidance) if isinstance(guidance, int) else guidance))
-
-
-def start_at(sampler: Any, strength: float) -> Any:
-    """A sampler with a grid, start_at at the time `strength`."""
-    return dataclasses.replace(sampler, times=From(sampler.times, strength))
-
-
-def replace_solver(sampler: Solver | Loop, f: Callable[[Any], Any], *others: type) -> Any:
-    """f of a solver, or of one of other kinds; of a sampler that has a solver, the sampler with f of it in its place.
-
-    Raises:
-        RequestError: For a sampler without steps of its own.
-    """
-    if isinstance(sampler, (Solver, *others)):
-        return f(sampler)
-    inner = {name: f(value) for name, value in vars(sampler).items() if isinstance(value, Solver)}
-    if not inner:
-        raise RequestError(
-            f"{sampler!r} got steps=, start= or known parts", "a sampler that walks a grid", "model.sample(n, steps=8)"
-        )
-    return dataclasses.replace(sampler, **inner)  # type: ignore[type-var]
 
 
 @torch.inference_mode(False)  # weights made in the mode could never be differentiated

@@ -8,6 +8,7 @@ The law that proves a rule: `gendiff.testing.check_rule(rule, process, like)`; a
 
 from gendiff.guidance.editing import From as From
 from gendiff.guidance.editing import noised_start as noised_start
+from gendiff.guidance.editing import start_at as start_at
 from gendiff.guidance.given import Given as Given
 from gendiff.guidance.given import with_resampling as with_resampling
 from gendiff.guidance.inverse import DPS as DPS
@@ -47,6 +48,7 @@ from gendiff.guidance.rules import GuidanceInterval as GuidanceInterval
 from gendiff.guidance.rules import Outer as Outer
 from gendiff.guidance.rules import Rule as Rule
 from gendiff.guidance.rules import as_rule as as_rule
+from gendiff.guidance.rules import guidance_name as guidance_name
 from gendiff.guidance.rules import is_one as is_one
 from gendiff.guidance.wrappers import Autoguidance as Autoguidance
 from gendiff.guidance.wrappers import ClassifierGuidance as ClassifierGuidance

@@ -8,7 +8,7 @@ goes up comes back to t at most: what is above would erase the start.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -53,6 +53,11 @@ class From(Grid):
             if here != out[-1]:
                 out.append(here)
         return out
+
+
+def start_at(sampler: Any, strength: float) -> Any:
+    """A sampler with a grid, that begins at the time `strength`."""
+    return replace(sampler, times=From(sampler.times, strength))
 
 
 def noised_start(process: Process, x0: State, like: State, t: float, noise: Noise, cond: dict[str, Any]) -> State:

@@ -51,7 +51,7 @@ from gendiff.guidance.inverse import Measurement
 from gendiff.guidance.wrappers import differentiable, floored, gradients, readable, tilted
 from gendiff.processes import Gaussian, Joint, Move, Process, pick, schedule_of
 from gendiff.random import Noise
-from gendiff.sampling import Loop, Progress, source, table
+from gendiff.sampling import Callback, Draw, Loop, Progress, source, table
 from gendiff.sampling.solvers import Row, Solver
 from gendiff.spaces import State, inner, map_state, tensors
 
@@ -195,19 +195,10 @@ class FeynmanKac(Loop):
     def select(self, rows: Any, device: torch.device | None = None) -> FeynmanKac:
         return replace(self, potential=self.potential.select(rows, device))
 
-    def draw(
-        self,
-        denoiser: Denoise,
-        like: State,
-        *,
-        noise: Noise,
-        cond: dict[str, Any],
-        start: State | None = None,
-        callback: Callable[[Progress], None] | None = None,
-    ) -> State:
+    def draw(self, task: Draw) -> State:
         found = steer(
-            denoiser, like, self.potential, solver=self.solver, noise=noise, particles=self.particles,
-            threshold=self.threshold, cond=cond, start=start, callback=callback,
+            task.denoiser, task.like, self.potential, solver=self.solver, noise=task.noise, cond=task.cond,
+            particles=self.particles, threshold=self.threshold, start=task.start, callback=task.callback,
         )  # fmt: skip
         lost = found.log_evidence == -math.inf
         if readable(lost) and bool(lost.any()):
@@ -216,7 +207,7 @@ class FeynmanKac(Loop):
                 f" they are drawn evenly. More than {self.particles} particles, or a softer potential, may find some.",
                 stacklevel=2,
             )
-        return found.draw(noise)
+        return found.draw(task.noise)
 
 
 @differentiates
@@ -232,7 +223,7 @@ def steer(
     threshold: float = 0.5,
     cond: dict[str, Any] | None = None,
     start: State | None = None,
-    callback: Callable[[Progress], None] | None = None,
+    callback: Callback = None,
 ) -> Particles:
     """Draws B groups of K weighted particles of the tilted sampler.
 

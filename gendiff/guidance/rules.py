@@ -348,6 +348,11 @@ def joined(rule: Rule, process: Process, x: State, free: Any, full: Any, t: Any)
     return Prediction(clean(here), carried(there))
 
 
+def guidance_name(guidance: Any) -> str:
+    """A guidance as text, the same for a number and the `CFG` of it."""
+    return repr(as_rule(float(guidance) if isinstance(guidance, int) else guidance))
+
+
 def is_one(scale: Any) -> bool:
     """Whether a scale is 1 for all, as far as the host knows."""
     if isinstance(scale, dict):

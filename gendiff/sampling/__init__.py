@@ -15,8 +15,11 @@ from gendiff.sampling.calibration import follow as follow
 from gendiff.sampling.fitting import cheapest as cheapest
 from gendiff.sampling.fitting import fitted_grid as fitted_grid
 from gendiff.sampling.fitting import step_costs as step_costs
+from gendiff.sampling.loop import Callback as Callback
+from gendiff.sampling.loop import Draw as Draw
 from gendiff.sampling.loop import Loop as Loop
 from gendiff.sampling.loop import Progress as Progress
+from gendiff.sampling.loop import replace_solver as replace_solver
 from gendiff.sampling.loop import run as run
 from gendiff.sampling.loop import sample as sample
 from gendiff.sampling.loop import source as source

@@ -43,7 +43,7 @@ from gendiff.errors import NOT_NEGATIVE, SamplerError, whole
 from gendiff.processes import Move, pick
 from gendiff.random import Noise
 from gendiff.sampling.grids import Grid, PowerGrid
-from gendiff.sampling.loop import Progress, run
+from gendiff.sampling.loop import Callback, run
 from gendiff.sampling.solvers import Adams, Calibrated, Fitted, Row, Solver
 from gendiff.spaces import State, leaves, map_state, tensors
 
@@ -75,7 +75,7 @@ class Pilot:
         """The mean loss at the end."""
         return float(loss(self.squares(rows), scale).mean())
 
-    def run(self, rows: list[Row], callback: Callable[[Progress], None] | None = None) -> State:
+    def run(self, rows: list[Row], callback: Callback = None) -> State:
         """Where rows lead to from the first states."""
         x = self.states[0]
         noise = Noise.of(0, tensors(x)[0].shape[0], device=tensors(x)[0].device)

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from gendiff.denoisers import Denoise, Prediction, carried, shift
-from gendiff.errors import SamplerError
+from gendiff.errors import RequestError, SamplerError
 from gendiff.processes import Process
 from gendiff.random import Increment, Noise
 from gendiff.sampling.solvers import Row, Solver
@@ -36,12 +36,35 @@ class Progress:
     prediction: State
 
 
+Callback: TypeAlias = Callable[[Progress], None] | None
+"""What is called after each move, if anything."""
+
+
 class Known(Protocol):
     """What is known of a sample, put back after each step of the grid; `gendiff.Given` is one."""
 
     def put(self, process: Process, x: State, s: float, noise: Noise) -> State:
         """x_s with its known sites in place."""
         ...
+
+
+class Draw(NamedTuple):
+    """One batch to draw: the arguments of `sample` that every sampler needs; see there."""
+
+    denoiser: Denoise
+    like: State
+    noise: Noise
+    cond: dict[str, Any]
+    start: State | None = None
+    callback: Callback = None
+
+    def process(self) -> Any:
+        """The denoiser's process, bound to the batch's mask."""
+        return self.denoiser.process.masked(self.cond.get("mask"))
+
+    def first(self, process: Process, t: float) -> State:
+        """The state at the first time t: the given start, or a draw of the prior."""
+        return process.prior(self.like, self.noise.fork("prior"), t) if self.start is None else self.start
 
 
 class Loop(ABC):
@@ -52,17 +75,8 @@ class Loop(ABC):
         return self
 
     @abstractmethod
-    def draw(
-        self,
-        denoiser: Denoise,
-        like: State,
-        *,
-        noise: Noise,
-        cond: dict[str, Any],
-        start: State | None = None,
-        callback: Callable[[Progress], None] | None = None,
-    ) -> State:
-        """One batch of samples; arguments as those of `sample`."""
+    def draw(self, task: Draw) -> State:
+        """One batch of samples, [B, ...]."""
 
 
 def sample(
@@ -74,7 +88,7 @@ def sample(
     cond: dict[str, Any] | None = None,
     given: Known | None = None,
     start: State | None = None,
-    callback: Callable[[Progress], None] | None = None,
+    callback: Callback = None,
 ) -> State:
     """Draws one batch of samples.
 
@@ -101,6 +115,7 @@ def sample(
     for name, want, got in shapes(like, start, noise):
         if want != got:
             raise SamplerError(f"sample got {name} {got} for samples of {want}", "one entry for each sample", "")
+    task = Draw(denoiser, like, noise, cond, start, callback)
     if isinstance(solver, Loop):
         if given is not None:
             raise SamplerError(
@@ -108,12 +123,12 @@ def sample(
                 "a solver with a grid, or the known parts as a measurement",
                 "model.sample(n, given=guidance.known(given, process))",
             )
-        return solver.draw(denoiser, like, noise=noise, cond=cond, start=start, callback=callback)
-    process = denoiser.process.masked(cond.get("mask"))
+        return solver.draw(task)
+    process = task.process()
     rows = solver if isinstance(solver, list) else table(solver, denoiser.process)
 
     def first() -> State:
-        x = process.prior(like, noise.fork("prior"), rows[0].t) if start is None else start
+        x = task.first(process, rows[0].t)
         return x if given is None else given.put(process, x, rows[0].t, noise.fork("given").at(-1))
 
     return run(denoiser, process, rows, first(), noise=noise, cond=cond, given=given, callback=callback)
@@ -128,7 +143,7 @@ def run(
     noise: Noise,
     cond: dict[str, Any],
     given: Known | None = None,
-    callback: Callable[[Progress], None] | None = None,
+    callback: Callback = None,
     first: int = 0,
     past: Sequence[State] = (),
 ) -> State:
@@ -208,3 +223,19 @@ def table(solver: Solver, process: Process) -> list[Row]:
     except TypeError:  # weights by part are dicts
         return solver.rows(process)
     return written(solver, process)
+
+
+def replace_solver(sampler: Solver | Loop, f: Callable[[Any], Any], *others: type) -> Any:
+    """f of a solver, or of one of other kinds; of a sampler that has a solver, the sampler with f of it in its place.
+
+    Raises:
+        RequestError: For a sampler without steps of its own.
+    """
+    if isinstance(sampler, (Solver, *others)):
+        return f(sampler)
+    inner = {name: f(value) for name, value in vars(sampler).items() if isinstance(value, Solver)}
+    if not inner:
+        raise RequestError(
+            f"{sampler!r} got steps=, start= or known parts", "a sampler that walks a grid", "model.sample(n, steps=8)"
+        )
+    return replace(sampler, **inner)  # type: ignore[type-var]

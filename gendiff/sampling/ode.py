@@ -39,7 +39,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -48,9 +48,8 @@ from gendiff.denoisers import Denoise, Prediction
 from gendiff.errors import NOT_NEGATIVE, POSITIVE, SamplerError, at_least, check, refuse
 from gendiff.processes import Joint, Leaf, Process
 from gendiff.processes.schedules import Schedule, Time, maths
-from gendiff.random import Noise
 from gendiff.sampling.grids import Grid, LinearGrid, counted
-from gendiff.sampling.loop import Loop, Progress
+from gendiff.sampling.loop import Callback, Draw, Loop, Progress
 from gendiff.spaces import Product, Space, State, inner, leaves, map_state, per_sample, tensors
 
 NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -209,6 +208,9 @@ class Flow:
         return space.project(point), gain, stage, space.scale(total(DIFFERENCE, rates), h), doubt
 
 
+Wanted: TypeAlias = Callable[[Tensor], Tensor] | None
+
+
 class Path(Loop):
     """A way to follow a flow: a sampler, and how `log_likelihood` integrates.
 
@@ -221,14 +223,7 @@ class Path(Loop):
     scale: float
 
     @abstractmethod
-    def follow(
-        self,
-        flow: Flow,
-        x: State,
-        *,
-        wanted: Callable[[Tensor], Tensor] | None = None,
-        callback: Callable[[Progress], None] | None = None,
-    ) -> Arrival:
+    def follow(self, flow: Flow, x: State, *, wanted: Wanted = None, callback: Callback = None) -> Arrival:
         """The end of the flow that starts at x.
 
         Args:
@@ -243,33 +238,14 @@ class Path(Loop):
         times = self.times(process, 1)
         return times[0], times[-1]
 
-    def arrival(
-        self,
-        denoiser: Denoise,
-        like: State,
-        *,
-        noise: Noise,
-        cond: dict[str, Any] | None = None,
-        start: State | None = None,
-        callback: Callable[[Progress], None] | None = None,
-    ) -> Arrival:
-        """One batch of samples and what they cost; arguments as those of `sample`."""
-        ends = self.ends(denoiser.process)
-        flow = Flow(denoiser, like, ends, self.scale, cond or {})
-        x = flow.process.prior(like, noise.fork("prior"), ends[0]) if start is None else start
-        return self.follow(flow, x, callback=callback)
+    def arrival(self, task: Draw) -> Arrival:
+        """One batch of samples and what they cost."""
+        ends = self.ends(task.denoiser.process)
+        flow = Flow(task.denoiser, task.like, ends, self.scale, task.cond)
+        return self.follow(flow, task.first(flow.process, ends[0]), callback=task.callback)
 
-    def draw(
-        self,
-        denoiser: Denoise,
-        like: State,
-        *,
-        noise: Noise,
-        cond: dict[str, Any],
-        start: State | None = None,
-        callback: Callable[[Progress], None] | None = None,
-    ) -> State:
-        return self.arrival(denoiser, like, noise=noise, cond=cond, start=start, callback=callback).state
+    def draw(self, task: Draw) -> State:
+        return self.arrival(task).state
 
 
 @dataclass(frozen=True)
@@ -295,14 +271,7 @@ class Adaptive(Path):
         if self.rtol == self.atol == 0:
             refuse(self, "rtol", "a tolerance above zero, or atol above zero")
 
-    def follow(
-        self,
-        flow: Flow,
-        x: State,
-        *,
-        wanted: Callable[[Tensor], Tensor] | None = None,
-        callback: Callable[[Progress], None] | None = None,
-    ) -> Arrival:
+    def follow(self, flow: Flow, x: State, *, wanted: Wanted = None, callback: Callback = None) -> Arrival:
         space = flow.process.space
         y, traces, stage, spent = flow.begin(x)
         dims = degrees(space, y)
@@ -375,14 +344,7 @@ class EvenSteps(Path):
     def __post_init__(self) -> None:
         check(self, steps=at_least(1), scale=POSITIVE)
 
-    def follow(
-        self,
-        flow: Flow,
-        x: State,
-        *,
-        wanted: Callable[[Tensor], Tensor] | None = None,
-        callback: Callable[[Progress], None] | None = None,
-    ) -> Arrival:
+    def follow(self, flow: Flow, x: State, *, wanted: Wanted = None, callback: Callback = None) -> Arrival:
         y, traces, stage, spent = flow.begin(x)
         for number in range(counted(self.steps)):
             y, gain, stage, _, _ = flow.step(number / self.steps, 1 / self.steps, y, stage)

@@ -19,18 +19,16 @@ The loop looks at how far each sample has come, so it waits for the device once 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoise, for_samples, map_prediction, rows_of
+from gendiff.denoisers import for_samples, map_prediction, rows_of
 from gendiff.errors import NOT_NEGATIVE, at_least, check
 from gendiff.processes import Process
-from gendiff.random import Noise
-from gendiff.sampling.loop import Loop, Progress, run, table
+from gendiff.sampling.loop import Draw, Loop, run, table
 from gendiff.sampling.solvers import Solver
 from gendiff.spaces import State, map_state, per_sample, tensors
 
@@ -52,18 +50,10 @@ class Parallel(Loop):
     def __post_init__(self) -> None:
         check(self, window=at_least(1), tolerance=NOT_NEGATIVE)
 
-    def draw(
-        self,
-        denoiser: Denoise,
-        like: State,
-        *,
-        noise: Noise,
-        cond: dict[str, Any],
-        start: State | None = None,
-        callback: Callable[[Progress], None] | None = None,
-    ) -> State:
-        process, rows = denoiser.process.masked(cond.get("mask")), table(self.solver, denoiser.process)
-        x = process.prior(like, noise.fork("prior"), rows[0].t) if start is None else start
+    def draw(self, task: Draw) -> State:
+        denoiser, noise, cond = task.denoiser, task.noise, task.cond
+        process, rows = task.process(), table(self.solver, denoiser.process)
+        x = task.first(process, rows[0].t)
         times = [row.at for row in rows if row.at is not None]
         n, first = len(times), tensors(x)[0]
         at = torch.tensor(times, dtype=torch.float64, device=first.device)
@@ -86,9 +76,9 @@ class Parallel(Loop):
                 break
             made = for_samples(denoiser, b)(at_places(states, e, b), at[e], **rows_of(cond, b))
             found = map_prediction(lambda kept, new: kept.index_put((e, b), new), found, made)  # noqa: B023
-        if callback is None:
+        if task.callback is None:
             return end
-        return run(played.again(), process, rows, x, noise=noise, cond=cond, callback=callback)
+        return run(played.again(), process, rows, x, noise=noise, cond=cond, callback=task.callback)
 
 
 class Played:

@@ -46,7 +46,7 @@ from gendiff.denoisers import Mixture, Normal, Prediction, RotationMixture
 from gendiff.errors import GendiffError, SamplerError
 from gendiff.guidance import From
 from gendiff.random import Noise
-from gendiff.sampling import EvenSteps, Path, Progress
+from gendiff.sampling import Draw, EvenSteps, Path, Progress
 from gendiff.spaces import Space, State, exp_so3, map_state, tensors
 from gendiff.testing import distance
 
@@ -75,7 +75,7 @@ def test_exact_ends(golden: Golden, name: str, start: str, schedule: Any, sigma:
     g, n = golden("problems"), 64
     oracle = Mixture(Gaussian(schedule), *(g[f"{name}__{key}"] for key in ("means", "eigvals", "weights", "eigvecs")))
     x, end = sigma * g[f"{name}__z"][:n], g[f"{name}__end_{start}"][:n]
-    found = [Adaptive(r, r).arrival(oracle, x, noise=Noise.of(0, n), start=x) for r in (1e-3, 1e-6, 1e-9)]
+    found = [Adaptive(r, r).arrival(Draw(oracle, x, Noise.of(0, n), {}, x)) for r in (1e-3, 1e-6, 1e-9)]
     errors = [rms(one.state, end) for one in found]
     assert errors[0] < 2e-2 and errors[1] < 1e-5 and errors[2] < 1e-7, errors
     spent = [float(one.evaluations.double().mean()) for one in found]
@@ -118,7 +118,7 @@ def test_as_many_evaluations_as_another_integrator_of_the_same_pair() -> None:
     exact = z.numpy()[0] * v**0.5
     for r in (1e-4, 1e-7):
         theirs = solve_ivp(rate, (0.0, 1.0), z.numpy()[0], method="RK45", rtol=r, atol=r)
-        ours = Adaptive(r, r, scale=1.0).arrival(oracle, z, noise=Noise.of(0, 1), start=z)
+        ours = Adaptive(r, r, scale=1.0).arrival(Draw(oracle, z, Noise.of(0, 1), {}, z))
         assert 0.7 < int(ours.evaluations) / theirs.nfev < 1.2
         assert float((ours.state[0] - torch.from_numpy(exact)).abs().max()) < 20 * r
         assert np.abs(theirs.y[:, -1] - exact).max() < 100 * r
@@ -206,10 +206,10 @@ def test_a_sample_is_its_own() -> None:
     """The same in batches of 1, 7 and 64, in any order, to 1e-12; log p likewise."""
     oracle = pentagon(Cosine())
     order = torch.randperm(64)
-    whole = Adaptive().arrival(oracle, torch.empty(64, 2, dtype=F64), noise=Noise.of(1, 64))
+    whole = Adaptive().arrival(Draw(oracle, torch.empty(64, 2, dtype=F64), Noise.of(1, 64), {}))
     assert len(whole.evaluations.unique()) > 2
     for rows in (order[:1], order[:7], order):
-        part = Adaptive().arrival(oracle, torch.empty(len(rows), 2, dtype=F64), noise=Noise(1, rows))
+        part = Adaptive().arrival(Draw(oracle, torch.empty(len(rows), 2, dtype=F64), Noise(1, rows), {}))
         assert distance(part.state, whole.state[rows]) < 1e-12
         assert torch.equal(part.evaluations, whole.evaluations[rows])
     x = oracle.draw(9)
@@ -224,10 +224,10 @@ def test_padding_changes_nothing() -> None:
     wide = {"pos": torch.empty(2, 6, 3, dtype=F64), "rot": torch.empty(2, 6, 3, 3, dtype=F64)}
     mask = torch.arange(6)[None] < torch.tensor([3, 4])[:, None]
     start = model.process.masked(mask).prior(wide, noise)
-    padded = Adaptive().arrival(model, wide, noise=noise, cond={"mask": mask}, start=start)
+    padded = Adaptive().arrival(Draw(model, wide, noise, {"mask": mask}, start))
     for i, sites in enumerate((3, 4)):
         alone = map_state(lambda x, i=i, sites=sites: x[i : i + 1, :sites], start)
-        found = Adaptive().arrival(model, alone, noise=noise, start=alone)
+        found = Adaptive().arrival(Draw(model, alone, noise, {}, alone))
         assert distance(found.state, map_state(lambda x, i=i, s=sites: x[i : i + 1, :s], padded.state)) < 1e-12
         assert int(found.evaluations) == int(padded.evaluations[i])
     assert float(padded.state["pos"][~mask].abs().max()) == 0

@@ -104,3 +104,15 @@ def test_what_stops_the_drawing_leaves_the_samples_drawn_so_far(model: Model, tm
     assert torch.equal(model.domain.read(folder / "0003.npy"), whole[3])
     write_samples(model, whole, folder, overwrite=True)
     assert len(names(folder)) == 8
+
+
+def test_each_sample_is_decoded_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding may be the costly part (a phase, a vocoder); artifacts arrive as those that are returned."""
+    decoded: list[Tensor] = []
+    monkeypatch.setattr(Points, "decode", lambda self, x: decoded.append(x) or x + 1)
+    seen: list[Any] = []
+    artifacts = model.sample(5, seed=1, batch=2, arrived=seen.extend)
+    assert len(decoded) == 5 and all(a is b for a, b in zip(artifacts, seen, strict=True))
+    singles: list[Any] = []
+    states, _ = model.states(5, seed=1, batch=2, arrived=singles.extend)
+    assert len(decoded) == 5 and torch.equal(torch.stack(singles), torch.cat(states))
