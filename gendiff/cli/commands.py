@@ -130,7 +130,7 @@ class Sample:
         folder = SampleFolder(model, out, args.n, manifest, overwrite=args.overwrite, suffix=args.format)
         try:
             with folder, progress_bar("sampling") as progress:
-                model.states(
+                model.sample(
                     args.n, sampler=sampler, steps=args.steps, guidance=guidance, seed=args.seed, batch=args.batch,
                     progress=progress, arrived=folder.add, **start, **what,
                 )  # fmt: skip
