@@ -111,10 +111,6 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "Constrained": lambda d: Constrained(d, squeezed),
     "Rescheduled": lambda d: Rescheduled(d, VP()),
 }
-FEW = [
-    "Guided(2.5)", f"Guided({RULES[1]!r})", f"Guided({RULES[6]!r})", "MMPS(iterations=2)", str(PiGDM()), str(DPS(0.7)),
-    "Autoguidance", "ClassifierGuidance by sample", "Constrained", "Rescheduled",
-]  # fmt: skip
 COND = {"kind": torch.tensor([0, 1])}
 
 
@@ -154,7 +150,7 @@ def test_every_wrapper_has_the_gradient_of_its_values(name: str, t: Any) -> None
     check_gradient(WRAPPERS[name](network()), t, point(), COND)
 
 
-@pytest.mark.parametrize(("outer", "inner"), list(product(FEW, FEW)))
+@pytest.mark.parametrize(("outer", "inner"), list(product(WRAPPERS, WRAPPERS)))
 def test_every_ordered_pair_of_wrappers(outer: str, inner: str) -> None:
     """Methods inside methods are derivatives of derivatives; what belongs to a sample stays with it at every depth."""
     check_gradient(WRAPPERS[outer](WRAPPERS[inner](network())), 0.4, point(), COND)
