@@ -198,6 +198,10 @@ class Increment(Noise):
         """The increment between two times."""
         return Increment(noise.seed, noise.index, noise.stream, noise.step, start=t, stop=s)
 
+    def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float64) -> Tensor:
+        """Uniform numbers in (0, 1) of this increment alone: where its normal numbers stand in their distribution."""
+        return torch.special.ndtr(self.normal(shape, torch.float64)).to(dtype).clamp_max(1 - torch.finfo(dtype).eps / 2)
+
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         source = Noise(self.seed, self.index, self.stream)
         draws: dict[int, Tensor] = {}

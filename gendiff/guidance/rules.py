@@ -45,7 +45,7 @@ from gendiff.errors import (
     refuse,
 )
 from gendiff.processes import Gaussian, Joint, Process, leaf_of, pick, schedule_of
-from gendiff.spaces import Centered, Euclidean, Product, Space, State, per_sample, tensors
+from gendiff.spaces import Categorical, Centered, Euclidean, Product, Space, State, leaves, per_sample, tensors
 
 TINY = 1e-30
 
@@ -201,6 +201,8 @@ class APG(Rule):
 class CFGZeroStar(Rule):
     """CFG-Zero*: the free branch at its best scale, and no move while predictions are only noise.
 
+    Classes have no velocity to scale: there it is `CFG`, and standing still is refused.
+
     Args:
         scale: w, as for `CFG`.
         still_above: The noise level sigma/alpha above which the state stands still.
@@ -222,6 +224,12 @@ class CFGZeroStar(Rule):
         if self.still_above == math.inf:
             leaf_of(process, self.part)  # a misspelt part is refused, even where its level is not asked for
             return False
+        if not all(leaf.flows for leaf in leaves(process.per_part(lambda leaf: leaf))):
+            raise SamplerError(
+                f"CFGZeroStar(still_above={self.still_above}) got {process!r}",
+                "a process without classes: no prediction leaves a masked site as it is",
+                f"CFGZeroStar({self.scale!r})",
+            )
         return level(process, t, self.part) > self.still_above
 
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> State:
@@ -232,6 +240,8 @@ class CFGZeroStar(Rule):
         return by_part(process.space, self.zero_star, (home, free, full), self.scale)
 
     def zero_star(self, space: Space, x: Tensor, free: Tensor, full: Tensor, w: Any) -> Tensor:
+        if isinstance(space, Categorical):
+            return space.lerp(free, full, w)
         a, b = space.log(x, free), space.log(x, full)
         best = dot(space, a, b) / (dot(space, a, a) + TINY)
         return space.exp(x, space.scale(space.scale(a, best), 1 - w) + space.scale(b, w))

@@ -81,7 +81,10 @@ class Posterior(Bridge):
         at = (shown * pi).sum(-1, keepdim=True)  # pi(x_t)
         evidence = now * shown + (1 - now) * at  # q(x_t | x0) by x0
         share = torch.where(evidence > 0, p / evidence.clamp_min(1e-30), 0.0)
-        a = now / then
+        if isinstance(then, Tensor):
+            a = torch.where(then > 0, now / then, 1.0)
+        else:
+            a = now / then if then else 1.0  # from noise to noise, alpha = 0 at both ends, nothing moves
         return (a * shown + (1 - a) * at) * (then * share + (1 - then) * pi * share.sum(-1, keepdim=True))
 
 

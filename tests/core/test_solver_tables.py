@@ -366,6 +366,10 @@ def test_one_brownian_path() -> None:
         assert float(Increment.between(source, t, s).normal(shape, F64).var()) == pytest.approx(1, rel=0.06), (t, s)
     near, nearer = (Increment.between(source, t, s).normal(shape, F64) for t, s in ((2e-12, 1e-12), (1e-12, 5e-13)))
     assert abs(float((near * nearer).mean())) < 0.04
+    for draw in (Increment.uniform, lambda i, shape: i.integers(shape, 1 << 20)):  # of this increment alone too
+        u, v = (draw(Increment.between(source, t, s), shape).double() for t, s in ((0.7, 0.4), (0.4, 0.1)))
+        assert abs(float(torch.corrcoef(torch.stack([u.flatten(), v.flatten()]))[0, 1])) < 0.04
+        assert float(u.var() / u.mean() ** 2) == pytest.approx(1 / 3, rel=0.05)
     # The same sample is refined: runs of 40 and 80 steps stay together, and apart from another seed's.
     data = mixture(Gaussian(Linear()))
     like = torch.empty(32, 2, dtype=F64)
