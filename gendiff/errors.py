@@ -14,10 +14,17 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 
 def nearest(word: object, options: Iterable[object]) -> str:
-    """The hint ' Did you mean "x"?' for the option closest to `word`, or the empty string."""
-    names = [str(option) for option in options]
-    match = get_close_matches(str(word), names, n=1, cutoff=0.5)
-    return f' Did you mean "{match[0]}"?' if match else ""
+    """The hint ' Did you mean "x"?' for the option closest to `word` in any case, or the empty string.
+
+    An option that begins with the word, or with which the word begins ("cats" and "cat"), is closer than any other.
+    """
+    text, names = str(word).casefold(), {str(option).casefold(): str(option) for option in reversed(list(options))}
+    begun = [
+        name for name in names if min(len(name), len(text)) > 2 and (name.startswith(text) or text.startswith(name))
+    ]
+    begun.sort(key=lambda name: abs(len(name) - len(text)))
+    match = [n for n in begun if abs(len(n) - len(text)) < 3] or get_close_matches(text, list(names), n=1, cutoff=0.5)
+    return f' Did you mean "{names[match[0]]}"?' if match else ""
 
 
 def printable(text: str, keep: str = "") -> str:

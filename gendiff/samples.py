@@ -116,8 +116,14 @@ class SampleFolder:
         }
 
     def __enter__(self) -> SampleFolder:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._write()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write()
+        except OSError as error:
+            raise RequestError(
+                f"Nothing can be written to {self.folder} ({error.strerror or error})", "A folder for samples",
+                "Name another: --out FOLDER",
+            ) from error  # fmt: skip
         return self
 
     def _write(self) -> None:

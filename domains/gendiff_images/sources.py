@@ -235,11 +235,16 @@ def _is_test(content: bytes, share: float) -> bool:
 
 def _not_empty(examples: Examples, split: str, where: str, share: float) -> Examples:
     if not len(examples):
+        if examples.rejected:
+            raise DataError(
+                f"{where}: no usable picture in the {split} split ({len(examples.rejected)} files rejected)",
+                "Pictures that can be read and are at least as large as the domain's size",
+                "Mend or add pictures, or choose a smaller size: " + examples.report(),
+            )
         raise DataError(
-            f"{where}: no usable picture in the {split} split ({len(examples.rejected)} files rejected)",
-            f"pictures on both sides of a test share of {share}",
-            "Add pictures, or change test_share" + (": " + examples.report() if examples.rejected else ""),
-        )
+            f"{where}: no picture in the {split} split", f"pictures on both sides of a test share of {share}",
+            "Add pictures, or change test_share",
+        )  # fmt: skip
     return examples
 
 

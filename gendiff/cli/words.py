@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from gendiff.errors import RequestError
@@ -90,6 +92,23 @@ def share(text: str) -> float:
     if not isinstance(value, int | float) or not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, at most 1")
     return float(value)
+
+
+def minutes(text: str) -> float:
+    """A positive, finite number of minutes: the type of an argument."""
+    value = number(text)
+    if not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number of minutes, such as 0.5")
+    return float(value)
+
+
+def result_file(text: str) -> Path:
+    """A file that can be written when the work is done: the type of an argument."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        why = "a folder" if path.is_dir() else "no place where a file can be written"
+        raise argparse.ArgumentTypeError(f"{text!r} is {why}; name a file in a folder that is there")
+    return path
 
 
 def _whole(text: str, least: int) -> int:

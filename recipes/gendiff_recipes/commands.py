@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gendiff.cli.commands import MODEL, free_folder, guidance_of, loaded, model_arguments
-from gendiff.cli.words import asked, count, seed
+from gendiff.cli.words import asked, count, minutes, result_file, seed
 from gendiff.errors import RecipeError
 from gendiff.progress import progress_bar
 
@@ -49,7 +49,7 @@ class Train:
             help="the folder for a recipe of folders; changes such as trainer.steps=500 network.channels=32,64 head=V",
         )  # fmt: skip
         parser.add_argument("--out", type=Path, help="the run's folder (runs/NAME)")
-        parser.add_argument("--minutes", type=float, help="training time: trainer.minutes")
+        parser.add_argument("--minutes", type=minutes, help="training time: trainer.minutes")
         parser.add_argument("--seed", type=seed, help="of all that is random: trainer.seed")
         parser.add_argument("--from", dest="start", type=Path, metavar="MODEL", help="begin from a model's weights")
         parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
@@ -198,8 +198,8 @@ class Evaluate:
         parser.add_argument("-n", type=count, default=256, help="how many samples (256)")
         parser.add_argument("--seed", type=seed, default=0, help="of the samples (0)")
         parser.add_argument("--halves", type=seed, default=20, help="half-samples for the interval; 0 for none (20)")
-        parser.add_argument("--json", type=Path, help="also write the numbers here")
-        parser.add_argument("--csv", type=Path, help="also write the table here")
+        parser.add_argument("--json", type=result_file, help="also write the numbers here")
+        parser.add_argument("--csv", type=result_file, help="also write the table here")
         data_option(parser)
 
     def run(self, args: argparse.Namespace) -> None:
@@ -222,6 +222,8 @@ class Evaluate:
         for name, value, low, high, floor in rows:
             span = f"{low:.4g} to {high:.4g}" if math.isfinite(low + high) else "too few" if args.halves else ""
             print(f"{name:32} {value:12.4g} {span:>25} {floor:12.4g}")
+        if args.halves:
+            print(f"The intervals are over samples: a delete-half jackknife of {args.halves} random halves of them.")
         if args.json:
             numbers = {
                 "n": args.n, "reference": len(result.reference), "request": args.what, "seed": args.seed,
@@ -258,6 +260,10 @@ class Bench:
             model, args.n, steps=args.steps, reference=args.reference,
             guidance=model.guidance if guidance is None else guidance, what=default_request(model.domain, args.n),
         )  # fmt: skip
+        print(
+            "Nearness to the model's own exact trajectories, which is not quality: "
+            "`gendiff evaluate` compares with real data."
+        )
         print(f"{'sampler':10} {'evaluations':>12} {'RMS to reference':>18} {'ms a sample':>12}  grid")
         for row in sorted(rows, key=lambda row: (row.evaluations, row.error)):
             print(f"{row.sampler:10} {row.evaluations:12d} {row.error:18.4g} {row.milliseconds:12.2f}  {row.grid}")
@@ -272,7 +278,7 @@ class Report:
         parser.add_argument("run", type=Path, help="the run's folder")
         parser.add_argument("-n", type=count, default=12, help="samples to draw (12)")
         parser.add_argument("--seed", type=seed, default=0, help="of the samples (0)")
-        parser.add_argument("--out", type=Path, help="the file to write (report.html in the run's folder)")
+        parser.add_argument("--out", type=result_file, help="the file to write (report.html in the run's folder)")
         data_option(parser)
 
     def run(self, args: argparse.Namespace) -> None:
@@ -289,7 +295,7 @@ class Demo:
 
     def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         parser.add_argument("--out", type=Path, default=Path("demo"), help="the folder to write (demo)")
-        parser.add_argument("--minutes", type=float, default=6.5, help="training time over all domains (6.5)")
+        parser.add_argument("--minutes", type=minutes, default=6.5, help="training time over all domains (6.5)")
 
     def run(self, args: argparse.Namespace) -> None:
         from .demo import demo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ import numpy as np
 from gendiff.domain import Domain, Examples, label_number
 from gendiff.errors import DataError
 from gendiff.model import Model
+from gendiff.spaces import tensors
 
 from .recipe import Recipe
+
+NEAR = 0.1  # a real example is alike if its length is within this share of one that was asked for
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Evaluation:
         generated: Metric name to its value between samples and the reference.
         floor: The same between training examples and the reference: what a perfect model would reach.
         samples: The artifacts drawn.
-        reference: Test artifacts, of the classes that were asked for.
+        reference: Test artifacts, of the classes and lengths that were asked for.
         seconds: Time for drawing all samples.
         interval: Metric name to the ends of its 95 % interval over samples.
         compared: What was compared with what, in a sentence.
@@ -66,15 +69,31 @@ def about_examples(recipe: Recipe, examples: Examples) -> list[str]:
     return [said + ".", *([f"{recipe.name}: {note}." for note in notes]), *([slow] if warmup > steps else [])]
 
 
-def asked_for(domain: Domain, examples: Examples, what: Mapping[str, Any]) -> list[Any]:
-    """The artifacts of the examples that have the classes asked for; all where no class is."""
+def asked_lengths(domain: Domain, n: int, request: Mapping[str, Any], what: Mapping[str, Any]) -> set[int]:
+    """The lengths (sites of a state) that `what` asks for in words of `Domain.ranges`; none where it asks for none."""
+    if not domain.ragged or not any(what.get(name) is not None for name in domain.ranges()):
+        return set()
+    mask = domain.request(n, **request).cond.get("mask")
+    return set() if mask is None else set(mask.sum(1).tolist())
+
+
+def asked_for(domain: Domain, examples: Examples, what: Mapping[str, Any], lengths: Collection[int] = ()) -> list[Any]:
+    """The artifacts of the examples that have the classes asked for, and a length within `NEAR` of one asked for.
+
+    All where no class, or no length, is asked for.
+    """
     wanted: dict[str, set[int]] = {}
     for name, classes in domain.labels.items():
         values = what.get(name)
         values = list(values) if isinstance(values, list | tuple) else [values]
         if None not in values:
             wanted[name] = {label_number(name, value, classes) for value in values}
-    return [e.artifact for e in examples if all(int(e.cond.get(k, -1)) in numbers for k, numbers in wanted.items())]
+    found = [e.artifact for e in examples if all(int(e.cond.get(k, -1)) in numbers for k, numbers in wanted.items())]
+    if not lengths:
+        return found
+    sizes = [len(tensors(domain.encode(artifact))[0]) for artifact in found]
+    near = [any(abs(size - length) <= NEAR * length for length in lengths) for size in sizes]
+    return [artifact for artifact, is_near in zip(found, near, strict=True) if is_near]
 
 
 def half_interval(
@@ -103,7 +122,9 @@ def evaluate(
     progress: Callable[[float], None] | None = None,
     **what: Any,
 ) -> Evaluation:
-    """Draws n samples and compares them with the test examples of the same classes by every metric of the domain.
+    """Draws n samples and compares them by every metric of the domain with test examples that are asked for alike.
+
+    Those are of the same classes and, where a length is asked for (residues, seconds), of one within 10 % of it.
 
     Args:
         guidance: The model's own by default.
@@ -115,19 +136,23 @@ def evaluate(
     """
     domain = model.domain
     request = {**default_request(domain, n), **what}
-    test = asked_for(domain, domain.dataset("test", data), what)
-    training = asked_for(domain, domain.dataset("train", data), what)
+    lengths = asked_lengths(domain, n, request, what)
+    test = asked_for(domain, domain.dataset("test", data), what, lengths)
+    training = asked_for(domain, domain.dataset("train", data), what, lengths)
+    words = [f"{name}={value}" for name, value in what.items() if name in domain.labels]
+    words += [f"{name}={value}, lengths within {NEAR:.0%}" for name, value in what.items() if name in domain.ranges()]
+    said = ", ".join(words) or "all classes"
     if len(test) < 2 or len(training) < 2:
         raise DataError(
-            f"{domain!r} has {len(training)} training and {len(test)} test examples of what was asked for",
-            "two of each at least",
+            f"The data of {domain.name} hold {len(training)} training and {len(test)} test examples of {said}",
+            "At least two of each are compared",
+            "Ask for something more common, or for nothing, which compares with all",
         )
     since = time.perf_counter()
     samples = model.sample(n, guidance=guidance, seed=seed, progress=progress, **request)
     seconds = time.perf_counter() - since
     reference, floor = subset(test, n, seed), subset(training, n, seed)
     metrics = domain.metrics()
-    said = ", ".join(f"{name}={value}" for name, value in what.items() if name in domain.labels) or "all classes"
     return Evaluation(
         {name: float(f(samples, reference)) for name, f in metrics.items()},
         {name: float(f(floor, reference)) for name, f in metrics.items()},

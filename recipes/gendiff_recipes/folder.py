@@ -14,6 +14,7 @@ Rows, times and samples beyond the newest checkpoint are of steps that a resumed
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -36,6 +37,7 @@ except ImportError:  # Windows has no flock; folders are not locked there
     fcntl = None
 
 FILES = ("recipe.json", "checkpoints", "metrics.csv", "pace.f64", "samples", "tensorboard", "wandb")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RESULTS = ("model.safetensors", "training.json", "start.json", "last.ckpt")
 
 
@@ -49,7 +51,8 @@ def written(what: Path | str, then: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{what} cannot be written ({error.strerror or error})", then, "Make room and resume") from error
+        fix = "Make room and resume" if error.errno in FULL else "Choose a folder that can be written: --out FOLDER"
+        raise RunError(f"{what} cannot be written ({error.strerror or error})", then, fix) from error
 
 
 class Lock:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,7 +75,13 @@ def change(recipe: Recipe, *changes: str) -> Recipe:
         keys = path.strip().split(".")
         if not equals or not all(keys):
             raise RecipeError(f"The override {text!r} is not of the form path=value", "e.g. optimizer.lr=2e-4")
-        recipe = _put(recipe, recipe, keys, value.strip(), recipe.name)
+        try:
+            recipe = _put(recipe, recipe, keys, value.strip(), recipe.name)
+        except RecipeError as error:
+            default = re.fullmatch(rf"\w+\((?:\.\.\., )?{re.escape(keys[-1])}=(.*)\)", error.fix)
+            if default is None:
+                raise
+            raise type(error)(error.got, error.expected, f"{path.strip()}={default[1]}") from error
         first |= {keys[0], ".".join(keys[:2])}
     if "domain.source" in first and hasattr(recipe.domain, "with_source"):
         recipe = dataclasses.replace(recipe, domain=recipe.domain.with_source(recipe.domain.source))  # type: ignore

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import gendiff
 from gendiff.domain import Domain
-from gendiff.errors import DataError, RecipeError
+from gendiff.errors import DataError, RecipeError, nearest
 from gendiff.samples import captions
 
 from .demo import SHOWS, real_captions
@@ -69,8 +70,12 @@ def report(run: str | Path, out: str | Path | None = None, *, n: int = 12, seed:
     """
     folder = Path(run)
     if not (folder / "model.safetensors").exists():
+        begun = (folder / "recipe.json").exists()
+        near = [path.parent for path in sorted(folder.parent.glob("*/model.safetensors"))]
         raise RecipeError(
-            f"There is no model in {folder}", "the folder of a finished run", f"gendiff train {folder} --resume"
+            f"There is no model in {folder}" if folder.is_dir() else f"There is no folder {folder}",
+            "The folder of a finished run" + nearest(folder, near),
+            shlex.join(["gendiff", "train", str(folder), "--resume"]) if begun else "",
         )
     model = gendiff.load(folder)
     domain, asked = model.domain, default_request(model.domain, n)

@@ -206,8 +206,8 @@ def loggers(names: tuple[str, ...], out: Path, name: str, table: Table, step: in
     return made
 
 
-def wandb_logger(out: Path, name: str) -> Logger:
-    """Weights & Biases; a resumed run goes on in the same run of theirs."""
+def check_wandb() -> None:
+    """Refuses the logger wandb where its package is not installed."""
     try:
         import wandb  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
@@ -216,6 +216,10 @@ def wandb_logger(out: Path, name: str) -> Logger:
             "csv or tensorboard",
             "pip install wandb",
         ) from error
+
+
+def wandb_logger(out: Path, name: str) -> Logger:
+    """Weights & Biases; a resumed run goes on in the same run of theirs."""
     from lightning.pytorch.loggers import WandbLogger
 
     kept = out / "wandb" / "run_id.txt"
@@ -271,6 +275,10 @@ def train(
             "one of them",
             "Leave the other out",
         )
+    if start is not None and not isinstance(start, Model):
+        start = gendiff.load(start)
+    if "wandb" in recipe.trainer.logger:
+        check_wandb()
     out, data = Path(out), None if data is None else Path(data)
     leader = is_leader(recipe.trainer)
     with Folder(out, leader=leader) as folder:
@@ -286,7 +294,7 @@ def run(
     folder: Folder,
     data: Path | None,
     before: Mapping[str, Any] | None,
-    start: Model | str | Path | None,
+    start: Model | None,
     said: list[str],
     quiet: bool,
 ) -> Model:
@@ -317,7 +325,7 @@ def run(
         said.append(f"The model will be loaded by gendiff.load({str(out)!r}, parts=[{names}]).")
     begun = None
     if start is not None:
-        begun = begin_from(model, start if isinstance(start, Model) else gendiff.load(start))
+        begun = begin_from(model, start)
         said.append(begun["said"])
     if options.compile:
         model.denoiser.network.compile()

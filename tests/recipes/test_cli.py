@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shlex
@@ -10,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,14 @@ import gendiff
 from gendiff.cli import main
 from gendiff.cli.commands import free_folder
 from gendiff.cli.words import asked
-from gendiff.errors import RequestError, RequestWarning
+from gendiff.domain import Domain, Example, Examples, Request
+from gendiff.errors import DataError, RequestError, RequestWarning, nearest
 from gendiff.samples import captions
 from gendiff_images import Images
 from gendiff_images.sources import Digits
 from gendiff_recipes import images
-from gendiff_recipes.evaluation import about_examples, asked_for, evaluate, half_interval
+from gendiff_recipes.evaluation import about_examples, asked_for, asked_lengths, evaluate, half_interval
+from gendiff_recipes.folder import RunError, written
 from gendiff_recipes.recipe import Recipe, Trainer
 from gendiff_recipes.training import train
 
@@ -258,7 +262,15 @@ def test_what_is_drawn_before_an_end_is_kept(run: Path, tmp_path: Path, monkeypa
         (["train", "proteins.folder", "nowhere"], "no folder 'nowhere'"),
         (["train", "images.digits", "pictures"], "gendiff train images.folder pictures"),
         (["train", "bad.json"], "JSON"),
-        (["report", "nowhere"], "no model in nowhere"),
+        (["report", "nowhere"], "no folder nowhere"),
+        (["report", "."], "no model in ."),
+        (["train", "images.digits", "--from", "nomodel", "--out", "bad.json"], "nomodel"),  # before the folder is made
+        (["train", "images.digits", "--out", "bad.json"], "Choose a folder that can be written"),
+        (["train", "images.digits", "trainer.minutes=0"], "trainer.minutes=None"),
+        (["sample", "RUN", "--out", "bad.json"], "bad.json is a file"),
+        (["sample", "RUN", "--out", "/proc/x"], "Name another: --out FOLDER"),
+        (["sample", "RUN", "--out", "bad.json/x"], "Name another: --out FOLDER"),
+        (["evaluate", "RUN", "label=sevens"], "is not a class"),
         (["evaluate", "RUN", "label=ten"], "is not a class"),
     ],
 )
@@ -489,3 +501,103 @@ def test_an_empty_variable_is_no_data_folder(root: Path) -> None:
     ).stdout.strip()
     beside = root.parent / "shared" / "data"
     assert out == (str(beside) if beside.is_dir() else "unset")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "images.digits", "--minutes", "0"], "no positive number of minutes"),
+        (["train", "images.digits", "--minutes", "nan"], "no positive number of minutes"),
+        (["demo", "--minutes", "-1"], "no positive number of minutes"),
+        (["evaluate", "RUN", "--json", "nowhere/e.json"], "name a file in a folder that is there"),
+        (["evaluate", "RUN", "--csv", "."], "a folder"),
+        (["report", "RUN", "--out", "nowhere/r.html"], "name a file in a folder that is there"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_in_the_words_of_the_shell(
+    words: list[str], message: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main([str(run) if word == "RUN" else word for word in words])
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_weights_to_begin_from_are_refused_before_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*arguments: Any, **more: Any) -> Any:
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr(Images, "dataset", read)
+    with pytest.raises(gendiff.errors.GendiffError, match="nomodel"):
+        train(images.digits(), tmp_path / "run", start="nomodel", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_told_from_a_place_that_cannot_be_written() -> None:
+    for number, fix in ((errno.ENOSPC, "Make room and resume"), (errno.EACCES, "--out FOLDER")):
+        with pytest.raises(RunError, match=fix), written("x", "room"):
+            raise OSError(number, os.strerror(number))
+
+
+def test_too_few_real_examples_are_said_in_short(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = gendiff.load(run)
+    few = model.domain.dataset("test")[:1]
+    monkeypatch.setattr(Images, "dataset", lambda self, split, root=None: few)
+    name = model.domain.labels["label"][few[0].cond["label"]]
+    with pytest.raises(DataError, match=f"images hold 1 training and 1 test examples of label={name}") as error:
+        evaluate(model, 4, label=name)
+    assert "Images(" not in str(error.value)
+
+
+def test_the_nearest_name_is_the_singular_in_any_case() -> None:
+    assert nearest("cats", ["coats", "Cat", "car"]) == ' Did you mean "Cat"?'
+    assert nearest("CATS", ["boats", "cat"]) == ' Did you mean "cat"?'
+    assert nearest("caption", ["captions", "option"]) == ' Did you mean "captions"?'
+    assert nearest("xyz", ["cat"]) == ""
+
+
+@dataclass(frozen=True)
+class Rows(Domain):
+    """States [length, 1] of any length, and as many numbers as artifacts."""
+
+    name = "rows"
+    ragged = True
+
+    @property
+    def process(self) -> Any:
+        return gendiff.Gaussian(gendiff.Euclidean(), gendiff.VP())
+
+    def encode(self, artifact: Any) -> torch.Tensor:
+        return artifact[:, None]
+
+    def decode(self, x: Any) -> Any:
+        return x[:, 0]
+
+    def request(self, n: int, *args: Any, length: Any = 10, **what: Any) -> Request:
+        lengths = torch.tensor(length if isinstance(length, list) else [length] * n)
+        longest = int(lengths.max())
+        return Request(torch.zeros(n, longest, 1), {"mask": torch.arange(longest)[None] < lengths[:, None]})
+
+    def network(self, **size: Any) -> Any:
+        raise NotImplementedError
+
+    def dataset(self, split: str, root: Path | None = None) -> Examples:
+        return Examples([Example(torch.zeros(length)) for length in range(10, 101)])
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        return {"length": (10, 100)}
+
+
+def test_real_examples_are_asked_for_lengths_as_the_samples_are() -> None:
+    domain = Rows()
+    for what, expected in (
+        ({"length": 80}, range(72, 89)),
+        ({"length": [20, 80]}, [*range(18, 23), *range(72, 89)]),
+        ({}, range(10, 101)),
+    ):
+        lengths = asked_lengths(domain, 2, what, what)
+        found = asked_for(domain, domain.dataset("test"), what, lengths)
+        assert [len(artifact) for artifact in found] == list(expected)
