@@ -546,7 +546,7 @@ def test_too_few_real_examples_are_said_in_short(run: Path, monkeypatch: pytest.
     model = gendiff.load(run)
     few = model.domain.dataset("test")[:1]
     monkeypatch.setattr(Images, "dataset", lambda self, split, root=None: few)
-    name = model.domain.labels["label"][few[0].cond["label"]]
+    name = model.domain.labels["label"][int(few[0].cond["label"])]
     with pytest.raises(DataError, match=f"images hold 1 training and 1 test examples of label={name}") as error:
         evaluate(model, 4, label=name)
     assert "Images(" not in str(error.value)
@@ -568,7 +568,7 @@ class Rows(Domain):
 
     @property
     def process(self) -> Any:
-        return gendiff.Gaussian(gendiff.Euclidean(), gendiff.VP())
+        return gendiff.Gaussian(gendiff.VP())
 
     def encode(self, artifact: Any) -> torch.Tensor:
         return artifact[:, None]
