@@ -40,6 +40,15 @@ def sentence(text: str) -> str:
     return text if not text or text[-1] in '.?!:`"' else text + "."
 
 
+def joined(got: str, expected: str) -> str:
+    """Both as one sentence where `expected` begins in lower case: "x got n=0; expected a positive number"."""
+    got, expected = got.strip(), expected.strip()
+    if not expected[:1].islower() or not got or (sentence(got) == got and not got.endswith(".")):
+        return " ".join(sentence(part) for part in (got, expected) if part)
+    says = expected.partition(" ")[0] in ("it", "its", "they", "as", "e.g.", "so", "there")
+    return sentence(f"{got.removesuffix('.')}; {'' if says else 'expected '}{expected}")
+
+
 class GendiffError(Exception):
     """The base of all errors gendiff raises for bad input.
 
@@ -51,7 +60,8 @@ class GendiffError(Exception):
 
     def __init__(self, got: str, expected: str = "", fix: str = "") -> None:
         self.got, self.expected, self.fix = got, expected, fix
-        super().__init__(printable(" ".join(sentence(part) for part in (got, expected, fix) if part), keep="\n"))
+        said = " ".join(part for part in (joined(got, expected), sentence(fix)) if part)
+        super().__init__(printable(said, keep="\n"))
 
     def __reduce__(self) -> tuple[type[GendiffError], tuple[str, str, str]]:
         return type(self), (self.got, self.expected, self.fix)

@@ -18,7 +18,7 @@ from gendiff.errors import DataError, GendiffError
 
 from . import ideal
 from .metrics import radii, radius, secondary_structure
-from .reading import SUFFIXES, UNREAD, clean_path, load
+from .reading import SUFFIXES, UNREAD, Report, clean_path, load
 from .structure import Structure
 
 FOLDS = ("alpha", "beta", "mixed", "coil")
@@ -115,6 +115,12 @@ class Backbones(Chains):
         )
 
 
+@lru_cache(maxsize=4096)
+def _read(path: Path, size: int, changed: int) -> tuple[Structure, Report]:
+    """`load`, once for as long as the file keeps its size in bytes and its time of change in nanoseconds."""
+    return load(path)
+
+
 @lru_cache(maxsize=4)
 def _backbones(source: Backbones, split: str, path: Path) -> Examples:
     with np.load(path, allow_pickle=False) as data:
@@ -203,7 +209,8 @@ class Structures(Chains):
             if (path.name in held) != test:
                 continue
             try:
-                structure, report = load(path)
+                facts = path.stat()
+                structure, report = _read(path, facts.st_size, facts.st_mtime_ns)
             except GendiffError as error:
                 rejected.append(Rejected(clean_path(path.name), error.got.removeprefix(f"{clean_path(path)}: ")))
                 continue

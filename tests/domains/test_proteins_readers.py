@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gendiff_proteins import Structure, StructureError, Structures, load, read, write
+from gendiff_proteins import Ideal, Structure, StructureError, Structures, load, read, write
 from gendiff_proteins.ideal import HELIX, build
 from gendiff_proteins.writing import THREE
 
@@ -376,3 +376,20 @@ def test_mutated_files_are_read_or_refused_and_add_up(specimens: list[Path], tmp
     outcomes = [judge(mutated(path.read_bytes()[:60_000], path.name, rng), tmp_path / path.name)
                 for path in paths for _ in range(6)]  # fmt: skip
     assert set(outcomes) <= {"read", "refused"} and {"read", "refused"} <= set(outcomes)
+
+
+def test_a_folder_is_parsed_once_and_a_changed_file_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gendiff_proteins import sources
+
+    parsed: list[str] = []
+    load = sources.load
+    monkeypatch.setattr(sources, "load", lambda path: (parsed.append(path.name), load(path))[1])
+    for i in range(4):
+        write(Ideal(8, 40 + i, 40 + i).load("train")[0].artifact, tmp_path / f"{i}.pdb")
+    first = [len(e.artifact) for e in Structures(str(tmp_path), min_length=20).load("train")]
+    assert [len(e.artifact) for e in Structures(str(tmp_path), min_length=21).load("train")] == first
+    assert len(parsed) == len(set(parsed)) == len(first)
+    changed = tmp_path / parsed[0]
+    write(Ideal(8, 60, 60).load("train")[0].artifact, changed)
+    assert 60 in [len(e.artifact) for e in Structures(str(tmp_path), min_length=20).load("train")]
+    assert len(parsed) == len(first) + 1

@@ -601,3 +601,13 @@ def test_real_examples_are_asked_for_lengths_as_the_samples_are() -> None:
         lengths = asked_lengths(domain, 2, what, what)
         found = asked_for(domain, domain.dataset("test"), what, lengths)
         assert [len(artifact) for artifact in found] == list(expected)
+
+
+def test_an_error_is_made_of_sentences() -> None:
+    error = gendiff.errors.GendiffError
+    assert str(error("n=0", "a positive number", "n=1")) == "n=0; expected a positive number. n=1."
+    assert str(error("There is none.", "it is not installed", "pip install x")) == (
+        "There is none; it is not installed. pip install x."
+    )
+    assert str(error("There is none", "Name one")) == "There is none. Name one."
+    assert str(error("a", fix="Do b")) == "a. Do b." and str(error("a")) == "a."
