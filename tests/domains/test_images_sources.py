@@ -162,7 +162,7 @@ def test_arrays_reject_and_refuse(tmp_path):
     with pytest.raises(DataError, match="4 pictures and 3 labels"):
         Arrays(str(tmp_path / "c.npz")).load("train")
     np.savez(tmp_path / "d.npz", pictures=x)
-    with pytest.raises(DataError, match=r"no array 'x'\. it has pictures"):
+    with pytest.raises(DataError, match=r"no array 'x'; it has pictures"):
         Arrays(str(tmp_path / "d.npz")).look()
     (tmp_path / "e.npz").write_bytes(b"no")
     with pytest.raises(DataError, match="not readable"):
