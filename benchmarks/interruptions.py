@@ -383,7 +383,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=["chains", "cuts", "kills", "devices"])
     parser.add_argument("--domains", nargs="+", default=["pairs", "chains"], help="pairs (flat), chains (ragged)")
-    parser.add_argument("--kills", type=int, default=100, help="inside a write, half of them of ragged data (100)")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=100,
+        help="inside a write, half of ragged data; as many with workers (100)",
+    )
     parser.add_argument("--every", type=int, default=1, help="cut in every so many-th step (1)")
     parser.add_argument("--out", type=Path, help="a JSON file; what it holds of others stays")
     args = parser.parse_args()
@@ -405,8 +410,7 @@ def main() -> None:
         for domain in [kind() for kind in (Pairs, Chains) if kind.name in args.domains]:
             for workers in (0, 2):
                 run, key = recipe(domain, workers=workers), f"{domain.name}, {workers} workers"
-                steps = range(1, STEPS + 1, args.every if not workers else 10 * args.every)
-                n = args.kills // 2 if not workers else args.kills // 20
+                steps, n = range(1, STEPS + 1, args.every), args.kills // 2
                 if "cuts" in args.only:
                     note(f"cuts: {key}", lambda run=run, key=key, steps=steps: cuts(run, folder / f"cuts {key}", steps))
                 if "chains" in args.only and not workers:
@@ -416,7 +420,7 @@ def main() -> None:
                 if "kills" in args.only and n:
                     note(f"kills: {key}", lambda run=run, key=key, n=n: kills(run, folder / f"kills {key}", n))
             if "devices" in args.only:
-                steps = range(5, STEPS + 1, 6 * args.every)
+                steps = range(1, STEPS + 1, args.every)
                 note(
                     f"two processes: {domain.name}",
                     lambda domain=domain, steps=steps: devices(recipe(domain), folder / f"two {domain.name}", steps),

@@ -4,6 +4,7 @@
     python benchmarks/quality.py fsdd         audio.fsdd, 12 minutes: digits and speakers heard after Griffin-Lim
     python benchmarks/quality.py backbones    proteins.backbones, 40 minutes: geometry, handedness, secondary structure
     python benchmarks/quality.py samplers     the shipped model of Fashion-MNIST by several samplers: the same judge
+    python benchmarks/quality.py heard        audio.fsdd, 12 minutes, by several samplers: the same judge
 
 Numbers go to benchmarks/results/quality_NAME.json with hardware, versions and settings; the run to runs/NAME.
 `--model FILE` judges a saved model, by the recipe's sampler, instead of training one.
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 
 import gendiff
-from gendiff import DDPM, Adams, DPMpp2M, Euler, Heun, LinearGrid, PowerGrid
+from gendiff import DDPM, Adams, DPMpp2M, Euler, Heun, Karras, LinearGrid, PowerGrid
 from gendiff.model import Model
 from gendiff.samples import write_samples
 from gendiff_proteins.metrics import METRICS as MEASURES
@@ -110,6 +111,34 @@ def judge_samplers(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
     }
 
 
+def judge_heard(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
+    """The share of digits and speakers heard, and the distance to real test clips, by sampler, from the same noise."""
+    from gendiff_audio import Judge
+
+    karras, bent = Karras(sigma_min=0.01, sigma_max=40.0), PowerGrid(1.1)
+    samplers = [
+        *(DPMpp2M(steps, times=karras) for steps in (8, 12, 20)),
+        *(Adams(steps, times=bent) for steps in (8, 12, 20)),
+        Heun(48, times=PowerGrid(1.3)),
+    ]
+    training, test = model.domain.dataset("train"), model.domain.dataset("test")
+    judge, reference, found = Judge.fit(list(training), model.domain.labels), subset(test.artifacts, n, 0), []
+    for sampler in samplers:
+        samples, asked, seconds = drawn(model, recipe, n, seed=1, sampler=sampler)
+        found.append(
+            {
+                "sampler": repr(sampler),
+                "evaluations": sampler.evaluations(model.denoiser.process),
+                "accuracy": judge.accuracy(samples, {k: asked[k] for k in model.domain.labels}),
+                "judge_frechet": judge.distance(samples, reference),
+                "seconds_sampling": seconds,
+            }
+        )
+        print(found[-1], flush=True)
+    floor = judge.distance(subset(training.artifacts, n, 0), reference)
+    return {"judge_frechet_real_training_data": floor, "samplers": found}
+
+
 def judge_fsdd(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
     """Digits and speakers heard in the waveforms after Griffin-Lim, by a classifier with its own analysis."""
     from gendiff_audio import Judge
@@ -186,6 +215,7 @@ JUDGES: dict[str, tuple[Callable[[], Recipe], float, int, Callable[[Model, Recip
     "fsdd": (audio.fsdd, 12, 600, judge_fsdd),
     "backbones": (proteins.backbones, 40, 120, judge_backbones),
     "samplers": (images.fashion, 0, 1000, judge_samplers),
+    "heard": (audio.fsdd, 12, 300, judge_heard),
 }
 SHIPPED = Path("weights/images_fashion.safetensors")
 

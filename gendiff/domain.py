@@ -29,6 +29,7 @@ from gendiff.errors import DataError, RequestError, nearest, printable
 from gendiff.guidance import Given, Measurement
 from gendiff.processes import Process
 from gendiff.random import Noise
+from gendiff.sampling.grids import PowerGrid
 from gendiff.sampling.solvers import Adams, Solver
 from gendiff.spaces import State, map_state, tensors
 
@@ -278,7 +279,7 @@ class Domain(ABC):
 
     def sampler(self) -> Solver:
         """The sampler of a user who chooses none."""
-        return Adams(20)
+        return Adams(20, times=PowerGrid(1.2))
 
     def preview(self, n: int) -> dict[str, Any]:
         """What to ask `request` for, beside labels, when n samples are drawn to look at: lengths, seconds."""

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmarks.problems import DATA, SCHEDULES
-from gendiff import Gaussian, Linear, Noise, sample
-from gendiff.sampling.solvers import RK4, Adams, Solver
+from gendiff import Gaussian, Linear, Noise, PowerGrid, sample
+from gendiff.sampling.solvers import RK4, Adams, Circle, Solver
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 12, 14, 15, 16, 20, 40])
@@ -36,7 +36,7 @@ def errors(name: str, start: str) -> Callable[[Solver], float]:
 
 @pytest.mark.parametrize(("name", "start"), [("line5", "flow"), ("spiral40", "vp"), ("lowrank32", "ve")])
 def test_more_steps_of_the_default_are_no_worse(name: str, start: str) -> None:
-    """From 12 steps of order 2 to 20 of order 3; of order 4 they are more than 1.5 times as far on all three."""
+    """From 12 steps of order 2 to 20 of order 3; of order 4 on the circle of all the deviation 1.5 times as far."""
     error = errors(name, start)
     at_20 = error(Adams(20))
-    assert at_20 <= error(Adams(12)) and 1.5 * at_20 < error(Adams(20, 4))
+    assert at_20 <= error(Adams(12)) and 1.5 * at_20 < error(Adams(20, 4, PowerGrid(), Circle()))
