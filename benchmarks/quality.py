@@ -250,7 +250,7 @@ def main() -> None:
     make, minutes, n, judge = JUDGES[args.name]
     minutes, n = args.minutes or minutes, args.n or n
     out = args.out or Path("runs") / args.name
-    recipe = make().override(f"trainer.minutes={minutes}", *args.changes)
+    recipe = make().override(*([f"trainer.minutes={minutes}"] if minutes else []), *args.changes)
     saved = args.model or (SHIPPED if args.name == "samplers" else None)
     model = gendiff.load(saved) if saved else train(recipe, out, quiet=True)
     model.sampler = recipe.sampler or model.sampler

@@ -271,7 +271,7 @@ def mpeg(data: bytes) -> Mpeg | None:
             side = (32, 17) if data[at + 1] >> 3 & 3 == 3 else (17, 9)
             place = at + 4 + side[data[at + 3] >> 6 == 3]
             if data[place : place + 4] in (b"Xing", b"Info"):
-                if data[place + 7] & 1 and place + 12 <= len(data):
+                if place + 12 <= len(data) and data[place + 7] & 1:
                     announced, field = struct.unpack_from(">I", data, place + 8)[0], place + 8
                 at += length
                 continue

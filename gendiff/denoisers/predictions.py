@@ -135,7 +135,9 @@ def ordinary(value: Any) -> Any:
         return {name: ordinary(part) for name, part in value.items()}
     if type(value) in (tuple, list):
         return type(value)(map(ordinary, value))
-    if isinstance(value, nn.Module | type) or not (is_dataclass(value) or hasattr(value, "process")):
+    if isinstance(value, nn.Module | type) or not (
+        is_dataclass(value) or hasattr(value, "process") or hasattr(value, "select")
+    ):
         return value
     changed = {k: new for k, v in vars(value).items() if (new := ordinary(v)) is not v}
     twin = copy.copy(value) if changed else value

@@ -15,8 +15,9 @@ An operator may differ from sample to sample: the fields that it names in `by_sa
 from __future__ import annotations
 
 import copy
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -57,9 +58,30 @@ class Operator(ABC):
 class LinearOperator(Operator):
     """A linear operator."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Its __call__ is given nothing but tensors of floating point."""
+        super().__init_subclass__(**kwargs)
+        if "__call__" in vars(cls):
+            cls.__call__ = of_numbers(cls.__call__)
+
     @abstractmethod
     def adjoint(self, y: Tensor, like: Tensor) -> Tensor:
         """A^T y, in the shape of `like` [B, ...]."""
+
+
+def of_numbers(call: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """The same method, refusing bundles and classes: <A x, y> has a meaning for numbers alone."""
+
+    @functools.wraps(call)
+    def checked(self: Any, x: Tensor) -> Tensor:
+        if isinstance(x, Tensor) and x.is_floating_point():
+            return call(self, x)
+        found = f"classes ({x.dtype})" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        parts = f", one part of a bundle ({', '.join(x)})" if isinstance(x, Mapping) else ""
+        fix = f"Measurement(..., part={next(iter(x), '')!r})" if isinstance(x, Mapping) else ""
+        raise SamplerError(f"{type(self).__name__} got {found}", f"a tensor of floating point{parts}", fix)
+
+    return checked
 
 
 @dataclass(frozen=True)
@@ -130,7 +152,7 @@ class Differences(LinearOperator):
 
     def __call__(self, x: Tensor) -> Tensor:
         fitting(self.keep, x[..., 0], "Differences")
-        keep = self.keep[..., None]
+        keep = broadcast_mask(self.keep, x)
         n = keep.sum(1, keepdim=True).clamp_min(1)
         return torch.where(keep, x - torch.where(keep, x, 0.0).sum(1, keepdim=True) / n, 0.0)
 

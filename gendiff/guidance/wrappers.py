@@ -13,6 +13,7 @@ its samples, with their scales, measurements and operators.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,7 +33,7 @@ from gendiff.guidance.rules import (
     joined,
     resting_prediction,
 )
-from gendiff.processes import Gaussian, Joint, Process, pick
+from gendiff.processes import Gaussian, Joint, Leaf, Process, pick
 from gendiff.spaces import State, map_state, per_sample, tensors
 
 SINGLE, DOUBLE = 1e-3, 1e-6
@@ -288,7 +289,12 @@ def readable(value: Tensor) -> bool:
 def floored(process: Process, t: Any, x: State) -> Any:
     """t, or where alpha vanishes the nearest time at which alpha is enough of sigma; times [B] each for itself."""
     double = any(part.dtype == torch.float64 for part in tensors(x))
-    lasts = process.per_part(lambda leaf: leaf.schedule.unclock(1 / (DOUBLE if double else SINGLE)))
+
+    def latest(leaf: Leaf) -> float:
+        last = leaf.schedule.unclock(1 / (DOUBLE if double else SINGLE))
+        return last if leaf.schedule(last)[0] > 0 else math.nextafter(last, 0.0)
+
+    lasts = process.per_part(latest)
 
     def lower(t: Any, last: Any) -> Any:
         if isinstance(t, Mapping):

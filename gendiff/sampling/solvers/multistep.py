@@ -12,12 +12,13 @@ the weights of (D_t, D_r, ...) before the step t -> s.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from gendiff.errors import SamplerError
-from gendiff.processes import Leaf, Process
+from gendiff.processes import Gaussian, Leaf, Move, Process
 from gendiff.sampling.grids import Grid, Karras, LogSNRGrid, PowerGrid
 from gendiff.sampling.solvers.table import Past, Row, Setting, Solver, by_part
 from gendiff.sampling.solvers.views import Circle, HalfSlope, Points, Rates, View, leads, norms
@@ -51,6 +52,18 @@ class DPMpp2M(Solver):
         yield Row(t, s, at=t, weights=weights, move=process.move(t, s, churn, by_part(process, self.noise_scale)))
 
 
+STEEP = 0.7
+"""The largest share of an error of the newest prediction that the default corrector lets into the state it corrects."""
+
+
+def share(leaf: Leaf, t: float, s: float, weight: float) -> float:
+    """What a change of a prediction of this weight makes of the clean state that x_s stands for."""
+    move = leaf.move(t, s)
+    if not isinstance(move, Move):
+        return weight
+    return float(move.pull) * weight / (leaf.schedule(s)[0] if isinstance(leaf, Gaussian) else 1.0)
+
+
 @dataclass(frozen=True)
 class Adams(Solver):
     """Exponential Adams of any order, in any view, with or without noise and corrector.
@@ -64,8 +77,9 @@ class Adams(Solver):
             default 2, from 15 steps on 3. The fourth is better on smooth problems, but weighs predictions with up to
             7 times their rounding and roughness: of proteins it spoils a quarter of the steps along the chain.
         view: What is mixed, and in what variable it is interpolated.
-        corrector: Of how many predictions the last move is redone, the newest included; order + 1 by default, 0 for
-            none.
+        corrector: Of how many predictions the last move is redone, the newest included; 0 for none. By default
+            order + 1, but not before the last step, nor where the redone move would let more than STEEP of an error of
+            the newest prediction into the state: the rate (x - x0)/c of a network is least right where c is small.
         eta: Noise of the reverse SDE, for points.
         noise_scale: Factor on that noise.
         settle: Lower the order over the last steps.
@@ -93,34 +107,46 @@ class Adams(Solver):
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         at, order = (t, *reversed(past)), self.predicted()
         order = min(order, past.ahead + 1) if self.settle else order
-        again = list(self.correction(process, t, past))
+        last = self.corrector is None and not past.ahead
+        again = [] if last else list(self.correction(process, t, past))
         yield from again
         yield self.row(process, t, s, at[:order], None if again else t)
 
     def correction(self, process: Process, t: float, past: Past) -> Iterator[Row]:
         corrector = self.predicted() + 1 if self.corrector is None else self.corrector
         if corrector and past:
-            yield self.row(process, past[-1], t, (t, *reversed(past))[:corrector], t, redo=True)
+            order = min(self.predicted(), past.ahead + 2) if self.settle else self.predicted()
+            yield self.row(process, past[-1], t, (t, *reversed(past))[:corrector], t, past[: -order - 1 : -1])
 
     def predicted(self) -> int:
         """The order of the predictor."""
         return (3 if self.steps >= 15 else 2) if self.order is None else self.order
 
     def row(
-        self, process: Process, t: float, s: float, nodes: Sequence[float], at: float | None, redo: bool = False
+        self,
+        process: Process,
+        t: float,
+        s: float,
+        nodes: Sequence[float],
+        at: float | None,
+        kept: Sequence[float] = (),
     ) -> Row:
-        """The move t -> s towards the mix of predictions at the nodes."""
+        """The move t -> s towards the mix of predictions at the nodes; `kept` are those of the move that it redoes."""
 
         def mixed(leaf: Leaf, eta: float) -> tuple[float, ...]:
             w = self.view.weights(leaf, nodes, t, s, eta)
-            return (0.0, 1.0) if redo and len(w) < 2 <= len(nodes) else w  # with one node the move stays as it was
+            steep = STEEP if self.corrector is None else math.inf
+            if not kept or (len(w) > 1 and share(leaf, t, s, w[0]) <= steep):
+                return w
+            return (0.0, *self.view.weights(leaf, kept, t, s, eta))  # the move stays as it was
 
         weights = process.per_part(mixed, self.eta)
         churn = process.per_part(lambda leaf, eta: noisy(leaf, t, s, eta), self.eta)
         # The newest prediction alone is the end itself at sigma = 0; its rate would leave the rounding of x/n there.
         alone = s <= 0 and at is not None and set(leaves(weights)) == {(1.0,)}
         return Row(
-            t, s, at=at, weights=weights, redo=redo, move=process.move(t, s, churn, by_part(process, self.noise_scale)),
+            t, s, at=at, weights=weights, redo=bool(kept),
+            move=process.move(t, s, churn, by_part(process, self.noise_scale)),
             norms=None if alone else process.per_part(lambda leaf: self.view.norms(leaf, nodes[0], t, s)),
         )  # fmt: skip
 
