@@ -81,15 +81,18 @@ def _damage(raw: bytes, rng: np.random.Generator) -> bytes:
 
 
 def at_least(raw: bytes, name: str) -> int:
-    """Residues of the first model of a PDB file by chain and number, from whole atom lines; 0 for other formats."""
+    """Residues of the first model of a PDB file by chain and number, from whole atom lines; 0 for other formats.
+
+    Rows without a number are reported as rows, and column 21, before the chain, is no part of either.
+    """
     if not name.endswith((".pdb", ".ent")) or b"data_" in raw:
         return 0
-    found: set[str] = set()
+    found: set[tuple[str, str]] = set()
     for line in raw.decode("utf-8", errors="replace").split("\n"):
         if line.startswith(("ENDMDL", "MODEL")) and found:
             break
-        if line.startswith(("ATOM", "HETATM")) and len(line) >= 54 and line[12:16].strip():
-            found.add(line[20:27])
+        if line.startswith(("ATOM", "HETATM")) and len(line) >= 54 and line[12:16].strip() and line[22:27].strip():
+            found.add((line[21], line[22:27].strip()))
     return len(found)
 
 

@@ -62,7 +62,7 @@ class LinearOperator(Operator):
         """Its __call__ is given nothing but tensors of floating point."""
         super().__init_subclass__(**kwargs)
         if "__call__" in vars(cls):
-            cls.__call__ = of_numbers(cls.__call__)
+            cls.__call__ = of_numbers(vars(cls)["__call__"])  # type: ignore[method-assign]
 
     @abstractmethod
     def adjoint(self, y: Tensor, like: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ class Differences(LinearOperator):
 
     def __call__(self, x: Tensor) -> Tensor:
         fitting(self.keep, x[..., 0], "Differences")
-        keep = broadcast_mask(self.keep, x)
+        keep = self.keep.reshape(*self.keep.shape, *(1,) * (x.ndim - self.keep.ndim))
         n = keep.sum(1, keepdim=True).clamp_min(1)
         return torch.where(keep, x - torch.where(keep, x, 0.0).sum(1, keepdim=True) / n, 0.0)
 

@@ -23,6 +23,8 @@ from gendiff import (
     CFGPlusPlus,
     CFGRescale,
     CFGZeroStar,
+    Chain,
+    ClassifierGuidance,
     DiffPIR,
     DPMpp2M,
     Euler,
@@ -35,6 +37,7 @@ from gendiff import (
     Interval,
     Joint,
     Karras,
+    Laplace,
     Likelihood,
     Linear,
     LinearGrid,
@@ -413,3 +416,30 @@ def test_misspelt_parts_are_named(rule: Rule) -> None:
         PosteriorMean(Two(VP()), Measurement(Average(2, (1,)), torch.zeros(1, 1), part="pos"))(x["pos"], 0.5, **COND)
     with pytest.raises(SamplerError, match="no part"):
         Guided(Two(VP()), GuidanceInterval(2.0, part="pos"), without)(x["pos"], 0.5, **COND)
+
+
+@pytest.mark.parametrize("operator", [Mask(torch.ones(1, 4) > 0), Average(2, (1,)), Chain(Average(2, (1,)))], ids=repr)
+def test_operators_refuse_bundles_and_classes(operator: Any) -> None:
+    with pytest.raises(SamplerError, match=r"got a dict.*one part of a bundle \(pos, rot\)"):
+        operator({"pos": torch.zeros(3, 4), "rot": torch.zeros(3, 4)})
+    with pytest.raises(SamplerError, match="got classes"):
+        operator(torch.zeros(3, 4, dtype=torch.int64))
+
+
+def test_gradients_guide_where_alpha_vanishes_before_any_number_says_so() -> None:
+    """The last float below 1 is early enough for schedules that fall off too fast to be inverted."""
+    denoiser = Normal(Gaussian(Laplace(0.0, 0.5)), torch.zeros(2, dtype=F64), torch.eye(2, dtype=F64))
+    guided = ClassifierGuidance(denoiser, lambda x, t, **cond: -x.square().sum(1) / 50)
+    assert bool(guided(torch.randn(3, 2, dtype=F64), 1.0).isfinite().all())
+
+
+@pytest.mark.parametrize("method", [MMPS(1), TMPD(), PiGDM(), DPS(0.3)], ids=repr)
+def test_chained_operators_are_differentiated_in_inference_mode(method: Method) -> None:
+    denoiser = Normal(Gaussian(Linear()), torch.zeros(4, dtype=F64), torch.eye(4, dtype=F64))
+    ends = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            operator = Chain(Average(2, (1,)), Mask(torch.tensor([[True, False], [True, True]])))
+            measured = PosteriorMean(denoiser, Measurement(operator, torch.ones(2, 2, dtype=F64), 0.2, method))
+            ends.append(sample(measured, torch.empty(2, 4, dtype=F64), solver=Euler(3), noise=Noise.of(0, 2)))
+    assert distance(ends[0], ends[1]) < 1e-12
