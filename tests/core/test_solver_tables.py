@@ -447,7 +447,9 @@ def test_the_default_amplifies_no_error_of_a_prediction(process: Gaussian | Geod
     zero, none = torch.zeros(1, 1, dtype=F64), Noise.of(0, 1)
 
     def worst(solver: Adams) -> float:
-        ends = [sample(Impulse(process, 1 + k), zero, solver=solver, start=zero, noise=none) for k in range(solver.steps)]
+        ends = [
+            sample(Impulse(process, 1 + k), zero, solver=solver, start=zero, noise=none) for k in range(solver.steps)
+        ]
         return float(torch.stack(ends).abs().max())
 
     for steps in (3, 5, 8, 12, 20):
