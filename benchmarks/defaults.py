@@ -70,7 +70,17 @@ def problems(goldens: Path, starts: int, only: str = "") -> dict[str, Any]:
         few, many = (problem.distances(problem.ends(candidates()["default"](n, c))).median() for n in (12, 20))
         medians[f"{problem.name} {problem.start}"] = float((many / few).sqrt())
         print(problem.name, problem.start, flush=True)
-    return {"default": {**standing(out), "20 steps over 12, medians of the starts": medians}, "errors": out}
+    means = {
+        k: {n: statistics.geometric_mean(found[f"{k}|{n}"] for found in out.values()) for n in EVALUATIONS}
+        for k in candidates()
+    }
+    return {
+        "default": {**standing(out), "20 steps over 12, medians of the starts": medians},
+        "RMS per coordinate, geometric mean over the starts": means,
+        "RMS per coordinate of the default": {
+            name: {n: found[f"default|{n}"] for n in EVALUATIONS} for name, found in out.items()
+        },
+    }
 
 
 def standing(errors: dict[str, dict[str, float]]) -> dict[str, Any]:
