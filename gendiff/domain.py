@@ -314,6 +314,10 @@ class Domain(ABC):
         """What every clean state obeys, imposed on each prediction while sampling."""
         return prediction
 
+    def cut(self, x: State) -> float:
+        """The share of a state's numbers that lie far beyond what an artifact can show, so that `decode` cuts them."""
+        return 0.0
+
     def fit(self, artifacts: Sequence[Any]) -> Domain:
         """The same domain with statistics taken from training artifacts."""
         return self

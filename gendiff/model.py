@@ -86,6 +86,9 @@ P = ParamSpec("P")
 
 States: TypeAlias = tuple[list[State], list[Tensor | None]]
 
+SATURATED = 0.05
+"""The share of cut values above which a sample is called saturated (`Domain.cut`)."""
+
 
 def decoded(states: Callable[Concatenate[Model, P], States]) -> Callable[Concatenate[Model, P], list[Any]]:
     """The method that draws artifacts, from the one that draws states: the same arguments, one artifact a sample."""
@@ -277,7 +280,7 @@ class Model:
         rule = None if is_one(guidance) else as_rule(guidance)
         if rule is not None:
             rule.expect(n)
-        states, masks, odd = [], [], 0
+        states, masks, odd, cut = [], [], 0, 0
         with self.at_rest():
             for begin in range(0, n, batch):
                 part = slice(begin, min(begin + batch, n))
@@ -311,10 +314,16 @@ class Model:
                 masks.append(cond.get("mask"))
                 singles = crop(x, masks[-1])
                 odd += sum(not all(bool(p.isfinite().all()) for p in tensors(single)) for single in singles)
+                cut += sum(self.domain.cut(single) > SATURATED for single in singles)
                 if arrived is not None:
                     arrived(singles)
         if odd:
             warn(f"{odd} of {n} samples hold numbers that are not finite: too strong a guidance, or too few steps?")
+        if cut:
+            warn(
+                f"{cut} of {n} samples are saturated: over {SATURATED:.0%} of their values lie far beyond what can be "
+                "shown and are cut: too strong a guidance, too few steps, or too little training?"
+            )
         return states, masks
 
     sample = decoded(states)

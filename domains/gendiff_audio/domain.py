@@ -171,6 +171,11 @@ class Audio(Domain):
             wave = wave * (LOUDEST / peak)
         return Clip(wave.numpy(), self.spectrogram.sample_rate)
 
+    def cut(self, x: Tensor) -> float:
+        """The share of bands more than 1 dB above the loudest sound at full scale."""
+        bands = x.float() * torch.tensor(self.std) + torch.tensor(self.mean) - math.log(self.spectrogram.win)
+        return float((bands > math.log(10) / 20).float().mean())
+
     def fit(self, artifacts: Sequence[Clip]) -> Audio:
         """The same domain with mean, std and lengths of these clips. Sums are exact, so their order does not matter.
 

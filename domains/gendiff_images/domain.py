@@ -131,6 +131,14 @@ class Images(Domain):
             raise RequestError(f"a state of type {type(x).__name__}", "one tensor [C, H, W]")
         return (x.to(torch.float32) * self.std + self.mean).clamp(0, 1)
 
+    def cut(self, x: State) -> float:
+        """The share of values more than a tenth of the range beyond black or white.
+
+        Of the shipped Fashion-MNIST model it is 0.002 at guidance 4, 0.02 at 8 and 0.54 at 30.
+        """
+        values = x * self.std + self.mean
+        return float(((values < -0.1) | (values > 1.1)).float().mean())
+
     def request(self, n: int, *args: Any, **what: Any) -> Request:
         """n pictures; `label=` a class name or number, a list of n, or None for any."""
         if args:

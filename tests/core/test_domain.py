@@ -58,5 +58,5 @@ def test_errors_are_complete_sentences_and_survive_a_process_border() -> None:
     for error in (RequestError("a", "b", "c"), UnknownName("domain", "imges", ["images"]), DataError("x")):
         again = pickle.loads(pickle.dumps(error))  # noqa: S301
         assert str(again) == str(error) and type(again) is type(error)
-    assert str(RequestError("got", "wanted", "do")) == "got. wanted. do."
+    assert str(RequestError("got", "wanted", "do")) == "got; expected wanted. do."
     assert nearest("step", ["steps", "times"]) == ' Did you mean "steps"?' and nearest("qqq", ["steps"]) == ""

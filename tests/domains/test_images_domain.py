@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+import gendiff
 from gendiff import Model
-from gendiff.errors import CheckpointError, DataError, RequestError
+from gendiff.errors import CheckpointError, DataError, RequestError, RequestWarning
 from gendiff.nn import DiT, UNet
 from gendiff.random import Noise
 from gendiff.testing import check_domain
@@ -358,3 +360,11 @@ def test_the_judge_survives_its_file(judge, tmp_path):
             Judge.load(tmp_path / name)
     with pytest.raises(RequestError, match="3 channels"):
         judge.recognise([picture(3)])
+
+
+def test_saturated_pictures_are_said_once():
+    model = gendiff.load(Path(__file__).parents[2] / "weights" / "images_fashion.safetensors")
+    with pytest.warns(RequestWarning, match=r"^2 of 2 samples are saturated: over 5%.*too strong a guidance") as seen:
+        model.sample(2, batch=1, guidance=30.0, label="bag")
+    assert len(seen) == 1
+    assert max(model.domain.cut(x) for x in model.states(2, guidance=4.0, label="bag")[0][0]) < 0.05

@@ -75,5 +75,5 @@ def test_shipped_weights_load_sample_and_hold_their_recipe(path: Path, tmp_path:
     sampled = re.search(r"Sampled\*\* by `(.*)`, (\d+) evaluations", card)
     assert sampled and eval(sampled[1], vars(solvers) | vars(times)) == model.sampler
     assert model.sampler.evaluations(model.denoiser.process) == int(sampled[2])
-    artifact = model.sample(1, steps=2, **model.domain.preview(1))[0]
+    artifact = model.sample(1, steps=6, **model.domain.preview(1))[0]
     model.domain.write(artifact, tmp_path / f"sample{model.domain.suffix}")
