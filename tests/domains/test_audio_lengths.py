@@ -160,6 +160,16 @@ def test_frames_of_an_mp3_are_counted():
     assert abs(doubled.samples.shape[1] - 2 * len(wave)) <= 6 * 576
 
 
+def test_an_mp3_that_ends_inside_of_its_first_frame_is_refused():
+    """Wherever it ends: before, in and after the fields of the Xing frame, none of which may be looked up beyond."""
+    data = encoded("MP3", "MPEG_LAYER_III", WAVE)
+    at = data.find(b"Xing") if b"Xing" in data else data.find(b"Info")
+    assert 0 < at < 60
+    for end in range(at + 40):
+        with pytest.raises(AudioError):
+            read(data[:end])
+
+
 def test_a_file_that_announces_hours_takes_no_memory_for_them(tmp_path):
     """FLAC packs silence to nothing: 100 minutes in a few kilobytes are refused before they are decoded."""
     data = encoded("FLAC", "PCM_16", np.zeros((2_000_000, 8), np.float32), 96000)
