@@ -119,7 +119,7 @@ def test_the_cut_would_show_if_anything_were_forgotten(tmp_path: Path, monkeypat
 def test_processes_that_are_killed_lose_nothing(tmp_path: Path, root: Path) -> None:
     """Inside the write of a checkpoint; one of two that train together. In a process of their own, which forks."""
     command = [sys.executable, "-m", "benchmarks.interruptions", "--only", "kills", "devices", "--kills", "4"]
-    command += ["--domains", "chains", "--every", "9"]
+    command += ["--domains", "chains", "--every", "30"]
     paths = os.pathsep.join(str(root / name) for name in ("", "domains", "recipes"))
     subprocess.run(
         [*command, "--out", str(tmp_path / "found.json")],
