@@ -25,9 +25,26 @@ def vectors(x: ArrayLike) -> Vectors:
     return out
 
 
+def pair(x: ArrayLike, y: ArrayLike, least: int = 2) -> tuple[Vectors, Vectors]:
+    """Two sets of vectors as float64 [n, d] and [m, d].
+
+    Raises:
+        DataError: For fewer than `least` vectors in either, another d, or numbers that are not finite.
+    """
+    if min(len(np.atleast_1d(x)), len(np.atleast_1d(y))) < least:
+        sizes = " and ".join(str(len(np.atleast_1d(one))) for one in (x, y))
+        raise DataError(f"A metric got sets of {sizes} vectors", f"at least {least} in each")
+    a, b = vectors(x), vectors(y)
+    if a.shape[1] != b.shape[1]:
+        raise DataError(
+            f"A metric got vectors of {a.shape[1]} and of {b.shape[1]} numbers", "the same features of both"
+        )
+    return a, b
+
+
 def frechet(x: ArrayLike, y: ArrayLike) -> float:
     """Fréchet distance of Gaussians fitted to x [n, d] and y [m, d]; FID on the right features."""
-    a, b = vectors(x), vectors(y)
+    a, b = pair(x, y)
     ca, cb = np.atleast_2d(np.cov(a, rowvar=False)), np.atleast_2d(np.cov(b, rowvar=False))
     # tr (Ca Cb)^(1/2) from the symmetric root of Ca, whose eigenvalues are real and not negative.
     values, basis = np.linalg.eigh(ca)
@@ -45,7 +62,7 @@ def pairwise(a: Vectors, b: Vectors) -> Vectors:
 
 def energy(x: ArrayLike, y: ArrayLike) -> float:
     """Energy distance of x [n, d] and y [m, d], unbiased."""
-    a, b = vectors(x), vectors(y)
+    a, b = pair(x, y)
     n, m = len(a), len(b)
     within = pairwise(a, a).sum() / (n * (n - 1)) + pairwise(b, b).sum() / (m * (m - 1))
     return float(2 * pairwise(a, b).mean() - within)
@@ -53,7 +70,7 @@ def energy(x: ArrayLike, y: ArrayLike) -> float:
 
 def kid(x: ArrayLike, y: ArrayLike) -> float:
     """Kernel distance with the cubic polynomial kernel, unbiased."""
-    a, b = vectors(x), vectors(y)
+    a, b = pair(x, y)
     n, m, d = len(a), len(b), a.shape[1]
 
     def kernel(u: Vectors, v: Vectors) -> Vectors:
@@ -73,4 +90,4 @@ def wasserstein1(x: ArrayLike, y: ArrayLike) -> float:
 
 def nearest_distances(x: ArrayLike, y: ArrayLike) -> Vectors:
     """The distance of each x [n, d] to its nearest y [m, d]: how close samples come to copying."""
-    return pairwise(vectors(x), vectors(y)).min(1)
+    return pairwise(*pair(x, y, 1)).min(1)

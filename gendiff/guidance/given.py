@@ -68,6 +68,7 @@ from torch import Tensor
 from gendiff.denoisers import rows_of
 from gendiff.errors import SamplerError
 from gendiff.guidance.operators import boolean, fitting
+from gendiff.guidance.wrappers import finite
 from gendiff.processes import Process, pick
 from gendiff.random import Noise
 from gendiff.sampling.grids import UpAndDown
@@ -100,7 +101,7 @@ class Given:
         """The same in the dtypes, on the device and of the samples of a state, whose shapes it must fit.
 
         Raises:
-            SamplerError: For known values or a mask of another shape.
+            SamplerError: For known values or a mask of another shape, or known values that are not finite.
         """
         device = tensors(x)[0].device
 
@@ -113,9 +114,13 @@ class Given:
                 )
             return known.to(part)
 
-        for part, mask in ((p, pick(self.keep, k)) for k, p in x.items()) if isinstance(x, dict) else [(x, self.keep)]:
+        own = Given(map_state(check, self.x0, x), map_state(lambda k: k.to(device), self.keep))
+        for name, part in x.items() if isinstance(x, dict) else [("", x)]:
+            mask, known = pick(own.keep, name), pick(own.x0, name)
             fitting(mask, part, "Given")
-        return Given(map_state(check, self.x0, x), map_state(lambda k: k.to(device), self.keep))
+            read = torch.where(broadcast_mask(mask, part), known, 0)  # type: ignore[arg-type]
+            finite("Given got x0 with", read, "finite numbers where keep is True", "Given(x0, keep & x0.isfinite())")
+        return own
 
     def expand(self, n: int) -> Given:
         """The same for n samples, of one for all or of one for each.

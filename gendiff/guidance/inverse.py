@@ -44,7 +44,7 @@ from gendiff.errors import NOT_NEGATIVE, POSITIVE, SamplerError, at_least, check
 from gendiff.guidance.given import Given
 from gendiff.guidance.operators import Differences, LinearOperator, Mask, Operator
 from gendiff.guidance.rules import own_time
-from gendiff.guidance.wrappers import asked, differentiable, floored, gradients, nudged, tilted
+from gendiff.guidance.wrappers import asked, differentiable, finite, floored, gradients, nudged, tilted
 from gendiff.processes import Gaussian, Process, schedule_of
 from gendiff.spaces import Centered, State, inner, per_sample, tensors
 
@@ -242,7 +242,11 @@ class Measurement:
         )
 
     def residual(self, seen: Tensor) -> Tensor:
-        """y - A x0, from A x0."""
+        """y - A x0, from A x0.
+
+        Raises:
+            SamplerError: For a y of another shape, or not finite where the operator looks.
+        """
         if self.y.shape[1:] != seen.shape[1:] or len(self.y) not in (1, len(seen)):
             raise SamplerError(
                 f"Measurement got y of shape {list(self.y.shape)}",
@@ -250,7 +254,9 @@ class Measurement:
                 f"y of shape {[1, *seen.shape[1:]]}",
             )
         y = self.y.to(seen)
-        return (self.operator(y) if isinstance(self.operator, Mask | Differences) else y) - seen  # of what is known
+        y = self.operator(y) if isinstance(self.operator, Mask | Differences) else y  # of what is known
+        finite("Measurement got y with", y, "finite numbers, wherever the operator looks", "Mask(keep & y.isfinite())")
+        return y - seen
 
     def apply(self, part: Tensor) -> Tensor:
         """A x."""

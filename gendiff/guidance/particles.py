@@ -48,7 +48,7 @@ from gendiff.denoisers import (
 )
 from gendiff.errors import NOT_NEGATIVE, POSITIVE, SHARE, SamplerError, at_least, check
 from gendiff.guidance.inverse import Measurement
-from gendiff.guidance.wrappers import differentiable, floored, gradients, readable, tilted
+from gendiff.guidance.wrappers import at_hand, differentiable, floored, gradients, readable, tilted
 from gendiff.processes import Gaussian, Joint, Move, Process, pick, schedule_of
 from gendiff.random import Noise
 from gendiff.sampling import Callback, Draw, Loop, Progress, source, table
@@ -303,7 +303,7 @@ def unfit(potential: Potential, phi: Tensor, t: float) -> Tensor:
         SamplerError: If there is one, where looking waits for no device.
     """
     wrong = phi.isnan() | (phi == math.inf)
-    if phi.device.type == "cpu" and readable(phi) and bool(wrong.any()):
+    if at_hand(phi) and bool(wrong.any()):
         raise SamplerError(
             f"{type(potential).__name__} gave NaN or inf for {int(wrong.sum())} of {len(phi)} particles at t = {t:.4g}",
             "numbers, or -inf for what must not be",

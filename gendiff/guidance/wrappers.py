@@ -173,7 +173,12 @@ class ClassifierGuidance:
         with torch.enable_grad():
             leaf = differentiable(x, keep)
             log_p = self.log_p(leaf, t, **cond)
-            finite("log_p", log_p, f"log p(y | x_t) of {batch(x)} samples", "log_p(x_t, t) without -inf: torch.clamp")
+            finite(
+                "log_p returned",
+                log_p,
+                f"log p(y | x_t) of {batch(x)} samples",
+                "log_p(x_t, t) without -inf: torch.clamp",
+            )
             gradient = gradients(log_p.sum(), leaf, again=keep and asked([log_p], x, leaf), more=False)
         prediction = self.denoiser(x, t, **cond)
         return moved(prediction, tilted(process, clean(prediction), gradient, t, self.scale))
@@ -204,9 +209,12 @@ class Constrained:
         before = clean(prediction)
         x0 = self.constrain(before, t, **cond)
         for old, new in zip(tensors(before), tensors(x0), strict=True):
-            if new is not old and readable(old) and old.device.type == "cpu" and bool(old.isfinite().all()):
+            if new is not old and at_hand(old) and bool(old.isfinite().all()):
                 finite(
-                    "constrain", new, "finite clean states, as it was given", "constrain(x0, t) without division by 0"
+                    "constrain returned",
+                    new,
+                    "finite clean states, as it was given",
+                    "constrain(x0, t) without division by 0",
                 )
         return moved(prediction, self.process.masked(cond.get("mask")).space.project(x0))
 
@@ -270,20 +278,25 @@ def gradients(y: Tensor, leaf: State, weight: Tensor | None = None, again: bool 
     return map_state(lambda part: next(found) if part.requires_grad else torch.zeros_like(part), leaf)
 
 
-def finite(name: str, value: Tensor, expected: str, fix: str) -> None:
-    """Refuses what a user's function returned if it is not finite; looked at where that waits for no device.
+def finite(what: str, value: Tensor, expected: str, fix: str) -> None:
+    """Refuses what a user gave, or a user's function returned, if it is not finite; looked at on the host alone.
 
     Raises:
         SamplerError: With the numbers of NaN and infinite values.
     """
-    if readable(value) and value.device.type == "cpu" and not bool(value.isfinite().all()):
+    if at_hand(value) and not bool(value.isfinite().all()):
         nan, inf = int(value.isnan().sum()), int(value.isinf().sum())
-        raise SamplerError(f"{name} returned {nan} NaN and {inf} infinite of {value.numel()} values", expected, fix)
+        raise SamplerError(f"{what} {nan} NaN and {inf} infinite of {value.numel()} values", expected, fix)
 
 
 def readable(value: Tensor) -> bool:
-    """Whether a tensor has values: meta and fake ones have none."""
-    return not value.is_meta and not hasattr(value, "fake_mode")
+    """Whether a tensor has values: meta and fake ones have none, nor those of a graph that is being compiled."""
+    return not torch.compiler.is_compiling() and not value.is_meta and not hasattr(value, "fake_mode")
+
+
+def at_hand(value: Tensor) -> bool:
+    """Whether a tensor has values, and looking at them waits for no device."""
+    return readable(value) and value.device.type == "cpu"
 
 
 def floored(process: Process, t: Any, x: State) -> Any:

@@ -17,6 +17,7 @@ from gendiff import (
     VE,
     VP,
     Centered,
+    Constrained,
     Cosine,
     Denoiser,
     DPMpp2M,
@@ -220,3 +221,11 @@ def test_even_steps_of_the_flow_are_one_graph_and_wait_for_nothing(name: str) ->
     found = one_graph(lambda x: solver.follow(flow, x).state, x)
     for a, b in zip(tensors(found), tensors(plain), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_what_a_user_gives_is_not_looked_at_inside_of_a_graph() -> None:
+    denoiser, like, _ = model("euclidean")
+    clipped = Constrained(denoiser, lambda x0, t, **cond: x0.clamp(-1, 1))
+    x = denoiser.process.prior(like, Noise.of(5, B))
+    torch.testing.assert_close(one_graph(lambda x: clipped(x, 0.5), x), clipped(x, 0.5))

@@ -443,3 +443,36 @@ def test_chained_operators_are_differentiated_in_inference_mode(method: Method) 
             measured = PosteriorMean(denoiser, Measurement(operator, torch.ones(2, 2, dtype=F64), 0.2, method))
             ends.append(sample(measured, torch.empty(2, 4, dtype=F64), solver=Euler(3), noise=Noise.of(0, 2)))
     assert distance(ends[0], ends[1]) < 1e-12
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("method", [MMPS(1), TMPD(), PiGDM(), DiffPIR(), DPS(0.3)], ids=repr)
+def test_measured_values_that_are_not_finite_are_refused_unless_masked(method: Method, bad: float) -> None:
+    denoiser = Normal(Gaussian(Linear()), torch.zeros(4, dtype=F64), torch.eye(4, dtype=F64))
+    like, y = torch.empty(2, 4, dtype=F64), torch.ones(2, 4, dtype=F64)
+    y[0, 1] = bad
+
+    def draw(operator: Any, y: Tensor) -> Tensor:
+        measured = PosteriorMean(denoiser, Measurement(operator, y, 0.2, method))
+        return sample(measured, like, solver=Euler(3), noise=Noise.of(0, 2))
+
+    keep = torch.tensor([[True, False, True, True]])
+    assert torch.equal(draw(Mask(keep), y), draw(Mask(keep), torch.ones_like(y)))
+    for operator in (Mask(~keep), Average(1, (1,))):
+        with pytest.raises(SamplerError, match="Measurement got y with"):
+            draw(operator, y)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_known_values_that_are_not_finite_are_refused_where_they_are_read(bad: float) -> None:
+    denoiser = Normal(Gaussian(Linear()), torch.zeros(4, dtype=F64), torch.eye(4, dtype=F64))
+    x0, keep = torch.ones(2, 4, dtype=F64), torch.tensor([[True, False, True, True]])
+    x0[0, 1] = bad
+
+    def draw(x0: Tensor, keep: Tensor) -> Tensor:
+        like = torch.empty(2, 4, dtype=F64)
+        return sample(denoiser, like, solver=Euler(3), noise=Noise.of(0, 2), given=Given(x0, keep))
+
+    assert torch.equal(draw(x0, keep), draw(torch.ones_like(x0), keep))
+    with pytest.raises(SamplerError, match="Given got x0 with"):
+        draw(x0, ~keep)

@@ -98,6 +98,17 @@ def test_values_that_are_not_finite_are_refused(measure) -> None:
         measure([[1.0], [float("nan")]], [[1.0], [2.0]])
 
 
+@pytest.mark.parametrize("measure", [frechet, energy, kid])
+def test_a_metric_needs_two_vectors_of_the_same_features_in_each_set(measure) -> None:
+    two = [[1.0, 2.0], [0.0, 1.0]]
+    assert np.isfinite(measure(two, two))
+    for x, y in ((two[:1], two), (two, two[:1]), ([], two)):
+        with pytest.raises(DataError, match="at least 2 in each"):
+            measure(x, y)
+    with pytest.raises(DataError, match="vectors of 2 and of 1 numbers"):
+        measure(two, [[1.0], [2.0]])
+
+
 def test_every_citation_is_of_something_that_exists() -> None:
     folders = (gendiff.guidance, gendiff.nn, gendiff.processes.schedules, gendiff.sampling, gendiff.training)
     modules = (gendiff, *folders, gendiff.sampling.grids, gendiff.sampling.solvers)
