@@ -117,6 +117,7 @@ from .sampling.solvers import Consistency as Consistency
 from .sampling.solvers import DPMpp2M as DPMpp2M
 from .sampling.solvers import DPMpp2S as DPMpp2S
 from .sampling.solvers import DPMpp3M as DPMpp3M
+from .sampling.solvers import DPMpp3S as DPMpp3S
 from .sampling.solvers import DPMSolver as DPMSolver
 from .sampling.solvers import Euler as Euler
 from .sampling.solvers import EulerMaruyama as EulerMaruyama

@@ -47,6 +47,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "Churn": ("karras2022edm",),
     "DPMSolver": ("lu2022dpm",),
     "DPMpp2S": ("lu2022dpmpp",),
+    "DPMpp3S": ("lu2022dpmpp",),
     "DPMpp2M": ("lu2022dpmpp",),
     "DPMpp3M": ("lu2022dpmpp",),
     "Consistency": ("song2023consistency",),

@@ -47,6 +47,7 @@ from gendiff.sampling.solvers import (
     DPMpp2M,
     DPMpp2S,
     DPMpp3M,
+    DPMpp3S,
     DPMSolver,
     Euler,
     EulerMaruyama,
@@ -94,6 +95,8 @@ DETERMINISTIC: list[Solver] = [
     DPMpp2S(),
     DPMpp2M(),
     DPMpp3M(),
+    DPMpp3S(),
+    DPMpp3S(order=2),
     Adams(),
     Adams(order=3, corrector=0),
     Adams(view=Points()),
@@ -117,6 +120,7 @@ STOCHASTIC: list[Solver] = [
     DPMpp2M(eta=1.0),
     DPMpp3M(eta=1.0),
     SASolver(),
+    SASolver(low=0.1, high=2.0),
     Churn(),
     OnePath(),
     Langevin(),
@@ -203,6 +207,8 @@ ORDERS: list[tuple[Solver, int]] = [
     (PNDM(), 2),
     (DPMSolver(), 2),
     (DPMpp2S(), 2),
+    (DPMpp3S(order=2), 2),
+    (DPMpp3S(), 3),
     (Adams(order=2), 3),
 ]
 

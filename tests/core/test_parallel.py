@@ -32,7 +32,7 @@ from gendiff.config import from_config, to_config
 from gendiff.denoisers import Mixture, Prediction
 from gendiff.random import Noise
 from gendiff.sampling import Parallel, Progress, sample
-from gendiff.sampling.solvers import DEIS, PNDM, RK4, Adams, Churn, Langevin, OnePath, SASolver, Solver, UniPC
+from gendiff.sampling.solvers import DEIS, PNDM, RK4, Adams, Churn, DPMpp3S, Langevin, OnePath, SASolver, Solver, UniPC
 from gendiff.spaces import State, map_state, tensors
 from gendiff.testing import Smooth, distance
 
@@ -75,6 +75,7 @@ SOLVERS: list[Solver] = [
     PNDM(7),
     DDPM(8),
     SASolver(8),
+    DPMpp3S(8),
     Churn(6),
     OnePath(3),
     Langevin(4),

@@ -16,7 +16,7 @@ from gendiff import DDPM, EDM, VE, Churn, Discrete, DPMpp3M, Euler, Gaussian, He
 from gendiff.denoisers import Mixture
 from gendiff.sampling import sample
 from gendiff.sampling.grids import Levels
-from gendiff.sampling.solvers import DPMpp2S, DPMSolver, SASolver, Solver
+from gendiff.sampling.solvers import DPMpp2S, DPMpp3S, DPMSolver, SASolver, Solver
 from gendiff.testing import Plain
 
 F64 = torch.float64
@@ -108,15 +108,36 @@ def dpmpp_3m(x: Tensor, z: Iterator[Tensor], eta: float) -> Tensor:
     return x
 
 
-def sa_two(x: Tensor, z: Iterator[Tensor], tau: float) -> Tensor:
+def dpmpp_3s(x: Tensor, order: int) -> Tensor:
+    """Singlestep DPM-Solver++ on the grid's points: x e^-h + (1 - e^-h) D_0 + h phi_2 D' + h^2 phi_3 D''."""
+    base, past = (x, 0.0), []
+    for number, (now, then) in enumerate(itertools.pairwise(SIGMAS)):
+        past = [] if number % order == 0 else past
+        base = base if past else (x, now)
+        past = [(predict(x, now), math.log(base[1] / now)), *past]
+        if then == 0:
+            return past[0][0]
+        first, h = past[-1][0], math.log(base[1] / then)
+        phi2, phi3 = h - 1 + math.exp(-h), h * h / 2 - h + 1 - math.exp(-h)
+        x = math.exp(-h) * base[0] - math.expm1(-h) * first
+        if len(past) == 2:
+            x = x + phi2 * (past[0][0] - first) / past[0][1]
+        if len(past) == 3:
+            (d2, r2), (d1, r1), _ = past
+            curve = 2 * ((d2 - first) / r2 - (d1 - first) / r1) / (r2 - r1)
+            x = x + phi2 * ((d1 - first) / r1 - curve * r1 / 2) + phi3 * curve
+    return x
+
+
+def sa_two(x: Tensor, z: Iterator[Tensor], eta: float, low: float = 0.0, high: float = math.inf) -> Tensor:
     """SA-Solver of order two, predictor and corrector, by their coefficients exp(p lambda) h^2/2 of the slope."""
-    p = 1 + tau * tau
     steps = list(itertools.pairwise(SIGMAS))
     past: list[tuple[Tensor, float]] = []
     last: tuple[Tensor, Tensor] | None = None
 
     def move(x: Tensor, now: float, then: float, base: Tensor, slope: Any, noise: Tensor) -> Tensor:
-        h = math.log(now / then)
+        tau = eta if low <= now <= high else 0.0
+        p, h = 1 + tau * tau, math.log(now / then)
         target = base - p * h * h / 2 / math.expm1(-p * h) * slope
         x = math.exp(-p * h) * x - math.expm1(-p * h) * target
         return x + then * math.sqrt(-math.expm1(-2 * tau * tau * h)) * noise
@@ -130,7 +151,7 @@ def sa_two(x: Tensor, z: Iterator[Tensor], tau: float) -> Tensor:
         past = [(x0, now), *past][:2]
         if then == 0:
             return x0
-        noise = next(z) if tau else torch.zeros(())
+        noise = next(z) if eta and low <= now <= high else torch.zeros(())
         slope = (x0 - past[1][0]) / math.log(past[1][1] / now) if len(past) > 1 else 0.0
         last = (x, noise)
         x = move(x, now, then, x0, slope, noise)
@@ -148,6 +169,8 @@ RULES: dict[str, tuple[Callable[[Tensor, Iterator[Tensor]], Tensor], Solver]] = 
         for e in (0.0, 0.5, 1.0)
     },
     **{f"SA 2, {e}": (lambda x, z, e=e: sa_two(x, z, e), SASolver(6, 2, eta=e)) for e in (0.0, 0.5, 1.0)},
+    "SA 2, tau(t)": (lambda x, z: sa_two(x, z, 0.8, 0.5, 5.0), SASolver(6, 2, eta=0.8, low=0.5, high=5.0)),
+    **{f"{k}S": (lambda x, z, k=k: dpmpp_3s(x, k), DPMpp3S(6, k)) for k in (1, 2, 3)},
 }  # fmt: skip
 
 

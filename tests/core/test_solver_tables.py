@@ -55,6 +55,7 @@ from gendiff.sampling.solvers import (
     Consistency,
     DPMpp2S,
     DPMpp3M,
+    DPMpp3S,
     DPMSolver,
     LogSNR,
     Midpoint,
@@ -99,6 +100,7 @@ SECOND: list[Solver] = [
     Midpoint(),
     DPMSolver(),
     DPMpp2S(),
+    DPMpp3S(order=2),
     DPMpp3M(50),
     SASolver(eta=0.0),
     Adams(order=2, corrector=0),
@@ -108,6 +110,7 @@ SECOND: list[Solver] = [
     UniPC(order=1),
 ]
 THIRD: list[Solver] = [
+    DPMpp3S(),
     Adams(order=3, corrector=0),
     Adams(order=3, view=SOFT, corrector=0),
     Adams(order=2, view=SOFT, corrector=3),
@@ -155,7 +158,7 @@ def test_order_on_flat_spaces(case: str, solver: Solver, order: int) -> None:
     "solver",
     [
         Midpoint(), Adams(order=2, corrector=0), Adams(order=4), Adams(order=2, view=SOFT, corrector=0), DPMpp2S(),
-        DPMSolver(), UniPC(order=1),
+        DPMpp3S(), DPMpp3S(order=2), DPMSolver(), UniPC(order=1),
     ],
     ids=repr,
 )  # fmt: skip
@@ -182,6 +185,8 @@ EVERY: list[Solver] = [
     DPMpp2S(),
     DPMpp2S(eta=1.0),
     DPMpp2S(eta=1.0, inner=True),
+    DPMpp3S(),
+    SASolver(low=0.1, high=2.0),
     DPMSolver(eta=1.0),
     DDPM(large=True),
     Consistency(),

@@ -19,6 +19,7 @@ from gendiff.sampling.solvers.multistep import PNDM as PNDM
 from gendiff.sampling.solvers.multistep import Adams as Adams
 from gendiff.sampling.solvers.multistep import DPMpp2M as DPMpp2M
 from gendiff.sampling.solvers.multistep import DPMpp3M as DPMpp3M
+from gendiff.sampling.solvers.multistep import DPMpp3S as DPMpp3S
 from gendiff.sampling.solvers.multistep import SASolver as SASolver
 from gendiff.sampling.solvers.multistep import UniPC as UniPC
 from gendiff.sampling.solvers.single import DDIM as DDIM

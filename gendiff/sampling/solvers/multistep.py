@@ -5,6 +5,7 @@ r"""Solvers that remember: one evaluation a step, the order from the past.
     Adams          any view, interpolated in any variable            any order; see `views` and `weights`
     UniPC          points, the rule of Zhao et al. (2023)            order + 1 with its corrector
     PNDM           rates, constants, first step by the trapezoid     order 2 warming up to 4 (Liu et al. 2022)
+    DPMpp3S        points, starting afresh every third step          order 3 (Lu et al. 2022b, singlestep)
 
 A corrector redoes the last move with the new prediction, which costs no evaluation: the step r -> t is taken again with
 the weights of (D_t, D_r, ...) before the step t -> s.
@@ -22,7 +23,7 @@ from gendiff.processes import Gaussian, Leaf, Move, Process
 from gendiff.sampling.grids import Grid, Karras, LogSNRGrid, PowerGrid
 from gendiff.sampling.solvers.table import Past, Row, Setting, Solver, by_part
 from gendiff.sampling.solvers.views import Circle, HalfSlope, Points, Rates, View, leads, norms
-from gendiff.sampling.solvers.weights import Clock, Index, LogSNR, adams, multistep2, multistep3, noisy, unipc
+from gendiff.sampling.solvers.weights import Clock, Index, LogSNR, adams, between, multistep2, multistep3, noisy, unipc
 from gendiff.spaces import leaves
 
 
@@ -83,6 +84,8 @@ class Adams(Solver):
         eta: Noise of the reverse SDE, for points.
         noise_scale: Factor on that noise.
         settle: Lower the order over the last steps.
+        low: The sigma/alpha below which a step begins without that noise; with `high`, SA-Solver's tau(t).
+        high: The sigma/alpha above which it does.
     """
 
     remembers: ClassVar[bool] = True
@@ -94,6 +97,8 @@ class Adams(Solver):
     eta: Setting = 0.0
     noise_scale: Setting = 1.0
     settle: bool = False
+    low: float = 0.0
+    high: float = math.inf
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,6 +139,7 @@ class Adams(Solver):
         """The move t -> s towards the mix of predictions at the nodes; `kept` are those of the move that it redoes."""
 
         def mixed(leaf: Leaf, eta: float) -> tuple[float, ...]:
+            eta = self.noisiness(leaf, t, eta)
             w = self.view.weights(leaf, nodes, t, s, eta)
             steep = STEEP if self.corrector is None else math.inf
             if not kept or (len(w) > 1 and share(leaf, t, s, w[0]) <= steep):
@@ -141,13 +147,46 @@ class Adams(Solver):
             return (0.0, *self.view.weights(leaf, kept, t, s, eta))  # the move stays as it was
 
         weights = process.per_part(mixed, self.eta)
-        churn = process.per_part(lambda leaf, eta: noisy(leaf, t, s, eta), self.eta)
+        churn = process.per_part(lambda leaf, eta: noisy(leaf, t, s, self.noisiness(leaf, t, eta)), self.eta)
         # The newest prediction alone is the end itself at sigma = 0; its rate would leave the rounding of x/n there.
         alone = s <= 0 and at is not None and set(leaves(weights)) == {(1.0,)}
         return Row(
             t, s, at=at, weights=weights, redo=bool(kept),
             move=process.move(t, s, churn, by_part(process, self.noise_scale)),
             norms=None if alone else process.per_part(lambda leaf: self.view.norms(leaf, nodes[0], t, s)),
+        )  # fmt: skip
+
+    def noisiness(self, leaf: Leaf, t: float, eta: float) -> float:
+        """eta for a step that begins at t: 0 outside of [low, high]."""
+        return eta if between(leaf, t, self.low, self.high) else 0.0
+
+
+@dataclass(frozen=True)
+class DPMpp3S(Solver):
+    """Singlestep DPM-Solver++ on the points of the grid: of `order` points a step is made, one evaluation at each.
+
+    From the first point of a block all its moves start, the k-th with the polynomial in lambda through k predictions;
+    then they are forgotten. On grids that are even in lambda (`LogSNRGrid`) these are the published 2S and 3S. The last
+    block is as long as what is left of the grid.
+
+    Args:
+        steps: Of the grid, each of one evaluation: three are one step of 3S.
+        order: Points in a block.
+        times: The grid.
+    """
+
+    remembers: ClassVar[bool] = True
+    steps: int = 21
+    order: int = 3  # type: ignore[misc]
+    times: Grid = field(default_factory=LogSNRGrid)
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        place = len(past) % self.order
+        nodes = (t, *reversed(past[len(past) - place :]))
+        weights = process.per_part(lambda leaf: adams(leaf, nodes, nodes[-1], s, LogSNR(), 1.0))
+        yield Row(
+            nodes[-1], s, at=t, weights=weights, redo=place > 0, move=process.move(nodes[-1], s),
+            last=place == self.order - 1 or not past.ahead,
         )  # fmt: skip
 
 
@@ -206,9 +245,19 @@ def IPNDM(steps: int = 20, order: int = 4, times: Grid | None = None) -> Adams:
     return Adams(steps, order, times or PowerGrid(), Rates(Index()), 0)
 
 
-def SASolver(steps: int = 20, order: int = 3, times: Grid | None = None, eta: float = 1.0) -> Adams:
-    """SA-Solver (Xue et al. 2023): stochastic Adams, predictor and corrector in lambda; eta is their tau."""
-    return Adams(steps, order, times or PowerGrid(), HalfSlope(), order, eta, settle=True)
+def SASolver(
+    steps: int = 20,
+    order: int = 3,
+    times: Grid | None = None,
+    eta: float = 1.0,
+    low: float = 0.0,
+    high: float = math.inf,
+) -> Adams:
+    """SA-Solver (Xue et al. 2023): stochastic Adams, predictor and corrector in lambda.
+
+    Their tau(t) is eta where sigma/alpha is in [low, high], else 0.
+    """
+    return Adams(steps, order, times or PowerGrid(), HalfSlope(), order, eta, settle=True, low=low, high=high)
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,11 @@ from functools import partial
 from typing import Any, ClassVar
 
 from gendiff.errors import SamplerError
-from gendiff.processes import Gaussian, Leaf, Move, Process, schedule_of
+from gendiff.processes import Gaussian, Leaf, Move, Process, leaf_of, schedule_of
 from gendiff.sampling.grids import Grid, Karras, LinearGrid, LogSNRGrid, PowerGrid
 from gendiff.sampling.solvers.table import Past, Row, Setting, Solver, by_part
 from gendiff.sampling.solvers.views import leads, norms
-from gendiff.sampling.solvers.weights import LogSNR, adams, heun, posterior, remaining
+from gendiff.sampling.solvers.weights import LogSNR, adams, between, heun, posterior, ratio, remaining
 from gendiff.spaces import leaves
 
 
@@ -328,11 +328,10 @@ class Churn(Solver):
     noise_scale: Setting = 1.003
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
-        schedule = schedule_of(process)
-        alpha, sigma = schedule(t)
-        # Times are read off levels and back, so that a level at a bound is not at it to the last digit.
-        if alpha > 0 and self.low * (1 - 1e-9) <= sigma / alpha <= self.high * (1 + 1e-9):
-            up = schedule.unclock(sigma / alpha * (1 + min(self.churn / self.steps, math.sqrt(2) - 1)))
+        leaf = leaf_of(process)
+        level = ratio(leaf, t)
+        if math.isfinite(level) and between(leaf, t, self.low, self.high):
+            up = leaf.schedule.unclock(level * (1 + min(self.churn / self.steps, math.sqrt(2) - 1)))
             if up > t:
                 yield Row(t, up, noise_scale=self.noise_scale, last=False)
                 t = up

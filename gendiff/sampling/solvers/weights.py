@@ -91,6 +91,11 @@ def ratio(leaf: Leaf, t: float) -> float:
     return sigma / alpha if alpha > 0 else inf
 
 
+def between(leaf: Leaf, t: float, low: float, high: float) -> bool:
+    """Whether sigma/alpha is in [low, high]; times are read off levels and back, so a bound is met to nine digits."""
+    return low * (1 - 1e-9) <= ratio(leaf, t) <= high * (1 + 1e-9)
+
+
 def clocked(c: float, schedule: Schedule) -> float:
     """The clock at the ratio sigma/alpha = c."""
     if not schedule.bounded:
