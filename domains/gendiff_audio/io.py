@@ -20,13 +20,16 @@ from gendiff.domain import Rejected
 from gendiff.errors import DataError
 from gendiff.files import allowance, archive_members
 from gendiff_audio.clip import FASTEST, SLOWEST, AudioError, Clip
-from gendiff_audio.lengths import Headed, counted, mended, unfinished
+from gendiff_audio.lengths import Headed, counted, mended, tag_length, unfinished
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".au", ".caf")
 WRITTEN = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
 SUBTYPES = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
 LOUDEST = 8.0  # a float file whose peak exceeds this holds integers that nobody scaled, or noise
 PIECE = 2**18  # samples of all channels decoded at once
+CHECKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "OGG", "MP3")  # whose length is known
+TAGGED = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS")  # what may follow a tag that belongs to an MP3
+PADDING = 8192  # samples by which a coder's last block may exceed the sound
 
 
 def read(
@@ -75,10 +78,20 @@ class Recording:
         self.name = name or ("<bytes>" if isinstance(source, bytes) else str(source))
         self.raw: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")  # noqa: SIM115
         try:
+            self.data: Any = self.raw
             self.size = self.raw.seek(0, io.SEEK_END)
-            view, self.expected, self.note = self.view()
-            seen: Any = view if isinstance(view, Headed) else Headed(b"", view, 0)
-            self.file: Any = soundfile.SoundFile(seen)
+            view, self.expected, announced, self.note = self.view()
+            self.seen: Any = view if isinstance(view, Headed) else Headed(b"", view, 0)
+            self.open()
+            if self.file.format not in CHECKED:
+                got = f"{self.name}, {self.file.format_info}"
+                raise AudioError("unknown format", got, "a WAV, FLAC, OGG, MP3 or AIFF file", "Convert it to WAV")
+            self.rate, self.frames, self.channels = self.file.samplerate, self.file.frames, self.file.channels
+            if self.frames > 2**62:  # a FLAC that was streamed does not say
+                self.frames = 0
+                while got := len(self.file.read(PIECE // self.channels, dtype="float32")):
+                    self.frames += got
+                self.open()
         except AudioError:
             self.raw.close()
             raise
@@ -86,11 +99,23 @@ class Recording:
             self.raw.close()
             reason = str(getattr(error, "error_string", error)).partition("\n")[0]
             raise AudioError("unreadable", f"{self.name}: {reason}", "a WAV, FLAC, OGG or MP3 file") from error
-        self.rate, self.frames, self.channels = self.file.samplerate, self.file.frames, self.file.channels
+        if 0 < announced < self.frames < announced + PADDING:
+            self.expected = announced
+        if self.expected is not None and not self.tolerance:
+            self.frames = min(self.frames, self.expected)
         if not SLOWEST <= self.rate <= FASTEST:
             self.__exit__()
             got = f"{self.name} at {self.rate} Hz"
             raise AudioError("sample rate outside 4 to 192 kHz", got, f"{SLOWEST} to {FASTEST} Hz")
+
+    def open(self) -> None:
+        """Begins to decode at the first sample."""
+        import soundfile
+
+        self.seen.seek(0)
+        self.file, self.at = soundfile.SoundFile(self.seen), 0
+        if self.file.frames > 2**62:  # soundfile seeks after every read, which fails where no end is known
+            self.file.seekable = lambda: False
 
     def __enter__(self) -> Recording:
         return self
@@ -103,19 +128,34 @@ class Recording:
     def seconds(self) -> float:
         return self.frames / self.rate
 
-    def view(self) -> tuple[BinaryIO, int | None, str]:
-        """The file as libsndfile is to see it, the samples it must give, and what was mended."""
+    def view(self) -> tuple[BinaryIO, int | None, int, str]:
+        """The file as libsndfile is to see it, the samples it must give, those announced beside a size (0: none), and
+        what was mended.
+        """
         self.raw.seek(0)
         head = self.raw.read(12)
+        if tag := tag_length(head):
+            self.raw.seek(tag)
+            if (after := self.raw.read(12))[:4] in TAGGED:
+                self.data, self.size, head = Headed(b"", self.raw, tag), self.size - tag, after
         if head[:4] == b"OggS":
-            self.raw.seek(max(0, self.size - 2**17))  # a page has 64 KiB at most
-            if unfinished(self.raw.read()):
+            self.data.seek(0)
+            stream = self.data.read(18)[14:]
+            self.data.seek(max(0, self.size - 2**17))  # a page has 64 KiB at most
+            last = self.data.read()
+            if unfinished(last):
                 raise AudioError("truncated", f"{self.name} without its last page", "a complete file", "Copy it again.")
+            if last[(at := last.rfind(b"OggS") + 14) : at + 4] != stream:
+                raise AudioError("several streams in one file", self.name, "one", "Convert it to WAV or FLAC")
         elif head[:3] == b"ID3" or (head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xE0 == 0xE0):
             self.raw.seek(0)
             stream, samples = counted(self.raw.read(), self.name)
-            return stream, samples, ""
-        return mended(self.raw, self.size, self.name)
+            return stream, samples, 0, ""
+        view, found, note = mended(self.data, self.size, self.name)
+        if found is None:
+            return view, None, 0, note
+        whole = found.size // found.block if found.block and found.size is not None else None
+        return view, whole, found.frames, note
 
     def read(self, *, start: float = 0.0, seconds: float | None = None, longest: float = 600.0) -> Clip:
         """The clip, or a part of it: see `gendiff_audio.read`."""
@@ -136,16 +176,18 @@ class Recording:
             raise AudioError("too large", f"{name}, {count} samples in {self.size} bytes", f"at most {limit // 4}")
         pieces = []
         try:
-            self.file.seek(first)
+            self.go(first)
             while count > 0:
                 piece = self.file.read(min(count, PIECE // max(self.channels, 1) + 1), dtype="float32", always_2d=True)
                 if not len(piece):
                     break
                 pieces.append(piece)
                 count -= len(piece)
+                self.at += len(piece)
         except (soundfile.SoundFileError, RuntimeError, OSError, ValueError) as error:
             reason = str(getattr(error, "error_string", error)).partition("\n")[0]
-            raise AudioError("unreadable", f"{name}: {reason}", "an undamaged file") from error
+            got = f"{name}, {self.at} of {frames} samples: {reason}"
+            raise AudioError("damaged or cut", got, "a complete file", "Copy it again.") from error
         samples = np.concatenate(pieces).T if pieces else np.zeros((1, 0), np.float32)
         got = samples.shape[1]
         lacks = self.expected is not None and whole and abs(first + got - self.expected) > self.tolerance
@@ -155,6 +197,16 @@ class Recording:
                 "truncated", f"{name}, {first + got} of {said} samples", "a complete file", "Copy it again."
             )
         return checked(samples, rate, name)
+
+    def go(self, first: int) -> None:
+        """Goes to a sample; where the coding knows no places (GSM, G.721), by decoding what lies before it."""
+        if self.at > first and not self.file.seekable():
+            self.open()
+        if self.at != first and self.file.seekable():
+            self.file.seek(first)
+            self.at = first
+        while self.at < first and len(skipped := self.file.read(min(first - self.at, PIECE), dtype="float32")):
+            self.at += len(skipped)
 
     @property
     def tolerance(self) -> int:

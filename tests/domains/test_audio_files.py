@@ -80,7 +80,7 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "text": (b"this is not a sound at all, though its name ends in wav", "unreadable"),
         "header cut": (good[:30], "unreadable"),
         "data cut": (good[: len(good) // 2], "truncated"),
-        "flac cut": (wav(sine(), kind="FLAC")[:1500], "truncated|unreadable"),
+        "flac cut": (wav(sine(), kind="FLAC")[:1500], "damaged or cut"),
         "no frames": (wav(np.zeros((0, 1), np.float32)), "empty"),
         "nan": (wav(np.full(4000, np.nan, np.float32), subtype="FLOAT"), "not finite"),
         "inf": (wav(infinite, subtype="FLOAT"), "not finite"),
