@@ -8,7 +8,8 @@ keeps N, CA, C, O of each, so memory follows the file's residues, not its atoms.
     element     columns 77-78 or type_symbol; where it is missing, a CA is carbon unless its residue is called CA
     serial      not read
 
-A chain id that is used again for the same numbers begins another copy of the chain. Rows without readable columns are
+An atom that is given again for the same chain, number and name belongs to another copy of its residue. A chain ends
+with a TER record, a model, or another label_asym_id under the same auth_asym_id. Rows without readable columns are
 counted, with the first line of each kind; the residue they belong to loses an atom and is then dropped by name.
 """
 
@@ -54,7 +55,7 @@ class Residue:
     """One residue: the wanted atoms by location (letter, residue name), each with element, place and occupancy."""
 
     chain: str
-    copy: int
+    part: int  # how many ends of chains the file gave before it
     number: str
     name: str
     locations: dict[tuple[str, str], dict[str, tuple[str, Point | None, float]]] = field(default_factory=dict)
@@ -73,6 +74,7 @@ class Residue:
     def chosen(self) -> tuple[str, dict[str, Point | None]]:
         """Name and atoms of the location with the highest mean occupancy, a tie to the first letter.
 
+        A location that lacks N, CA or C is taken only where each lacks one.
         O at the end of a chain may be called OXT or OT1. A calcium ion called CA is no alpha carbon.
         """
 
@@ -80,9 +82,14 @@ class Residue:
             values = [value for _, _, value in self.locations[key].values()]
             return round(sum(values) / max(len(values), 1), 4)
 
-        lettered = [key for key in self.locations if key[0]]
-        best = min(lettered, key=lambda key: (-occupancy(key), key)) if lettered else ("", self.name)
-        atoms = {**self.locations.get(("", best[1]), {}), **self.locations.get(best, {})}
+        def atoms_of(key: tuple[str, str]) -> dict[str, tuple[str, Point | None, float]]:
+            return {**self.locations.get(("", key[1]), {}), **self.locations.get(key, {})}
+
+        def order(key: tuple[str, str]) -> tuple[bool, float, tuple[str, str]]:
+            return not {"N", "CA", "C"} <= atoms_of(key).keys(), -occupancy(key), key
+
+        best = min((key for key in self.locations if key[0]), key=order, default=("", self.name))
+        atoms = atoms_of(best)
         known = best[1] in parents()
         sound = {
             atom: at
@@ -109,12 +116,14 @@ class Collector:
     twice: Counter[str] = field(default_factory=Counter)
     _places: dict[tuple[str, int, str], list[Residue]] = field(default_factory=dict)
     _copies: Counter[str] = field(default_factory=Counter)
+    _part: int = 0
     _last: Residue | None = None
     _run: list[Mark] | None = None  # what was added since an earlier residue was taken up again
 
     def close(self) -> None:
         """The end of a chain: the next row begins a residue of its own, or takes an earlier one up again."""
         self._last = None
+        self._part += 1
 
     def add(self, row: Row) -> None:
         residue = self._residue(row)
@@ -153,8 +162,8 @@ class Collector:
         return residue
 
     def _new(self, row: Row) -> Residue:
-        residue = Residue(row.chain, self._copies[row.chain], row.number, row.name)
-        self._places.setdefault((row.chain, residue.copy, row.number), []).insert(0, residue)
+        residue = Residue(row.chain, self._part, row.number, row.name)
+        self._places.setdefault((row.chain, self._copies[row.chain], row.number), []).insert(0, residue)
         self.found.append(residue)
         return residue
 
@@ -397,7 +406,9 @@ class AtomSites:
         self.group = columns("group_pdb")
         self.model = columns("pdbx_pdb_model_num")
         self.collector, self.troubles = Collector(), Troubles()
+        self.asym = columns("label_asym_id")
         self.models: set[str] = set()
+        self.last_asym = ""
         self.first: str | None = None
         self.usable = 0
 
@@ -421,6 +432,10 @@ class AtomSites:
             self.collector.close()
         if model != self.first:
             return
+        asym = pick(values, self.asym)
+        if asym != self.last_asym:
+            self.last_asym = asym
+            self.collector.close()
         at = point(values[self.x], values[self.y], values[self.z])
         self.usable += at is not None
         if at is None:

@@ -18,7 +18,7 @@ from gendiff.errors import DataError, GendiffError
 
 from . import ideal
 from .metrics import radii, radius, secondary_structure
-from .reading import SUFFIXES, UNREAD, Report, clean_path, load
+from .reading import SUFFIXES, UNREAD, Report, clean_path, entry, load
 from .structure import Structure
 
 FOLDS = ("alpha", "beta", "mixed", "coil")
@@ -175,7 +175,8 @@ class Structures(Chains):
     Every unbroken piece of a chain with a fitting length is one example. Every other file, residue and piece is listed
     with the reason: files of other formats, files that cannot be read, pieces that are too short. A piece longer than
     `max_length` gives its most compact window of that length, and what lies outside is listed; with `crop=False` it is
-    listed whole. About one file in ten, by a hash of its name, is "test", and at least one where there are two.
+    listed whole. Of several models in a file the first is read. About one entry in ten, by a hash of the file's name
+    without its format, is "test", and at least one where there are two; files of one entry stay together.
 
     Args:
         folder: where they are.
@@ -200,13 +201,19 @@ class Structures(Chains):
             raise DataError(
                 f"there is no folder {folder}", "a folder of PDB or mmCIF files", 'Structures("my/structures")'
             )
-        every = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-        paths = [p for p in every if p.name.lower().removesuffix(".gz").endswith(SUFFIXES)]
-        held = _held_out_names({path.name for path in paths})
+        paths: list[Path] = []
+        rejected: list[Rejected] = []
+        for path in sorted(folder.rglob("*")):
+            reason = _unread(path)
+            if reason is None:
+                paths.append(path)
+            elif reason and not test:
+                rejected.append(Rejected(clean_path(path.name), reason))
+        held = _held_out_names({entry(path).lower() for path in paths})
         items: list[Example] = []
-        rejected = [] if test else [self._unread(path) for path in every if path not in set(paths)]
+        several = 0
         for path in paths:
-            if (path.name in held) != test:
+            if (entry(path).lower() in held) != test:
                 continue
             try:
                 facts = path.stat()
@@ -214,6 +221,7 @@ class Structures(Chains):
             except GendiffError as error:
                 rejected.append(Rejected(clean_path(path.name), error.got.removeprefix(f"{clean_path(path)}: ")))
                 continue
+            several += report.models > 1
             for piece in structure.pieces():
                 kept, out = self._window(structure.name, piece)
                 items += [example(s) for s in kept]
@@ -225,12 +233,11 @@ class Structures(Chains):
                 f"{': ' + rejected[0].name + ', ' + rejected[0].reason if rejected else ''})",
                 f"unbroken chains of {self.min_length} to {self.max_length} residues",
             )
-        told = [f"{len(held)} of {len(paths)} files are for tests, to judge by"] if held and not test else []
+        tests = sum(entry(path).lower() in held for path in paths)
+        told = [f"{tests} of {len(paths)} files are for tests, to judge by"] if held and not test else []
+        if several:
+            told.append(f"{several} files hold several models, of which the first is read")
         return Examples(items, rejected, notes=told)
-
-    def _unread(self, path: Path) -> Rejected:
-        formats = "PDB, mmCIF or BinaryCIF" + (", which this format is not" if _is_structure(path) else "")
-        return Rejected(clean_path(path.name), f"no file of {formats}")
 
     def _window(self, name: str, piece: Structure) -> tuple[list[Structure], list[Rejected]]:
         """What is kept of an unbroken piece, and what is not."""
@@ -262,12 +269,22 @@ class Structures(Chains):
         )
 
 
-def _is_structure(path: Path) -> bool:
-    return path.name.lower().removesuffix(".gz").endswith(UNREAD)
+def _unread(path: Path) -> str | None:
+    """Why what lies in a folder is not opened; None for a file of structures, empty for a folder."""
+    if path.is_symlink() and not path.is_file():
+        return "a link to a folder, which is not followed" if path.is_dir() else "a link that leads nowhere"
+    if not path.is_file():
+        return ""
+    if path.name.startswith("."):
+        return "hidden file"
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith(SUFFIXES):
+        return None
+    return "no file of PDB, mmCIF or BinaryCIF" + (", which this format is not" if name.endswith(UNREAD) else "")
 
 
 def _held_out_names(names: set[str]) -> set[str]:
-    """The names of files that are held out: about a tenth, and neither none nor all where there are two or more."""
+    """The names of entries that are held out: about a tenth, and neither none nor all where there are two or more."""
     held = {name for name in names if held_out(name)}
     if len(names) > 1 and len(held) in (0, len(names)):
         first = min(names, key=lambda name: (zlib.crc32(name.encode()), name))

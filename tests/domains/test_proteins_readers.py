@@ -335,6 +335,7 @@ def test_a_folder_lists_every_file_it_does_not_read(specimens: list[Path], tmp_p
         if path.name.endswith((".mmtf", ".mmtf.gz", ".bcif")) or path.name in ("1aki.pdb", "1lzh.pdb.gz"):
             (folder / path.name).write_bytes(path.read_bytes())
     (folder / "notes.txt").write_text("not a structure\n")
+    write(helix(30), folder / "specimen9.pdb")  # held out, by its name
     found = [Structures(str(folder), min_length=20).load(split) for split in ("train", "test")]
     read_files = {example.name.split("_")[0] for examples in found for example in examples}
     rejected = {item.name for examples in found for item in examples.rejected}
@@ -393,3 +394,59 @@ def test_a_folder_is_parsed_once_and_a_changed_file_anew(tmp_path: Path, monkeyp
     write(Ideal(8, 60, 60).load("train")[0].artifact, changed)
     assert 60 in [len(e.artifact) for e in Structures(str(tmp_path), min_length=20).load("train")]
     assert len(parsed) == len(first) + 1
+
+
+@pytest.mark.parametrize("between", [["TER\n"], []])
+@pytest.mark.parametrize(
+    ("letters", "first"), [("G", "1"), ("GCGGG", "1"), ("ACDEFGHIKLMN", "6"), ("ACDEFGHIKLMN", "1")]
+)
+def test_chain_id_and_number_name_one_residue(tmp_path: Path, between: Lines, letters: str, first: str) -> None:
+    """A second chain under the first one's id, with another sequence or other numbers, is whole under one new id."""
+    second = chain(away(helix(12, letters), 50.0), first=first)
+    structure, report = load(saved(tmp_path, [*chain(helix()), *between, *second]))
+    assert report.chains == {"A": 12, "B": 12}
+    assert report.renamed == ("another chain A of 12 residues is called B",)
+    assert len(set(zip(structure.chains, structure.numbers, strict=True))) == 24
+    assert structure["B"].sequence == helix(12, letters).sequence
+
+
+def test_two_chains_of_mmcif_under_one_author_id(tmp_path: Path) -> None:
+    write(
+        Structure(helix().backbone, "G" * 12, numbers=(*map(str, range(1, 7)),) * 2, chains=("A",) * 6 + ("B",) * 6),
+        tmp_path / "a.cif",
+    )
+    rows = [line.split() for line in (tmp_path / "a.cif").read_text().splitlines()]
+    text = "\n".join(" ".join([*row[:17], "A", *row[18:]]) if row[:1] == ["ATOM"] else " ".join(row) for row in rows)
+    (tmp_path / "b.cif").write_text(text)
+    assert load(tmp_path / "b.cif")[1].chains == {"A": 6, "B": 6}
+
+
+def test_a_location_without_its_backbone_is_not_preferred(tmp_path: Path) -> None:
+    lines = []
+    for line in chain(helix()):
+        if line[22:26].strip() == "5":
+            lines.append(line[:16] + "A" + line[17:54] + "  0.40" + line[60:])
+            if line[12:16].strip() == "CA":
+                lines.append(line[:16] + "B" + line[17:54] + "  0.60" + line[60:])
+        else:
+            lines.append(line)
+    structure, report = load(saved(tmp_path, lines))
+    assert len(structure) == 12 and report.altlocs == ("A5 PHE",) and not report.dropped
+
+
+def test_files_of_one_entry_are_in_one_split_and_nothing_in_a_folder_is_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    for i in range(12):
+        whole = helix(20 + i)
+        write([whole, whole] if i == 0 else whole, folder / f"e{i}.pdb")
+        write(whole, folder / "deep" / f"E{i}.cif")
+    (folder / "e3.pdb").rename(folder / "e3.pdb1")
+    (folder / "._e1.pdb").write_text("")
+    (folder / "gone.pdb").symlink_to(tmp_path / "nowhere.pdb")
+    (folder / "linked").symlink_to(tmp_path)
+    train, test = (Structures(str(folder), 4, 64).load(split) for split in ("train", "test"))
+    entries = [{len(example.artifact) for example in examples} for examples in (train, test)]
+    assert len(train) + len(test) == 24 and not entries[0] & entries[1]
+    assert {item.name for item in train.rejected} == {"._e1.pdb", "gone.pdb", "linked"} and not test.rejected
+    assert sum("1 files hold several models" in note for note in (*train.notes, *test.notes)) == 1
