@@ -361,6 +361,10 @@ class Domain(ABC):
             )
         return given, dict(what)
 
+    def size_of(self, artifact: Any) -> dict[str, Any]:
+        """What `request` is asked for to get samples of an artifact's size: a length, seconds; nothing by default."""
+        return {}
+
     def without(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """The conditions with every label at its "none", for guidance."""
         return {

@@ -238,6 +238,7 @@ class Model:
                 (`clip.without(1.20, 1.85)`), or sites of it (`model.known`), put in place on a grid that also goes
                 up (the sampler's own, if it does); or a measurement (`Measurement`), met by its method.
             start: An artifact to start from, noised to the time `strength`, instead of pure noise (SDEdit).
+                Samples have its size.
             strength: How much of `start` is remade: near 0 nothing, 1 all.
             seed: Sample i of a seed is always the same.
             batch: How many at a time.
@@ -254,6 +255,8 @@ class Model:
             raise RequestError(f"sample got n={n}, batch={batch}", "at least one sample and a batch of at least one")
         if given is not None:
             given, what = self.domain.known(given, what)
+        if start is not None:
+            what = {**self.domain.size_of(start), **what}
         said = guidance is not None
         guidance = guidance if said else self.guidance
         request = self.domain.request(n, *args, **self.request(n, *args, shown=given is None and start is None, **what))

@@ -235,6 +235,9 @@ class Audio(Domain):
             asked["seconds"] = given.clip.seconds
         return Given(x0[None], keep[None, :, None]), asked
 
+    def size_of(self, artifact: Clip) -> dict[str, Any]:
+        return {} if self.canvas is not None else {"seconds": artifact.seconds}
+
     def _frames(self, n: int, seconds: float | Sequence[float] | None) -> list[int]:
         if n < 1:
             raise RequestError(f"{n} clips", "at least one")

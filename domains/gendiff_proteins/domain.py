@@ -154,6 +154,9 @@ class Proteins(Domain):
         x0 = {"pos": pos[None], "rot": rot[None]}
         return Given(x0, keep[None]), {**what, "length": given.length}
 
+    def size_of(self, artifact: Structure) -> dict[str, Any]:
+        return {"length": len(artifact)}
+
     def preview(self, n: int) -> dict[str, Any]:
         """Lengths spread over the range of the source; the i-th is the same whatever n."""
         low, high = max(self.source.min_length, SHORTEST), min(self.source.max_length, LONGEST)

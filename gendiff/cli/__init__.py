@@ -13,6 +13,7 @@ command named gendiff on some systems). `words` reads what is asked for, `expres
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -98,7 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         with warnings.catch_warnings():
             warnings.showwarning = tell
-            chosen.run(parser.parse_intermixed_args(words))
+            line = shlex.join(["gendiff", *arguments])
+            chosen.run(parser.parse_intermixed_args(words, argparse.Namespace(command=line)))
     except GendiffError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2

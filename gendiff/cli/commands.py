@@ -114,6 +114,8 @@ class Sample:
         if args.strength is not None and args.start is None:
             raise RequestError("--strength without --start", "a file to start from", "--start FILE --strength 0.5")
         start = {} if args.start is None else {"start": model.domain.read(args.start), "strength": args.strength or 0.5}
+        if start:
+            what = {**model.domain.size_of(start["start"]), **what}
         request = model.request(args.n, **what)
         model.domain.request(args.n, **request)  # refuses what it cannot answer before a folder is made
         out = args.out or free_folder("samples")
@@ -125,6 +127,7 @@ class Sample:
             "steps": args.steps,
             "batch": args.batch,
             "weights": str(args.model),
+            "command": args.command,
             **({"start": str(args.start), "strength": args.strength or 0.5} if start else {}),
         }
         folder = SampleFolder(model, out, args.n, manifest, overwrite=args.overwrite, suffix=args.format)

@@ -84,6 +84,13 @@ def test_a_broken_structure_can_be_started_from_and_is_no_training_example(model
         model.domain.encode(broken)
 
 
+def test_a_sample_begun_from_a_structure_has_its_length(model: gendiff.Model) -> None:
+    start = ideal()
+    assert len(model.sample(1, start=start, strength=0.3, sampler=Euler(2))[0]) == len(start)
+    two = model.sample(2, start=start.take([*range(12), *range(18, 32)]), strength=0.3, sampler=Euler(2))
+    assert [len(s) for s in two] == [26, 26]
+
+
 def test_wrong_motifs_and_contigs_are_answered(model: gendiff.Model) -> None:
     structure = ideal()
     with pytest.raises(StructureError, match="leaves the length 10-25 open"):

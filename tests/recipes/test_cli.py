@@ -209,6 +209,7 @@ def test_samples_are_written_with_what_draws_them(
     assert main(call) == 0
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["complete"] and manifest["seed"] == 5 and manifest["request"]["label"] == "4"
+    assert manifest["command"] == shlex.join(["gendiff", *call])
     assert manifest["sampler"].startswith("Heun(steps=2") and manifest["guidance"].startswith("APG(")
     assert sorted(p.name for p in out.iterdir()) == ["0000.png", "0001.png", "0002.png", "all.png", "manifest.json"]
     assert main(call) == 2
@@ -347,7 +348,9 @@ def test_a_run_has_its_report(run: Path, tmp_path: Path, capsys: pytest.CaptureF
     out = tmp_path / "r.html"
     assert main(["report", str(run), "-n", "3", "--out", str(out)]) == 0
     page = out.read_text()
-    assert all(text in page for text in ("Training loss", "Generated", "Real", "images.tiny", "data:image/png;base64"))
+    assert all(
+        text in page for text in ("Training loss", "Generated", "Test data", "images.tiny", "data:image/png;base64")
+    )
 
 
 def pictures(home: Path, count: int = 24) -> None:
