@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from .recipe import Recipe
 from .report import Block, Curve, Details, Pictures, Section, Sound, Sounds, Structure, Structures, Table, write_report
 from .training import train
 
+ASKED, OWN = "The words are what was asked for.", "The words are the labels of the data."  # notes on captions
+
 
 @dataclass(frozen=True)
 class Show:
@@ -41,7 +44,7 @@ class Show:
         share: Of the training time.
         n: Samples to judge.
         shown: Samples to show.
-        block: Makes the block that shows artifacts.
+        block: Makes the block that shows artifacts, with a caption each and a note.
     """
 
     title: str
@@ -50,20 +53,21 @@ class Show:
     share: float
     n: int
     shown: int
-    block: Callable[[str, Domain, list[Any], list[str]], Block]
+    block: Callable[[str, Domain, list[Any], list[str], str], Block]
 
 
-def pictures(title: str, domain: Domain, artifacts: list[Any], captions: list[str]) -> Block:
+def pictures(title: str, domain: Domain, artifacts: list[Any], captions: list[str], note: str) -> Block:
     """Pictures, enlarged."""
-    return Pictures(title, artifacts, captions, width=56, columns=10)
+    return Pictures(title, artifacts, captions, width=56, columns=10, note=note)
 
 
-def sounds(title: str, domain: Domain, artifacts: list[Any], captions: list[str]) -> Block:
+def sounds(title: str, domain: Domain, artifacts: list[Any], captions: list[str], note: str) -> Block:
     """Clips, each with its spectrogram and a player."""
-    return Sounds(title, [Sound(a.samples, a.sample_rate, c) for a, c in zip(artifacts, captions, strict=True)])
+    every = [Sound(a.samples, a.sample_rate, c) for a, c in zip(artifacts, captions, strict=True)]
+    return Sounds(title, every, note)
 
 
-def structures(title: str, domain: Domain, artifacts: list[Any], captions: list[str]) -> Block:
+def structures(title: str, domain: Domain, artifacts: list[Any], captions: list[str], note: str) -> Block:
     """Chains in the 3D viewer."""
     with TemporaryDirectory() as folder:
         texts = []
@@ -71,7 +75,7 @@ def structures(title: str, domain: Domain, artifacts: list[Any], captions: list[
             path = Path(folder) / f"{i}.pdb"
             domain.write(artifact, path)
             texts.append(path.read_text(encoding="utf8"))
-    return Structures(title, [Structure(text, c) for text, c in zip(texts, captions, strict=True)])
+    return Structures(title, [Structure(text, c) for text, c in zip(texts, captions, strict=True)], note)
 
 
 SHOWS: dict[str, Show] = {
@@ -98,6 +102,12 @@ def real_captions(domain: Domain, examples: list[Any]) -> list[str]:
     return [" ".join(classes[int(e.cond[name])] for name, classes in domain.labels.items()) for e in examples]
 
 
+def about(domain: Domain) -> dict[str, str]:
+    """What each measure of a domain is: the first line that its function says."""
+    said = {name: (getattr(f, "__doc__", None) or "").strip().split("\n")[0] for name, f in domain.metrics().items()}
+    return {name.replace("_", " "): line for name, line in said.items() if line}
+
+
 def losses(folder: Path) -> Curve:
     """The training losses in a run's metrics.csv."""
     shown = {"train/loss": "loss", "train/pos": "positions", "train/rot": "rotations", "train/auxiliary": "geometry"}
@@ -113,7 +123,7 @@ def losses(folder: Path) -> Curve:
 
 
 def section(show: Show, model: Model, result: Evaluation, folder: Path) -> Section:
-    """What a domain made, beside what is real, in pictures and numbers."""
+    """What a domain made, beside its data, in pictures and numbers."""
     domain = model.domain
     test = domain.dataset("test")
     real = subset(list(test), show.shown, seed=0)
@@ -125,19 +135,20 @@ def section(show: Show, model: Model, result: Evaluation, folder: Path) -> Secti
     shown = [result.samples[i] for i in chosen]
     training = json.loads((folder / "training.json").read_text(encoding="utf8"))
     rows = [[name.replace("_", " "), value, result.floor[name]] for name, value in result.generated.items()]
-    made = show.block("Generated", domain, shown, captions(domain, asked, len(shown)))
-    known = show.block("Real", domain, [e.artifact for e in real], real_captions(domain, real))
+    made = show.block("Generated", domain, shown, captions(domain, asked, len(shown)), ASKED)
+    known = show.block("Test data", domain, [e.artifact for e in real], real_captions(domain, real), OWN)
     return Section(
         show.title,
         [
             (made, known),
             (
                 Table(
-                    "Against real test data",
-                    ["measure", "generated", "real"],
+                    "Against test data",
+                    ["measure", "generated", "data"],
                     rows,
-                    note="Each measure of the samples, and of as many real training examples in their place: "
+                    note="Each measure of the samples, and of as many training examples in their place: "
                     "what a perfect model would show.",
+                    about=about(domain),
                 ),
                 losses(folder),
             ),
@@ -179,7 +190,7 @@ def demo(out: str | Path, *, minutes: float = 6.5) -> Path:
         asked = {"seed": 0, "guidance": recipe.guidance, "request": default_request(model.domain, show.n)}
         write_samples(model, result.samples[: show.shown], out / name / "final", asked)
         real = subset(model.domain.dataset("test").artifacts, show.shown, 0)
-        write_samples(model, real, out / name / "real", {"made_by": "nature: test examples", "sampler": None})
+        write_samples(model, real, out / name / "real", {"made_by": "the test examples of the data", "sampler": None})
         sections.append(section(show, model, result, out / name))
         models.append(model)
     return write_report(
@@ -190,7 +201,7 @@ def demo(out: str | Path, *, minutes: float = 6.5) -> Path:
         "machine, from data that comes with the package.",
         facts={
             "Date": date.today().isoformat(),
-            "Machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
+            "Machine": f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} processors, "
             + (torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"),
             "Whole demo": f"{(time.perf_counter() - since) / 60:.1f} minutes",
             "Versions": f"gendiff {gendiff.__version__}, torch {torch.__version__}",

@@ -2,7 +2,7 @@
 
     write_report("report.html", "Three domains in ten minutes", [
         Section("Digits", lead="...", facts={"Trained for": "92 s"}, blocks=[
-            (Pictures("Generated", samples), Pictures("Real", examples)),     # a tuple stands side by side
+            (Pictures("Generated", samples), Pictures("Test data", examples)),  # a tuple stands side by side
             Curve("Training loss", {"loss": (steps, losses)}),
             Table("Distances", ["", "generated", "floor"], [["FID", 12.3, 1.1]]),
             Details("Configuration", recipe_json),
@@ -51,7 +51,7 @@ def number(value: Any) -> str:
         return str(value)
     if not math.isfinite(value):
         return "–" if math.isnan(value) else ("∞" if value > 0 else "−∞")
-    size = abs(value)
+    size = abs(value) if abs(value) > 1e-12 else 0.0  # what rounding leaves of a zero
     if size >= 1e6 or 0 < size < 1e-4:
         return f"{value:.2e}".replace("-", "−")
     digits = 3 if size == 0 else max(0, 2 - math.floor(math.log10(size)))
@@ -252,12 +252,16 @@ class Curve(Block):
 
 @dataclass(frozen=True)
 class Table(Block):
-    """Rows under `columns`; the first column names the row, floats are shown to three digits."""
+    """Rows under `columns`; the first column names the row, floats are shown to three digits.
+
+    `about`: name of a row -> a sentence on what it is, shown below the name.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     note: str = ""
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def view(self) -> View:
         wrong = [row for row in self.rows if len(row) != len(self.columns)]
@@ -272,6 +276,7 @@ class Table(Block):
             "kind": "table",
             "title": self.title,
             "note": self.note,
+            "about": self.about,
             "columns": list(zip(self.columns, numeric, strict=True)),
             "rows": rows,
         }

@@ -13,7 +13,7 @@ from gendiff.domain import Domain
 from gendiff.errors import DataError, RecipeError, nearest
 from gendiff.samples import captions
 
-from .demo import SHOWS, real_captions
+from .demo import ASKED, OWN, SHOWS, about, real_captions
 from .evaluation import default_request, subset
 from .report import Block, Curve, Details, Section, Table, Text, write_report
 
@@ -38,7 +38,9 @@ def curves(folder: Path) -> list[Block]:
     series = columns(folder)
     losses = {name.removeprefix("train/"): xy for name, xy in series.items() if name.startswith("train/")}
     losses = {name: xy for name, xy in losses.items() if name not in ("ms_per_step", "examples_per_second")}
+    rate = losses.pop("lr", None)
     found: list[Block] = [Curve("Training loss", losses, log=True)] if losses else []
+    found += [Curve("Learning rate", {"learning rate": rate}, y="rate")] if rate else []
     for name, xy in series.items():
         if name.startswith("metrics/"):
             title = name.removeprefix("metrics/")
@@ -46,10 +48,10 @@ def curves(folder: Path) -> list[Block]:
     return found
 
 
-def shown(title: str, domain: Domain, artifacts: list[Any], words: list[str]) -> Block:
+def shown(title: str, domain: Domain, artifacts: list[Any], words: list[str], note: str) -> Block:
     """Artifacts as the domain's own block, as the demo shows them; others by the picture that the domain draws."""
     if domain.name in SHOWS:
-        return SHOWS[domain.name].block(title, domain, artifacts, words)
+        return SHOWS[domain.name].block(title, domain, artifacts, words, note if any(words) else "")
     return Text([f"{title}: {len(artifacts)} of {domain.name}"])
 
 
@@ -80,18 +82,18 @@ def report(run: str | Path, out: str | Path | None = None, *, n: int = 12, seed:
     model = gendiff.load(folder)
     domain, asked = model.domain, default_request(model.domain, n)
     artifacts = model.sample(n, seed=seed, **asked)
-    blocks: list[Any] = [shown("Generated", domain, artifacts, captions(domain, asked, n))]
+    blocks: list[Any] = [shown("Generated", domain, artifacts, captions(domain, asked, n), ASKED)]
     note = ""
     try:
         real = subset(list(domain.dataset("test")), n, 0)
-        blocks = [(blocks[0], shown("Real", domain, [e.artifact for e in real], real_captions(domain, real)))]
+        blocks = [(blocks[0], shown("Test data", domain, [e.artifact for e in real], real_captions(domain, real), OWN))]
     except DataError as error:
-        note = f"No real data beside them: {error}"
+        note = f"No data beside them: {error}"
     drawn = curves(folder)
     blocks += [tuple(drawn[i : i + 2]) for i in range(0, len(drawn), 2)]
     if model.metrics:
         rows = [[name.replace("_", " "), value] for name, value in model.metrics.items()]
-        blocks.append(Table("Measured", ["measure", "value"], rows))
+        blocks.append(Table("Measured", ["measure", "value"], rows, about=about(domain)))
     blocks.append(Details("Recipe", json.dumps(model.recipe, indent=2)))
     training = folder / "training.json"
     facts = json.loads(training.read_text(encoding="utf8")) if training.exists() else {}

@@ -31,6 +31,7 @@ from gendiff_recipes.report import (
     number,
     write_report,
 )
+from gendiff_recipes.runreport import curves
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "line", "path"}
 NASTY = """<script>alert("1 & 2")</script>"""
@@ -264,3 +265,18 @@ def test_numbers(value: object, text: str) -> None:
 def test_what_cannot_be_shown_is_refused(block: Pictures | Sounds | Structures | Curve | Table) -> None:
     with pytest.raises(DataError):
         block.view()
+
+
+def test_a_measure_says_what_it_is_and_the_rounding_of_a_zero_is_zero(tmp_path: Path) -> None:
+    table = Table("T", ["measure", "value"], [["spread", 3.1e-14], ["rate", 1e-6]], about={"spread": "Of <angles>."})
+    assert [row[1][0] for row in table.view()["rows"]] == ["0.000", "1.00e\N{MINUS SIGN}06"]
+    text = write_report(tmp_path / "r.html", "R", [Section("S", [table])]).read_text()
+    assert "spread<small>Of &lt;angles&gt;.</small>" in text
+
+
+def test_a_rate_is_no_loss(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,train/loss,train/lr\n10,2.0,0.1\n20,1.0,0.2\n")
+    drawn = [block.view() for block in curves(tmp_path)]
+    assert [(v["title"], [line["name"] for line in v["lines"]]) for v in drawn] == [
+        ("Training loss", ["loss"]), ("Learning rate", ["learning rate"]),
+    ]  # fmt: skip

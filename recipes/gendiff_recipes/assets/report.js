@@ -56,6 +56,7 @@ for (const figure of document.querySelectorAll(".structures")) {
       viewer.setStyle({resi: [...motif]}, {cartoon: {colorfunc: colour, arrows: true}, stick: {radius: 0.14, colorfunc: colour}});
     }
     viewer.zoomTo();
+    viewer.zoom(Math.min(1, stage.clientWidth / stage.clientHeight)); // which fills the height alone
     const view = viewer.getView();
     view.splice(4, 4, ...turn);
     viewer.setView(view);
