@@ -1,14 +1,16 @@
 """Pictures in files: a picture is a float32 tensor [C, H, W] in [0, 1], C = 1 (grey) or 3 (RGB).
 
-Reading takes PNG, JPEG, GIF, TIFF, BMP and WebP of every depth: 16 bits v become v / 65535, 8 bits v / 255; CMYK and
-palettes become RGB, alpha is laid on white, the orientation a camera noted is applied, and of several frames the first
-is taken. Writing rounds to 8 bits, v -> round(255 v) / 255, so write and read agree within 1/510 in a lossless format,
+Reading takes PNG, JPEG, GIF, TIFF, BMP and WebP: n bits v become v / (2^n - 1), of which grey keeps all and colour 8;
+CMYK, LAB and palettes become RGB, alpha is laid on white, the orientation a camera noted is applied, and of several
+frames the first is taken. Where no depth says what white is (32 bits, signed numbers) only values that leave no doubt
+are taken. Writing rounds to 8 bits, v -> round(255 v) / 255, so write and read agree within 1/510 in a lossless format,
 and a second round trip is exact. Sizes are checked before anything is decoded.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -32,7 +34,9 @@ WRITTEN: dict[str, dict[str, Any]] = {
     ".jpeg": {"quality": 95, "subsampling": 0},
     ".webp": {"lossless": True},
 }
+BITS, WHITE, SIGN = TAGS = (258, 262, 339)  # of TIFF: bits of a sample, what 0 means (0: white), format (2: signed)
 FITS = ("crop", "pad", "stretch")
+TIFF = (b"II*\0", b"MM\0*")
 CUT = ("truncated", "end of", "incomplete", "eof", "not enough", "premature")
 Fit: TypeAlias = Literal["crop", "pad", "stretch"]
 
@@ -96,6 +100,7 @@ def open_image(file: Path | str | BytesIO, *, channels: int) -> Image:
         DataError: the bare reason: no such file, corrupt, truncated, too large, or numbers of an unknown scale.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL.TiffImagePlugin import TiffImageFile
 
     try:  # from memory: of a turned TIFF that it maps from the disk, Pillow mixes up the rows
         data = file.getvalue() if isinstance(file, BytesIO) else Path(file).read_bytes()
@@ -110,12 +115,13 @@ def open_image(file: Path | str | BytesIO, *, channels: int) -> Image:
             with Image.open(BytesIO(data), formats=FORMATS) as image:
                 check_pixels(image, len(data))
                 image.load()
+                tags = {key: image.tag_v2.get(key) for key in TAGS} if isinstance(image, TiffImageFile) else {}
                 image = ImageOps.exif_transpose(image)
-                return convert(image, channels)
+                return convert(image, channels, tags)
     except DataError:
         raise
     except UnidentifiedImageError as e:
-        raise DataError("truncated" if is_cut(data) else "corrupt", KINDS) from e
+        raise DataError(unread(data), KINDS) from e
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         raise DataError("too large", f"at most {Image.MAX_IMAGE_PIXELS:,} pixels") from e
     except Exception as e:  # Pillow's parsers raise whatever a damaged file makes them trip over
@@ -124,8 +130,21 @@ def open_image(file: Path | str | BytesIO, *, channels: int) -> Image:
         raise DataError(f"{word} ({text})", f"{KINDS} that is complete") from e
 
 
+def unread(data: bytes) -> str:
+    """Why Pillow knows nothing of these bytes."""
+    if is_cut(data):
+        return "truncated"
+    if data[4:8] == b"ftyp":
+        return "HEIC, AVIF or a film"
+    return "corrupt, or a kind of TIFF that is not read" if data[:4] in TIFF else "corrupt"
+
+
 def is_cut(data: bytes) -> bool:
-    """Whether a JPEG, PNG, GIF or WebP file lacks the mark that ends it, or bytes that its beginning announces."""
+    """Whether a JPEG, PNG, GIF, TIFF or WebP file lacks the mark that ends it, or what its beginning announces."""
+    if data[:4] in TIFF:
+        order = "little" if data[:1] == b"I" else "big"
+        at = int.from_bytes(data[4:8], order)
+        return at + 2 + 12 * int.from_bytes(data[at : at + 2], order) > len(data)
     if data[:4] == b"RIFF":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     if data[:4] == b"GIF8":
@@ -142,22 +161,40 @@ def check_pixels(image: Image, size: int) -> None:
         raise DataError(f"too large ({width}x{height} in {size:,} bytes)", "a picture, not an empty canvas")
 
 
-def convert(image: Image, channels: int) -> Image:
-    """A decoded image to "L", "RGB", or "F" from 0 to 1 where it is grey and deeper than 8 bits."""
+def convert(image: Image, channels: int, tags: Mapping[int, Any]) -> Image:
+    """A decoded image to "L", "RGB", or "F" from 0 to 1 where it is grey and deeper than 8 bits; `tags` of a TIFF."""
     from PIL import Image
 
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        values = np.asarray(image).astype(np.float32)
-        if image.mode != "F":
-            values /= 65535
-        if not (values.size and np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-            wanted = "floats in [0, 1]" if image.mode == "F" else "integers from 0 to 65535"
-            raise DataError(f"numbers of an unknown scale (mode {image.mode})", wanted, "Convert the file to 8 bits")
-        return Image.fromarray(values)
+        return Image.fromarray(deep_values(image, tags))
     if image.has_transparency_data or image.mode in ("La", "RGBa"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert({1: "L", 3: "RGB"}[channels])
+    if channels == 3 or image.mode == "LAB":
+        image = image.convert("RGB")
+    return image if channels == 3 else image.convert("L")
+
+
+def deep_values(image: Image, tags: Mapping[int, Any]) -> np.ndarray:
+    """The values, from 0 to 1, of a grey image of more than 8 bits.
+
+    Raises:
+        DataError: numbers of which nothing says what white is.
+    """
+    values = np.asarray(image).astype(np.float32)
+    bits, signed = (tags.get(BITS) or (16,))[0], (tags.get(SIGN) or (1,))[0] == 2
+    clear = image.info.get("transparency")
+    hidden = values == clear if isinstance(clear, int) else np.zeros(values.shape, bool)
+    if image.mode != "F":
+        doubt = bits > 16 and values.size > 0 and values.max() <= 255
+        values /= np.nan if doubt or (signed and bits <= 16) else 2 ** min(bits, 16) - 1
+    if not (values.size and np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        wanted = (
+            "floats in [0, 1]" if image.mode == "F" else "integers from 0 to 65535, unsigned, that use more than 8 bits"
+        )
+        raise DataError(f"numbers of an unknown scale (mode {image.mode})", wanted, "Convert the file to 8 bits")
+    values = 1 - values if tags.get(WHITE) == 0 else values
+    return np.where(hidden, np.float32(1), values)
 
 
 def fit_image(image: Image, size: tuple[int, int], how: str = "crop") -> Image:

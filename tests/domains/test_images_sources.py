@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,65 @@ def test_every_kind_of_picture_is_read_at_its_scale(tmp_path, name, channels):
     assert (p * 255 - torch.from_numpy(RAMP)).abs().max() <= error + 1e-3
     examples = Folder(str(tmp_path), size=16, channels=channels, test_share=0).load("train")
     assert torch.equal(examples[0].artifact, p)
+
+
+def tiff(values: np.ndarray, bits: int, *, white: int = 1, sign: int = 1) -> bytes:
+    """A TIFF of one strip of these bytes as they are: 16 x 16, grey; `white` is what 0 means, 0 for white."""
+    tags = {
+        256: 16, 257: 16, 258: bits, 259: 1, 262: white, 273: 134, 277: 1, 278: 16, 279: values.nbytes, 339: sign
+    }  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + values.tobytes()
+
+
+def test_the_depth_and_the_white_of_a_tiff_are_those_that_it_says(tmp_path):
+    deep = RAMP.astype("<u2")
+    twelve = (deep.astype(int) * 4095 // 255).reshape(-1, 2)
+    packed = np.stack([twelve[:, 0] >> 4, (twelve[:, 0] & 15) << 4 | twelve[:, 1] >> 8, twelve[:, 1] & 255], -1)
+    good = {
+        "twelve": tiff(packed.astype("u1"), 12), "inverted": tiff(65535 - deep * 257, 16, white=0),
+        "eight": tiff(255 - RAMP, 8, white=0), "float": tiff(RAMP.astype("<f4") / 255, 32, sign=3),
+    }  # fmt: skip
+    for name, data in good.items():
+        (tmp_path / "a.tif").write_bytes(data)
+        assert (read(tmp_path / "a.tif", channels=1)[0] * 255 - torch.from_numpy(RAMP)).abs().max() < 0.07, name
+    doubtful = {"signed": tiff(deep.astype("<i2"), 16, sign=2), "long": tiff(RAMP.astype("<i4"), 32, sign=2)}
+    for name, data in doubtful.items():
+        (tmp_path / f"{name}.tif").write_bytes(data)
+        with pytest.raises(DataError, match="unknown scale"):
+            read(tmp_path / f"{name}.tif")
+
+
+def test_a_kind_that_is_not_read_is_not_called_corrupt_alone(tmp_path):
+    whole = tiff(RAMP.astype("<f8"), 64, sign=3)
+    for data, word in (
+        (whole, "a kind of TIFF"),
+        (whole[:100], "truncated"),
+        (b"\0\0\0\x18ftypheic" + bytes(90), "HEIC"),
+    ):
+        (tmp_path / "a.jpg").write_bytes(data)
+        with pytest.raises(DataError, match=word):
+            read(tmp_path / "a.jpg")
+    file = io.BytesIO()
+    Image.fromarray(RAMP).save(file, "TIFF", compression="tiff_lzw")
+    (tmp_path / "a.tif").write_bytes(file.getvalue()[:-20])
+    with pytest.raises(DataError, match="truncated"):
+        read(tmp_path / "a.tif")
+
+
+def test_the_clear_value_of_a_deep_png_is_white(tmp_path):
+    deep = RAMP.astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "a.png", transparency=0)
+    data = (tmp_path / "a.png").read_bytes()
+    assert b"tRNS" in data
+    assert read(tmp_path / "a.png", channels=1)[0, 0, 0] == 1
+    assert read(tmp_path / "a.png", channels=1)[0, 0, 1] < 0.1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lab_is_read(tmp_path, channels):
+    Image.new("LAB", (16, 16), (255, 128, 128)).save(tmp_path / "a.tif")
+    assert read(tmp_path / "a.tif", channels=channels).min() > 0.9
 
 
 def test_sixteen_bits_are_not_rounded_to_eight(tmp_path):
