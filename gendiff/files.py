@@ -18,6 +18,8 @@ import gzip
 import io
 import lzma
 import math
+import os
+import re
 import struct
 import tarfile
 import tokenize
@@ -154,8 +156,21 @@ def load_array(path: str | Path) -> np.ndarray:
         return read_array(file, size, size, str(path))
 
 
+def listed_name(path: str, folder: Path, table: Path) -> str:
+    """A path in a table as a name below `folder`: from there, from the table's own place, or absolute; with either
+    slash. One that leads to no file in the folder stays as it is.
+    """
+    for text in (path.strip(), path.strip().replace("\\", "/")):
+        for place in (folder, table.parent):
+            file = Path(os.path.normpath(place.absolute() / text))
+            if file.is_file() and file.is_relative_to(folder.absolute()):
+                return file.relative_to(folder.absolute()).as_posix()
+    return PurePosixPath(path.strip()).as_posix()
+
+
 def read_rows(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a CSV table in UTF-8, each by the names of the first line.
+    """The rows of a CSV table in UTF-8, each by the names of the first line, which may also be separated by semicolons
+    or tabs, as spreadsheets of many countries write them. Rows of empty fields are none.
 
     Raises:
         DataError: no such file, no rows, not UTF-8 text, columns that share a name or have none, or a row (which is
@@ -166,13 +181,17 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
         text = path.read_bytes().decode("utf-8-sig")
         if "\0" in text:
             raise DataError(f"{path} holds zero bytes", "text in UTF-8")
-        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-        names = next(lines, [])
+        told = re.match(r"sep=(.)\r?\n", text)  # by which Excel is told
+        text = text[told.end() :] if told else text
+        first = re.split(r"[\r\n]", text, maxsplit=1)[0]
+        between = told[1] if told else "," if "," in first else max(";\t", key=first.count)
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=between, strict=True)
+        names = [name.strip() for name in next(lines, [])]
         if not any(names) or len(set(names)) < len(names) or not all(name.strip() for name in names):
             raise DataError(f"{path} has the columns {names!r}", "different names of columns in the first line")
         rows = []
         for row in lines:
-            if not row:
+            if not any(row):
                 continue
             if len(row) != len(names):
                 got = f"{path}, line {lines.line_num}: {len(row)} fields"

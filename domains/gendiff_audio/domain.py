@@ -134,8 +134,9 @@ class Audio(Domain):
 
         Raises:
             AudioError: another sample rate.
+            RequestError: something that is no clip.
         """
-        if artifact.sample_rate != self.spectrogram.sample_rate:
+        if require_clip(artifact).sample_rate != self.spectrogram.sample_rate:
             fix = f"resample(clip, {self.spectrogram.sample_rate})"
             raise AudioError("another sample rate", str(artifact), f"{self.spectrogram.sample_rate} Hz", fix)
         samples = torch.from_numpy(mono(artifact).samples[0])
@@ -236,7 +237,7 @@ class Audio(Domain):
         return Given(x0[None], keep[None, :, None]), asked
 
     def size_of(self, artifact: Clip) -> dict[str, Any]:
-        return {} if self.canvas is not None else {"seconds": artifact.seconds}
+        return {} if self.canvas is not None else {"seconds": require_clip(artifact).seconds}
 
     def _frames(self, n: int, seconds: float | Sequence[float] | None) -> list[int]:
         if n < 1:
@@ -303,6 +304,13 @@ class Audio(Domain):
     @property
     def suffixes(self) -> tuple[str, ...]:
         return (".wav", ".flac")
+
+
+def require_clip(artifact: Any) -> Clip:
+    """The artifact itself, or a RequestError that says how to read one."""
+    if not isinstance(artifact, Clip):
+        raise RequestError(f"a recording of type {type(artifact).__name__}", "a Clip", 'read("a.wav")')
+    return artifact
 
 
 def say_once(text: str) -> None:

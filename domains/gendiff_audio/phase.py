@@ -11,12 +11,14 @@ magnitudes, the second of log-mel frames.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gendiff_audio import backend
 from gendiff_audio.spectrogram import LogMel
@@ -56,14 +58,17 @@ def waveform(phase: Vocoder | Phase, frames: Tensor, mel: LogMel) -> Tensor:
     """Log-mel frames `[..., frames, mels]` to samples `[..., frames hop]`.
 
     A vocoder is handed the frames as they are, a phase the magnitudes behind them. A phase's frames are centred on
-    k hop, ours on (k + 1/2) hop: the first frame is repeated in front, and half a hop is cut off at the start.
+    k hop, ours on (k + 1/2) hop: the first frame is repeated in front, and half a hop is cut off at the start. Frames
+    that are fewer than an FFT mirrors at its borders are followed by silence, which is cut off.
     """
     if isinstance(phase, Vocoder):
         return phase.render(frames, mel)
-    X = mel.linear(frames).mT
+    count = frames.shape[-2]
+    short = max(0, mel.n_fft // 2 // mel.hop + 1 - count)
+    X = mel.linear(functional.pad(frames, (0, 0, 0, short), value=math.log(mel.floor))).mT
     X = torch.cat([X[..., :1], X], -1)
-    length = frames.shape[-2] * mel.hop + mel.hop // 2
-    return phase(X, win=mel.win, hop=mel.hop, length=length)[..., mel.hop // 2 :]
+    length = (count + short) * mel.hop + mel.hop // 2
+    return phase(X, win=mel.win, hop=mel.hop, length=length)[..., mel.hop // 2 :][..., : count * mel.hop]
 
 
 @dataclass(frozen=True)
@@ -96,11 +101,11 @@ class GriffinLim:
         """torchaudio's, whose random start comes from the global generator: that is set for the call and put back
         after it.
         """
-        functional = backend.torchaudio().functional  # pyright: ignore[reportOptionalMemberAccess]
+        run = backend.torchaudio().functional.griffinlim  # pyright: ignore[reportOptionalMemberAccess]
         n_fft, on = 2 * S.shape[-2] - 2, S.device
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            wave = functional.griffinlim(
+            wave = run(
                 S.cpu(), window.cpu(), n_fft, hop, len(window), 1.0, self.iterations, self.momentum, length, True
             )
         return wave.to(on)

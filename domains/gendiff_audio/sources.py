@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from gendiff.domain import Example, Examples, Rejected, Source, data_file, data_root, unsealed
 from gendiff.errors import DataError, RequestError, nearest
-from gendiff.files import read_rows
+from gendiff.files import listed_name, read_rows
 from gendiff_audio.clip import AudioError
 from gendiff_audio.io import Members, Recording
 from gendiff_audio.prepare import Prepare
@@ -104,7 +104,7 @@ class FSDD(ClipSource):
         where = "github.com/Jakobovski/free-spoken-digit-dataset"
         archive = data_file("audio/fsdd.tar.gz", root, f"the recordings of {where}")
         manifest = data_file("audio/fsdd_manifest.csv", root, "a table with columns path, digit, speaker, split")
-        table = _table(manifest, ("digit", "speaker", "split"))
+        table = _table(manifest, ("digit", "speaker", "split"), archive)
         wanted = {name: row for name, row in table.items() if row["split"] == split}
         return _examples(
             Members(archive), wanted, tuple(self.labels.items()), self.prepare, lambda *_: True, all_listed=False
@@ -213,7 +213,7 @@ class Sounds(ClipSource):
     def _rows(self, root: Path | None, members: Members) -> tuple[dict[str, Row], list[str]]:
         """What is known of each file by its name, and what there is to say of it."""
         if self.manifest:
-            table = _table(self._find(self.manifest, root), self.columns)
+            table = _table(self._find(self.manifest, root), self.columns, members.path)
             used = {"path", "split", *self.columns}
             unused = [name for name in next(iter(table.values())) if name not in used]
             return table, [f"columns of {self.manifest} not used: {', '.join(unused)}"] if unused else []
@@ -260,8 +260,8 @@ def _check(split: str) -> None:
         raise RequestError(f"split {split!r}", f"one of {', '.join(SPLITS)}.{nearest(split, SPLITS)}")
 
 
-def _table(manifest: Path, columns: Sequence[str]) -> dict[str, Row]:
-    """The rows of a manifest by the path in them.
+def _table(manifest: Path, columns: Sequence[str], home: Path) -> dict[str, Row]:
+    """The rows of a manifest by the path in them, as below the folder or in the archive `home`.
 
     Raises:
         DataError: a column that is not there, an empty path or label, or a path in two rows that differ.
@@ -282,7 +282,7 @@ def _table(manifest: Path, columns: Sequence[str]) -> dict[str, Row]:
                 "a value in every row",
                 "Fill it in, or take the row out",
             )
-        name = row["path"] = PurePosixPath(row["path"]).as_posix()
+        name = row["path"] = listed_name(row["path"], home, manifest)
         if found.setdefault(name, row) != row:
             raise DataError(f"{manifest}, row {number}: {name} was said to be something else above", "one row a file")
     return found

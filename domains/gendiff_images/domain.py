@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -154,8 +155,13 @@ class Images(Domain):
         """A `Masked` picture, as well as the core's own words.
 
         Raises:
-            RequestError: a picture of another size than this domain's.
+            RequestError: a picture of another size than this domain's, or a whole one.
         """
+        if isinstance(given, Tensor | np.ndarray):
+            raise RequestError(
+                "given=, a whole picture", "one of which a part is missing",
+                "given=without(picture, top, left, bottom, right), given=Masked(picture, keep), or start=picture",
+            )  # fmt: skip
         if not isinstance(given, Masked):
             return super().known(given, what)
         x0 = self.encode(given.picture)[None]

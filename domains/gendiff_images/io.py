@@ -47,7 +47,10 @@ def as_picture(values: object, *, channels: int | None = None) -> Tensor:
     Raises:
         RequestError: another shape, integers, non-finite values, or values outside [0, 1].
     """
-    x = torch.as_tensor(values)  # pyright: ignore[reportArgumentType]
+    try:
+        x = torch.as_tensor(values)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise RequestError(f"a picture of type {type(values).__name__}", "an array [C, H, W]", 'read("a.png")') from e
     if x.ndim == 2:
         x = x[None]
     if x.ndim != 3 or x.shape[0] not in (1, 3) or (channels is not None and x.shape[0] != channels):

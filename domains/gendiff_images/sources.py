@@ -24,7 +24,7 @@ import numpy as np
 from gendiff.domain import Example, Examples, Rejected, Source, data_file, data_root
 from gendiff.errors import DataError, RequestError, nearest, printable
 from gendiff.files import Arrays as Npz
-from gendiff.files import open_arrays, read_rows
+from gendiff.files import listed_name, open_arrays, read_rows
 from gendiff_images.io import FITS, SUFFIXES, check_size, fit_image, from_values, image_values, open_image
 
 SPLITS = ("train", "test")
@@ -315,7 +315,7 @@ class Folder(PictureSource):
             return {}
         return {n.as_posix(): n.parts[0 if self.labelled_by == "top" else -2] for n in names if len(n.parts) > 1}
 
-    def _listed(self, home: Path) -> dict[str, str]:
+    def _table(self, home: Path) -> tuple[Path, list[dict[str, str]]]:
         table = next((p for p in (home / self.manifest, Path(self.manifest).expanduser()) if p.is_file()), None)
         if table is None:
             table = data_root(None) / self.manifest
@@ -324,9 +324,13 @@ class Folder(PictureSource):
             if column not in rows[0]:
                 have = ", ".join(rows[0])
                 raise DataError(f"{table} has no column {column!r}", f"it has {have}.{nearest(column, rows[0])}")
+        return table, rows
+
+    def _listed(self, home: Path) -> dict[str, str]:
+        table, rows = self._table(home)
         found: dict[str, str] = {}
         for number, row in enumerate(rows, 2):
-            name, label = PurePosixPath(row["path"].strip()).as_posix(), row[self.column].strip()
+            name, label = listed_name(row["path"], home, table), row[self.column].strip()
             if not label:
                 raise DataError(f"{table}, row {number} ({name}): an empty {self.column}", "the name of a class")
             if found.setdefault(name, label) != label:
@@ -347,11 +351,14 @@ class Folder(PictureSource):
         return pictures, rejected, others
 
     def _notes(self, home: Path, names: Sequence[PurePosixPath], apart: int) -> list[str]:
-        """What to say of a training split: how many pictures are kept apart, and sub-folders that have none."""
+        """What to say of a training split: how many pictures are kept apart, and what is not used."""
         notes = [f"{apart} more are test pictures, to judge by"] if apart else []
         if not apart and self.test_share:
             notes = ["none is a test picture, so nothing can be judged: add pictures, or domain.source.test_share=0.3"]
-        if self.labelled_by == "top" and not self.manifest:
+        if self.manifest:
+            unused = [name for name in self._table(home)[1][0] if name not in ("path", self.column)]
+            notes += [printable(f"columns of {self.manifest} not used: {', '.join(unused)}")] if unused else []
+        elif self.labelled_by == "top":
             used = {name.parts[0] for name in names if len(name.parts) > 1}
             bare = sorted(p.name for p in home.iterdir() if p.is_dir() and p.name not in used and p.name[0] != ".")
             notes += [printable(f"no class, without a picture: {', '.join(bare[:8])}")] if bare else []

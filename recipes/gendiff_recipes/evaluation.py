@@ -37,8 +37,8 @@ class Evaluation:
 
     generated: dict[str, float]
     floor: dict[str, float]
-    samples: list[Any]
-    reference: list[Any]
+    samples: list[Any] = field(repr=False)
+    reference: list[Any] = field(repr=False)
     seconds: float
     interval: dict[str, tuple[float, float]] = field(default_factory=dict)
     compared: str = ""
@@ -58,15 +58,19 @@ def subset(artifacts: Sequence[Any], n: int, seed: int) -> list[Any]:
 
 def about_examples(recipe: Recipe, examples: Examples) -> list[str]:
     """What a training run tells at its start: how many examples, of which classes, and a warm-up that is too long."""
-    said = f"{recipe.name}: {len(examples)} examples"
+    said, missing = f"{recipe.name}: {len(examples)} examples", []
     for name, classes in recipe.domain.labels.items():
         counts = Counter(int(e.cond[name]) for e in examples if name in e.cond)
         listed = [f"{classes[k]} {counts[k]}" for k in range(len(classes))]
         said += f"; {name}: {', '.join(listed[:20])}{', ...' if len(listed) > 20 else ''}"
+        bare = [classes[k] for k in range(len(classes)) if not counts[k]]
+        missing += [f"Nothing to learn {name} from: {', '.join(bare[:8])}{', ...' if len(bare) > 8 else ''}."] * bool(
+            bare
+        )
     warmup, steps = recipe.optimizer.warmup, recipe.trainer.steps
     slow = f"The warm-up of {warmup} steps is longer than the run of {steps}; optimizer.warmup={steps // 10} is not."
     notes = [] if examples.rejected else list(examples.notes)  # with rejections they stand in the report
-    return [said + ".", *([f"{recipe.name}: {note}." for note in notes]), *([slow] if warmup > steps else [])]
+    return [said + ".", *([f"{recipe.name}: {note}." for note in notes]), *missing, *([slow] if warmup > steps else [])]
 
 
 def asked_lengths(domain: Domain, n: int, request: Mapping[str, Any], what: Mapping[str, Any]) -> set[int]:

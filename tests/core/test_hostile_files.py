@@ -13,7 +13,7 @@ import pytest
 
 from gendiff import files
 from gendiff.errors import DataError
-from gendiff.files import archive_members, load_array, open_arrays, read_rows
+from gendiff.files import archive_members, listed_name, load_array, open_arrays, read_rows
 
 
 def npy(shape: str, data: bytes, dtype: str = "'|u1'") -> bytes:
@@ -163,3 +163,22 @@ def test_tables_are_read_with_a_mark_of_order_and_quotes(tmp_path: Path) -> None
     ]
     with pytest.raises(DataError, match="there is no file"):
         read_rows(tmp_path / "b.csv")
+
+
+@pytest.mark.parametrize("mark", [";", "\t", ","])
+@pytest.mark.parametrize("told", [False, True])
+def test_tables_are_read_as_spreadsheets_write_them(tmp_path: Path, mark: str, told: bool) -> None:
+    text = "path, text\r\na.png,b\r\n,\r\n\r\nc.png,\r\n,\r\n".replace(",", mark)
+    (tmp_path / "a.csv").write_bytes((f"sep={mark}\r\n" * told + text).encode("utf-8-sig"))
+    assert read_rows(tmp_path / "a.csv") == [{"path": "a.png", "text": "b"}, {"path": "c.png", "text": ""}]
+
+
+def test_a_file_in_a_table_is_named_from_the_folder_the_table_or_the_root(tmp_path: Path) -> None:
+    folder, table = tmp_path / "sounds", tmp_path / "table.csv"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "b.wav").touch()
+    (tmp_path / "c.wav").touch()
+    for said in ("a/b.wav", " ./a/b.wav", "a\\b.wav", "sounds/a/b.wav", r".\sounds\a\b.wav", str(folder / "a/b.wav")):
+        assert listed_name(said, folder, table) == "a/b.wav", said
+    for said in ("c.wav", "../c.wav", "a/absent.wav", "/etc/passwd"):
+        assert listed_name(said, folder, table) == said

@@ -186,6 +186,25 @@ def test_active_part_is_where_the_sound_is():
     assert level(Clip(np.zeros(100), 8000)) == -120
 
 
+def test_a_start_tells_how_long_the_clips_are(train, domain):
+    model, clip = small(domain), train[5].artifact
+    frames = len(domain.encode(clip))
+    for more, length in (({}, frames), ({"seconds": 2 * clip.seconds}, len(domain.encode(clip)) * 2)):
+        _, masks = model.states(3, start=clip, strength=0.3, steps=2, **more)
+        assert masks[0].sum(1).tolist() == pytest.approx([length] * 3, abs=1)
+    with pytest.raises(RequestError, match=r'read\("a.wav"\)'):
+        model.sample(1, start="a.wav")
+
+
+@pytest.mark.parametrize("backend", ["torch", "torchaudio"])
+def test_a_clip_of_a_single_frame_is_decoded(domain, backend, monkeypatch):
+    if backend == "torch":
+        monkeypatch.setattr(GriffinLim, "torchaudio", GriffinLim.torch)
+    for frames in (1, 2, 3):
+        clip = domain.decode(torch.zeros(frames, domain.spectrogram.mels))
+        assert clip.samples.shape == (1, frames * domain.spectrogram.hop) and clip.peak > 0
+
+
 def test_gap_keeps_the_recording(train, domain):
     clip = train[5].artifact
     gap = clip.without(0.2, 0.3)

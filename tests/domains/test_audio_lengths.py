@@ -431,6 +431,7 @@ def test_manifests_are_checked_row_by_row(tree):
         source.load("test")
     with pytest.raises(RequestError, match='Did you mean "train"'):
         source.load("trian")
+    assert len(Sounds(str(tree), table(tree, good.replace(names[5], str(tree / names[5])))).load("train")) == 20
     for text, message in (
         (good.replace(",b,", ",,", 1), r"row 3 \(one/george/11.wav\): an empty label"),
         (good + f"\n{names[0]},b,train", "row 26: one/george/1.wav was said to be something else"),

@@ -364,6 +364,9 @@ def test_classes_from_a_table_or_the_parent_folder(tmp_path):
     assert Folder(str(tmp_path), size=8).look().classes == ("all",)
     assert Folder(str(tmp_path), size=8, labelled_by="parent").look().classes == ("left", "right")
     assert Folder(str(tmp_path), size=8, labelled_by="").look().classes == ()
+    (tmp_path / "t.csv").write_text("path,kind,split\n" + f"{tmp_path / place[0]},odd,val\n")
+    assert source.load("train").items[0].name == place[0]
+    assert "columns of t.csv not used: split" in source.load("train").report()
     for text, message in (
         (f"path,kind\n{place[0]},", r"row 2 \(all/right/0.png\): an empty kind"),
         (f"path,kind\n{place[0]},a\n{place[0]},b", "row 3: .* is 'b' and 'a'"),

@@ -389,7 +389,8 @@ def test_a_folder_of_pictures_from_the_shell(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.filterwarnings("default")
 def test_a_run_tells_what_it_learns_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pictures(tmp_path / "mine")
-    (tmp_path / "mine" / "1" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "mine" / "lost").mkdir()
+    (tmp_path / "mine" / "lost" / "broken.png").write_bytes(b"no picture")
     changes = [
         "trainer.steps=2",
         "trainer.show=0",
@@ -401,7 +402,8 @@ def test_a_run_tells_what_it_learns_from(tmp_path: Path, capsys: pytest.CaptureF
     assert main(call) == 0
     said = capsys.readouterr().err
     assert "48 read, 1 rejected" in said and "broken.png" in said
-    assert "images.folder: 48 examples; label: 1 24, none 24." in said
+    assert "images.folder: 48 examples; label: 1 24, lost 0, none 24." in said
+    assert "Nothing to learn label from: lost." in said
     assert "The warm-up of 100 steps is longer than the run of 2" in said
 
 
