@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -286,12 +287,17 @@ class Domain(ABC):
         return {}
 
     def in_turn(self, n: int, said: Container[str] = ()) -> dict[str, list[str]]:
-        """Class names for n samples of each label that was not `said`: all their combinations in turn."""
+        """Class names for n samples of each label that was not `said`: every label goes round its classes, and all
+        combinations come once before one comes again. Of labels whose numbers have a common divisor g, the later one
+        skips a class after each lcm samples, g times.
+        """
         period, out = 1, {}
         for name, classes in self.labels.items():
             if name not in said and classes:
-                out[name] = [classes[(i // period) % len(classes)] for i in range(n)]
-                period *= len(classes)
+                k = len(classes)
+                common, divisor = math.lcm(period, k), math.gcd(period, k)
+                out[name] = [classes[(i + i // common % divisor) % k] for i in range(n)]
+                period *= k
         return out
 
     def ranges(self) -> Mapping[str, tuple[float, float]]:

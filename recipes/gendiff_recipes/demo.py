@@ -57,8 +57,12 @@ class Show:
 
 
 def pictures(title: str, domain: Domain, artifacts: list[Any], captions: list[str], note: str) -> Block:
-    """Pictures, enlarged."""
-    return Pictures(title, artifacts, captions, width=56, columns=10, note=note)
+    """Pictures, enlarged: ten in a row where they and the words beneath are small."""
+    side = max(max(picture.shape[-2:]) for picture in artifacts)
+    small = side <= 32 and all(len(caption) <= 8 for caption in captions)
+    return Pictures(
+        title, artifacts, captions, width=min(160, max(56, 2 * side)), columns=10 if small else None, note=note
+    )
 
 
 def sounds(title: str, domain: Domain, artifacts: list[Any], captions: list[str], note: str) -> Block:

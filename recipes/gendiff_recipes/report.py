@@ -34,6 +34,7 @@ from . import drawing
 
 View = dict[str, Any]
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 240, 48, 12, 12, 40  # of a plot, in its own units
+DIGIT = 7.5  # units that a character of an axis's numbers takes
 
 
 def data_uri(kind: str, content: bytes) -> str:
@@ -211,8 +212,12 @@ class Curve(Block):
 
         scale = np.log if log else np.asarray
 
+        x_ticks, y_ticks = drawing.ticks(*x_span), drawing.log_ticks(*y_span) if log else drawing.ticks(*y_span)
+        left = max(LEFT, 12 + round(DIGIT * max((len(f"{v:,g}") for v in y_ticks), default=0)))
+        right = WIDTH - max(RIGHT, round(DIGIT * max((len(f"{v:,g}") for v in x_ticks), default=0) / 2))
+
         def across(v: Any) -> Any:
-            return LEFT + (np.asarray(v) - x_span[0]) / (x_span[1] - x_span[0]) * (WIDTH - LEFT - RIGHT)
+            return left + (np.asarray(v) - x_span[0]) / (x_span[1] - x_span[0]) * (right - left)
 
         def up(v: Any) -> Any:
             bottom, top = scale(y_span[0]), scale(y_span[1])
@@ -229,7 +234,6 @@ class Curve(Block):
                 else ""
             )
             drawn.append({"name": name, "path": path(x, y), "band": band, "last": number(float(y[-1]))})
-        y_ticks = drawing.log_ticks(*y_span) if log else drawing.ticks(*y_span)
         return {
             "kind": "curve",
             "title": self.title,
@@ -237,13 +241,13 @@ class Curve(Block):
             "x": self.x,
             "y": self.y + (" (log)" if log else ""),
             "lines": drawn,
-            "x_ticks": [(f"{float(across(v)):.1f}", f"{v:,g}") for v in drawing.ticks(*x_span)],
+            "x_ticks": [(f"{float(across(v)):.1f}", f"{v:,g}") for v in x_ticks],
             "y_ticks": [(f"{float(up(v)):.1f}", f"{v:,g}") for v in y_ticks],
             "box": {
                 "width": WIDTH,
                 "height": HEIGHT,
-                "left": LEFT,
-                "right": WIDTH - RIGHT,
+                "left": left,
+                "right": right,
                 "top": TOP,
                 "bottom": HEIGHT - BOTTOM,
             },

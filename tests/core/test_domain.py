@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from gendiff import Example, Examples, Rejected
-from gendiff.domain import collate, crop, data_file, finite
+from gendiff.domain import Domain, collate, crop, data_file, finite
 from gendiff.errors import DataError, RequestError, UnknownName, nearest
 
 
@@ -60,3 +64,18 @@ def test_errors_are_complete_sentences_and_survive_a_process_border() -> None:
         assert str(again) == str(error) and type(again) is type(error)
     assert str(RequestError("got", "wanted", "do")) == "got; expected wanted. do."
     assert nearest("step", ["steps", "times"]) == ' Did you mean "steps"?' and nearest("qqq", ["steps"]) == ""
+
+
+@pytest.mark.parametrize("sizes", [(10,), (10, 6), (4, 4), (2, 3, 4), (6, 4, 9)])
+def test_all_combinations_of_classes_come_in_turn(sizes: tuple[int, ...]) -> None:
+    """Each once in a round, and few samples too show every class of every label."""
+    labels = {f"l{k}": tuple(f"{i}" for i in range(size)) for k, size in enumerate(sizes)}
+    domain: Any = SimpleNamespace(labels=labels)
+    total = math.prod(sizes)
+    turns = Domain.in_turn(domain, 2 * total)
+    combinations = list(zip(*turns.values(), strict=True))
+    assert len(set(combinations[:total])) == total and combinations[total:] == combinations[:total]
+    for name, size in zip(turns, sizes, strict=True):
+        assert len(set(turns[name][:size])) == size
+        assert max(Counter(turns[name][: max(sizes)]).values()) <= -(-max(sizes) // size)
+    assert Domain.in_turn(domain, 3, ("l0",)).keys() == {f"l{k}" for k in range(1, len(sizes))}

@@ -199,6 +199,14 @@ def test_a_log_curve_is_straight_for_an_exponential() -> None:
     assert np.ptp(np.diff(points[:, 1])) < 0.2
 
 
+@pytest.mark.parametrize("top", [1e-4, 1.0, 2_000_000.0])
+def test_the_numbers_of_an_axis_have_room(top: float) -> None:
+    """At the left as many units as they are long; at the right half of the last."""
+    view = Curve("line", {"y": ([0.0, top], [top / 1e4, top])}, log=True).view()
+    assert view["box"]["left"] >= 8 + 7 * max(len(label) for _, label in view["y_ticks"])
+    assert 480 - view["box"]["right"] >= 7 * len(view["x_ticks"][-1][1]) / 2
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [(0.002, 3.0, [0.01, 0.1, 1.0]), (0.03, 0.6, [0.05, 0.1, 0.2, 0.5]), (0.55, 0.95, [0.6, 0.7, 0.8, 0.9])],
