@@ -101,9 +101,10 @@ def save_grid(
         for i, label in enumerate(labels):
             top, left = sheet.corner(i, height, width)
             room = zoom * width
-            while label and draw.textlength(label, font=font) > room:
-                label = label[:-1]
-            draw.text((left, top + zoom * height), label, fill=0 if image.mode == "L" else (0, 0, 0), font=font)
+            shown = label
+            while shown and draw.textlength(shown, font=font) > room:
+                shown = shown.rstrip("…")[:-1] + "…" if len(shown) > 2 else ""
+            draw.text((left, top + zoom * height), shown, fill=0 if image.mode == "L" else (0, 0, 0), font=font)
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
     return sheet
