@@ -25,12 +25,12 @@ from typing import Any
 from torch import Tensor
 
 from gendiff.denoisers.denoiser import Denoise
-from gendiff.denoisers.heads import X0, EDMHead, Eps, Flat, Head, Heads, V, Velocity
+from gendiff.denoisers.heads import EMITTED, X0, EDMHead, Eps, Flat, Head, Heads, V, Velocity
 from gendiff.denoisers.predictions import for_samples
 from gendiff.errors import SamplerError
 from gendiff.processes import Gaussian, Geodesic, Joint, Leaf, Process, pick
 from gendiff.processes.schedules import Schedule, Time
-from gendiff.spaces import State, per_sample
+from gendiff.spaces import State, per_sample, require_shape
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class PathVelocity(Flat):
         return q / det, -sigma / det
 
     def clean(self, process: Leaf, x: Tensor, out: Tensor, t: Time) -> Tensor:
+        require_shape(EMITTED, out, x.shape)
         skip, scale = self.affine(process, t)
         return process.space.project(per_sample(skip, x) * x + per_sample(scale, x) * out)
 

@@ -27,10 +27,13 @@ from torch import Tensor
 from gendiff.errors import POSITIVE, SamplerError, check
 from gendiff.processes import Gaussian, Joint, Leaf, Process, pick
 from gendiff.processes.schedules import Time, maths
-from gendiff.spaces import State, per_sample
+from gendiff.spaces import State, per_sample, require_shape
 
 if TYPE_CHECKING:
     from gendiff.processes import Categories
+
+
+EMITTED = "The network emitted"
 
 
 class Head(ABC):
@@ -68,6 +71,7 @@ class Flat(Head):
         """(skip, out)."""
 
     def clean(self, process: Leaf, x: Tensor, out: Tensor, t: Time) -> Tensor:
+        require_shape(EMITTED, out, x.shape)
         skip, scale = self.coefficients(*process.schedule(t))
         return process.space.project(per_sample(skip, x) * x + per_sample(scale, x) * out)
 
@@ -163,6 +167,7 @@ class Tangent(Head):
 
     def clean(self, process: Leaf, x: State, out: State, t: Time) -> State:
         space = process.space
+        require_shape(EMITTED, out, space.arrows(x))
         v = space.scale(space.tangent(x, out), process.schedule.clock(t))
         return space.project(space.exp(x, v))
 
@@ -182,6 +187,7 @@ class Logits(Head):
     """The network sees the classes, int64, and predicts logits of the clean ones [B, *sites, K]."""
 
     def clean(self, process: Categories, x: Tensor, out: Tensor, t: Time) -> Tensor:
+        process.space.require(EMITTED, x, out)
         return process.carry(x, process.space.project(out))
 
     def raw(self, process: Categories, x: Tensor, x0: Tensor, t: Time) -> Tensor:
@@ -215,6 +221,10 @@ class Heads(Head):
         )
 
     def clean(self, process: Joint, x: State, out: State, t: Time) -> State:
+        absent = [name for name in self.parts if not isinstance(out, Mapping) or name not in out]
+        if absent:
+            got = f"the parts {', '.join(out)}" if isinstance(out, Mapping) else f"a {type(out).__name__}"
+            raise SamplerError(f"{EMITTED} {got}", f"a dict that has {', '.join(absent)} too")
         return {
             name: head.clean(process.parts[name], x[name], out[name], pick(t, name))
             for name, head in self.parts.items()

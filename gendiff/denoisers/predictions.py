@@ -44,6 +44,19 @@ class Prediction:
     back: State
 
 
+def predict(denoiser: Any, process: Process, x: State, t: Any, cond: Mapping[str, Any]) -> Any:
+    """The denoiser's prediction at x_t, in the precision of the state.
+
+    Raises:
+        SamplerError: Where it has not the shape of the state.
+    """
+    prediction = denoiser(x, t, **cond)
+    process.space.require("The denoiser predicted", x, clean(prediction))
+    if isinstance(prediction, Prediction):
+        process.space.require("The denoiser predicted", x, prediction.back)
+    return map_prediction(lambda new, old: new.to(old.dtype) if old.is_floating_point() else new, prediction, x)
+
+
 def clean(prediction: Any) -> State:
     """The clean state of any prediction."""
     return prediction.x0 if isinstance(prediction, Prediction) else prediction

@@ -22,12 +22,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoise
+from gendiff.denoisers import Denoise, predict
 from gendiff.errors import POSITIVE, GendiffError, whole
 from gendiff.processes import Joint, Process
 from gendiff.processes.schedules import Time, maths, moving
 from gendiff.random import Noise
-from gendiff.spaces import State, leaves, per_sample, tensors
+from gendiff.spaces import State, leaves, per_sample, tensors, widened
 
 
 @runtime_checkable
@@ -127,14 +127,14 @@ def elbo(
         raise GendiffError(f"elbo got least={least!r}", str(POSITIVE), "elbo(..., least=1e-3)")
     cond = cond or {}
     process = denoiser.process.masked(cond.get("mask"))
-    start, n = first_time(process, least), tensors(x0)[0].shape[0]
+    start, n, x0 = first_time(process, least), tensors(x0)[0].shape[0], widened(x0)
     dims = process.space.dim(x0)
     values = []
     for k in range(draws):
         u = noise.fork("time").at(k).uniform((n,)).cpu()
         t, weight = strata(process, (k + u) / draws, start)
         x = process.noise(x0, t, noise.fork("bound").at(k))
-        guess = denoiser(x, t, **cond)
+        guess = predict(denoiser, process, x, t, cond)
 
         def integrand(leaf: Any, name: str, x: State, guess: State, x0: State, t: Tensor = t) -> Tensor:
             error = leaf.error(x, guess, x0, t)
@@ -155,7 +155,7 @@ def vlb(
     Raises:
         GendiffError: For times that do not fall from 1, where the prior is drawn, or processes without a bound.
     """
-    cond = cond or {}
+    cond, x0 = cond or {}, widened(x0)
     process = denoiser.process.masked(cond.get("mask"))
     if not grid or not grid[0] == 1 or not all(t > s >= 0 for t, s in pairwise(grid)):
         raise GendiffError(f"vlb got the grid {list(grid)}", "times that fall from 1 on", "LinearGrid()(process, 100)")
@@ -164,7 +164,7 @@ def vlb(
     total = torch.zeros(())
     for k, (t, s) in enumerate(pairwise(times)):
         x = process.noise(x0, t, noise.fork("bound").at(k))
-        guess = denoiser(x, t, **cond)
+        guess = predict(denoiser, process, x, t, cond)
         total = total + each(
             process, lambda leaf, _, x, guess, x0, t=t, s=s: leaf.gap(x, guess, x0, t, s), x, guess, x0
         )
@@ -180,6 +180,6 @@ def first_time(process: Process, least: float) -> float:
 def ends(denoiser: Denoise, process: Process, x0: State, start: float, noise: Noise, cond: Mapping[str, Any]) -> Tensor:
     """Nats of the prior's end, and of decoding from `start`, [B]."""
     x = process.noise(x0, start, noise.fork("decode"))
-    guess = denoiser(x, start, **cond)
+    guess = predict(denoiser, process, x, start, cond)
     decoded = each(process, lambda leaf, _, x, guess, x0: leaf.decode(x, guess, x0, start), x, guess, x0)
     return decoded + each(process, lambda leaf, _, x0: leaf.start_gap(x0), x0)

@@ -35,7 +35,7 @@ from gendiff.errors import NOT_NEGATIVE, GendiffError, at_least, check
 from gendiff.processes import Joint, Leaf, Process
 from gendiff.random import Noise
 from gendiff.sampling import Adaptive, Flow, Path, drift
-from gendiff.spaces import State, tensors
+from gendiff.spaces import State, tensors, widened
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,8 @@ def log_likelihood(
     cond = cond or {}
     process = denoiser.process.masked(cond.get("mask"))
     space, method = process.space, divergence or Exact()
-    x, first = space.project(x0), tensors(x0)[0]
+    x = space.project(widened(x0))
+    first = tensors(x)[0]
     drift(process, x, x, 1.0)  # refuses, before anything is spent, what has no flow
     tolerance = 1e-8 if first.dtype == torch.float64 else 1e-5
     solver = solver or Adaptive(tolerance, tolerance)

@@ -44,9 +44,9 @@ from gendiff.errors import NOT_NEGATIVE, POSITIVE, SamplerError, at_least, check
 from gendiff.guidance.given import Given
 from gendiff.guidance.operators import Differences, LinearOperator, Mask, Operator
 from gendiff.guidance.rules import own_time
-from gendiff.guidance.wrappers import asked, differentiable, finite, floored, gradients, nudged, tilted
+from gendiff.guidance.wrappers import asked, at_hand, differentiable, finite, floored, gradients, nudged, tilted
 from gendiff.processes import Gaussian, Process, schedule_of
-from gendiff.spaces import Centered, State, inner, per_sample, tensors
+from gendiff.spaces import Centered, State, inner, per_sample, require_shape, tensors
 
 TINY = 1e-30
 Pull = Callable[[Tensor], State]
@@ -260,12 +260,20 @@ class Measurement:
 
     def apply(self, part: Tensor) -> Tensor:
         """A x."""
-        return self.operator(part)
+        y = self.operator(part)
+        if not isinstance(y, Tensor) or not y.is_floating_point() or y.shape[:1] != part.shape[:1]:
+            got = f"{y.dtype} of shape {list(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+            raise SamplerError(f"{self.operator!r} gave {got}", f"{len(part)} samples of floating point")
+        if at_hand(y) and bool(part.isfinite().all()):
+            finite(f"{self.operator!r} gave", y, "finite numbers, where its input is finite", "")
+        return y.to(part)
 
     def back(self, y: Tensor, part: Tensor) -> Tensor:
         """A^T y."""
         assert isinstance(self.operator, LinearOperator)
-        return self.operator.adjoint(y, part)
+        x = self.operator.adjoint(y, part)
+        require_shape(f"The adjoint of {self.operator!r} gave", x, part.shape)
+        return x.to(part)
 
     def gain(self, look: Look) -> Any:
         """sigma^2/alpha."""

@@ -43,6 +43,7 @@ from gendiff.denoisers import (
     differentiates,
     for_samples,
     map_prediction,
+    predict,
     rows_of,
     shift,
 )
@@ -53,7 +54,7 @@ from gendiff.processes import Gaussian, Joint, Move, Process, pick, schedule_of
 from gendiff.random import Noise
 from gendiff.sampling import Callback, Draw, Loop, Progress, source, table
 from gendiff.sampling.solvers import Row, Solver
-from gendiff.spaces import State, inner, map_state, tensors
+from gendiff.spaces import State, inner, map_state, require_shape, tensors, widened
 
 
 class Potential(ABC):
@@ -95,12 +96,7 @@ class Reward(Potential):
 
     def __call__(self, x0: State, process: Process, t: float) -> Tensor:
         value, n = self.f(x0), len(tensors(x0)[0])
-        if not isinstance(value, Tensor) or value.shape != (n,):
-            raise SamplerError(
-                f"The reward gave {list(value.shape) if isinstance(value, Tensor) else value!r} for {n} particles",
-                f"a tensor of shape [{n}], one number for each",
-                "Reward(lambda x: x.flatten(1).sum(1))",
-            )
+        require_shape(f"The reward gave for {n} particles", value, (n,), fix="Reward(lambda x: x.flatten(1).sum(1))")
         factor = self.strength * schedule_of(process)(t)[0] ** self.power
         return factor * value if factor else torch.where(value.isnan(), value, 0.0)  # 0 times -inf is 0 here
 
@@ -242,7 +238,8 @@ def steer(
     Raises:
         SamplerError: If the solver weighs past predictions or redoes steps; for potentials that are NaN or +inf.
     """
-    options = FeynmanKac(solver, potential, particles, threshold)
+    options, like = FeynmanKac(solver, potential, particles, threshold), widened(like)
+    start = None if start is None else widened(start)
     b, k, device = tensors(like)[0].shape[0], options.particles, noise.index.device
     group = torch.arange(b, device=device).repeat_interleave(k)
     cond = {name: rows_of(v, group) for name, v in (cond or {}).items()}
@@ -317,12 +314,12 @@ def look(
 ) -> tuple[Any, Any, Tensor]:
     """The prediction at x_t, the one that the proposal moves to, and phi."""
     if not potential.gradient or not noisy(row.move):
-        prediction = denoiser(x, row.t, **cond)
+        prediction = predict(denoiser, process, x, row.t, cond)
         return prediction, prediction, potential(clean(prediction), process, row.t)
     t = floored(process, row.t, x)
     with torch.enable_grad():
         leaf = differentiable(x)
-        prediction = denoiser(leaf, t, **cond)
+        prediction = predict(denoiser, process, leaf, t, cond)
         phi = potential(clean(prediction), process, row.t)
         gradient = gradients(phi.sum(), leaf, more=False)
     prediction = map_prediction(torch.Tensor.detach, prediction)

@@ -45,7 +45,7 @@ from gendiff.errors import (
     refuse,
 )
 from gendiff.processes import Gaussian, Joint, Process, leaf_of, pick, schedule_of
-from gendiff.spaces import Categorical, Centered, Euclidean, Product, Space, State, leaves, per_sample, tensors
+from gendiff.spaces import Categorical, Centered, Euclidean, Product, Space, State, leaves, per_sample, tensors, widened
 
 TINY = 1e-30
 
@@ -400,7 +400,7 @@ def resting_prediction(process: Process, x: State, t: Any) -> State:
 def by_part(space: Space, f: Any, states: tuple[State, ...], *numbers: Any) -> State:
     """f(space, *states, *numbers) on every part of a bundle."""
     if not isinstance(space, Product):
-        return f(space, *states, *numbers)
+        return f(space, *map(widened, states), *numbers)
     return space.each(lambda k, part: by_part(part, f, tuple(x[k] for x in states), *(pick(n, k) for n in numbers)))
 
 

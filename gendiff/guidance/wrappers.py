@@ -34,18 +34,30 @@ from gendiff.guidance.rules import (
     resting_prediction,
 )
 from gendiff.processes import Gaussian, Joint, Leaf, Process, pick
-from gendiff.spaces import State, map_state, per_sample, tensors
+from gendiff.spaces import State, map_state, per_sample, require_shape, tensors
 
 SINGLE, DOUBLE = 1e-3, 1e-6
 """Where alpha is below this share of sigma, gradients are taken at the time at which it is this share, by precision."""
 
 
-def stack(a: Any, b: Any) -> Any:
-    """Two batches as one; numbers, None and other shared values pass."""
+def stack(a: Any, b: Any, name: str = "x") -> Any:
+    """Two batches as one; numbers, None and other shared values pass.
+
+    Raises:
+        SamplerError: For a value without its pair, in another shape, or one that differs and has no batch axis.
+    """
     if isinstance(a, Tensor) and a.ndim:
+        require_shape(f"Guidance without conditions got {name!r} as", b, a.shape)
         return torch.cat([a, b])
     if isinstance(a, Mapping):
-        return {name: stack(a[name], b[name]) for name in a}
+        if not isinstance(b, Mapping) or not a.keys() <= b.keys():
+            got = f"the names {', '.join(map(repr, b))}" if isinstance(b, Mapping) else f"a {type(b).__name__}"
+            raise SamplerError(f"Guidance without conditions got {got}", f"all of {', '.join(map(repr, a))}")
+        return {key: stack(a[key], b[key], key) for key in a}
+    if a is not b and (isinstance(a, Tensor) or a != b):
+        raise SamplerError(
+            f"Guidance got the condition {name}={a!r}, and without it {b!r}", "tensors [B, ...], one for each sample"
+        )
     return a
 
 
@@ -173,6 +185,7 @@ class ClassifierGuidance:
         with torch.enable_grad():
             leaf = differentiable(x, keep)
             log_p = self.log_p(leaf, t, **cond)
+            require_shape("log_p returned", log_p, (batch(x),))
             finite(
                 "log_p returned",
                 log_p,
@@ -208,6 +221,7 @@ class Constrained:
         prediction = self.denoiser(x, t, **cond)
         before = clean(prediction)
         x0 = self.constrain(before, t, **cond)
+        self.process.space.require("constrain returned", x, x0)
         for old, new in zip(tensors(before), tensors(x0), strict=True):
             if new is not old and at_hand(old) and bool(old.isfinite().all()):
                 finite(

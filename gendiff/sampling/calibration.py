@@ -38,14 +38,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoise
+from gendiff.denoisers import Denoise, for_samples, predict, rows_of
 from gendiff.errors import NOT_NEGATIVE, SamplerError, whole
 from gendiff.processes import Move, pick
 from gendiff.random import Noise
 from gendiff.sampling.grids import Grid, PowerGrid
 from gendiff.sampling.loop import Callback, run
 from gendiff.sampling.solvers import Adams, Calibrated, Fitted, Row, Solver
-from gendiff.spaces import State, leaves, map_state, tensors
+from gendiff.spaces import State, leaves, tensors, widened
 
 PATH = 0.3  # what all times before the end count, to the end's 1
 
@@ -62,10 +62,9 @@ class Pilot:
 
     def select(self, rows: slice) -> Pilot:
         """Some of the samples."""
-        cond = {k: v[rows] if isinstance(v, Tensor) else v for k, v in self.cond.items()}
-        process = self.denoiser.process.masked(cond.get("mask"))
-        states = [map_state(lambda p: p[rows], x) for x in self.states]
-        return Pilot(self.denoiser, process, cond, self.times, states)
+        denoiser, cond = for_samples(self.denoiser, rows), rows_of(self.cond, rows)
+        process = denoiser.process.masked(cond.get("mask"))
+        return Pilot(denoiser, process, cond, self.times, [rows_of(x, rows) for x in self.states])
 
     def squares(self, rows: list[Row]) -> Tensor:
         """The square distance to the fine end, per sample [B]."""
@@ -159,7 +158,7 @@ def calibrate(
         raise SamplerError(
             f"calibrate got evaluations={evaluations!r}, ridge={ridge!r}", "numbers of steps, and zero or more"
         )
-    process, base = denoiser.process, solver or Adams()
+    process, base, like = denoiser.process, solver or Adams(), widened(like)
     n = tensors(like)[0].shape[0]
     if n < 8:
         raise SamplerError(
@@ -320,7 +319,7 @@ def fitted(pilot: Pilot, solver: Solver, places: list[int], depth: int, ridge: f
     process, space = pilot.process, pilot.process.space
     x, history, table = pilot.states[0], [], []
     for row, k in zip(analytic_rows(process, solver, times), places[1:], strict=True):
-        x0 = pilot.denoiser(x, row.at, **pilot.cond)
+        x0 = predict(pilot.denoiser, pilot.process, x, row.at, pilot.cond)
         kept = x0 if row.norms is None else process.lead(x, x0, row.norms)
         history = [kept, *history[: max(depth, row.reach) - 1]]
         residual = space.log(process.advance(x, history, row.weights, row.norms, row.move), pilot.states[k])

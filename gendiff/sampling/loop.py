@@ -12,17 +12,17 @@ at once, particles.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from gendiff.denoisers import Denoise, Prediction, carried, shift
+from gendiff.denoisers import Denoise, Prediction, carried, predict, shift
 from gendiff.errors import RequestError, SamplerError
 from gendiff.processes import Process
 from gendiff.random import Increment, Noise
 from gendiff.sampling.solvers import Row, Solver
-from gendiff.spaces import State, map_state, tensors
+from gendiff.spaces import State, map_state, tensors, widened
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def sample(
 
     Args:
         denoiser: Predicts the clean state.
-        like: The shapes, dtype and device of the samples, [B, ...]; its values are not read.
+        like: The shapes, dtype and device of the samples, [B, ...]; its values are not read. Samples of half precision
+            are drawn in float32.
         solver: The table to follow, e.g. `Heun(18)`, a loop of its own kind, or rows that were written before, by
             `table(solver, process)`: with these the whole call is one graph for torch.compile(fullgraph=True).
         noise: The source of randomness; its index names the B samples.
@@ -109,8 +110,15 @@ def sample(
     Raises:
         SamplerError: If parts are given to a sampler that has no grid to put them back on, or shapes do not agree.
     """
-    cond = cond or {}
+    cond, wide = cond or {}, widened(like)
+    if any(a is not b for a, b in zip(tensors(wide), tensors(like), strict=True)):
+        x = sample(
+            denoiser, wide, solver=solver, noise=noise, cond=cond, given=given, start=start, callback=callback
+        )  # fmt: skip
+        return map_state(lambda part, want: part.to(want.dtype) if part.is_floating_point() else part, x, like)
     if start is not None:
+        if isinstance(like, Mapping):
+            denoiser.process.space.require("sample got as start", like, start)
         start = map_state(lambda part, want: part.to(want), start, like)
     for name, want, got in shapes(like, start, noise):
         if want != got:
@@ -172,7 +180,7 @@ def run(
                 drawn, end = number, row.s
             if row.at is not None:
                 del history[depth - 1 :]
-                prediction = denoiser(x, row.at, **cond)
+                prediction = predict(denoiser, process, x, row.at, cond)
                 split, back = prediction if isinstance(prediction, Prediction) else None, carried(prediction)
                 history.insert(0, back if row.norms is None else process.lead(x, back, row.norms))
                 shown = back if callback is not None else None

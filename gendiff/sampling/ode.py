@@ -44,7 +44,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoise, Prediction
+from gendiff.denoisers import Denoise, Prediction, predict
 from gendiff.errors import NOT_NEGATIVE, POSITIVE, SamplerError, at_least, check, refuse
 from gendiff.processes import Joint, Leaf, Process
 from gendiff.processes.schedules import Schedule, Time, maths
@@ -142,7 +142,9 @@ class Flow:
         """(dy/dtau, the prediction) at y; tau a number, or [B]."""
         u, space = self.place(tau), self.process.space
         t = self.lead.unshare(u, self.scale)
-        guess = self.denoiser(space.project(framed(self.process, y, t, self.scale, False)), t, **self.cond)
+        guess = predict(
+            self.denoiser, self.process, space.project(framed(self.process, y, t, self.scale, False)), t, self.cond
+        )
         if isinstance(guess, Prediction):
             raise SamplerError(
                 "A prediction in two parts came to the probability flow, and has none",
@@ -301,7 +303,7 @@ class Adaptive(Path):
             before = torch.where(good, r.clamp_min(1e-4), before)
             evaluations = evaluations + 6 * live
             # The one wait of a step.
-            share, shortest = torch.stack([tau.min(), torch.where(tau < 1, h, 1.0).min()]).tolist()
+            share, shortest = torch.stack([tau, torch.where(tau < 1, h, 1.0)]).amin(1).tolist() if len(tau) else (1, 1)
             if callback is not None:
                 expected = number + 1 if share == 1 else min(math.ceil((number + 1) / max(share, 1e-9)) + 1, self.most)
                 state = framed(flow.process, y, flow.time(tau), flow.scale, False)

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import for_samples, map_prediction, rows_of
+from gendiff.denoisers import for_samples, map_prediction, predict, rows_of
 from gendiff.errors import NOT_NEGATIVE, at_least, check
 from gendiff.processes import Process
 from gendiff.sampling.loop import Draw, Loop, run, table
@@ -62,7 +62,7 @@ class Parallel(Loop):
         final, width = torch.zeros_like(samples), 1  # [B]: how many predictions are final
         # The first round makes one prediction, so that there are paths to begin with.
         states = map_state(lambda part: part[None].expand(n, *part.shape), x)
-        found = repeat_first(denoiser(x, times[0], **cond), n)
+        found = repeat_first(predict(denoiser, process, x, times[0], cond), n)
         while True:
             newest = (final + width - 1).clamp(max=n - 1)
             played = Played(denoiser.process, at_places(found, torch.minimum(places, newest), samples))
@@ -74,7 +74,7 @@ class Parallel(Loop):
             e, b = ((places >= final) & (places < final + width)).nonzero(as_tuple=True)
             if not len(e):
                 break
-            made = for_samples(denoiser, b)(at_places(states, e, b), at[e], **rows_of(cond, b))
+            made = predict(for_samples(denoiser, b), denoiser.process, at_places(states, e, b), at[e], rows_of(cond, b))
             found = map_prediction(lambda kept, new: kept.index_put((e, b), new), found, made)  # noqa: B023
         if task.callback is None:
             return end

@@ -15,7 +15,9 @@ from gendiff.spaces.base import inner as inner
 from gendiff.spaces.base import leaves as leaves
 from gendiff.spaces.base import map_state as map_state
 from gendiff.spaces.base import per_sample as per_sample
+from gendiff.spaces.base import require_shape as require_shape
 from gendiff.spaces.base import tensors as tensors
+from gendiff.spaces.base import widened as widened
 from gendiff.spaces.categories import FLOOR as FLOOR
 from gendiff.spaces.categories import Categorical as Categorical
 from gendiff.spaces.flat import Centered as Centered

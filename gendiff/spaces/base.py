@@ -27,6 +27,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
+from gendiff.errors import SamplerError
 from gendiff.random import Noise
 
 State: TypeAlias = Any
@@ -56,6 +57,23 @@ def tensors(x: State) -> list[Tensor]:
 def leaves(value: Any) -> list[Any]:
     """The values of a nested dict, in order; of anything else itself."""
     return [leaf for part in value.values() for leaf in leaves(part)] if isinstance(value, Mapping) else [value]
+
+
+def widened(x: State) -> State:
+    """A state in float32 or better: in half precision no sum over a sample holds. Classes stay classes."""
+    return map_state(lambda p: p.float() if p.is_floating_point() and p.dtype.itemsize < 4 else p, x)
+
+
+def require_shape(what: str, value: Any, *shapes: Sequence[int], fix: str = "") -> None:
+    """Refuses what a user's function gave unless it is a tensor of one of these shapes; others might broadcast.
+
+    Raises:
+        SamplerError: With what came.
+    """
+    if not isinstance(value, Tensor) or not any(value.shape == torch.Size(shape) for shape in shapes):
+        got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        wanted = " or ".join(str(list(shape)) for shape in shapes)
+        raise SamplerError(f"{what} {got}", f"a tensor of shape {wanted}", fix)
 
 
 def inner(u: State, v: State) -> Tensor:
@@ -111,6 +129,10 @@ class Space(ABC):
     def tangent(self, x: State, v: State) -> State:
         """The tangent at x nearest to an arbitrary array of tangent shape: what a network emits."""
 
+    def arrows(self, x: State) -> Sequence[int]:
+        """The shape of a tangent at x."""
+        return x.shape
+
     @abstractmethod
     def dim(self, like: State) -> Tensor:
         """Degrees of freedom per sample, float64 [B]."""
@@ -158,6 +180,16 @@ class Space(ABC):
             w, u = (torch.zeros_like(v, requires_grad=True) for _ in range(2))
             (back,) = torch.autograd.grad(self.log(x, self.exp(y, w)), w, u, create_graph=True)
             return torch.autograd.grad(back, u, v)[0]
+
+    def require(self, what: str, x: State, y: State) -> None:
+        """Refuses as a point, or a prediction, at x what has another shape.
+
+        Raises:
+            SamplerError: With what came.
+        """
+        require_shape(what, y, x.shape)
+        if not y.is_floating_point():
+            raise SamplerError(f"{what} {y.dtype}", "numbers of floating point")
 
     def norm2(self, x: State, v: State) -> Tensor:
         """|v|^2 of a tangent at x, summed over real sites: [B]."""

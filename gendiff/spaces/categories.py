@@ -9,13 +9,14 @@ flat, so mixing and guidance are geometric means:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gendiff.errors import refuse
 from gendiff.random import Noise
-from gendiff.spaces.base import Space, count
+from gendiff.spaces.base import Space, count, require_shape
 
 FLOOR = -100.0
 
@@ -60,6 +61,11 @@ class Categorical(Space):
         if x.is_floating_point():
             return torch.log_softmax(x, -1)
         return x if self.mask is None else torch.where(self.mask, x, 0)
+
+    def require(self, what: str, x: Tensor, y: Any) -> None:
+        sites = x.shape[:-1] if x.is_floating_point() else x.shape
+        certain = () if isinstance(y, Tensor) and y.is_floating_point() else (sites,)
+        require_shape(what, y, (*sites, self.classes), *certain)
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         return v

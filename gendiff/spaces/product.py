@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.errors import GendiffError
+from gendiff.errors import GendiffError, SamplerError
 from gendiff.random import Noise
 from gendiff.spaces.base import (
     Space,
@@ -79,6 +79,12 @@ class Product(Space):
 
     def carry(self, x: State, y: State, v: State) -> State:
         return self.each(lambda name, space: space.carry(x[name], y[name], v[name]))
+
+    def require(self, what: str, x: State, y: State) -> None:
+        if not isinstance(y, Mapping) or not self.parts.keys() <= y.keys():
+            got = f"the parts {', '.join(map(repr, y))}" if isinstance(y, Mapping) else f"a {type(y).__name__}"
+            raise SamplerError(f"{what} {got}", f"a dict of the parts {', '.join(map(repr, self.parts))}")
+        self.each(lambda name, space: space.require(f"{what} for the part {name!r}", x[name], y[name]))
 
     def norm2(self, x: State, v: State) -> Tensor:
         return torch.stack(list(self.each(lambda name, space: space.norm2(x[name], v[name])).values())).sum(0)

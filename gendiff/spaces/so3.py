@@ -8,6 +8,7 @@ exp and log of single matrices, near 0 and near pi, are in `gendiff.spaces.rotat
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,6 +43,9 @@ class SO3(Space):
         mask = broadcast_mask(self.mask, x)
         x = rotations.orthonormal(x)
         return x if mask is None else torch.where(mask, x, torch.eye(3, dtype=x.dtype, device=x.device))
+
+    def arrows(self, x: Tensor) -> Sequence[int]:
+        return x.shape[:-1]
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         return v

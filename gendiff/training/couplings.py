@@ -31,7 +31,7 @@ from gendiff.processes import Joint, Process
 from gendiff.random import WORD, Noise
 from gendiff.sampling import sample, table
 from gendiff.sampling.solvers import Solver
-from gendiff.spaces import Centered, Product, Space, State, map_state, per_sample, tensors
+from gendiff.spaces import Centered, Product, Space, State, map_state, per_sample, tensors, widened
 
 
 class Coupling(ABC):
@@ -195,7 +195,7 @@ def reflow(
             "a grid that starts at t = 1, where the path has come to z",
             f"reflow(..., solver={type(solver).__name__}({solver.steps}, times=LinearGrid()))",
         )
-    process = denoiser.process.masked((cond or {}).get("mask"))
+    process, like = denoiser.process.masked((cond or {}).get("mask")), widened(like)
     z = process.endpoint(like, noise.fork("prior"))  # what `sample` itself begins with
     return z, sample(denoiser, like, solver=solver, noise=noise, cond=cond)
 

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoiser, Head, Heads
+from gendiff.denoisers import Denoiser, Head, Heads, predict
 from gendiff.errors import NOT_NEGATIVE, POSITIVE, RecipeError, check, nearest
 from gendiff.processes import Joint, Leaf, pick
 from gendiff.random import Noise
-from gendiff.spaces import State, per_sample
+from gendiff.spaces import State, per_sample, require_shape, widened
 from gendiff.training.couplings import Coupling, Independent
 
 
@@ -121,7 +121,9 @@ def part_losses(process: Any, head: Head, weighting: Any, x: State, guess: State
             for name, part in process.parts.items()
         }
     error = process.error(x, guess, x0, t)
-    return error * per_sample(weighting(process, head, t), error)
+    w = weighting(process, head, t)
+    require_shape(f"{type(weighting).__name__} gave", w, error.shape, ())
+    return error * per_sample(w, error)
 
 
 def noised(process: Any, x0: State, t: Any, noise: Noise, coupling: Any, cond: Mapping[str, Any]) -> State:
@@ -134,7 +136,9 @@ def noised(process: Any, x0: State, t: Any, noise: Noise, coupling: Any, cond: M
         )
     if isinstance(coupling, Independent):
         return process.noise(x0, t, noise)
-    return process.noised(x0, coupling(process, x0, process.endpoint(x0, noise), noise, cond), t)
+    z = coupling(process, x0, process.endpoint(x0, noise), noise, cond)
+    process.space.require(f"{type(coupling).__name__} gave", x0, z)
+    return process.noised(x0, z, t)
 
 
 def denoising_loss(
@@ -166,8 +170,9 @@ def denoising_loss(
     objective = DEFAULT if objective is None else objective
     process = denoiser.process.masked(cond.get("mask"))
     objective.match(process.parts if isinstance(process, Joint) else ("denoising",))
+    x0 = widened(x0)
     x = noised(process, x0, t, noise.fork("forward"), objective.coupling if coupling is None else coupling, cond)
-    guess = denoiser(x, t, **cond)
+    guess = predict(denoiser, process, x, t, cond)
     losses = part_losses(process, denoiser.head, objective.weighting, x, guess, x0, t)
     if not isinstance(losses, dict):
         losses = {"denoising": losses}
@@ -175,6 +180,7 @@ def denoising_loss(
     extra = auxiliary(guess, x0, t, **cond) if auxiliary is not None and objective.auxiliary else None
     out = {name: value.detach() for name, value in losses.items()}
     if extra is not None:
+        require_shape("The auxiliary loss gave", extra, total.shape, fix="extra.flatten(1).mean(1)")
         total = total + objective.auxiliary * extra
         out["auxiliary"] = extra.detach()
     return {"loss": total, **out}

@@ -133,7 +133,7 @@ def test_rewards_that_are_no_numbers_are_refused(value: float) -> None:
         sample(oracle(), like, solver=FeynmanKac(DDPM(4), bad, 4), noise=Noise.of(0, 3))
     shapes: tuple[Any, ...] = (lambda x: x, lambda x: x.sum(), lambda x: 1.0)
     for shape in shapes:
-        with pytest.raises(SamplerError, match="one number for each"):
+        with pytest.raises(SamplerError, match="The reward gave for 12 particles"):
             sample(oracle(), like, solver=FeynmanKac(DDPM(4), Reward(shape), 4), noise=Noise.of(0, 3))
     # alpha^power is 0 at the noise end, and 0 times -inf counts nothing.
     linear = Normal(Gaussian(Linear()), torch.zeros(2, dtype=F64), torch.eye(2, dtype=F64))
