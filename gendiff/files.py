@@ -232,6 +232,24 @@ def open_archive(path: Path) -> Iterator[tarfile.TarFile]:
             yield archive
 
 
+def folder_files(home: Path, suffixes: Collection[str], left: list[tuple[str, str]], others: list[str]) -> list[str]:
+    """The names of all files below a folder with one of these suffixes, sorted.
+
+    What is neither a file nor a folder of its own goes into `left` with the reason: links that lead nowhere or to a
+    folder (which could lead in circles), pipes and devices. Files of other kinds go into `others`.
+    """
+    found = []
+    for file in sorted(home.rglob("*")):
+        name = file.relative_to(home).as_posix()
+        if file.is_file():
+            (found if file.suffix.lower() in suffixes else others).append(name)
+        elif file.is_symlink():
+            left.append((name, "a link to a folder, not followed" if file.is_dir() else "a link that leads nowhere"))
+        elif not file.is_dir():
+            left.append((name, "a device or pipe, not a file"))
+    return sorted(found)
+
+
 def archive_members(
     path: str | Path, suffixes: Collection[str], left: list[tuple[str, str]], others: list[str]
 ) -> Iterator[tuple[str, bytes]]:

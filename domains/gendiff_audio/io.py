@@ -11,14 +11,14 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from gendiff.domain import Rejected
 from gendiff.errors import DataError
-from gendiff.files import allowance, archive_members
+from gendiff.files import allowance, archive_members, folder_files
 from gendiff_audio.clip import FASTEST, SLOWEST, AudioError, Clip
 from gendiff_audio.lengths import Headed, counted, mended, tag_length, unfinished
 
@@ -263,7 +263,7 @@ class Members:
     """The sound files below a folder or inside a tar archive (compressed or not). Nothing is kept of what is read.
 
     Attributes:
-        rejected: of an archive, what is there and cannot be used: links, devices, second files of a name.
+        rejected: what is there and cannot be used: links, devices, in an archive second files of a name.
         others: names of the files that are no sounds.
 
     Raises:
@@ -281,13 +281,11 @@ class Members:
         """The names of all sound files, sorted."""
         if not self.path.is_dir():
             return sorted(name for name, _ in self)
-        self.rejected, self.others, found = [], [], []
-        for file in self.path.rglob("*"):
-            if file.is_file():
-                name = file.relative_to(self.path).as_posix()
-                (found if PurePosixPath(name).suffix.lower() in SUFFIXES else self.others).append(name)
-        self.others.sort()
-        return sorted(found)
+        left: list[tuple[str, str]] = []
+        self.others = []
+        found = folder_files(self.path, SUFFIXES, left, self.others)
+        self.rejected = [Rejected(name, why) for name, why in left]
+        return found
 
     def __iter__(self) -> Iterator[tuple[str, Path | bytes]]:
         """Name of each file, and its path (in a folder) or its bytes (of an archive, in the order they lie in)."""

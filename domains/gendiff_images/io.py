@@ -129,8 +129,8 @@ def open_image(file: Path | str | BytesIO, *, channels: int) -> Image:
         raise DataError("too large", f"at most {Image.MAX_IMAGE_PIXELS:,} pixels") from e
     except Exception as e:  # Pillow's parsers raise whatever a damaged file makes them trip over
         text = str(e).strip().partition("\n")[0] or type(e).__name__
-        word = "truncated" if is_cut(data) or any(part in text.lower() for part in CUT) else "corrupt"
-        raise DataError(f"{word} ({text})", f"{KINDS} that is complete") from e
+        cut = is_cut(data) or any(part in text.lower() for part in CUT)
+        raise DataError("truncated" if cut else f"corrupt ({text})", f"{KINDS} that is complete") from e
 
 
 def unread(data: bytes) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 from gendiff.domain import Example, Examples, Rejected, Source, data_file, data_root
 from gendiff.errors import DataError, RequestError, nearest, printable
 from gendiff.files import Arrays as Npz
-from gendiff.files import listed_name, open_arrays, read_rows
+from gendiff.files import folder_files, listed_name, open_arrays, read_rows
 from gendiff_images.io import FITS, SUFFIXES, check_size, fit_image, from_values, image_values, open_image
 
 SPLITS = ("train", "test")
@@ -339,16 +339,12 @@ class Folder(PictureSource):
 
     def _scan(self, home: Path) -> tuple[list[PurePosixPath], list[Rejected], list[str]]:
         """The pictures below the folder by name, those that cannot be used, and the other files."""
-        pictures, rejected, others = [], [], []
-        for file in sorted(p for p in home.rglob("*") if p.is_file()):
-            name = PurePosixPath(file.relative_to(home).as_posix())
-            if name.suffix.lower() not in SUFFIXES:
-                others.append(name.as_posix())
-            elif any(part.startswith(".") for part in name.parts):
-                rejected.append(Rejected(name.as_posix(), "hidden file"))
-            else:
-                pictures.append(name)
-        return pictures, rejected, others
+        left: list[tuple[str, str]] = []
+        others: list[str] = []
+        names = [PurePosixPath(name) for name in folder_files(home, SUFFIXES, left, others)]
+        hidden = {name for name in names if any(part.startswith(".") for part in name.parts)}
+        left += [(name.as_posix(), "hidden file") for name in names if name in hidden]
+        return [name for name in names if name not in hidden], [Rejected(*why) for why in left], others
 
     def _notes(self, home: Path, names: Sequence[PurePosixPath], apart: int) -> list[str]:
         """What to say of a training split: how many pictures are kept apart, and what is not used."""

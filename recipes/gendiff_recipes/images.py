@@ -114,7 +114,7 @@ def _look(home: Path, most: int = 200) -> tuple[int, bool]:
     """
     from PIL import Image, UnidentifiedImageError
 
-    files = [p for p in sorted(home.rglob("*")) if p.suffix.lower() in SUFFIXES]
+    files = [p for p in sorted(home.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
     sides, grey = [], True
     for file in files[:: max(1, len(files) // most)]:
         try:

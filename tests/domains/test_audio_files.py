@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import tarfile
 import warnings
@@ -205,6 +206,8 @@ def folder(tmp_path):
     for name, data in faults.items():
         (tmp_path / "low" / f"{name}.wav").write_bytes(data)
     (tmp_path / "notes.txt").write_text("not a sound")
+    (tmp_path / "low" / "dead.wav").symlink_to("nowhere.wav")
+    os.mkfifo(tmp_path / "low" / "pipe.wav")
     return tmp_path
 
 
@@ -213,11 +216,13 @@ def test_folder_becomes_examples_and_every_other_file_is_listed(folder):
     assert source.labels == {"label": ("high", "low")}
     splits = [source.load(split) for split in ("train", "test")]
     names = [e.name for s in splits for e in s] + [r.name for s in splits for r in s.rejected]
-    assert sorted(names) == Members(folder).names()
+    odd = {"low/dead.wav": "a link that leads nowhere", "low/pipe.wav": "a device or pipe, not a file"}
+    assert sorted(set(names) - set(odd)) == Members(folder).names()
+    assert all({r.name: r.reason for r in s.rejected}.items() >= odd.items() for s in splits)
     assert splits[0].others == ("notes.txt",)
     reasons = {r.name.removeprefix("low/"): r.reason for s in splits for r in s.rejected}
     assert set(reasons.values()) >= {"truncated", "empty", "silent", "unreadable", "a copy of another file"}
-    assert len(reasons) == len(bad_files()) + 3  # one of the copies, the silent and the short one
+    assert len(reasons) == len(bad_files()) + 5  # one of the copies, the silent and the short one, two no files
     assert all(source.labels["label"][int(e.cond["label"])] == e.name.split("/")[0] for s in splits for e in s)
     assert "truncated" in splits[0].report() + splits[1].report()
 

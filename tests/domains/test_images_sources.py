@@ -42,6 +42,9 @@ def zoo(tmp_path):
     (tmp_path / "cat" / "0.txt").write_text("a caption")
     (tmp_path / "dog" / ".hidden.png").write_bytes(b"x")
     save(tmp_path / "stray.png", 203)
+    (tmp_path / "cat" / "dead.png").symlink_to("nowhere.png")
+    (tmp_path / "cat" / "again").symlink_to("../dog")
+    os.mkfifo(tmp_path / "dog" / "pipe.png")
     Image.new("CMYK", (32, 32)).save(tmp_path / "dog" / "cmyk.jpg")
     Image.fromarray(np.zeros((32, 32), dtype=np.uint16)).save(tmp_path / "dog" / "deep.png")
     frames = [Image.new("RGB", (32, 32), c) for c in ("red", "blue")]
@@ -55,15 +58,18 @@ def test_folder_lists_every_rejected_file_with_its_reason(zoo):
     reasons = {r.name: r.reason for r in (*train.rejected, *test.rejected)}
     assert set(reasons) == {
         "cat/small.png", "cat/cut.jpg", "cat/cut.png", "dog/noise.png", "dog/empty.jpg", "dog/.hidden.png", "stray.png",
+        "cat/dead.png", "cat/again", "dog/pipe.png",
     }  # fmt: skip
     assert reasons["cat/small.png"] == "too small (16x5)"
-    assert reasons["cat/cut.jpg"].startswith("truncated")
-    assert reasons["cat/cut.png"].startswith("truncated")
+    assert reasons["cat/cut.jpg"] == reasons["cat/cut.png"] == "truncated"
+    assert reasons["cat/dead.png"] == "a link that leads nowhere"
+    assert reasons["cat/again"] == "a link to a folder, not followed"
+    assert reasons["dog/pipe.png"] == "a device or pipe, not a file"
     assert reasons["dog/noise.png"] == reasons["dog/empty.jpg"] == "corrupt"
     assert reasons["dog/.hidden.png"] == "hidden file"
     assert "no class" in reasons["stray.png"]
     assert train.others == test.others == ("cat/0.txt", "dog/notes.txt")
-    files = sum(p.is_file() for p in zoo.rglob("*"))
+    files = sum(p.is_symlink() or not p.is_dir() for p in zoo.rglob("*"))
     assert len(train) + len(test) + len(reasons) + len(train.others) == files
     assert "truncated" in train.report() + test.report() and "2 other files: 2 x .txt" in train.report()
 

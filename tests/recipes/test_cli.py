@@ -391,6 +391,7 @@ def test_a_run_tells_what_it_learns_from(tmp_path: Path, capsys: pytest.CaptureF
     pictures(tmp_path / "mine")
     (tmp_path / "mine" / "lost").mkdir()
     (tmp_path / "mine" / "lost" / "broken.png").write_bytes(b"no picture")
+    os.mkfifo(tmp_path / "mine" / "1" / "pipe.png")  # which would never be read to its end
     changes = [
         "trainer.steps=2",
         "trainer.show=0",
@@ -401,7 +402,7 @@ def test_a_run_tells_what_it_learns_from(tmp_path: Path, capsys: pytest.CaptureF
     call = ["train", "images.folder", str(tmp_path / "mine"), *changes, "--quiet", "--out", str(tmp_path / "run")]
     assert main(call) == 0
     said = capsys.readouterr().err
-    assert "48 read, 1 rejected" in said and "broken.png" in said
+    assert "48 read, 2 rejected" in said and "broken.png" in said
     assert "images.folder: 48 examples; label: 1 24, lost 0, none 24." in said
     assert "Nothing to learn label from: lost." in said
     assert "The warm-up of 100 steps is longer than the run of 2" in said
