@@ -108,7 +108,10 @@ def real_captions(domain: Domain, examples: list[Any]) -> list[str]:
 
 def about(domain: Domain) -> dict[str, str]:
     """What each measure of a domain is: the first line that its function says."""
-    said = {name: (getattr(f, "__doc__", None) or "").strip().split("\n")[0] for name, f in domain.metrics().items()}
+    said = {
+        name: (getattr(f, "__doc__", None) or "").strip().split("\n")[0].replace("`", "")
+        for name, f in domain.metrics().items()
+    }
     return {name.replace("_", " "): line for name, line in said.items() if line}
 
 

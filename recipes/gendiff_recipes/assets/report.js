@@ -35,7 +35,13 @@ for (const figure of document.querySelectorAll(".structures")) {
   const chains = JSON.parse(figure.querySelector("script").textContent);
   const palette = JSON.parse(document.getElementById("palette").textContent);
   const title = figure.querySelector("h3").textContent;
-  let viewer = null, chosen = 0;
+  let viewer = null, chosen = 0, shrunk = 1;
+
+  const fit = () => { // zoomTo fills the height, whatever the width is
+    const wanted = Math.min(1, stage.clientWidth / stage.clientHeight);
+    viewer.zoom(wanted / shrunk);
+    shrunk = wanted;
+  };
 
   const show = index => {
     chosen = index;
@@ -56,7 +62,8 @@ for (const figure of document.querySelectorAll(".structures")) {
       viewer.setStyle({resi: [...motif]}, {cartoon: {colorfunc: colour, arrows: true}, stick: {radius: 0.14, colorfunc: colour}});
     }
     viewer.zoomTo();
-    viewer.zoom(Math.min(1, stage.clientWidth / stage.clientHeight)); // which fills the height alone
+    shrunk = 1;
+    fit();
     const view = viewer.getView();
     view.splice(4, 4, ...turn);
     viewer.setView(view);
@@ -73,6 +80,7 @@ for (const figure of document.querySelectorAll(".structures")) {
     picture.style.visibility = "hidden";
     hint.textContent = "Drag to turn, Ctrl and wheel to zoom";
     show(chosen);
+    new ResizeObserver(() => { fit(); viewer.render(); }).observe(stage);
   };
 
   buttons.forEach((button, index) => button.addEventListener("click", () => show(index)));
