@@ -255,6 +255,8 @@ class Model:
             raise RequestError(f"sample got n={n}, batch={batch}", "at least one sample and a batch of at least one")
         if given is not None:
             given, what = self.domain.known(given, what)
+        if isinstance(start, str | Path):
+            raise RequestError(f"start={str(start)!r}", "an artifact", f"start=model.domain.read({str(start)!r})")
         if start is not None:
             what = {**self.domain.size_of(start), **what}
         said = guidance is not None

@@ -62,18 +62,19 @@ def start_at(sampler: Any, strength: float) -> Any:
 
 def noised_start(process: Process, x0: State, like: State, t: float, noise: Noise, cond: dict[str, Any]) -> State:
     """x_t of a clean state [1 or B, *sites, ...] (padded to the sites of `like`), one draw for each sample."""
+    mask = cond.get("mask")
 
     def fit(part: Tensor, other: Tensor) -> Tensor:
-        short = other.shape[1] - part.shape[1]
-        if part.shape[2:] != other.shape[2:] or short < 0 or (short and "mask" not in cond):
+        sizes = {other.shape[1]} if mask is None or mask.ndim != 2 else set(mask.sum(1).tolist())
+        if part.shape[2:] != other.shape[2:] or sizes != {part.shape[1]}:
             raise RequestError(
                 f"The artifact to start from has the shape {tuple(part.shape[1:])}",
-                f"that of what is asked for, {tuple(other.shape[1:])}",
-                "Ask for a sample of the same size",
+                f"that of what is asked for, {' and '.join(str((size, *other.shape[2:])) for size in sorted(sizes))}",
+                "Ask for samples of the same size",
             )
         wide = part.new_zeros(len(part), *other.shape[1:])
         wide[:, : part.shape[1]] = part
         return wide.to(device=other.device, dtype=other.dtype).expand(other.shape)
 
-    process = process.masked(cond.get("mask"))
+    process = process.masked(mask)
     return process.noise(process.space.project(map_state(fit, x0, like)), t, noise.fork("start"))

@@ -356,3 +356,11 @@ def test_a_state_beyond_full_scale_is_turned_down() -> None:
     assert loud.peak == pytest.approx(0.99, abs=1e-3) and quiet.peak < 1
     ratio = loud.samples / loud.peak - quiet.samples / quiet.peak
     assert np.abs(ratio).max() < 1e-3  # the same sound, only its level differs
+
+
+def test_a_clip_begun_from_another_is_as_long(train):
+    domain = Audio(source=TONES).fit(train.artifacts)
+    model = Model.new(domain, channels=(16, 24), blocks=1)
+    clip = train[0].artifact
+    made = model.sample(2, start=clip, strength=0.4, sampler=DPMpp2M(2))
+    assert {len(m.samples) for m in made} == {len(model.sample(1, seconds=clip.seconds, sampler=DPMpp2M(2))[0].samples)}
