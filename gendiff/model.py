@@ -256,9 +256,13 @@ class Model:
         if given is not None:
             given, what = self.domain.known(given, what)
         if isinstance(start, str | Path):
-            raise RequestError(f"start={str(start)!r}", "an artifact", f"start=model.domain.read({str(start)!r})")
+            raise RequestError(f"start={str(start)!r}", "an artifact", f'start=model.domain.read("{start}")')
         if start is not None:
-            what = {**self.domain.size_of(start), **what}
+            size = self.domain.size_of(start)
+            for name, value in size.items():
+                if what.get(name, value) != value:
+                    warn(f"{name}={what[name]} with a start of {value}: what lies beyond it begins at the data's mean.")
+            what = {**size, **what}
         said = guidance is not None
         guidance = guidance if said else self.guidance
         request = self.domain.request(n, *args, **self.request(n, *args, shown=given is None and start is None, **what))

@@ -66,7 +66,11 @@ def noised_start(process: Process, x0: State, like: State, t: float, noise: Nois
 
     def fit(part: Tensor, other: Tensor) -> Tensor:
         sizes = {other.shape[1]} if mask is None or mask.ndim != 2 else set(mask.sum(1).tolist())
-        if part.shape[2:] != other.shape[2:] or sizes != {part.shape[1]}:
+        if (
+            part.shape[2:] != other.shape[2:]
+            or min(sizes) < part.shape[1]
+            or (mask is None and max(sizes) > part.shape[1])
+        ):
             raise RequestError(
                 f"The artifact to start from has the shape {tuple(part.shape[1:])}",
                 f"that of what is asked for, {' and '.join(str((size, *other.shape[2:])) for size in sorted(sizes))}",
