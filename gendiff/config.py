@@ -18,6 +18,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -191,6 +192,21 @@ def parse_json(text: str, where: str, longest: int = LONGEST) -> Any:
         depth += 1
         if depth > DEEPEST:
             raise RecipeError(f"{where} is nested too deeply", f"at most {DEEPEST} levels")
+    return data
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The table of a JSON file that may be damaged or a stranger's.
+
+    Raises:
+        RecipeError: For what is no text, or as `parse_json` does.
+    """
+    try:
+        text = path.read_text(encoding="utf8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not text ({error.reason})", "a JSON file that gendiff wrote") from error
+    data = parse_json(text, str(path))
+    check_type(data, Mapping, str(path))
     return data
 
 

@@ -157,12 +157,12 @@ def questions(model: Model) -> Iterator[str]:
 
 def trained(run: Path) -> str | None:
     """How long the run of a folder has trained and on how much, from its training.json; None without one."""
-    from gendiff.config import parse_json
+    from gendiff.config import read_json
 
     path = run / "training.json"
     if not path.is_file():
         return None
-    facts = parse_json(path.read_text(encoding="utf8"), str(path))
+    facts = read_json(path)
     said = {"steps": "{} steps", "seconds": "{:.0f} s", "examples": "{} examples", "precision": "{}"}
     return ", ".join(text.format(facts[name]) for name, text in said.items() if name in facts)
 

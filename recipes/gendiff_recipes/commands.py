@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shlex
+import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -84,9 +85,9 @@ class Train:
 
     def run(self, args: argparse.Namespace) -> None:
         use_data(args.data)
-        if args.out is not None and not (args.resume or args.overwrite):
-            from .folder import Folder
+        from .folder import Folder, rank
 
+        if args.out is not None and not (args.resume or args.overwrite) and rank() == 0:
             Folder(args.out).begin(resume=False, overwrite=False)  # a used folder is refused before data are read
         given = {name: getattr(args, f"own_{name}") for name in self.own}
         recipe = recipe_of(args.recipe, args.changes, {k: v for k, v in given.items() if v is not None})
@@ -99,11 +100,15 @@ class Train:
             out = run if args.resume or args.overwrite else free_folder(str(run))
         else:
             out = Path("runs") / recipe.name
+        if args.out is None and recipe.trainer.devices > 1:
+            sys.argv += ["--out", str(out)]  # the processes that are launched beside this one use the same folder
         from .training import train
 
         options: dict[str, Any] = {"overwrite": args.overwrite, "start": args.start}
         options = {name: value for name, value in options.items() if value}
         train(recipe, out, data=args.data, resume=args.resume, quiet=args.quiet, **options)
+        if recipe.trainer.devices > 1 and rank() != 0:
+            return
         line = shlex.join(["gendiff", "sample", str(out), "--out", str(out / "drawn")])
         print(f"The model is {out / 'model.safetensors'}; sample it: {line}")
 

@@ -18,6 +18,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import socket
 from array import array
@@ -26,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from gendiff.config import read_json
 from gendiff.errors import GendiffError
 from gendiff.modelfile import write_whole
 
@@ -38,7 +40,14 @@ except ImportError:  # Windows has no flock; folders are not locked there
 
 FILES = ("recipe.json", "checkpoints", "metrics.csv", "pace.f64", "samples", "tensorboard", "wandb")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+STEP = re.compile("[0-9]{1,18}")
 RESULTS = ("model.safetensors", "training.json", "start.json", "last.ckpt")
+
+
+def rank() -> int:
+    """Which of the processes that train together this one is; 0 leads."""
+    ranks = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ]
+    return int(ranks[0]) if ranks else 0
 
 
 class RunError(GendiffError):
@@ -180,14 +189,15 @@ class Folder:
         """The recipe of the run that is here, as JSON-able dict: the checkpoint's, or else recipe.json's."""
         if self.state is not None:
             return self.state["recipe"]
-        return json.loads((self.path / "recipe.json").read_text(encoding="utf8"))
+        return read_json(self.path / "recipe.json")
 
     def clear(self, step: int | None = None) -> None:
         """Deletes the run that is here, or the samples it drew after a step, and nothing that is not the run's."""
         if not self.leader:
             return
         for drawn in self.path.glob("samples/step_*"):
-            if step is None or int(drawn.name.removeprefix("step_")) > step:
+            own = re.fullmatch(r"step_([0-9]+)", drawn.name)
+            if own is not None and (step is None or int(own[1]) > step):
                 shutil.rmtree(drawn)
         if step is not None:
             return
@@ -230,9 +240,10 @@ class Table:
         self.path = path
         self.columns: list[str] = ["step"]
         if step is not None and path.exists():
-            rows = [row for row in read_rows(path) if int(row["step"]) <= step]
-            self.columns = list(dict.fromkeys(["step", *(key for row in rows for key in row)]))
-            self._rewrite(rows)
+            with written(path, "a table that can be read and written"):
+                rows = [row for row in read_rows(path) if int(row["step"]) <= step]
+                self.columns = list(dict.fromkeys(["step", *(key for row in rows for key in row)]))
+                self._rewrite(rows)
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         text = io.StringIO()
@@ -261,11 +272,15 @@ class Table:
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """The whole rows of a table, of which the last line may be cut."""
-    text = path.read_text(encoding="utf8")
+    text = path.read_text(encoding="utf8", errors="replace")
     whole = text[: text.rfind("\n") + 1]
     reader = csv.DictReader(io.StringIO(whole))
     width = len(reader.fieldnames or ())
-    rows = [row for row in reader if None not in row and len(row) == width and (row.get("step") or "").isdigit()]
+    rows = [
+        row
+        for row in reader
+        if None not in row and len(row) == width and re.fullmatch("[0-9]{1,18}", row.get("step") or "")
+    ]
     return [{key: value for key, value in row.items() if value is not None} for row in rows]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gendiff.config import check_type, complete, field_types, from_config, parse_json, to_config, unread
+from gendiff.config import check_type, complete, field_types, from_config, read_json, to_config, unread
 from gendiff.denoisers import Head
 from gendiff.domain import Domain, data_root
 from gendiff.errors import DataError, RecipeError, nearest, positive, refuse
@@ -239,12 +239,4 @@ class Recipe:
         path = Path(path)
         if not path.exists():
             raise RecipeError(f"There is no recipe file {path}", "a recipe.json that a training run wrote")
-        try:
-            text = path.read_text(encoding="utf8")
-        except UnicodeDecodeError as error:
-            raise RecipeError(
-                f"{path} is not text ({error.reason})", "a recipe.json that a training run wrote"
-            ) from error
-        config = parse_json(text, str(path))
-        check_type(config, Mapping, str(path))
-        return Recipe.of(config, parts)
+        return Recipe.of(read_json(path), parts)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gendiff
+from gendiff.config import read_json
 from gendiff.domain import Domain
 from gendiff.errors import DataError, RecipeError, nearest
 from gendiff.samples import captions
@@ -96,7 +97,7 @@ def report(run: str | Path, out: str | Path | None = None, *, n: int = 12, seed:
         blocks.append(Table("Measured", ["measure", "value"], rows, about=about(domain)))
     blocks.append(Details("Recipe", json.dumps(model.recipe, indent=2)))
     training = folder / "training.json"
-    facts = json.loads(training.read_text(encoding="utf8")) if training.exists() else {}
+    facts = read_json(training) if training.exists() else {}
     name = model.recipe.get("name", folder.name)
     return write_report(
         out or folder / "report.html",

@@ -30,6 +30,7 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 import gendiff
+from gendiff.config import read_json
 from gendiff.errors import RecipeError
 from gendiff.model import Model, check_loadable
 
@@ -47,7 +48,7 @@ from .callbacks import (
 )
 from .data import Batches, Encoded, same_data
 from .evaluation import about_examples, default_request, subset
-from .folder import Folder, Pace, Table
+from .folder import Folder, Pace, Table, rank
 from .module import Denoising
 from .recipe import Recipe, Trainer
 from .start import begin_from
@@ -107,8 +108,7 @@ def resolve(recipe: Recipe, before: Mapping[str, Any] | None = None) -> Recipe:
 
 def is_leader(options: Trainer) -> bool:
     """Whether this process is the first of those that train together."""
-    ranks = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ]
-    return options.devices == 1 or not ranks or int(ranks[0]) == 0
+    return options.devices == 1 or rank() == 0
 
 
 def usable_processors() -> int:
@@ -370,9 +370,12 @@ def run(
 
 
 def written_steps(out: Path) -> int | None:
-    """The steps of the model that is in a run's folder; None if there is none."""
+    """The steps of the model that is in a run's folder; None if there is none, or what says so is damaged."""
     path = out / "training.json"
-    return json.loads(path.read_text(encoding="utf8"))["steps"] if path.exists() else None
+    try:
+        return read_json(path).get("steps") if path.exists() and (out / "model.safetensors").exists() else None
+    except RecipeError:
+        return None
 
 
 def newest_state(folder: Folder) -> dict[str, Any]:

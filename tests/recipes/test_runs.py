@@ -535,3 +535,44 @@ def test_rows_of_classes_are_taken_by_name() -> None:
     assert "another head" in found["said"]
     found = begin_from(Model.new(Pairs(), width=24), source)
     assert found["taken"] == ["last.bias"] and len(found["new"]) == len(found["left"]) == 4
+
+
+def test_files_that_were_damaged_or_are_not_the_run_s(tmp_path: Path) -> None:
+    """A power cut, an editor, a folder of one's own beside the samples: none of them stops a run, or is deleted."""
+    run = short()
+    train(run, tmp_path, quiet=True)
+    (tmp_path / "samples" / "step_mine").mkdir(parents=True)
+    (tmp_path / "training.json").write_text('{"st')
+    (tmp_path / "metrics.csv").write_bytes(b"step,loss\n3,0.5\n\xc2\xb2,1\n\xff\xfe,2\n")
+    longer = short(15)
+    train(longer, tmp_path, quiet=True, resume=True)
+    assert json.loads((tmp_path / "training.json").read_text())["steps"] == 15
+    assert (tmp_path / "samples" / "step_mine").is_dir()
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[1].startswith("3,0.5")
+    (tmp_path / "model.safetensors").unlink()
+    train(longer, tmp_path, quiet=True, resume=True)
+    assert (tmp_path / "model.safetensors").exists()  # the last checkpoint is the model
+    (tmp_path / "metrics.csv").unlink()
+    (tmp_path / "metrics.csv").mkdir()
+    with pytest.raises(RunError, match=r"metrics\.csv cannot be written"):
+        train(short(20), tmp_path, quiet=True, resume=True)
+    for path in listed(tmp_path / "checkpoints"):
+        path.unlink()
+    for text in (b'{"st', b"\xff\xfe", b"[1]"):
+        (tmp_path / "recipe.json").write_bytes(text)
+        with pytest.raises(RecipeError, match=r"recipe\.json"):
+            train(run, tmp_path, quiet=True, resume=True)
+
+
+def test_two_devices_from_the_command_line(tmp_path: Path, root: Path) -> None:
+    """The second process, which repeats the command, found the folder in use by the first, and both ended at once."""
+    train(short(4), tmp_path / "run", quiet=True)
+    paths = os.pathsep.join([*(str(root / name) for name in ("", "domains", "recipes")), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "gendiff", "train", "run", "trainer.devices=2", "--quiet"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run-2"]
+    assert read_checkpoint(listed(tmp_path / "run-2" / "checkpoints")[0])["step"] == 4
+    assert done.stdout.count("The model is") == 1
