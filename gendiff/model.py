@@ -258,6 +258,8 @@ class Model:
         if isinstance(start, str | Path):
             raise RequestError(f"start={str(start)!r}", "an artifact", f'start=model.domain.read("{start}")')
         if start is not None:
+            if not 0 < strength <= 1:
+                raise RequestError(f"strength={strength!r}", "a number above 0, at most 1", "strength=0.5")
             size = self.domain.size_of(start)
             for name, value in size.items():
                 if what.get(name, value) != value:

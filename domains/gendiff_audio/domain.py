@@ -212,9 +212,12 @@ class Audio(Domain):
         """A recording with a gap (`Clip.without`), as well as the core's own words; the samples are as long as it is.
 
         Raises:
-            RequestError: no frame is outside of the gap or none inside, or other `seconds` than the recording's.
+            RequestError: a whole recording, no frame outside of the gap or none inside, or other `seconds`.
             AudioError: a recording of another sample rate.
         """
+        if isinstance(given, Clip):
+            fix = "given=clip.without(0.10, 0.20), or start=clip"
+            raise RequestError("given=, a whole recording", "one of which a part is missing", fix)
         if not isinstance(given, Gap):
             return super().known(given, what)
         x0 = self.encode(given.clip)

@@ -196,6 +196,9 @@ def test_a_start_tells_how_long_the_clips_are(train, domain):
         assert masks[0] is not None and masks[0].sum(1).tolist() == pytest.approx([length] * 3, abs=1)
     with pytest.raises(RequestError, match=r'read\("a.wav"\)'):
         model.sample(1, start="a.wav")
+    for strength in (0, 1.5, float("nan")):
+        with pytest.raises(RequestError, match="strength="):
+            model.sample(1, start=clip, strength=strength)
 
 
 @pytest.mark.parametrize("backend", ["torch", "torchaudio"])
@@ -244,7 +247,7 @@ def test_a_gap_is_given_to_sample_as_it_is(train, domain):
     for what, message in (
         ({"given": gap, "seconds": 2.0}, "no seconds beside a gap"),
         ({"given": clip.without(0, clip.seconds)}, "sound beside it"),
-        ({"given": clip}, r"given=Clip.*model\.known"),
+        ({"given": clip}, r"a whole recording.*given=clip\.without"),
     ):
         with pytest.raises(RequestError, match=message):
             model.sample(2, sampler=sampler, **what)
