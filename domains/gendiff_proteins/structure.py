@@ -1,8 +1,9 @@
 """A protein backbone as a person knows it: atoms in angstrom, letters, residue numbers and chains.
 
 `structure["A16-35"]` is residues 16 to 35 of chain A by the numbers of the file; insertion codes are part of a number
-("A52A"); several pieces may be joined, `structure["A16-35", "A52-71"]`; a chain id alone is the whole chain. Numbers
-that a range spans and the chain lacks are left out with a warning: antibody numbering has such gaps without a break.
+("A52A"); several pieces may be joined, `structure["A16-35", "A52-71"]`; a chain id alone is the whole chain. Where an
+id that ends in a digit leaves two readings, a colon ends it: `structure["A1:2-9"]`. Numbers that a range spans and the
+chain lacks are left out with a warning: antibody numbering has such gaps without a break.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ ATOMS = ("N", "CA", "C", "O")
 FAR_CA = 4.2  # a longer CA-CA is a chain break
 
 _NUMBER = r"(-?\d+)([A-Za-z]?)"
-_PIECE = re.compile(rf"^(?P<chain>.*?)(?:{_NUMBER}(?:-{_NUMBER})?)?$")
+_RANGE = re.compile(rf":?{_NUMBER}(?:-{_NUMBER})?")
+_PIECE = re.compile(rf"(?P<chain>.*?)(?:{_RANGE.pattern})?")
 
 
 class StructureError(GendiffError):
@@ -33,6 +35,12 @@ class StructureError(GendiffError):
 def _plain(number: str) -> int:
     """A residue number without its insertion code."""
     return int(re.sub(r"[A-Za-z]", "", number))
+
+
+def _ends(first: str, code: str | None, last: str | None, last_code: str | None) -> tuple[str, str]:
+    """The first and the last residue number of a range, which may be one."""
+    begin = first + (code or "")
+    return begin, begin if last is None else last + (last_code or "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,23 +133,34 @@ class Structure:
 
     def _select(self, piece: str) -> list[int]:
         here = f"{self.name or 'this structure'}"
-        ids = list(dict.fromkeys(self.chains))
-        match = _PIECE.match(piece.strip())
-        if not piece.strip() or match is None:
-            raise StructureError(f"the selection {piece!r}", 'a chain and numbers, such as "A16-35", "A52A" or "A"')
-        chain, first, code, last, last_code = match.groups()
-        if piece.strip() in ids:
-            chain, first = piece.strip(), None
-        if chain not in ids:
+        ids = sorted(dict.fromkeys(self.chains), key=len)
+        whole = piece.strip()
+        if whole in ids and whole:
+            return [i for i, c in enumerate(self.chains) if c == whole]
+        found = {chain: _RANGE.fullmatch(whole, len(chain)) for chain in ids if whole.startswith(chain)}
+        ways = {chain: match.groups() for chain, match in found.items() if match is not None}
+        if not ways:
+            match = _PIECE.fullmatch(whole)
+            chain = match["chain"] if match else ""
+            if not chain and not whole.strip(":-0123456789"):
+                raise StructureError(f"the selection {piece!r}", 'a chain and numbers, such as "A16-35", "A52A" or "A"')
             raise StructureError(
                 f"the selection {piece!r}: {here} has no chain {chain!r}",
                 f"one of its chains: {', '.join(ids)}.{nearest(chain, ids)}",
             )
+        named = set(zip(self.chains, self.numbers, strict=True))
+        there = [chain for chain, way in ways.items() if {(chain, end) for end in _ends(*way)} <= named]
+        if len(there) > 1:
+            raise StructureError(
+                f"the selection {piece!r} may mean chain {' or chain '.join(there)}",
+                "a colon after the chain",
+                f'structure["{there[-1]}:{whole[len(there[-1]) :]}"]',
+            )
+        chain = next(iter(there or ways))
+        first, code, last, last_code = ways[chain]
         places = [i for i, c in enumerate(self.chains) if c == chain]
-        if first is None:
-            return places
         numbers = [self.numbers[i] for i in places]
-        ends = [first + (code or ""), (last + (last_code or "")) if last is not None else first + (code or "")]
+        ends = _ends(first, code, last, last_code)
         for end in ends:
             if end not in numbers:
                 near = min(numbers, key=lambda number: abs(_plain(number) - _plain(end)))

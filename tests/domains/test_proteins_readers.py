@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gendiff_proteins import Ideal, Structure, StructureError, Structures, load, read, write
+from gendiff_proteins import Ideal, Structure, StructureError, Structures, load, read, scaffold, write
 from gendiff_proteins.ideal import HELIX, build
 from gendiff_proteins.writing import THREE
 
@@ -118,6 +118,23 @@ def test_names_of_protonation_states_and_termini(tmp_path: Path, name: str, lett
     structure, report = load(saved(tmp_path, lines))
     assert structure.sequence == f"A{letter}DEFGHIKLMN" and set(structure.chains) == {"A"}
     assert report.parents == (f"A2 {name}",)
+
+
+def test_residues_of_chains_whose_id_ends_in_a_digit() -> None:
+    two = np.concatenate([helix().backbone, away(helix(), 50.0).backbone])
+
+    def of(*ids: str) -> Structure:
+        return Structure(two, numbers=(*map(str, range(1, 13)),) * 2, chains=tuple(c for c in ids for _ in range(12)))
+
+    for ids, what in ((("A1", "A2"), "A22-4"), (("A", "A2"), "A2:2-4"), (("1", "2"), "22-4"), (("A", "A2"), "A22-4")):
+        chosen = of(*ids)[what]
+        assert chosen.numbers == ("2", "3", "4") and set(chosen.chains) == {ids[1]}
+    assert of("A", "A1")["A1"].numbers == tuple(map(str, range(1, 13)))
+    assert set(of("A", "A1")["A:1-2"].chains) == {"A"}
+    with pytest.raises(StructureError, match=r'may mean chain A or chain A1.*structure\["A1:2"\]'):
+        of("A", "A1")["A12"]
+    motif = scaffold(of("1", "2"), "5/2:2-4/5")
+    assert motif.length == 13 and set(motif.structure.chains) == {"2"}
 
 
 def test_phosphoserine_as_hetatm_is_kept_and_a_ligand_named_lys_is_not(tmp_path: Path) -> None:
