@@ -91,6 +91,7 @@ class Recording:
                 self.frames = 0
                 while got := len(self.file.read(PIECE // self.channels, dtype="float32")):
                     self.frames += got
+                    self.bound(self.frames)
                 self.open()
         except AudioError:
             self.raw.close()
@@ -172,8 +173,7 @@ class Recording:
         if count > longest * rate:
             fix = f'Read a part, e.g. read("{name}", start=0, seconds=30), or raise longest=.'
             raise AudioError("too long", f"{name}, {count / rate:.0f} s", f"at most {longest:g} s at once", fix)
-        if 4 * count * self.channels > (limit := allowance(self.size)):
-            raise AudioError("too large", f"{name}, {count} samples in {self.size} bytes", f"at most {limit // 4}")
+        self.bound(count)
         pieces = []
         try:
             self.go(first)
@@ -197,6 +197,11 @@ class Recording:
                 "truncated", f"{name}, {first + got} of {said} samples", "a complete file", "Copy it again."
             )
         return checked(samples, rate, name)
+
+    def bound(self, count: int) -> None:
+        """Refuses more samples than a file of this size may hold."""
+        if 4 * count * self.channels > (limit := allowance(self.size)):
+            raise AudioError("too large", f"{self.name}, {count} samples in {self.size} bytes", f"at most {limit // 4}")
 
     def go(self, first: int) -> None:
         """Goes to a sample; where the coding knows no places (GSM, G.721), by decoding what lies before it."""

@@ -120,7 +120,7 @@ def _look(home: Path, most: int = 200) -> tuple[int, bool]:
         try:
             with Image.open(file) as image:
                 sides.append(min(image.size))
-                grey = grey and image.mode in ("1", "L", "LA", "I", "I;16", "F")
+                grey = grey and (image.mode in ("1", "L", "LA", "F") or image.mode[0] == "I")
         except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue  # the source counts it among the rejected, with the reason
     if not sides:

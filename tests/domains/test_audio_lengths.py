@@ -138,6 +138,11 @@ def test_a_flac_that_was_streamed_does_not_say_how_long_it_is():
                 np.abs(file.read(start=start, seconds=0.5).samples[0] - WAVE[int(8000 * start) :][:4000]).max() < 4e-5
             )
     assert np.abs(read(bytes(data)).samples[0] - WAVE).max() < 4e-5
+    long = bytearray(encoded("FLAC", "PCM_16", np.zeros(2**26 + 2**18, np.float32)))
+    long[21] &= 0xF0
+    long[22:26] = bytes(4)
+    with pytest.raises(AudioError, match="at most 67108864"):
+        Recording(bytes(long))
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC"])
