@@ -20,7 +20,6 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -245,7 +244,7 @@ def _assemble(path: Path, parsed: Parsed, notes: list[str]) -> tuple[Structure, 
     oxygen = place_oxygen(*torch.from_numpy(core).unbind(1)).numpy()
     for place, found in enumerate(kept):
         oxygen[place] = found.atoms.get("O", oxygen[place])
-    chains, renamed = _chains(kept, Structure(np.concatenate([core, oxygen[:, None]], 1)).breaks)
+    chains, renamed = _chains(kept, frozenset(Structure(np.concatenate([core, oxygen[:, None]], 1)).breaks))
     structure = Structure(
         np.concatenate([core, oxygen[:, None]], 1),
         "".join(known.get(found.name, "X") for found in kept),
@@ -270,7 +269,7 @@ def _assemble(path: Path, parsed: Parsed, notes: list[str]) -> tuple[Structure, 
     )
 
 
-def _chains(kept: list[_Found], breaks: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _chains(kept: list[_Found], breaks: frozenset[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Chain ids, one a residue, so that id and number name one residue; and what was renamed.
 
     Residues up to the end of their chain in the file stay together, or, where these repeat a number, up to a break.
