@@ -377,6 +377,9 @@ def _examples(
             refused.append(Rejected(name, f"not readable ({error.strerror})"))
     refused += [Rejected(name, "in the manifest, but not among the files") for name in table if name not in met]
     refused += members.rejected
+    if not items and not refused and counts["apart"]:
+        fix = "Add sounds, or say which are which in a column split of a table"
+        raise DataError(f"no sound is of this split, {counts['apart']} are of another", "sounds in each split", fix)
     if not items:
         report = Examples([], rejected=refused).report()
         raise DataError(f"none of {len(refused)} sounds is usable: {report}", "at least one usable sound")

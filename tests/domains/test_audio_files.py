@@ -255,6 +255,17 @@ def test_manifest_and_tar(folder, tmp_path_factory):
         Sounds(str(place / "all.tar.gz"), str(place / "all.csv"), columns=("partity",))
 
 
+def test_a_split_without_a_sound_says_where_they_are(tmp_path):
+    (tmp_path / "a.wav").write_bytes(wav(sine()))
+    source, found = Sounds(str(tmp_path), classes=()), []
+    for split in ("train", "test"):
+        try:
+            found += list(source.load(split))
+        except DataError as error:
+            assert "no sound is of this split, 1 are of another" in str(error) and "column split" in error.fix
+    assert len(found) == 1
+
+
 def test_nothing_usable_is_an_error_with_its_reasons(tmp_path):
     (tmp_path / "a").mkdir()
     for i in range(40):
