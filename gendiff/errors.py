@@ -299,6 +299,32 @@ def whole(kind: str, name: str, value: object, least: int = 1) -> None:
         )
 
 
+def number(kind: str, name: str, value: object, allowed: Range) -> None:
+    """Refuses an argument of a function or class that is outside of a range.
+
+    Raises:
+        RecipeError: With the name of the argument.
+    """
+    if value not in allowed:
+        raise RecipeError(f"{kind} got {name}={value!r}", str(allowed))
+
+
+def named_parts(owner: str, kind: type, parts: Any, named: Mapping[str, Any], fix: str) -> dict[str, Any]:
+    """The parts of a bundle, given as a mapping or as keywords.
+
+    Raises:
+        RecipeError: For none at all, or one that is not of its kind.
+    """
+    found = {**parts, **named} if isinstance(parts, Mapping) else named
+    if not found or (parts is not None and not isinstance(parts, Mapping)):
+        got = "no parts" if parts is None or parts == {} else repr(parts)
+        raise RecipeError(f"{owner} got {got}", f"at least one part by name, each a {kind.__name__}", fix)
+    for name, part in found.items():
+        if not isinstance(part, kind):
+            raise RecipeError(f"{owner} got {name}={part!r}", f"an object of the type {kind.__name__}", fix)
+    return dict(found)
+
+
 class CheckpointError(GendiffError):
     """A model file that cannot be loaded: damaged, of another version, or with keys nobody reads."""
 

@@ -112,6 +112,7 @@ class Noise:
     def of(seed: int, n: int, start: int = 0, device: torch.device | str | None = None) -> Noise:
         """The source for samples start .. start + n - 1 of run `seed`."""
         whole("Noise.of", "n", n, 0)
+        whole("Noise.of", "start", start, 0)
         return Noise(seed, torch.arange(start, start + n, dtype=torch.int64, device=device))
 
     def fork(self, name: str) -> Noise:

@@ -47,10 +47,11 @@ class Denoiser(nn.Module):
         self, network: nn.Module, head: Head, process: Process, *, precision: torch.dtype | None = None
     ) -> None:
         super().__init__()
-        if not isinstance(head, Head):
-            raise RecipeError(
-                f"A denoiser got the head {head!r} of type {type(head).__name__}", "an object of the type Head"
-            )
+        given = (network, nn.Module), (head, Head), (process, Process), (precision or torch.float32, torch.dtype)
+        for name, (part, kind) in zip(("network", "head", "process", "precision"), given, strict=True):
+            if not isinstance(part, kind):
+                got = f"{name} {part!r} of type {type(part).__name__}"
+                raise RecipeError(f"A denoiser got the {got}", f"an object of the type {kind.__name__}")
         self.precision = precision
         self.network = network
         self.head = head

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from gendiff.errors import POSITIVE, SamplerError, check
+from gendiff.errors import POSITIVE, SamplerError, check, named_parts
 from gendiff.processes import Gaussian, Joint, Leaf, Process, pick
 from gendiff.processes.schedules import Time, maths
 from gendiff.spaces import State, per_sample, require_shape
@@ -204,7 +204,7 @@ class Heads(Head):
     """One head per part of a bundle: `Heads(pos=Velocity(), rot=Tangent())`. The network sees t itself."""
 
     def __init__(self, parts: Mapping[str, Head] | None = None, /, **named: Head) -> None:
-        self.parts: dict[str, Head] = {**(parts or {}), **named}
+        self.parts: dict[str, Head] = named_parts("Heads", Head, parts, named, "Heads(pos=Velocity())")
 
     def __repr__(self) -> str:
         return f"Heads({', '.join(f'{name}={part!r}' for name, part in self.parts.items())})"

@@ -49,7 +49,11 @@ class Mixture:
         self.variances = torch.as_tensor(variances, dtype=means.dtype).expand(k, d)
         self.weights = means.new_full((k,), 1 / k) if weights is None else weights
         self.axes = torch.eye(d, dtype=means.dtype).expand(k, d, d) if axes is None else axes
-        if not math.isclose(float(self.weights.sum()), 1.0, abs_tol=1e-9):
+        if not bool((self.variances >= 0).all() & self.variances.isfinite().all() & means.isfinite().all()):
+            raise GendiffError(
+                f"A mixture got means {means} and variances {variances}", "finite numbers, no variance < 0"
+            )
+        if not bool((self.weights >= 0).all()) or not math.isclose(float(self.weights.sum()), 1.0, abs_tol=1e-9):
             raise GendiffError(f"The weights sum to {float(self.weights.sum())}", "1")
 
     @property

@@ -90,6 +90,9 @@ class Given:
 
     def __post_init__(self) -> None:
         boolean(self)
+        for part in tensors(self.x0):
+            if not isinstance(part, Tensor):
+                raise SamplerError(f"Given got x0 of {type(part).__name__}", "a state: a tensor, or a dict of tensors")
 
     def put(self, process: Process, x: State, s: float, noise: Noise) -> State:
         """x_s with its known sites replaced by a fresh noising of the known values; exact at s = 0."""

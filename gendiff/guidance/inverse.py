@@ -320,6 +320,9 @@ class PosteriorMean:
     denoiser: Denoise
     measured: Measurement
 
+    def __post_init__(self) -> None:
+        check(self)
+
     @property
     def process(self) -> Process:
         return self.denoiser.process

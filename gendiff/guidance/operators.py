@@ -274,6 +274,9 @@ class Chain(LinearOperator):
     """Linear operators one after the other, the first first."""
 
     def __init__(self, *operators: LinearOperator) -> None:
+        for operator in operators:
+            if not isinstance(operator, LinearOperator):
+                raise SamplerError(f"Chain got {operator!r}", "linear operators", "Chain(Blur(kernel), Average(4))")
         self.operators = operators
 
     def __eq__(self, other: object) -> bool:

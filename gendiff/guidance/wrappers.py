@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import Denoise, clean, differentiates, for_samples, map_prediction, moved, shared_rows
-from gendiff.errors import SamplerError
+from gendiff.errors import SamplerError, check
 from gendiff.guidance.rules import (
     Rule,
     as_rule,
@@ -97,6 +97,10 @@ class Guided:
     scale: Any
     without: Callable[[dict[str, Any]], dict[str, Any]]
 
+    def __post_init__(self) -> None:
+        check(self)
+        as_rule(self.scale)
+
     @property
     def process(self) -> Process:
         return self.denoiser.process
@@ -133,6 +137,10 @@ class Autoguidance:
     weaker: Denoise
     scale: Any
 
+    def __post_init__(self) -> None:
+        check(self)
+        as_rule(self.scale)
+
     @property
     def process(self) -> Process:
         return self.denoiser.process
@@ -165,6 +173,7 @@ class ClassifierGuidance:
     scale: Any = 1.0
 
     def __post_init__(self) -> None:
+        check(self)
         check_number(self, "scale")
 
     @property
@@ -208,6 +217,9 @@ class Constrained:
 
     denoiser: Denoise
     constrain: Callable[..., State]
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @property
     def process(self) -> Process:

@@ -25,8 +25,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -179,9 +179,13 @@ class Leaf(Process):
         """
         return self.on.flat or self.on.framed
 
-    @abstractmethod
-    def masked(self, mask: Any) -> Leaf:
-        """The process on one padded batch."""
+    def masked(self, mask: Any) -> Self:
+        on = self.on.masked(mask)
+        if on is self.on:
+            return self
+        bound = replace(self)  # type: ignore[type-var]
+        object.__setattr__(bound, "on", on)
+        return bound
 
     @abstractmethod
     def error(self, x: State, guess: State, x0: State, t: Time) -> Tensor:

@@ -16,13 +16,13 @@ at a constant prediction, as the Gaussian process has.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gendiff.errors import GendiffError
+from gendiff.errors import GendiffError, check
 from gendiff.processes.base import Leaf, require_noise
 from gendiff.processes.schedules import VE, Schedule, Time
 from gendiff.random import Noise
@@ -50,6 +50,7 @@ class BrownianSO3(Leaf):
     on: Space = field(default_factory=SO3)
 
     def __post_init__(self) -> None:
+        check(self)
         alpha, sigma = self.schedule(1.0)
         if alpha != 1 or sigma < 2:
             raise GendiffError(
@@ -61,9 +62,6 @@ class BrownianSO3(Leaf):
     @property
     def straight(self) -> bool:
         return False  # the angle to a constant prediction does not fall as sigma does
-
-    def masked(self, mask: Any) -> BrownianSO3:
-        return replace(self, on=self.on.masked(mask))
 
     def noise(self, x0: Tensor, t: Time, noise: Noise) -> Tensor:
         return self.turned(x0, self.schedule(t)[1], noise)

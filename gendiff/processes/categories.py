@@ -135,11 +135,6 @@ class Categories(Leaf):
     def carry(self, x: Tensor, logs: Tensor) -> Tensor:
         """A prediction that knows what x_t already shows."""
 
-    def masked(self, mask: Any) -> Categories:
-        bound = replace(self)
-        object.__setattr__(bound, "on", self.on.masked(mask))
-        return bound
-
     def indicators(self, x: Tensor) -> Tensor:
         """Classes [B, *sites] as float64 indicators [B, *sites, S]."""
         return (x[..., None] == torch.arange(len(self.pi(x)), device=x.device)).double()

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gendiff.errors import POSITIVE, check
+from gendiff.errors import POSITIVE, check, refuse
 from gendiff.processes.base import Leaf, Move, add_scaled, require_noise, square_error
 from gendiff.processes.schedules import Linear, Schedule, Time, maths
 from gendiff.random import Noise
@@ -42,11 +42,9 @@ class Gaussian(Leaf):
     data_std: float | None = None
 
     def __post_init__(self) -> None:
-        if self.data_std is not None:
-            check(self, data_std=POSITIVE)
-
-    def masked(self, mask: Any) -> Gaussian:
-        return replace(self, on=self.on.masked(mask))
+        check(self, data_std=POSITIVE)
+        if not self.on.flat:
+            refuse(self, "on", "a flat space: Euclidean() or Centered()", "Geodesic(SO3())")
 
     def noise(self, x0: Tensor, t: Time, noise: Noise) -> Tensor:
         return self.noised(x0, self.on.random(x0, noise), t)

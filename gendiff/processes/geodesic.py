@@ -7,12 +7,12 @@ step    x_s = lerp(x_t, x0, 1 - kappa_s/kappa_t)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from gendiff.errors import GendiffError
+from gendiff.errors import GendiffError, check
 from gendiff.processes.base import Leaf, Move, require_noise, square_error
 from gendiff.processes.schedules import Linear, Schedule, Time
 from gendiff.random import Noise
@@ -35,15 +35,13 @@ class Geodesic(Leaf):
     schedule: Schedule = field(default_factory=Linear)
 
     def __post_init__(self) -> None:
+        check(self)
         if not self.schedule.flow:
             raise GendiffError(
                 f"Geodesic got the schedule {self.schedule!r}",
                 "a flow schedule, alpha + sigma = 1 (Linear, Exponential, Polynomial, or one of them Shifted)",
                 "Geodesic(SO3(), Linear())",
             )
-
-    def masked(self, mask: Any) -> Geodesic:
-        return replace(self, on=self.on.masked(mask))
 
     def noise(self, x0: State, t: Time, noise: Noise) -> State:
         return self.noised(x0, self.on.random(x0, noise), t)

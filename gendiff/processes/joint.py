@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.errors import GendiffError, SamplerError, nearest
+from gendiff.errors import SamplerError, named_parts, nearest
 from gendiff.processes.base import Process, pick
 from gendiff.processes.schedules import Time
 from gendiff.random import Noise
@@ -23,9 +23,7 @@ class Joint(Process):
     """
 
     def __init__(self, parts: Mapping[str, Process] | None = None, /, **named: Process) -> None:
-        self.parts: dict[str, Process] = {**(parts or {}), **named}
-        if not self.parts:
-            raise GendiffError("Joint() got no parts", "at least one named process", "Joint(pos=Gaussian())")
+        self.parts: dict[str, Process] = named_parts("Joint", Process, parts, named, "Joint(pos=Gaussian())")
         self._space = Product({name: part.space for name, part in self.parts.items()})
 
     def __repr__(self) -> str:

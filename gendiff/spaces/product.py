@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.errors import GendiffError, SamplerError
+from gendiff.errors import SamplerError, named_parts
 from gendiff.random import Noise
 from gendiff.spaces.base import (
     Space,
@@ -28,11 +28,8 @@ class Product(Space):
 
     def __init__(self, parts: Mapping[str, Space] | None = None, /, **named: Space) -> None:
         object.__setattr__(self, "mask", None)
-        object.__setattr__(self, "parts", {**(parts or {}), **named})
-        if not self.parts:
-            raise GendiffError(
-                "Product() got no parts", "at least one named space", "Product(pos=Centered(), rot=SO3())"
-            )
+        found = named_parts("Product", Space, parts, named, "Product(pos=Centered(), rot=SO3())")
+        object.__setattr__(self, "parts", found)
 
     def __repr__(self) -> str:
         return f"Product({', '.join(f'{name}={part!r}' for name, part in self.parts.items())})"

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gendiff.errors import GendiffError
+from gendiff.errors import GendiffError, Range, whole
 from gendiff.training.ema import wide
 
 
@@ -37,7 +37,7 @@ def gamma_of(sigma_rel: float) -> float:
     Raises:
         GendiffError: Outside (0, 0.28]; the mean of all weights has 0.2887.
     """
-    if not 0 < sigma_rel <= 0.28:
+    if sigma_rel not in Range(0, 0.28, "(]"):
         raise GendiffError(
             f"A relative width of {sigma_rel}", "a number in (0, 0.28]", "Profiles(network, (0.05, 0.1))"
         )
@@ -156,6 +156,7 @@ def reconstruct(snapshots: Sequence[Snapshot], sigma_rel: float, updates: int | 
     """
     last = max((s.updates for s in snapshots), default=0)
     updates = last if updates is None else updates
+    whole("reconstruct", "updates", updates, 0)
     if not 0 < updates <= last:
         raise GendiffError(f"An average after {updates} updates, from snapshots that end at {last}", "an earlier time")
     coefficients = fit([(s.sigma_rel, s.updates) for s in snapshots], sigma_rel, updates)

@@ -29,7 +29,7 @@ from gendiff import (
     vlb,
 )
 from gendiff.config import core_kinds
-from gendiff.denoisers import Denoise, Normal
+from gendiff.denoisers import Denoise, Mixture, Normal
 from gendiff.errors import GendiffError, SamplerError, check, fits
 from gendiff.guidance import (
     APG,
@@ -270,3 +270,65 @@ def test_a_part_that_is_not_there_is_refused(kind: Any, process: Any) -> None:
         ask = lambda: (one.still(process, 0.5), one.on(process, 0.5))  # noqa: E731
     with pytest.raises(SamplerError, match=f"no part 'poss'.*{said}"):
         ask()
+
+
+MADE = LEFT | {"Dual", "Prediction", "Pilots", "Look", "Particles"}
+
+
+def kinds_declared() -> list[Any]:
+    """(class, field) of all dataclasses of the core that are made by hand."""
+    out = []
+    for kind in core_kinds().values():
+        if dataclasses.is_dataclass(kind) and not inspect.isabstract(kind) and kind.__name__ not in MADE:
+            fields = [f.name for f in dataclasses.fields(kind) if f.init and f.name != "mask"]
+            out += [pytest.param(kind, name, id=f"{kind.__name__}.{name}") for name in fields]
+    return out
+
+
+@pytest.mark.parametrize(("kind", "name"), kinds_declared())
+def test_fields_of_another_kind_are_refused(kind: Any, name: str) -> None:
+    """`Gaussian(Linear)`, a class for an object, was taken, and failed somewhere else."""
+    more = {
+        "PosteriorMean": {"denoiser": required("Guided")["denoiser"], "measured": required("Likelihood")["measured"]},
+        "FittedTimes": {"tables": (), "otherwise": gendiff.LinearGrid()},
+        "Given": {"x0": torch.zeros(1, 2), "keep": torch.ones(1, 2, dtype=torch.bool)},
+    }
+    arguments = more.get(kind.__name__) or required(kind.__name__)
+    with pytest.raises(GendiffError):
+        kind(**{**arguments, name: object()})
+
+
+MEANS = torch.zeros(1, 2)
+
+
+UNCHECKED: list[Callable[[], Any]] = [
+    lambda: Gaussian(Linear),  # type: ignore[arg-type]
+    lambda: gendiff.Joint(pos=Linear()),  # type: ignore[arg-type]
+    lambda: gendiff.Joint([Gaussian()]),  # type: ignore[arg-type]
+    lambda: gendiff.Product(pos=Gaussian()),  # type: ignore[arg-type]
+    lambda: gendiff.Heads(pos=gendiff.Velocity),  # type: ignore[arg-type]
+    gendiff.Heads,
+    lambda: gendiff.Denoiser(torch.nn.Identity(), gendiff.Velocity(), Linear()),  # type: ignore[arg-type]
+    lambda: gendiff.Denoiser(torch.nn.Linear, gendiff.Velocity(), Gaussian()),  # type: ignore[arg-type]
+    lambda: gendiff.Denoiser(torch.nn.Identity(), gendiff.Velocity(), Gaussian(), precision="bf16"),  # type: ignore[arg-type]
+    lambda: Gaussian(Linear(), gendiff.SO3()),
+    lambda: gendiff.Chain(Average(2), 3),  # type: ignore[arg-type]
+    lambda: gendiff.Given([1.0], torch.ones(1, dtype=torch.bool)),
+    lambda: gendiff.Discrete.linear(10, -1e-4),
+    lambda: gendiff.Discrete.scaled_linear(10, -1.0),
+    lambda: gendiff.Discrete.cosine(10, -1.0),
+    lambda: gendiff.Discrete.cosine(10, largest=math.nan),
+    lambda: gendiff.Shifted.resolution(Linear(), 0.0, 64.0),
+    lambda: gendiff.Shifted.dynamic(Linear(), -1),
+    lambda: Noise.of(0, 3, 1.5),  # type: ignore[arg-type]
+    lambda: Mixture(Gaussian(), MEANS, -1.0),
+    lambda: Mixture(Gaussian(), MEANS, math.nan),
+    lambda: Mixture(Gaussian(), torch.zeros(2, 2), 1.0, torch.tensor([2.0, -1.0])),
+    lambda: Profiles(torch.nn.Linear(1, 1), ("0.1",)),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("wrong", UNCHECKED, ids=range(len(UNCHECKED)))
+def test_what_is_no_dataclass_is_checked_too(wrong: Callable[[], Any]) -> None:
+    with pytest.raises(GendiffError):
+        wrong()

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gendiff.errors import Range, RecipeError, check, refuse, whole
+from gendiff.errors import NOT_NEGATIVE, Range, RecipeError, check, number, refuse, whole
 from gendiff.processes.schedules.base import Schedule
 from gendiff.processes.schedules.numbers import Dual, Floats, Time, exp_capped, maths
+
+BETA = Range(0, 1, "(]")
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,16 @@ class Discrete(Schedule):
     def linear(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Discrete:
         """Ho et al. (2020): even steps of beta."""
         whole("Discrete.linear", "steps", steps)
+        for name, beta in (("first", first), ("last", last)):
+            number("Discrete.linear", name, beta, BETA)
         return Discrete(tuple(torch.linspace(first, last, steps, dtype=torch.float64).tolist()))
 
     @staticmethod
     def scaled_linear(steps: int = 1000, first: float = 0.00085, last: float = 0.012) -> Discrete:
         """Even steps of sqrt(beta), as latent diffusion and Stable Diffusion train (Rombach et al. 2022)."""
         whole("Discrete.scaled_linear", "steps", steps)
+        for name, beta in (("first", first), ("last", last)):
+            number("Discrete.scaled_linear", name, beta, BETA)
         roots = torch.linspace(math.sqrt(first), math.sqrt(last), steps, dtype=torch.float64)
         return Discrete(tuple((roots**2).tolist()))
 
@@ -57,6 +63,8 @@ class Discrete(Schedule):
     def cosine(steps: int = 1000, offset: float = 0.008, largest: float = 0.999) -> Discrete:
         """Nichol & Dhariwal (2021), Eq. 17."""
         whole("Discrete.cosine", "steps", steps)
+        number("Discrete.cosine", "offset", offset, NOT_NEGATIVE)
+        number("Discrete.cosine", "largest", largest, BETA)
 
         def bar(u: float) -> float:
             return math.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2

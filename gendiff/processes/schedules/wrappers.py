@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gendiff.errors import POSITIVE, check
+from gendiff.errors import POSITIVE, check, number
 from gendiff.processes.schedules.base import Schedule
 from gendiff.processes.schedules.numbers import Time, exp_capped, maths
 
@@ -27,6 +27,8 @@ class Shifted(Schedule):
     @staticmethod
     def resolution(schedule: Schedule, size: float, base: float) -> Shifted:
         """For `size` numbers per sample where the schedule suits `base`: shift = sqrt(size/base)."""
+        number("Shifted.resolution", "size", size, POSITIVE)
+        number("Shifted.resolution", "base", base, POSITIVE)
         return Shifted(schedule, math.sqrt(size / base))
 
     @staticmethod
@@ -34,6 +36,7 @@ class Shifted(Schedule):
         schedule: Schedule, tokens: int, few: tuple[float, float] = (256, 0.5), many: tuple[float, float] = (4096, 1.15)
     ) -> Shifted:
         """shift = exp(mu), mu linear in the number of tokens through (tokens, mu) at `few` and `many`, as in Flux."""
+        number("Shifted.dynamic", "tokens", tokens, POSITIVE)
         slope = (many[1] - few[1]) / (many[0] - few[0])
         return Shifted(schedule, math.exp(few[1] + slope * (tokens - few[0])))
 

@@ -28,6 +28,9 @@ TIME = Range(0, 1, text="a time in [0, 1]")
 class Grid(ABC):
     """The times a sampler visits: `grid(process, steps)` is a list of floats from noise to 0."""
 
+    def __post_init__(self) -> None:
+        check(self)
+
     @abstractmethod
     def __call__(self, process: Process, steps: int) -> list[float]:
         """steps + 1 times (more on grids that also go up)."""

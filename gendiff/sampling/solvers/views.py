@@ -33,6 +33,9 @@ from gendiff.sampling.solvers.weights import Clock, LogSNR, Soft, Variable, adam
 class View(ABC):
     """What a solver mixes; see the top of the file."""
 
+    def __post_init__(self) -> None:
+        check(self)
+
     @abstractmethod
     def weights(self, leaf: Leaf, at: Sequence[float], t: float, s: float, eta: float = 0.0) -> tuple[float, ...]:
         """The weights for the step t -> s of predictions made at the times `at`, newest first."""

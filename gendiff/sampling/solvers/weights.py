@@ -37,6 +37,9 @@ from gendiff.processes.schedules import Schedule
 class Variable(ABC):
     """In what a solver interpolates predictions: a monotone function of c = sigma/alpha in [0, inf]."""
 
+    def __post_init__(self) -> None:
+        check(self)
+
     @abstractmethod
     def __call__(self, c: float, schedule: Schedule) -> float:
         """q(c); infinite where it has no value."""
