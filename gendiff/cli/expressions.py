@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from types import ModuleType
@@ -16,7 +17,7 @@ from typing import Any
 
 from gendiff.errors import GendiffError, RecipeError, UnknownName, nearest
 
-WORDS: dict[str, Any] = {"none": None, "null": None, "true": True, "false": False}
+WORDS: dict[str, Any] = {"none": None, "null": None, "true": True, "false": False, "inf": math.inf, "-inf": -math.inf}
 LONGEST = 10_000  # characters
 
 
@@ -125,6 +126,8 @@ def _value(tree: ast.expr, text: str, known: Mapping[str, type], where: str) -> 
             return value
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
             return -value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id="inf")):
+            return -math.inf
         case ast.Tuple(elts=items) | ast.List(elts=items):
             return tuple(_value(item, text, known, where) for item in items)
         case ast.Dict(keys=keys, values=values) if all(isinstance(k, ast.Constant) for k in keys):

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gendiff import (
+    APG,
     DDPM,
     SO3,
     VP,
@@ -21,12 +22,14 @@ from gendiff import (
     Exponential,
     Gaussian,
     Geodesic,
+    GuidanceInterval,
     Heads,
     Heun,
     Joint,
     Karras,
     Linear,
     PowerGrid,
+    SASolver,
     Tangent,
     Uniform,
     V,
@@ -199,4 +202,7 @@ def test_a_repr_is_read_back(steps: int, rho: float, grid: str) -> None:
     solver = Heun(steps, times=Karras(rho=rho) if grid == "Karras" else PowerGrid(rho))
     assert parse_kind(repr(solver), KNOWN, (Solver,), "sampler") == solver
     assert parse_object(repr(Objective()), KNOWN, "x") == Objective()
+    for unbounded in (GuidanceInterval(APG(2.0), 0.3), SASolver(20)):  # "inf" was a text
+        assert parse_object(repr(unbounded), KNOWN, "x") == unbounded
+    assert (parse_object("inf", KNOWN, "x"), parse_object("[-inf, 1]", KNOWN, "x")) == (math.inf, (-math.inf, 1))
     assert parse_object(repr(Gaussian(Linear(), Centered())), KNOWN, "x") == Gaussian(Linear(), Centered())
