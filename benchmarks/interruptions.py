@@ -39,8 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gendiff import Domain, Example, Examples, Gaussian, Linear, Request
-from gendiff.nn.embeddings import LabelEmbedding
+from gendiff import Domain, Example, Examples, Gaussian, Label, Linear, Request
 from gendiff.training import ImportanceTimes
 from gendiff_recipes import checkpoints
 from gendiff_recipes.callbacks import Clock, EMAWeights, Report
@@ -56,7 +55,7 @@ class Net(nn.Module):
 
     def __init__(self, width: int = 16, dropout: float = 0.2) -> None:
         super().__init__()
-        self.label = LabelEmbedding(2, width)
+        self.label = nn.Embedding(3, width)
         self.first, self.last = nn.Linear(3, width), nn.Linear(width, 2)
         self.dropout = nn.Dropout(dropout)
 
@@ -75,8 +74,8 @@ class Pairs(Domain):
     shift: float = 0.0
 
     @property
-    def labels(self) -> dict[str, tuple[str, ...]]:
-        return {"kind": ("left", "right")}
+    def conditions(self) -> dict[str, Label]:
+        return {"kind": Label(("left", "right"))}
 
     @property
     def process(self) -> Gaussian:
@@ -89,7 +88,7 @@ class Pairs(Domain):
         return x
 
     def request(self, n: int, **what: Any) -> Request:
-        return Request(torch.empty(n, 1, 2), self.label_conditions(n, **what))
+        return Request(torch.empty(n, 1, 2), self.encode_conditions(n, **what))
 
     def network(self, **size: Any) -> nn.Module:
         return Net(**size)
@@ -119,7 +118,7 @@ class Chains(Pairs):
     ragged: ClassVar[bool] = True
 
     def request(self, n: int, **what: Any) -> Request:
-        return Request(torch.empty(n, 5, 2), {**self.label_conditions(n, **what), "mask": torch.ones(n, 5).bool()})
+        return Request(torch.empty(n, 5, 2), {**self.encode_conditions(n, **what), "mask": torch.ones(n, 5).bool()})
 
     def lengths(self, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(2, 10, size=self.count)

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import gendiff
-from gendiff import DDPM, Adams, DPMpp2M, Euler, Heun, Karras, LinearGrid, PowerGrid
+from gendiff import Adams, DPMpp2M, Euler, Heun, Karras, LinearGrid, PowerGrid
 from gendiff.model import Model
 from gendiff.samples import write_samples
 from gendiff_proteins.metrics import METRICS as MEASURES
@@ -79,13 +79,12 @@ def judge_of_pictures(training: Any, test: Any, classes: Any) -> tuple[Any, floa
 
 def judge_samplers(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
     """The share of samples recognised, and the distance to real test pictures, by sampler, from the same noise."""
-    even, bent = LinearGrid(), PowerGrid(1.1)
+    even, bent = LinearGrid(), PowerGrid(1.2)  # the latter is what domains take where nothing is said
     samplers = [
+        *(Adams(steps, times=bent) for steps in (8, 12, 20)),
         *(DPMpp2M(steps, times=even) for steps in (8, 12, 20)),
-        *(Adams(steps, times=bent) for steps in (8, 12, 20, 60)),
         Euler(20, times=even),
         Heun(20, times=even),
-        DDPM(60, times=even),
     ]
     training, test = model.domain.dataset("train"), model.domain.dataset("test")
     judge, held_out = judge_of_pictures(training, test, model.domain.labels["label"])
@@ -115,7 +114,7 @@ def judge_heard(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
     """The share of digits and speakers heard, and the distance to real test clips, by sampler, from the same noise."""
     from gendiff_audio import Judge
 
-    karras, bent = Karras(sigma_min=0.01, sigma_max=40.0), PowerGrid(1.1)
+    karras, bent = Karras(sigma_min=0.01, sigma_max=40.0), PowerGrid(1.2)
     samplers = [
         *(DPMpp2M(steps, times=karras) for steps in (8, 12, 20)),
         *(Adams(steps, times=bent) for steps in (8, 12, 20)),

@@ -1,6 +1,12 @@
 """The names of `gendiff`, for type checkers and for `__init__.py`, which loads each when it is first asked for."""
 
 from .citations import cite as cite
+from .conditions import Condition as Condition
+from .conditions import Field as Field
+from .conditions import Label as Label
+from .conditions import Number as Number
+from .conditions import Sites as Sites
+from .conditions import Text as Text
 from .denoisers import X0 as X0
 from .denoisers import Denoiser as Denoiser
 from .denoisers import EDMHead as EDMHead

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import math
 import os
 from abc import ABC, abstractmethod
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gendiff.conditions import Condition, Label, batch_of, without
 from gendiff.denoisers import Head, default_head
 from gendiff.errors import DataError, RequestError, nearest, printable
 from gendiff.guidance import Given, Measurement
@@ -41,12 +43,13 @@ class Example:
 
     Attributes:
         artifact: What a person opens, in the user's units.
-        cond: Conditions by name: the number of a class, or a float.
+        cond: What its conditions say of it, by name, as a user would ask for it: a class, a number, a text. A name that
+            is missing, and None, is nothing said.
         name: Where it came from, for reports.
     """
 
     artifact: Any
-    cond: Mapping[str, int | float] = field(default_factory=dict)
+    cond: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
 
 
@@ -255,9 +258,37 @@ class Domain(ABC):
         """The examples of "train" or "test"."""
 
     @property
-    def labels(self) -> Mapping[str, tuple[str, ...]]:
-        """Class names of each label condition."""
+    def conditions(self) -> Mapping[str, Condition]:
+        """What may be asked, by name (see `gendiff.conditions`)."""
         return {}
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """The class names of each condition that is a class."""
+        return {name: own.classes for name, own in self.conditions.items() if isinstance(own, Label)}
+
+    def with_conditions(self, conditions: Mapping[str, Condition]) -> Self:
+        """The same with conditions that were fitted to training values, kept in the field `asked`.
+
+        Raises:
+            RequestError: For a domain without that field.
+        """
+        changed = {name: own for name, own in conditions.items() if own != self.conditions.get(name)}
+        if not changed:
+            return self
+        if "asked" not in {f.name for f in dataclasses.fields(self)}:  # type: ignore[arg-type]
+            raise RequestError(
+                f"{type(self).__name__} was given fitted conditions ({', '.join(changed)})",
+                "a dataclass with the field asked: Mapping[str, Condition]",
+                "or with_conditions of its own",
+            )
+        return dataclasses.replace(self, asked={**getattr(self, "asked"), **changed})  # type: ignore[type-var]  # noqa: B009
+
+    def fit_conditions(self, examples: Sequence[Example]) -> Self:
+        """The same with ranges and vocabularies taken from the conditions of training examples."""
+        return self.with_conditions(
+            {name: own.fit([e.cond.get(name) for e in examples]) for name, own in self.conditions.items()}
+        )
 
     @derived
     def head(self) -> Head:
@@ -286,23 +317,29 @@ class Domain(ABC):
         """What to ask `request` for, beside labels, when n samples are drawn to look at: lengths, seconds."""
         return {}
 
-    def in_turn(self, n: int, said: Container[str] = ()) -> dict[str, list[str]]:
-        """Class names for n samples of each label that was not `said`: every label goes round its classes, and all
-        combinations come once before one comes again. Of labels whose numbers have a common divisor g, the later one
-        skips a class after each lcm samples, g times.
+    def in_turn(self, n: int, said: Container[str] = ()) -> dict[str, list[Any]]:
+        """What to ask for in n samples by each condition that was not `said`: every one goes round its `turn`, and all
+        combinations come once before one comes again. Of turns whose numbers have a common divisor g, the later one
+        skips a value after each lcm samples, g times.
         """
         period, out = 1, {}
-        for name, classes in self.labels.items():
-            if name not in said and classes:
-                k = len(classes)
+        for name, condition in self.conditions.items():
+            values = condition.turn()
+            if name not in said and values:
+                k = len(values)
                 common, divisor = math.lcm(period, k), math.gcd(period, k)
-                out[name] = [classes[(i + i // common % divisor) % k] for i in range(n)]
+                out[name] = [values[(i + i // common % divisor) % k] for i in range(n)]
                 period *= k
         return out
 
     def ranges(self) -> Mapping[str, tuple[float, float]]:
         """The smallest and largest value seen in training of what `request` takes as numbers: lengths, seconds."""
         return {}
+
+    def spans(self) -> dict[str, tuple[float, float]]:
+        """`ranges`, and those of conditions that are numbers."""
+        own = {name: condition.span for name, condition in self.conditions.items()}
+        return {**self.ranges(), **{name: span for name, span in own.items() if span is not None}}
 
     def units(self) -> tuple[float, float] | Mapping[str, tuple[float, float]] | None:
         """(scale, shift) of states = scale artifact + shift, number by number; by part for bundles. None elsewhere."""
@@ -371,57 +408,32 @@ class Domain(ABC):
         """What `request` is asked for to get samples of an artifact's size: a length, seconds; nothing by default."""
         return {}
 
-    def without(self, cond: Mapping[str, Any]) -> dict[str, Any]:
-        """The conditions with every label at its "none", for guidance."""
-        return {
-            name: torch.full_like(value, len(self.labels[name])) if name in self.labels else value
-            for name, value in cond.items()
-        }
+    def without(self, cond: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, Any]:
+        """What is asked of a batch with nothing asked by these conditions, all by default, for guidance."""
+        return without(self.conditions, cond, names)
 
-    def label_conditions(self, n: int, /, **asked: Any) -> dict[str, Tensor]:
-        """Labels by name to int64 tensors [n]: one for all or one each; None asks for nothing.
+    def encode_conditions(
+        self, n: int, /, *, sites: tuple[int, ...] = (), lengths: Sequence[int] = (), **asked: Any
+    ) -> dict[str, Any]:
+        """What is asked of n samples as batches by name: one value for all, or a list of n; None asks for nothing.
+
+        Args:
+            n: Of samples.
+            sites: Of a (padded) state, for conditions of sites.
+            lengths: The first of them of each sample, where they differ.
+            asked: By condition.
 
         Raises:
-            RequestError: For an unknown condition, class or count, with the nearest name.
+            RequestError: For an unknown condition, value or count, with the nearest name.
         """
-        unknown = [name for name in asked if name not in self.labels]
+        own = self.conditions
+        unknown = [name for name in asked if name not in own]
         if unknown:
-            known = ", ".join(self.labels) or "no labels"
             raise RequestError(
                 f"{type(self).__name__} was asked for {unknown[0]!r}",
-                f"It takes {known}.{nearest(unknown[0], self.labels)}",
+                f"It takes {', '.join(own) or 'no conditions'}.{nearest(unknown[0], own)}",
             )
-        return {
-            name: torch.tensor(label_numbers(name, asked.get(name), classes, n))
-            for name, classes in self.labels.items()
-        }
-
-
-def label_numbers(name: str, value: Any, classes: Sequence[str], n: int) -> list[int]:
-    """Class numbers of n samples; "none" is the number after the last class."""
-    values = list(value) if isinstance(value, list | tuple | np.ndarray | Tensor) else [value] * n
-    if len(values) != n:
-        raise RequestError(
-            f"{name} has {len(values)} values for {n} samples", f"one value, or {n}", f"{name}={values[:1]!r}"
-        )
-    return [label_number(name, v.item() if isinstance(v, Tensor | np.generic) else v, classes) for v in values]
-
-
-def label_number(name: str, value: Any, classes: Sequence[str]) -> int:
-    """The number of a class given by name or number."""
-    if value is None:
-        return len(classes)
-    if isinstance(value, str) and value in classes:
-        return list(classes).index(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(classes):
-        return value
-    lowered = {c.lower(): i for i, c in enumerate(classes)}
-    if isinstance(value, str) and value.lower() in lowered:
-        return lowered[value.lower()]
-    listed = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
-    raise RequestError(
-        f"{name}={value!r} is not a class", f"one of {listed}, or 0 to {len(classes) - 1}.{nearest(value, classes)}"
-    )
+        return {name: batch_of(name, c, asked.get(name), n, sites, lengths) for name, c in own.items()}
 
 
 def collate(states: Sequence[State], ragged: bool, length: int | None = None) -> tuple[State, Tensor | None]:

@@ -80,7 +80,7 @@ from gendiff.random import Noise
 from gendiff.sampling import Loop, Progress, calibrate, replace_solver, sample
 from gendiff.sampling import Path as FlowPath
 from gendiff.sampling.solvers import Calibrated, Solver
-from gendiff.spaces import State, map_state, tensors
+from gendiff.spaces import State, leaves, map_state, tensors
 
 P = ParamSpec("P")
 
@@ -184,17 +184,19 @@ class Model:
         """What the model is and what may be asked of it, JSON-able.
 
         `request` has each keyword of the domain's request with its default and, where known, the range seen in
-        training (`Domain.ranges`); `labels` has the classes of each label. `digest` is that of the weights as they are.
+        training (`Domain.ranges`); `labels` has the classes of each label, `conditions` what each takes in a
+        line. `digest` is that of the weights as they are.
         """
         network = self.denoiser.network
         config = self.config()
-        ranges = {name: list(span) for name, span in self.domain.ranges().items()}
+        ranges = {name: list(span) for name, span in self.domain.spans().items()}
         asked = [p for p in inspect.signature(self.domain.request).parameters.values() if p.kind is p.KEYWORD_ONLY]
         return {
             **{key: value for key, value in config.items() if key not in ("format", "network")},
             "network": {"class": type(network).__name__, "size": config["network"]},
             "parameters": sum(p.numel() for p in network.parameters()),
             "labels": {name: list(classes) for name, classes in self.domain.labels.items()},
+            "conditions": {name: own.describe() for name, own in self.domain.conditions.items()},
             "request": {
                 p.name: {
                     "default": None if p.default is p.empty else to_config(p.default),
@@ -271,7 +273,7 @@ class Model:
         self.check_ranges(what)
         if isinstance(guidance, int | float) and not is_one(guidance) and not self.guides(request):
             if said:
-                warn(f"guidance={guidance} has nothing to guide: no label is asked for. Ask for one, or leave it out.")
+                warn(f"guidance={guidance} has nothing to guide: nothing is asked for. Ask for one, or leave it out.")
             guidance = 1.0
         solver = sampler or self.sampler
         if sampler is None and isinstance(solver, Calibrated):
@@ -355,12 +357,12 @@ class Model:
     def guides(self, request: Request) -> bool:
         """Whether a request asks for anything that guidance could strengthen."""
         without = self.domain.without(request.cond)
-        pairs = ((value, without.get(name)) for name, value in request.cond.items())
+        pairs = zip(leaves(request.cond), leaves(without), strict=True)
         return any(isinstance(a, Tensor) and isinstance(b, Tensor) and not torch.equal(a, b) for a, b in pairs)
 
     def check_ranges(self, what: Mapping[str, Any]) -> None:
         """Warns of numbers that a trained model never saw."""
-        for name, (low, high) in self.domain.ranges().items() if self.recipe else ():
+        for name, (low, high) in self.domain.spans().items() if self.recipe else ():
             asked = what.get(name)
             numbers = [v for v in (asked if isinstance(asked, list | tuple) else [asked]) if isinstance(v, int | float)]
             slack = 0.0 if isinstance(low, int) else 0.1  # a range of fractions is that of typical examples
@@ -439,8 +441,8 @@ class Model:
         return self.sampler
 
     def place(self, request: Request, part: slice) -> tuple[State, dict[str, Any]]:
-        """Part of a request on the model's device."""
-        return rows_of(request.like, part, self.device), rows_of(request.cond, part, self.device)
+        """Part of a request on the model's device, what does not change in the loop computed."""
+        return rows_of(request.like, part, self.device), self.denoiser.embed(rows_of(request.cond, part, self.device))
 
     def known(self, artifact: Any, keep: Any) -> Given:
         """An artifact of which the sites in `keep` (bool, of the state's shape, without batch axis) are given."""

@@ -40,14 +40,13 @@ def jsonable(value: Any) -> Any:
 
 
 def captions(domain: Domain, request: Mapping[str, Any], n: int) -> list[str]:
-    """The class names that each of n samples was asked for by, in words."""
+    """What each of n samples was asked for by, in words."""
     words: list[list[str]] = [[] for _ in range(n)]
-    for name, classes in domain.labels.items():
+    for name, own in domain.conditions.items():
         asked = request.get(name)
-        each = list(asked) if isinstance(asked, list | tuple) else [asked] * n
-        for line, value in zip(words, each, strict=False):
+        for line, value in zip(words, [asked] * n if own.single(asked) else list(asked), strict=False):
             if value is not None:
-                line.append(classes[value] if isinstance(value, int) and value < len(classes) else str(value))
+                line.append(own.words(value))
     return [" ".join(line) for line in words]
 
 

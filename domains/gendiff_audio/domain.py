@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gendiff.conditions import Condition
 from gendiff.denoisers import EDMHead
 from gendiff.domain import Domain, Examples, Request
 from gendiff.errors import DataError, RequestError
@@ -53,6 +54,7 @@ class Audio(Domain):
             each clip's length.
         mean, std: per bin, or one number for all; `fit` finds them.
         lengths: typical numbers of frames, in order; `fit` finds them. Who asks for no length gets one of these.
+        asked: more that may be asked than the source says of its clips, by name.
         phase: the way back to a waveform: `GriffinLim`, or one of your own (`Vocoder` or `Phase`).
 
     Raises:
@@ -69,6 +71,7 @@ class Audio(Domain):
     std: tuple[float, ...] = (3.0,)
     lengths: tuple[int, ...] = (48,)
     phase: Vocoder | Phase = field(default_factory=GriffinLim)
+    asked: Mapping[str, Condition] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not is_dataclass(self.phase) or not (isinstance(self.phase, Vocoder) or callable(self.phase)):
@@ -91,8 +94,8 @@ class Audio(Domain):
             )
 
     @property
-    def labels(self) -> Mapping[str, tuple[str, ...]]:
-        return self.source.labels
+    def conditions(self) -> Mapping[str, Condition]:
+        return {**self.source.conditions, **self.asked}
 
     @property
     def process(self) -> Gaussian:
@@ -121,9 +124,13 @@ class Audio(Domain):
             attention: whether the coarsest level also attends over all frames.
             dropout: inside the residual blocks.
         """
-        labels = {name: len(names) for name, names in self.labels.items()}
         return MelUNet(
-            self.spectrogram.mels, labels, channels=channels, blocks=blocks, attention=attention, dropout=dropout
+            self.spectrogram.mels,
+            self.conditions,
+            channels=channels,
+            blocks=blocks,
+            attention=attention,
+            dropout=dropout,
         )
 
     def dataset(self, split: str, root: Path | None = None) -> Examples:
@@ -197,14 +204,14 @@ class Audio(Domain):
         return replace(self, mean=rounded[0], std=rounded[1], lengths=lengths)
 
     def request(self, n: int, *, seconds: float | Sequence[float] | None = None, **what: Any) -> Request:
-        """n clips of so many seconds (a number, or one each; None: lengths as in training), with labels by name or
-        number.
+        """n clips of so many seconds (a number, or one each; None: lengths as in training), with what else
+        may be asked (`conditions`).
 
         Raises:
             RequestError: an unknown label or class, or seconds that are not positive, or given beside a canvas.
         """
-        cond = self.label_conditions(n, **what)
-        frames = torch.tensor(self._frames(n, seconds))
+        sizes = self._frames(n, seconds)
+        cond, frames = self.encode_conditions(n, sites=(max(sizes),), lengths=sizes, **what), torch.tensor(sizes)
         cond["mask"] = torch.arange(int(frames.max()))[None] < frames[:, None]
         return Request(torch.zeros(n, int(frames.max()), self.spectrogram.mels), cond)
 

@@ -14,19 +14,21 @@ digit accuracy: a spectrogram moves in time, but not in frequency.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
+from gendiff.conditions import Condition
 from gendiff.nn import UNet
 
 
 class MelUNet(nn.Module):
-    """f(x, t, mask, **labels): x `[B, frames, mels]` and t `[B]` to `[B, frames, mels]`; padded frames change nothing
+    """f(x, t, mask, **cond): x `[B, frames, mels]` and t `[B]` to `[B, frames, mels]`; padded frames change nothing
     and come out 0.
 
     Args:
         mels: bins per frame.
-        labels: name of each label and its number of classes; the next number means "none".
+        conditions: what may be asked, by name.
         channels: of each level; every level halves the frames.
         blocks: residual blocks of each level, on each way.
         attention: whether the coarsest level also attends over all frames.
@@ -36,7 +38,7 @@ class MelUNet(nn.Module):
     def __init__(
         self,
         mels: int,
-        labels: Mapping[str, int],
+        conditions: Mapping[str, Condition],
         *,
         channels: Sequence[int] = (128, 160, 192),
         blocks: int = 1,
@@ -52,10 +54,14 @@ class MelUNet(nn.Module):
             channels=channels,
             blocks=blocks,
             attention=levels,
-            labels=labels,
+            conditions=conditions,
             dropout=dropout,
         )
 
-    def forward(self, x: Tensor, t: Tensor, mask: Tensor | None = None, **labels: Tensor | None) -> Tensor:
-        a, b = self.unet(x.mT, t, mask, **labels).mT.chunk(2, -1)
+    def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
+        """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
+        return self.unet.embed(cond)
+
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor | None = None, **cond: Any) -> Tensor:
+        a, b = self.unet(x.mT, t, mask, **cond).mT.chunk(2, -1)
         return a + b * x

@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from gendiff.conditions import Condition, Label, Number
 from gendiff.domain import Example, Examples, Rejected, Source, data_file, data_root, unsealed
 from gendiff.errors import DataError, RequestError, nearest
 from gendiff.files import listed_name, read_rows
 from gendiff_audio.clip import AudioError
 from gendiff_audio.io import Members, Recording
 from gendiff_audio.prepare import Prepare
-from gendiff_audio.synthesis import SOUNDS, sound
+from gendiff_audio.synthesis import SOUNDS, pitch_of, sound
 
 Classes = tuple[tuple[str, tuple[str, ...]], ...]  # label name and its class names, in order
 Row = Mapping[str, str]
@@ -30,14 +31,19 @@ WORDS, REPEATS, MANY = 40, 3, 100  # letters of a class's name at most; rows a c
 
 
 class ClipSource(Source):
-    """A source of prepared clips, with labels."""
+    """A source of prepared clips, with what it says of them."""
 
     prepare: Prepare
 
     @property
     @abstractmethod
-    def labels(self) -> Mapping[str, tuple[str, ...]]:
-        """Class names of each label."""
+    def conditions(self) -> Mapping[str, Condition]:
+        """What may be asked, by name."""
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """The class names of each condition that is a class."""
+        return {name: own.classes for name, own in self.conditions.items() if isinstance(own, Label)}
 
 
 @dataclass(frozen=True)
@@ -48,15 +54,17 @@ class Tones(ClipSource):
         count: clips to train on; a fifth as many to test with, of other seeds.
         seed: another seed is another set.
         prepare: what is done to every clip, and the sample rate they are made at.
+        pitch: whether clips are also told apart by their pitch in hertz, in the middle of the clip.
     """
 
     count: int = 800
     seed: int = 0
     prepare: Prepare = field(default_factory=Prepare)
+    pitch: bool = False
 
     @property
-    def labels(self) -> Mapping[str, tuple[str, ...]]:
-        return {"sound": SOUNDS}
+    def conditions(self) -> Mapping[str, Condition]:
+        return {"sound": Label(SOUNDS), **({"pitch": Number("Hz", "log")} if self.pitch else {})}
 
     def describe(self) -> str:
         return f"{self.count} synthesised sounds ({', '.join(SOUNDS)}); nothing is downloaded."
@@ -68,8 +76,10 @@ class Tones(ClipSource):
         items = []
         for i in range(first, first + count):
             k = i % len(SOUNDS)
-            clip = sound(SOUNDS[k], 1_000_003 * self.seed + i, sample_rate=self.prepare.sample_rate)
-            items.append(Example(self.prepare(clip), {"sound": k}, f"{SOUNDS[k]}-{i}"))
+            seed = 1_000_003 * self.seed + i
+            clip = sound(SOUNDS[k], seed, sample_rate=self.prepare.sample_rate)
+            said = {"sound": k, **({"pitch": pitch_of(SOUNDS[k], seed)} if self.pitch else {})}
+            items.append(Example(self.prepare(clip), said, f"{SOUNDS[k]}-{i}"))
         return Examples(items)
 
 
@@ -84,11 +94,9 @@ class FSDD(ClipSource):
     prepare: Prepare = field(default_factory=Prepare)
 
     @property
-    def labels(self) -> Mapping[str, tuple[str, ...]]:
-        return {
-            "digit": tuple("0123456789"),
-            "speaker": ("george", "jackson", "lucas", "nicolas", "theo", "yweweler"),
-        }
+    def conditions(self) -> Mapping[str, Condition]:
+        speakers = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+        return {"digit": Label(tuple("0123456789")), "speaker": Label(speakers)}
 
     def describe(self) -> str:
         what = "3000 spoken digits, 6 speakers, 8 kHz"
@@ -168,8 +176,8 @@ class Sounds(ClipSource):
             object.__setattr__(self, "classes", self._classes())
 
     @property
-    def labels(self) -> Mapping[str, tuple[str, ...]]:
-        return dict(self.classes or ())
+    def conditions(self) -> Mapping[str, Condition]:
+        return {name: Label(classes) for name, classes in self.classes or ()}
 
     def describe(self) -> str:
         what = "; ".join(f"{len(values)} of {name}" for name, values in self.classes or ()) or "no labels"

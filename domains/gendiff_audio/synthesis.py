@@ -19,6 +19,7 @@ from scipy.signal import lfilter
 from gendiff_audio.clip import Clip
 
 STRINGS = {"pluck-low": (80.0, 160.0), "pluck-mid": (160.0, 320.0), "pluck-high": (320.0, 640.0)}
+VOICE = (90.0, 240.0)
 VOWELS = {  # hertz, mean formants of men (Peterson and Barney 1952; the fourth is Klatt's 1980)
     "a": (730.0, 1090.0, 2440.0, 3400.0),
     "e": (530.0, 1840.0, 2480.0, 3400.0),
@@ -107,19 +108,29 @@ def sound(name: str, seed: int, *, sample_rate: int = 8000) -> Clip:
     """
     if name not in SOUNDS:
         raise ValueError(f"there is no sound {name!r}; known: {', '.join(SOUNDS)}")
-    rng = np.random.default_rng([seed, SOUNDS.index(name)])
-    seconds = rng.uniform(0.3, 0.9)
+    rng, seconds, f0 = _drawn(name, seed)
     if name in STRINGS:
-        low, high = STRINGS[name]
-        f0 = low * (high / low) ** rng.uniform()
         pick, brightness, ring = rng.uniform(0.08, 0.45), rng.uniform(0.4, 0.95), rng.uniform(0.4, 1.5)
         clip = string(f0, seconds, sample_rate=sample_rate, pick=pick, brightness=brightness, ring=ring, seed=seed)
     else:
-        f0, tract = 90 * (240 / 90) ** rng.uniform(), rng.uniform(0.92, 1.15)
+        tract = rng.uniform(0.92, 1.15)
         formants = tuple(tract * F * rng.uniform(0.97, 1.03) for F in VOWELS[name])
         glide, breath = rng.uniform(-0.25, 0.15), rng.uniform(0.005, 0.05)
         clip = vowel(formants, f0, seconds, sample_rate=sample_rate, glide=glide, breath=breath, seed=seed)
     return Clip(clip.samples * (0.5 / clip.peak), sample_rate)
+
+
+def pitch_of(name: str, seed: int) -> float:
+    """The pitch in hertz of the sound of this class and seed, in its middle."""
+    return _drawn(name, seed)[2]
+
+
+def _drawn(name: str, seed: int) -> tuple[np.random.Generator, float, float]:
+    """The generator of a sound, after its length in seconds and its pitch were drawn."""
+    rng = np.random.default_rng([seed, SOUNDS.index(name)])
+    seconds = rng.uniform(0.3, 0.9)
+    low, high = STRINGS.get(name, VOICE)
+    return rng, seconds, low * (high / low) ** rng.uniform()
 
 
 def lagrange(D: float) -> np.ndarray:

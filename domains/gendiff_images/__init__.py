@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gendiff_images.captioned import Emoji, Sprites
 from gendiff_images.distances import copies, novelty
 from gendiff_images.domain import Images, cifar10, digits, fashion, mnist
 from gendiff_images.grid import Sheet, save_grid
@@ -15,6 +16,7 @@ __all__ = [
     "MNIST",
     "Arrays",
     "Digits",
+    "Emoji",
     "Fashion",
     "Folder",
     "Images",
@@ -22,6 +24,7 @@ __all__ = [
     "Masked",
     "PictureSource",
     "Sheet",
+    "Sprites",
     "cifar10",
     "copies",
     "digits",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gendiff.conditions import Condition, Label
 from gendiff.denoisers import Head, Velocity
 from gendiff.domain import Domain, Examples, Request
 from gendiff.errors import DataError, RequestError, nearest
@@ -48,6 +49,7 @@ class Images(Domain):
         flip: whether mirror images are as good as the originals (a training augmentation).
         mean: of all pixels, in [0, 1].
         std: of all pixels.
+        asked: more that may be asked than the class, by name, e.g. {"caption": Text()}.
     """
 
     name: ClassVar[str] = "images"
@@ -58,6 +60,7 @@ class Images(Domain):
     flip: bool = False
     mean: float = 0.5
     std: float = 0.5
+    asked: Mapping[str, Condition] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         io.check_size(self.size, "Images")
@@ -75,7 +78,9 @@ class Images(Domain):
     def of(source: PictureSource, *, root: Path | None = None, flip: bool = False) -> Images:
         """The domain of a source: its size, channels and classes."""
         look = source.look(root)
-        return Images(size=look.size, channels=look.channels, classes=look.classes, source=source, flip=flip)
+        return Images(
+            size=look.size, channels=look.channels, classes=look.classes, source=source, flip=flip, asked=look.asked
+        )
 
     def with_source(self, source: PictureSource) -> Images:
         """The domain of another source, with mirror images or without, as here."""
@@ -97,8 +102,8 @@ class Images(Domain):
         return Adams(12, times=PowerGrid(1.1))
 
     @property
-    def labels(self) -> Mapping[str, tuple[str, ...]]:
-        return {"label": self.classes} if self.classes else {}
+    def conditions(self) -> Mapping[str, Condition]:
+        return {**({"label": Label(self.classes)} if self.classes else {}), **self.asked}
 
     @property
     def suffix(self) -> str:
@@ -141,7 +146,7 @@ class Images(Domain):
         return float(((values < -0.1) | (values > 1.1)).float().mean())
 
     def request(self, n: int, *args: Any, **what: Any) -> Request:
-        """n pictures; `label=` a class name or number, a list of n, or None for any."""
+        """n pictures, by what may be asked (`conditions`): one value, a list of n, or None for any."""
         if args:
             raise RequestError(
                 f"{len(args)} arguments after the number of pictures", "keywords only", 'sample(16, label="bag")'
@@ -149,7 +154,7 @@ class Images(Domain):
         if n < 1:
             raise RequestError(f"{n} pictures", "at least one")
         like = torch.zeros(n, self.channels, *self.sides)
-        return Request(like, self.label_conditions(n, **what))
+        return Request(like, self.encode_conditions(n, sites=self.sides, **what))
 
     def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
         """A `Masked` picture, as well as the core's own words.
@@ -195,7 +200,6 @@ class Images(Domain):
         for word in unknown:
             sizes = ("channels", "blocks", "attention", "patch", "width", "depth", "heads", "dropout")
             raise RequestError(f"network({word}=...)", f"one of {', '.join(sizes)}.{nearest(word, sizes)}")
-        labels = {name: len(classes) for name, classes in self.labels.items()}
         if width is not None:
             if channels is not None or attention is not None:
                 raise RequestError(
@@ -217,7 +221,7 @@ class Images(Domain):
                 width=width,
                 depth=depth,
                 heads=heads,
-                labels=labels,
+                conditions=self.conditions,
                 dropout=dropout,
             )
         small = max(self.sides) <= 16
@@ -229,7 +233,7 @@ class Images(Domain):
             channels=channels,
             blocks=blocks,
             attention=attention or tuple(i == len(channels) - 1 for i in range(len(channels))),
-            labels=labels,
+            conditions=self.conditions,
             patch=patch or (1 if small else 2),
             dropout=dropout,
         )

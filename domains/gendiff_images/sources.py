@@ -14,13 +14,14 @@ import hashlib
 import io
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
+from gendiff.conditions import Condition
 from gendiff.domain import Example, Examples, Rejected, Source, data_file, data_root
 from gendiff.errors import DataError, RequestError, nearest, printable
 from gendiff.files import Arrays as Npz
@@ -35,13 +36,14 @@ TEN = tuple("0123456789")
 
 @dataclass(frozen=True)
 class Look:
-    """What the pictures of a source look like: side in pixels or (height, width), channels, and class names (may be
-    empty).
+    """What the pictures of a source look like: side in pixels or (height, width), channels, class names (may be empty),
+    and what else may be asked.
     """
 
     size: int | tuple[int, int]
     channels: int
     classes: tuple[str, ...]
+    asked: Mapping[str, Condition] = field(default_factory=dict)
 
 
 class PictureSource(Source):
@@ -72,7 +74,7 @@ class Pictures(Sequence[Example]):
     """
 
     values: Sequence[np.ndarray] | np.ndarray
-    cond: Sequence[Mapping[str, int | float]]
+    cond: Sequence[Mapping[str, Any]]
     names: Sequence[str]
 
     def __len__(self) -> int:

@@ -23,6 +23,7 @@ from gendiff import (
     DDPM,
     SO3,
     Centered,
+    Condition,
     Domain,
     Examples,
     Exponential,
@@ -31,6 +32,7 @@ from gendiff import (
     Given,
     Heads,
     Joint,
+    Label,
     Linear,
     Measurement,
     Request,
@@ -65,6 +67,7 @@ class Proteins(Domain):
         source: where structures come from: `Backbones()`, `Ideal()` or `Structures("folder")`.
         rate: how much faster rotations settle than positions; 0 makes their clock linear.
         floor: smallest time in the weight of the geometric loss.
+        asked: more that may be asked than the fold, by name, e.g. {"structure": Sites(("H", "E", "L"))}.
     """
 
     name: ClassVar[str] = "proteins"
@@ -73,10 +76,11 @@ class Proteins(Domain):
     source: Chains = field(default_factory=Backbones)
     rate: float = 3.0
     floor: float = 0.1
+    asked: Mapping[str, Condition] = field(default_factory=dict)
 
     @property
-    def labels(self) -> Mapping[str, tuple[str, ...]]:
-        return {"fold": FOLDS}
+    def conditions(self) -> Mapping[str, Condition]:
+        return {"fold": Label(FOLDS), **self.asked}
 
     @property
     def process(self) -> Joint:
@@ -113,11 +117,13 @@ class Proteins(Domain):
         Raises:
             RequestError: no length, one out of range, or an unknown keyword, with the nearest.
         """
-        unknown = [name for name in what if name not in self.labels]
+        own = self.conditions
+        unknown = [name for name in what if name not in own]
         if args or unknown:
             got = f"Proteins was asked for {unknown[0]!r}" if unknown else f"Proteins got {args[0]!r} without a name"
-            hint = nearest(unknown[0], ("length", "fold")) if unknown else ""
-            raise RequestError(got, f"It takes length (residues) and fold ({', '.join(FOLDS)}).{hint}", "length=80")
+            hint = nearest(unknown[0], ("length", *own)) if unknown else ""
+            takes = "".join(f", {name} ({condition.describe()})" for name, condition in own.items())
+            raise RequestError(got, f"It takes length (residues){takes}.{hint}", "length=80")
         lengths = [length] * n if isinstance(length, int) and not isinstance(length, bool) else length
         if lengths is None or isinstance(lengths, bool | str):
             raise RequestError(
@@ -132,7 +138,7 @@ class Proteins(Domain):
         longest = max(sizes, default=SHORTEST)
         like = {"pos": torch.empty(n, longest, 3), "rot": torch.empty(n, longest, 3, 3)}
         mask = torch.arange(longest)[None] < torch.tensor(sizes)[:, None]
-        return Request(like, {"mask": mask, **self.label_conditions(n, **what)})
+        return Request(like, {"mask": mask, **self.encode_conditions(n, sites=(longest,), lengths=sizes, **what)})
 
     def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
         """A `Motif` tells which residues are known, and how long the samples are.
@@ -177,8 +183,8 @@ class Proteins(Domain):
             heads: attention heads.
             pair: channels per pair of residues.
         """
-        labels = {name: len(classes) for name, classes in self.labels.items()}
-        return FrameNetwork(width, depth, heads, pair, labels=labels, clock=schedule_of(self.process, "rot").clock)
+        clock = schedule_of(self.process, "rot").clock
+        return FrameNetwork(width, depth, heads, pair, conditions=self.conditions, clock=clock)
 
     def dataset(self, split: str, root: Path | None = None) -> Examples:
         return self.source.load(split, root)

@@ -21,13 +21,16 @@ stand still. All geometry is invariant under proper rotations and translations a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gendiff.nn.embeddings import whole
+from gendiff.conditions import Condition
+from gendiff.errors import RequestError
+from gendiff.nn.embeddings import Asked, whole
 from gendiff.spaces import exp_so3
 
 from .frames import C_N, C_N_CA, CA_C_N, CA_CA, NM, ideal_atoms
@@ -221,10 +224,10 @@ class FrameNetwork(nn.Module):
         depth: blocks; each moves the frames once.
         heads: attention heads.
         pair: channels per pair of residues.
-        labels: number of classes of every label, by name; a label's value `count` means "none".
+        conditions: what may be asked, by name: vectors and fields, a field being one of residues.
         clock: the rotations' clock kappa(t), that of the process; kappa = t if not given.
 
-    Input: `x = {"pos": [B, N, 3] nm, "rot": [B, N, 3, 3]}`, `t` [B], `mask` [B, N] bool, labels int64 [B]. Output:
+    Input: `x = {"pos": [B, N, 3] nm, "rot": [B, N, 3, 3]}`, `t` [B], `mask` [B, N] bool, conditions by name. Output:
     `{"pos": [B, N, 3], "rot": [B, N, 3]}`, a global velocity (nm) and a rotation vector in each residue's own frame.
     """
 
@@ -235,7 +238,7 @@ class FrameNetwork(nn.Module):
         heads: int = 8,
         pair: int = 32,
         *,
-        labels: dict[str, int] | None = None,
+        conditions: Mapping[str, Condition] | None = None,
         clock: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -245,12 +248,22 @@ class FrameNetwork(nn.Module):
         local = 4 * 12 + 2 * 7 + 4 * len(_CROWDS)
         self.start = nn.Linear(64, width)
         self.about = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
-        self.labels = nn.ModuleDict({name: nn.Embedding(count + 1, width) for name, count in (labels or {}).items()})
+        self.asked = Asked(width, conditions)
+        if self.asked.gives("tokens"):
+            raise RequestError(
+                "FrameNetwork got a condition that gives tokens",
+                "vectors and fields",
+                "Text(tokens=False)",
+            )
         self.pair = nn.Sequential(nn.Linear(_RADII + 12, pair), nn.SiLU())
         self.near = nn.Embedding(2 * _REACH + 1, pair)
         self.blocks = nn.ModuleList(Block(width, heads, pair, local) for _ in range(depth))
 
-    def forward(self, x: State, t: Tensor, *, mask: Tensor | None = None, **labels: Tensor) -> State:
+    def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
+        """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
+        return self.asked.embed(cond)
+
+    def forward(self, x: State, t: Tensor, *, mask: Tensor | None = None, **cond: Any) -> State:
         pos, rot = x["pos"], x["rot"]
         b, n, _ = pos.shape
         mask = torch.ones(b, n, dtype=torch.bool, device=pos.device) if mask is None else mask
@@ -264,13 +277,10 @@ class FrameNetwork(nn.Module):
         left = place.to(pos.dtype).expand(b, n)
         ends = torch.cat([waves(left, 32, 200.0), waves(count[:, 0] - 1 - left, 32, 200.0)], -1)
         about = self.about(torch.cat([waves(1000 * t, 48, 10_000.0), waves(count[:, 0, 0], 16, 1000.0)], -1))
-        unknown = set(labels) ^ set(self.labels)
-        if unknown:
-            raise TypeError(f"the network got labels {sorted(labels)}; it was built for {sorted(self.labels)}")
-        for name, label in labels.items():
-            about = about + self.labels[name](label)
-        about = functional.silu(about)
+        told = self.asked.add(about, cond)
+        about = functional.silu(told.vector)
         h = self.start(ends) + about[:, None]
+        h = h if told.field is None else h + told.field.to(h.dtype)
         with full_precision(pos):
             seen = pair_features(pos, rot)
         pair = self.pair(seen) + self.near(relative)

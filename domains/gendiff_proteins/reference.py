@@ -11,13 +11,16 @@ It is some ten times slower than `FrameNetwork` per step. Units: nm.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gendiff.conditions import Condition
 from gendiff.errors import MissingExtra
+from gendiff.nn import Asked
 
 from .networks import State, waves
 
@@ -72,10 +75,12 @@ class EquivariantReference(nn.Module):
         width: scalars per residue; a quarter as many vectors.
         depth: convolutions.
         lmax: degree of the spherical harmonics.
-        labels: number of classes of every label, by name.
+        conditions: what may be asked, by name; of what they give, vectors alone are read.
     """
 
-    def __init__(self, width: int = 32, depth: int = 2, lmax: int = 1, *, labels: dict[str, int] | None = None) -> None:
+    def __init__(
+        self, width: int = 32, depth: int = 2, lmax: int = 1, *, conditions: Mapping[str, Condition] | None = None
+    ) -> None:
         super().__init__()
         o3, e3nn_nn = e3nn_modules()
         self.width = width
@@ -83,7 +88,7 @@ class EquivariantReference(nn.Module):
         hidden = o3.Irreps(f"{width}x0e + {vectors}x1e")
         self.harmonics = o3.Irreps.spherical_harmonics(lmax, p=1)  # even: SO(3), not O(3)
         self.about = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
-        self.labels = nn.ModuleDict({name: nn.Embedding(count + 1, width) for name, count in (labels or {}).items()})
+        self.asked = Asked(width, conditions)
         self.start = o3.Linear(o3.Irreps(f"{width}x0e + 3x1e"), hidden)
         gated = o3.Irreps(f"{width + vectors}x0e + {vectors}x1e")
         self.layers = nn.ModuleList(Convolution(hidden, self.harmonics, _BASIS + 16 + 9) for _ in range(depth))
@@ -94,7 +99,7 @@ class EquivariantReference(nn.Module):
             for parameter in self.last.parameters():
                 parameter.zero_()
 
-    def forward(self, x: State, t: Tensor, *, mask: Tensor | None = None, **labels: Tensor) -> State:
+    def forward(self, x: State, t: Tensor, *, mask: Tensor | None = None, **cond: Any) -> State:
         o3, _ = e3nn_modules()
         pos, rot = x["pos"], x["rot"]
         b, n, _ = pos.shape
@@ -102,9 +107,7 @@ class EquivariantReference(nn.Module):
         real = mask.to(pos.dtype)
         t = t.to(pos.dtype).expand(b)
         rot = torch.where(mask[..., None, None], rot, torch.eye(3, dtype=rot.dtype, device=rot.device))
-        about = self.about(waves(1000 * t, 32, 10_000.0))
-        for name, label in labels.items():
-            about = about + self.labels[name](label)
+        about = self.asked.add(self.about(waves(1000 * t, 32, 10_000.0)), cond).vector
         axes = rot.mT[..., [1, 2, 0]]  # e3nn's order of components is y, z, x
         h = self.start(torch.cat([about[:, None].expand(b, n, -1), axes.flatten(2)], -1))
         apart = pos[:, None] - pos[:, :, None]

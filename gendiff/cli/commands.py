@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,7 @@ class Sample:
         from gendiff.samples import SampleFolder
 
         model = loaded(args.model, args.device)
-        what = asked(args.what, model.domain.labels)
+        what = asked(args.what, model.domain.conditions)
         sampler, guidance = sampler_of(args.sampler, model), guidance_of(args.guidance)
         if args.strength is not None and args.start is None:
             raise RequestError("--strength without --start", "a file to start from", "--start FILE --strength 0.5")
@@ -146,12 +147,14 @@ def questions(model: Model) -> Iterator[str]:
     """What may be asked of a model, a line each: classes, ranges."""
     domain = model.domain
     yield "What may be asked:"
-    for name, classes in domain.labels.items():
-        listed = ", ".join(classes[:24]) + (f", ... ({len(classes)} classes)" if len(classes) > 24 else "")
-        yield f"  {name}={classes[0] if classes else '...'}   one of {listed}; none for any; in turn if not said"
+    for name, own in domain.conditions.items():
+        first = next(iter(own.turn()), None)
+        example = "..." if first is None else shlex.quote(f"{first:.4g}" if isinstance(first, float) else str(first))
+        turn = "; in turn if not said" if own.turn() else ""
+        yield f"  {name}={example}   {own.describe()}; none for any{turn}"
     for name, (low, high) in domain.ranges().items():
         yield f"  {name}={high:.4g}   {low:.4g} to {high:.4g} in training; spread over them if not said"
-    if not domain.labels and not domain.ranges():
+    if not domain.conditions and not domain.ranges():
         yield "  nothing: this model draws whatever it was trained on"
 
 
@@ -223,7 +226,7 @@ class Calibrate:
         model = loaded(args.model, args.device)
         found = model.calibrate(
             args.steps, pilots=args.pilots, guidance=guidance_of(args.guidance), seed=args.seed, rounds=args.rounds,
-            **asked(args.what, model.domain.labels),
+            **asked(args.what, model.domain.conditions),
         )  # fmt: skip
         path = args.out or args.model
         path = model.save(path / "model.safetensors" if path.is_dir() else path)

@@ -1,8 +1,7 @@
 """What a person asks for, in words: `label=frog length=80 seconds=0.5,0.8`.
 
-A label is read by its class names: what is written stands for the class of that name, whatever else it could mean
-("1", "none", "dog,cat"). Only where no class has the name is a comma a list, `none` nothing, and a whole number the
-number of a class. Everything else is a number, a text, or a list of them.
+What is asked of a condition it reads itself (`Condition.read`): a class by its name, a text whole, numbers with commas
+between them. Everything else is a number, a text, or a list of them.
 """
 
 from __future__ import annotations
@@ -12,17 +11,20 @@ import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gendiff.errors import RequestError
 
+if TYPE_CHECKING:
+    from gendiff.conditions import Condition
 
-def asked(pairs: Sequence[str], labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+
+def asked(pairs: Sequence[str], conditions: Mapping[str, Condition]) -> dict[str, Any]:
     """ "label=frog" "length=80" as keywords of a request.
 
     Args:
         pairs: name=value each.
-        labels: The class names of each label, those of `Domain.labels`.
+        conditions: Those of the domain, which read what is theirs.
 
     Raises:
         RequestError: For a word without "=".
@@ -36,32 +38,13 @@ def asked(pairs: Sequence[str], labels: Mapping[str, Sequence[str]]) -> dict[str
             raise RequestError(
                 f"{name} is said twice, {out[name]!r} and {text!r}", "once", f"{name}={out[name]},{text}"
             )
-        classes = labels.get(name)
-        read = number if classes is None else lambda item, classes=classes: class_word(item, classes)
-        if classes is not None and _same(text, classes) is not None:
-            out[name] = read(text)
+        own = conditions.get(name)
+        if own is not None:
+            out[name] = own.read(text)
             continue
-        items = next(csv.reader([text], skipinitialspace=True), [""])
-        out[name] = [read(item) for item in items] if len(items) > 1 else read(items[0] if items else "")
+        items = next(csv.reader([text], skipinitialspace=True), [""]) or [""]
+        out[name] = [number(item) for item in items] if len(items) > 1 else number(items[0])
     return out
-
-
-def class_word(text: str, classes: Sequence[str]) -> Any:
-    """The class of this name; else None for "none", a number where no class is named by one, or the text itself."""
-    same = _same(text, classes)
-    if same is not None:
-        return same
-    if text.lower() == "none":
-        return None
-    whole = text.isascii() and text.isdigit() and not any(name.strip().isdigit() for name in classes)
-    return int(text) if whole else text
-
-
-def _same(text: str, classes: Sequence[str]) -> str | None:
-    """The class name that a text is, in its own or another case."""
-    if text in classes:
-        return text
-    return next((name for name in classes if name.lower() == text.lower()), None)
 
 
 def number(text: str) -> Any:

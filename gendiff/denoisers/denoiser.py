@@ -57,6 +57,12 @@ class Denoiser(nn.Module):
         self.head = head
         self.process = head.informed(process)
 
+    def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
+        """The conditions with what a network makes of them alone, if it can tell: computed once, before a loop."""
+        embed = getattr(self.network, "embed", None)
+        asked = {name: value for name, value in cond.items() if name != "mask"}
+        return dict(cond) if embed is None or not asked else {**cond, "embedded": embed(asked)}
+
     def forward(self, x: State, t: Any, **cond: Any) -> State:
         """x0 predicted from x_t [B, ...] at t, a float or float64 [B]; cond["mask"] marks the real sites."""
         process = self.process.masked(cond.get("mask"))

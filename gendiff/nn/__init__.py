@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-from gendiff.nn.attention import Attention, RMSNorm, Rotary, grid_positions, rotate
+from gendiff.nn.attention import Attention, CrossAttention, RMSNorm, Rotary, grid_positions, rotate
 from gendiff.nn.dit import AdaptiveBlock, DiT
-from gendiff.nn.embeddings import Conditioning, FourierTime, LabelEmbedding
+from gendiff.nn.embeddings import (
+    About,
+    Asked,
+    Conditioning,
+    FieldEmbedding,
+    FourierTime,
+    LabelEmbedding,
+    NumberEmbedding,
+    SiteEmbedding,
+    pooled_field,
+)
+from gendiff.nn.tokens import TextEmbedding, TokenBlock
 from gendiff.nn.unet import MaskedGroupNorm, ResidualBlock, UNet
 
 __all__ = [
+    "About",
     "AdaptiveBlock",
+    "Asked",
     "Attention",
     "Conditioning",
+    "CrossAttention",
     "DiT",
+    "FieldEmbedding",
     "FourierTime",
     "LabelEmbedding",
     "MaskedGroupNorm",
+    "NumberEmbedding",
     "RMSNorm",
     "ResidualBlock",
     "Rotary",
+    "SiteEmbedding",
+    "TextEmbedding",
+    "TokenBlock",
     "UNet",
     "grid_positions",
+    "pooled_field",
     "rotate",
 ]

@@ -125,3 +125,37 @@ class Attention(nn.Module):
         y = attend(q, k, v, logits)
         y = self.out(y.transpose(1, 2).flatten(-2))
         return y if mask is None else y * mask[..., None]
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of sites to tokens; its output starts at zero.
+
+    Args:
+        width: of the sites; a multiple of heads.
+        heads: number of heads.
+        context: width of the tokens.
+    """
+
+    def __init__(self, width: int, heads: int, context: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise RequestError(f"CrossAttention(width={width}, heads={heads})", "a width that is a multiple of heads")
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(context, 2 * width)
+        self.q_norm = RMSNorm(width // heads)
+        self.k_norm = RMSNorm(width // heads)
+        self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Sites x [B, N, width], tokens [B, L, context] and their mask bool [B, L] to [B, N, width].
+
+        Tokens outside of the mask are not attended to; a sample has one inside at least.
+        """
+        q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = self.kv(tokens.to(x.dtype)).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        allowed = None if mask is None else mask[:, None, None, :]
+        y = attend(self.q_norm(q), self.k_norm(k), v, allowed)
+        return self.out(y.transpose(1, 2).flatten(-2))

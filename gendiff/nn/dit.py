@@ -1,10 +1,13 @@
 """Diffusion transformer (Peebles & Xie 2023, arXiv:2212.09748) on pictures and on sequences.
 
-A block is steered by the condition c (time and labels) through six vectors, all zero at the start ("adaLN-zero"),
-so that the block begins as the identity:
+A block is steered by the condition c (the time and what is asked) through six vectors, all zero at the start
+("adaLN-zero"), so that the block begins as the identity:
 
     x <- x + g1 * Attention((1 + s1) * LN(x) + b1)
     x <- x + g2 * MLP((1 + s2) * LN(x) + b2)         with (b1, s1, g1, b2, s2, g2) = W silu(c)
+
+Between the two, sites attend to the tokens of what is asked, if any: x <- x + CrossAttention(LN(x), tokens), zero at
+the start too. A field of what is asked joins the patches, site by site.
 
 Pictures are cut into patches of p x p pixels, sequences into p frames; positions are rotary (relative), so a
 trained network accepts other sizes. Without positions a DiT commutes with every permutation of its patches.
@@ -13,14 +16,18 @@ trained network accepts other sizes. Without positions a DiT commutes with every
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendiff.errors import RequestError
-from gendiff.nn.attention import Attention, Rotary, grid_positions
-from gendiff.nn.embeddings import Conditioning, share, whole
+from gendiff.nn.attention import Attention, CrossAttention, Rotary, grid_positions
+from gendiff.nn.embeddings import Conditioning, pooled_field, share, whole
+
+if TYPE_CHECKING:
+    from gendiff.conditions import Condition
 
 ROTARY = Rotary()
 
@@ -33,12 +40,16 @@ class AdaptiveBlock(nn.Module):
         heads: of the attention.
         condition: width of the condition.
         expand: width of the MLP over the width of a token.
+        context: width of the tokens it attends to; 0 for none.
     """
 
-    def __init__(self, width: int, heads: int, *, condition: int, expand: int = 4, dropout: float = 0.0) -> None:
+    def __init__(
+        self, width: int, heads: int, *, condition: int, expand: int = 4, dropout: float = 0.0, context: int = 0
+    ) -> None:
         super().__init__()
         self.width = width
         self.attention = Attention(width, heads)
+        self.cross = CrossAttention(width, heads, context) if context else None
         self.mlp = nn.Sequential(
             nn.Linear(width, expand * width),
             nn.GELU(approximate="tanh"),
@@ -57,17 +68,26 @@ class AdaptiveBlock(nn.Module):
         mask: Tensor | None = None,
         bias: Tensor | None = None,
         angles: Tensor | None = None,
+        tokens: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> Tensor:
-        """Tokens x [B, N, width] and condition c [B, condition] to [B, N, width]; the rest as in `Attention`."""
+        """Tokens x [B, N, width] and condition c [B, condition] to [B, N, width]; the rest as in `Attention`.
+
+        Args:
+            tokens: what is asked, [B, L, context], of a block with a context.
+            known: bool [B, L], which of them are real.
+        """
         b1, s1, g1, b2, s2, g2 = self.steer(F.silu(c))[:, None].chunk(6, dim=-1)
         h = F.layer_norm(x, (self.width,), eps=1e-6) * (1 + s1) + b1
         x = x + g1 * self.attention(h, mask=mask, bias=bias, angles=angles)
+        if self.cross is not None and tokens is not None:
+            x = x + self.cross(F.layer_norm(x, (self.width,), eps=1e-6), tokens, known)
         h = F.layer_norm(x, (self.width,), eps=1e-6) * (1 + s2) + b2
         return x + g2 * self.mlp(h)
 
 
 class DiT(nn.Module):
-    """Diffusion transformer, f(x, t, mask=None, **labels) with the sites of x in the last axes.
+    """Diffusion transformer, f(x, t, mask=None, **cond) with the sites of x in the last axes.
 
     Args:
         dims: 1 for sequences [B, C, L], 2 for pictures [B, C, H, W].
@@ -77,7 +97,7 @@ class DiT(nn.Module):
         width: of a token.
         depth: number of blocks.
         heads: of each attention.
-        labels: name of each label and its number of classes.
+        conditions: what may be asked, by name.
         positions: `Rotary()`, or None for a network that does not know where a patch lies.
         dropout: inside the MLPs.
         time_scale: multiplies the time before it is embedded.
@@ -93,7 +113,7 @@ class DiT(nn.Module):
         width: int = 256,
         depth: int = 8,
         heads: int = 4,
-        labels: Mapping[str, int] | None = None,
+        conditions: Mapping[str, Condition] | None = None,
         positions: Rotary | None = ROTARY,
         dropout: float = 0.0,
         time_scale: float = 1.0,
@@ -114,9 +134,13 @@ class DiT(nn.Module):
         self.dims, self.patch, self.positions, self.out_channels = dims, patch, positions, out_channels
         self.head_width = width // heads
         pixels = patch**dims
-        self.conditioning = Conditioning(width, labels=labels, time_scale=time_scale)
+        self.conditioning = Conditioning(width, conditions, time_scale=time_scale)
         self.into = nn.Linear(in_channels * pixels, width)
-        self.blocks = nn.ModuleList(AdaptiveBlock(width, heads, condition=width, dropout=dropout) for _ in range(depth))
+        self.field = nn.Linear(width, width) if self.conditioning.gives("field") else None
+        context = width if self.conditioning.gives("tokens") else 0
+        self.blocks = nn.ModuleList(
+            AdaptiveBlock(width, heads, condition=width, dropout=dropout, context=context) for _ in range(depth)
+        )
         self.width = width
         self.steer = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, out_channels * pixels)
@@ -124,9 +148,14 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, t: Tensor, mask: Tensor | None = None, **labels: Tensor | None) -> Tensor:
-        """x [B, C, *sites], t [B], mask bool [B, *sites], labels [B] int64, to [B, out_channels, *sites]."""
-        c = self.conditioning(t, labels)
+    def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
+        """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
+        return self.conditioning.embed(cond)
+
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor | None = None, **cond: Any) -> Tensor:
+        """x [B, C, *sites], t [B], mask bool [B, *sites], conditions by name, to [B, out_channels, *sites]."""
+        about = self.conditioning(t, cond, axes=self.dims)
+        c = about.vector
         sites, p = x.shape[2:], self.patch
         short = [-n % p for n in sites]
         if mask is None and any(short):
@@ -141,8 +170,10 @@ class DiT(nn.Module):
         angles = None
         if self.positions is not None:
             angles = self.positions.angles(grid_positions(*grid, like=x), self.head_width)
+        if self.field is not None and about.field is not None:
+            h = h + self.field(pooled_field(about.field.to(h.dtype), mask, sites, (p,) * self.dims).flatten(2).mT)
         for block in self.blocks:
-            h = block(h, c, mask=tokens, angles=angles)
+            h = block(h, c, mask=tokens, angles=angles, tokens=about.tokens, known=about.mask)
         b, s = self.steer(F.silu(c))[:, None].chunk(2, dim=-1)
         y = self.out(F.layer_norm(h, (self.width,), eps=1e-6) * (1 + s) + b)
         y = _paste(y, grid, p)

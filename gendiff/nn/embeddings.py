@@ -1,24 +1,29 @@
-"""Conditions of a network: the time and any number of named labels, as one vector per sample.
+"""What a network is told: the time, and what is asked by any number of named conditions.
 
 With angular frequencies w_k spaced geometrically between w_min and w_max, the time t becomes
 
-    e(t) = [cos(w_k t), sin(w_k t)]_k,        c(t, labels) = MLP(e(t)) + sum_name E_name[label_name]
+    e(t) = [cos(w_k t), sin(w_k t)]_k,        c = MLP(e(t)) + sum_name v_name
 
 The frequencies stay low (w_max = 50 per unit of time): neighbouring times of a 1000-step grid are told apart, and
 the derivative in t, which few-step objectives need, stays tame (Lu & Song 2024, arXiv:2410.11081, section 4.1).
-Times are embedded in float32 or better even under autocast: bfloat16 would merge half of 1000 times. A table E
-has one row more than classes; the last one means "none", the label that classifier-free guidance drops to.
+Times are embedded in float32 or better even under autocast: bfloat16 would merge half of 1000 times. The vectors v,
+and tokens and fields beside them, come from the conditions' own embedders (`gendiff.conditions`); a table of classes
+has one row more than classes, and the last means "nothing asked", which classifier-free guidance drops to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendiff.errors import RequestError, nearest
+
+if TYPE_CHECKING:
+    from gendiff.conditions import Condition
 
 
 class FourierTime(nn.Module):
@@ -64,7 +69,7 @@ def share(owner: str, **values: Any) -> None:
 
 
 class LabelEmbedding(nn.Module):
-    """Class indices [B] to vectors [B, width]; index `count` is "none", and so is an absent label."""
+    """Class indices [B] to vectors [B, width]; index `count` is "nothing asked"."""
 
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
@@ -72,44 +77,207 @@ class LabelEmbedding(nn.Module):
         self.table = nn.Embedding(count + 1, width)
         nn.init.normal_(self.table.weight, std=0.5)
 
-    def forward(self, label: Tensor | None) -> Tensor:
-        """label [B] int64 in 0..count, or None for "none" everywhere ([1, width], which broadcasts)."""
-        return self.table.weight[self.count :] if label is None else self.table(label)
+    def forward(self, label: Tensor | None) -> dict[str, Tensor]:
+        """label [B] int64 in 0..count, or None for nothing asked ([1, width], which broadcasts)."""
+        return {"vector": self.table.weight[self.count :] if label is None else self.table(label)}
 
 
-class Conditioning(nn.Module):
-    """Time and named labels to one vector per sample.
+class NumberEmbedding(nn.Module):
+    """Numbers near one to vectors [B, width]: cosines and sines, then two layers; a learned row where none is asked."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.features = FourierTime(128, lowest=0.5, highest=20.0)
+        self.layers = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
+        self.nothing = nn.Parameter(0.5 * torch.randn(1, width))
+
+    def forward(self, number: Tensor | None) -> dict[str, Tensor]:
+        """[B, 2], the number and whether it is asked (1 or 0), or None."""
+        if number is None:
+            return {"vector": self.nothing}
+        z, there = number.to(self.nothing.dtype).unbind(-1)
+        return {"vector": torch.where(there[:, None] > 0, self.layers(self.features(z)), self.nothing)}
+
+
+class SiteEmbedding(nn.Module):
+    """Class indices of sites [B, N] to a field [B, N, width]; index `count` is "nothing asked"."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.count = count
+        self.table = nn.Embedding(count + 1, width)
+        nn.init.normal_(self.table.weight, std=0.5)
+
+    def forward(self, sites: Tensor | None) -> dict[str, Tensor]:
+        """[B, N] int64 in 0..count, or None ([1, width])."""
+        return {"field": self.table.weight[self.count :] if sites is None else self.table(sites)}
+
+
+class FieldEmbedding(nn.Module):
+    """Numbers of sites [B, *sites, channels + 1], the last whether they are asked, to a field [B, *sites, width]."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.layer = nn.Linear(channels + 1, width)
+
+    def forward(self, field: Tensor | None) -> dict[str, Tensor]:
+        """The field, or None ([1, width])."""
+        weight = self.layer.weight
+        return {
+            "field": self.layer(weight.new_zeros(1, self.channels + 1) if field is None else field.to(weight.dtype))
+        }
+
+
+class About(NamedTuple):
+    """What a network is told.
+
+    Attributes:
+        vector: [B, W], the time and what is asked as one vector.
+        tokens: [B, L, W] to attend to, or None.
+        mask: bool [B, L] of them.
+        field: [B or 1, *sites, W] to join to the input, or None.
+    """
+
+    vector: Tensor
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    field: Tensor | None = None
+
+
+class Asked(nn.Module):
+    """Conditions to what a network is told of them.
 
     Args:
-        width: of the vector.
-        labels: name of each label and its number of classes.
+        width: of the vector, the tokens and the field.
+        conditions: what may be asked, by name.
+    """
+
+    def __init__(self, width: int, conditions: Mapping[str, Condition] | None = None) -> None:
+        super().__init__()
+        self.tables = nn.ModuleDict({name: own.embedder(width) for name, own in (conditions or {}).items()})
+
+    def gives(self, what: str) -> bool:
+        """Whether any condition gives this: "tokens" or "field"."""
+        with torch.no_grad():
+            return any(what in table(None) for table in self.tables.values())
+
+    def embed(self, cond: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Tensor]]]:
+        """By condition, what it gives as it is "asked", and with "nothing" asked, in the same shapes.
+
+        A network that finds this among its conditions as "embedded" computes none of it again.
+
+        Raises:
+            RequestError: a condition this network was not built with.
+        """
+        self.check(cond)
+        out = {}
+        for name, table in self.tables.items():
+            if cond.get(name) is not None:
+                asked = table(cond[name])
+                out[name] = {"asked": asked, "nothing": shaped(table(None), asked)}
+        return out
+
+    def check(self, cond: Mapping[str, Any]) -> None:
+        """Refuses conditions that the network was not built with."""
+        for name in cond:
+            if name not in self.tables and name != "embedded":
+                known = ", ".join(self.tables) or "none"
+                raise RequestError(
+                    f"the condition {name}=",
+                    f"one this network was built with: {known}." + nearest(name, list(self.tables)),
+                    f"network(conditions={{{name!r}: Label(...)}})",
+                )
+
+    def add(self, vector: Tensor, cond: Mapping[str, Any], axes: int = 1) -> About:
+        """What the network is told by conditions, from a vector [B, width] that theirs are added to.
+
+        Args:
+            vector: Of the time.
+            cond: Batches as the conditions collate them, by name (missing or None: nothing asked), or what `embed` made
+                of them under "embedded".
+            axes: Of the sites of a field.
+
+        Raises:
+            RequestError: a condition this network was not built with.
+        """
+        self.check(cond)
+        n, embedded, tokens, masks, field = len(vector), cond.get("embedded", {}), [], [], None
+        with torch.autocast(vector.device.type, enabled=False):
+            for name, table in self.tables.items():
+                found = embedded[name]["asked"] if name in embedded else table(cond.get(name))
+                if "vector" in found:
+                    vector = vector + found["vector"]
+                if "tokens" in found:
+                    tokens.append(found["tokens"].expand(n, -1, -1))
+                    masks.append(found["mask"].expand(n, -1))
+                if "field" in found:
+                    own = found["field"]
+                    own = own.view(len(own), *[1] * (axes + 2 - own.ndim), *own.shape[1:])
+                    field = own if field is None else field + own
+        if not tokens:
+            return About(vector, field=field)
+        return About(vector, torch.cat(tokens, 1), torch.cat(masks, 1), field)
+
+
+class Conditioning(Asked):
+    """Time and conditions to what a network is told.
+
+    Args:
+        width: of the vector, the tokens and the field.
+        conditions: what may be asked, by name.
         time_scale: multiplies the time before it is embedded; for clocks that do not run over about [-1, 1].
     """
 
-    def __init__(self, width: int, *, labels: Mapping[str, int] | None = None, time_scale: float = 1.0) -> None:
-        super().__init__()
-        self.labels = dict(labels or {})
+    def __init__(
+        self, width: int, conditions: Mapping[str, Condition] | None = None, *, time_scale: float = 1.0
+    ) -> None:
+        super().__init__(width, conditions)
         self.time = nn.Sequential(
             FourierTime(scale=time_scale), nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width)
         )
-        self.tables = nn.ModuleDict({name: LabelEmbedding(count, width) for name, count in self.labels.items()})
 
-    def forward(self, t: Tensor, labels: Mapping[str, Tensor | None]) -> Tensor:
-        """t [B], labels each [B] int64 (missing or None: "none"), to [B, width].
-
-        Raises:
-            RequestError: a label this network was not built with.
-        """
-        for name in labels:
-            if name not in self.labels:
-                known = ", ".join(self.labels) or "none"
-                raise RequestError(
-                    f"the condition {name}=",
-                    f"a label this network was built with: {known}." + nearest(name, list(self.labels)),
-                    f"network(labels={{{name!r}: number_of_classes}})",
-                )
+    def forward(self, t: Tensor, cond: Mapping[str, Any], axes: int = 1) -> About:
+        """t [B] and conditions by name to what the network is told; the rest as in `add`."""
         with torch.autocast(t.device.type, enabled=False):
-            c = self.time(t)
-            for name, table in self.tables.items():
-                c = c + table(labels.get(name))
-        return c
+            vector = self.time(t)
+        return self.add(vector, cond, axes)
+
+
+def shaped(nothing: dict[str, Tensor], asked: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What is given with nothing asked, in the shapes of what is given otherwise: tokens are padded, fields spread."""
+
+    def one(name: str, like: Tensor) -> Tensor:
+        value = nothing[name]
+        if name in ("tokens", "mask"):
+            out = like.new_zeros(like.shape)
+            out[:, : value.shape[1]] = value
+            return out
+        return value.view(1, *[1] * (like.ndim - value.ndim), *value.shape[1:]).expand_as(like)
+
+    return {name: one(name, like) for name, like in asked.items()}
+
+
+def pooled_field(
+    field: Tensor, mask: Tensor | None, sites: Sequence[int], patch: Sequence[int], stride: Sequence[int] | None = None
+) -> Tensor:
+    """A field averaged over patches, whose padded sites count as zero.
+
+    Args:
+        field: [B or 1, *sites, W], or with one entry for all sites.
+        mask: bool [B, *sites] or None.
+        sites: of the state, along each axis.
+        patch: sites of a patch, along each axis.
+        stride: what sites are padded to a multiple of, the patch by default.
+
+    Returns:
+        [B or 1, W, *patches].
+    """
+    x = field.expand(-1, *sites, -1).movedim(-1, 1)
+    x = x if mask is None else x * mask[:, None]
+    short = [-n % p for n, p in zip(sites, stride or patch, strict=True)]
+    x = F.pad(x, [n for s in reversed(short) for n in (0, s)]) if any(short) else x
+    if all(p == 1 for p in patch):
+        return x
+    pool = F.avg_pool1d if len(patch) == 1 else F.avg_pool2d
+    return pool(x, tuple(patch))

@@ -1,26 +1,31 @@
 """U-Net for pictures [B, C, H, W] and for sequences [B, C, L], with masks.
 
-A residual block, steered by the condition c (time and labels),
+A residual block, steered by the condition c (the time and what is asked),
 
     h = conv(silu(norm(x))),    x <- skip(x) + conv0(silu((1 + s) * norm(h) + b)),    (s, b) = W silu(c),
 
 keeps the resolution (Dhariwal & Nichol 2021; conv0 starts at zero). Each level holds some of them on the way down
 and as many on the way up, which also see the activations of the way down. A sequence is treated as a picture of
 height one, so both share all code and the channels-last kernels. With a mask, padded sites are zeroed before
-every convolution and left out of the norms: padding changes no real site.
+every convolution and left out of the norms: padding changes no real site. Where attention
+stands, sites also attend to the tokens of what is asked; a field of what is asked joins the input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendiff.errors import RequestError
-from gendiff.nn.attention import Attention
-from gendiff.nn.embeddings import Conditioning, share, whole
+from gendiff.nn.attention import Attention, CrossAttention
+from gendiff.nn.embeddings import About, Conditioning, pooled_field, share, whole
+
+if TYPE_CHECKING:
+    from gendiff.conditions import Condition
 
 
 def _groups(channels: int) -> int:
@@ -106,24 +111,50 @@ class GridAttention(nn.Module):
         return x + y.contiguous(memory_format=torch.channels_last)
 
 
+class GridCrossAttention(nn.Module):
+    """Residual attention of the sites of a picture or a sequence to tokens."""
+
+    def __init__(self, channels: int, context: int, *, head_width: int = 32) -> None:
+        super().__init__()
+        self.norm = MaskedGroupNorm(channels)
+        self.attention = CrossAttention(channels, max(1, channels // head_width), context)
+
+    def forward(self, x: Tensor, mask: Tensor | None, about: About) -> Tensor:
+        """x [B, C, H, W] to [B, C, H, W]."""
+        assert about.tokens is not None
+        h = self.norm(x, mask).flatten(2).transpose(1, 2)
+        y = self.attention(h, about.tokens, about.mask).transpose(1, 2).unflatten(2, x.shape[2:])
+        return x + y.contiguous(memory_format=torch.channels_last)
+
+
 class Stage(nn.Module):
-    """A residual block and, where asked for, attention."""
+    """A residual block and, where asked for, attention to other sites and to tokens."""
 
     def __init__(
-        self, inputs: int, outputs: int, *, condition: int, kernel: tuple[int, int], dropout: float, attend: bool
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        condition: int,
+        kernel: tuple[int, int],
+        dropout: float,
+        attend: bool,
+        context: int = 0,
     ) -> None:
         super().__init__()
         self.block = ResidualBlock(inputs, outputs, condition=condition, kernel=kernel, dropout=dropout)
         self.attention = GridAttention(outputs) if attend else None
+        self.cross = GridCrossAttention(outputs, context) if context else None
 
-    def forward(self, x: Tensor, c: Tensor, mask: Tensor | None) -> Tensor:
-        """As `ResidualBlock`."""
-        x = self.block(x, c, mask)
-        return x if self.attention is None else self.attention(x, mask)
+    def forward(self, x: Tensor, about: About, mask: Tensor | None) -> Tensor:
+        """As `ResidualBlock`, with what is asked."""
+        x = self.block(x, about.vector, mask)
+        x = x if self.attention is None else self.attention(x, mask)
+        return x if self.cross is None else self.cross(x, mask, about)
 
 
 class UNet(nn.Module):
-    """U-Net, f(x, t, mask=None, **labels) with the sites of x in the last axes. The output starts at zero.
+    """U-Net, f(x, t, mask=None, **cond) with the sites of x in the last axes. The output starts at zero.
 
     Any size is accepted: sites missing to a multiple of `stride` are padded, masked, and cut off again.
 
@@ -134,7 +165,7 @@ class UNet(nn.Module):
         channels: of each level; every level halves the resolution of the one before.
         blocks: residual blocks of each level, on each way.
         attention: per level, whether its blocks attend over all sites.
-        labels: name of each label and its number of classes.
+        conditions: what may be asked, by name; tokens are attended to where `attention` is, and in the middle.
         patch: pixels or frames folded into channels at the door, along each axis; 2 halves the cost.
         dropout: inside the residual blocks.
         time_scale: multiplies the time before it is embedded.
@@ -149,7 +180,7 @@ class UNet(nn.Module):
         channels: Sequence[int] = (64, 128, 128),
         blocks: int = 2,
         attention: Sequence[bool] = (False, False, True),
-        labels: Mapping[str, int] | None = None,
+        conditions: Mapping[str, Condition] | None = None,
         patch: int = 1,
         dropout: float = 0.0,
         time_scale: float = 1.0,
@@ -173,11 +204,16 @@ class UNet(nn.Module):
         pixels = self.patch[0] * self.patch[1]
         width = 4 * channels[0]
         self.stride = patch * 2 ** (len(channels) - 1)
-        self.conditioning = Conditioning(width, labels=labels, time_scale=time_scale)
+        self.conditioning = Conditioning(width, conditions, time_scale=time_scale)
         self.into = nn.Conv2d(in_channels * pixels, channels[0], kernel, padding=padding)
+        self.field = nn.Linear(width, channels[0]) if self.conditioning.gives("field") else None
+        context = width if self.conditioning.gives("tokens") else 0
 
-        def stage(inputs: int, outputs: int, attend: bool) -> Stage:
-            return Stage(inputs, outputs, condition=width, kernel=kernel, dropout=dropout, attend=attend)
+        def stage(inputs: int, outputs: int, attend: bool, cross: bool = False) -> Stage:
+            return Stage(
+                inputs, outputs, condition=width, kernel=kernel, dropout=dropout, attend=attend,
+                context=context if attend or cross else 0,
+            )  # fmt: skip
 
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
@@ -189,15 +225,26 @@ class UNet(nn.Module):
             self.down.extend(stage(count, count, attend) for _ in range(blocks))
             self.up.extend(stage(2 * count, count, attend) for _ in range(blocks))
             now = count
-        self.middle = nn.ModuleList((stage(now, now, attention[-1]), stage(now, now, False)))
+        self.middle = nn.ModuleList((stage(now, now, attention[-1], True), stage(now, now, False)))
         self.norm = MaskedGroupNorm(channels[0])
         self.out = nn.Conv2d(channels[0], out_channels * pixels, kernel, padding=padding)
         _zero(self.out)
 
-    def forward(self, x: Tensor, t: Tensor, mask: Tensor | None = None, **labels: Tensor | None) -> Tensor:
-        """x [B, C, *sites], t [B], mask bool [B, *sites], labels [B] int64, to [B, out_channels, *sites]."""
-        c = F.silu(self.conditioning(t, labels))
-        dtype = x.dtype
+    def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
+        """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
+        return self.conditioning.embed(cond)
+
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor | None = None, **cond: Any) -> Tensor:
+        """x [B, C, *sites], t [B], mask bool [B, *sites], conditions by name, to [B, out_channels, *sites]."""
+        about = self.conditioning(t, cond, axes=self.dims)
+        about = about._replace(vector=F.silu(about.vector))
+        dtype, field = x.dtype, None
+        if self.field is not None and about.field is not None:
+            sites, patch = x.shape[2:], self.patch[2 - self.dims :]
+            stride = [self.stride] * self.dims
+            pooled = pooled_field(about.field, mask, sites, patch, stride)
+            field = self.field(pooled.movedim(1, -1)).movedim(-1, 1)
+            field = field[:, :, None] if self.dims == 1 else field
         if self.dims == 1:
             x, mask = x[:, :, None], None if mask is None else mask[:, None]
         (height, width), real = x.shape[2:], None if mask is None else mask[:, None].to(dtype)
@@ -205,14 +252,15 @@ class UNet(nn.Module):
         if any(short):
             real = torch.ones_like(x[:, :1]) if real is None else real
             x, real = F.pad(x, (0, short[1], 0, short[0])), F.pad(real, (0, short[1], 0, short[0]))
-        y = self._run(_hide(x, real), c, real)[:, :, :height, :width]
+        y = self._run(_hide(x, real), about, real, field)[:, :, :height, :width]
         y = _hide(y, real if real is None else real[:, :, :height, :width])
         return (y[:, :, 0] if self.dims == 1 else y).to(dtype)
 
-    def _run(self, x: Tensor, c: Tensor, mask: Tensor | None) -> Tensor:
+    def _run(self, x: Tensor, c: About, mask: Tensor | None, field: Tensor | None) -> Tensor:
         """The network on pictures whose sizes are multiples of the stride."""
         masks = [mask if mask is None else mask[:, :, :: self.patch[0], :: self.patch[1]]]
         h = self.into(_fold(x, self.patch).contiguous(memory_format=torch.channels_last))
+        h = h if field is None else h + field.to(h.dtype)
         seen: list[list[Tensor]] = []
         for level in range(self.levels):
             if level:

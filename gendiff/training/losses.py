@@ -35,15 +35,19 @@ class Weighting(ABC):
 
 @dataclass(frozen=True)
 class Output(Weighting):
-    """The squared error of the network's output: w = 1/max(c_out, floor)^2."""
+    """The squared error of the network's output, w = 1/max(c_out, floor)^2, or of the output that another head has.
+
+    With `head=Velocity()` a network that predicts x0 is trained by the error of its velocity (Li & He 2025, JiT).
+    """
 
     floor: float = 1e-3
+    head: Head | None = None
 
     def __post_init__(self) -> None:
         check(self, floor=POSITIVE)
 
     def __call__(self, process: Leaf, head: Head, t: Tensor) -> Tensor:
-        return torch.as_tensor(head.scale(process, t)).clamp_min(self.floor) ** -2
+        return torch.as_tensor((self.head or head).scale(process, t)).clamp_min(self.floor) ** -2
 
 
 @dataclass(frozen=True)

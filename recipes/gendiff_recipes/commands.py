@@ -215,7 +215,7 @@ class Evaluate:
         with progress_bar("sampling") as progress:
             result = evaluate(
                 model, args.n, guidance=guidance_of(args.guidance), seed=args.seed, data=args.data, progress=progress,
-                halves=args.halves, **asked(args.what, model.domain.labels),
+                halves=args.halves, **asked(args.what, model.domain.conditions),
             )  # fmt: skip
         print(result.compared)
         columns = ("metric", "samples", "low", "high", "real data")

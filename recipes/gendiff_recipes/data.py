@@ -15,11 +15,10 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gendiff.domain import Domain, Examples, collate, finite
-from gendiff.errors import DataError
+from gendiff.errors import DataError, GendiffError
 from gendiff.spaces import State, tensors
 
 WINDOW = 16
@@ -33,7 +32,7 @@ def same_data(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return alike and a["examples"] == b["examples"] and a["labels"] == b["labels"]
 
 
-class Encoded(Dataset[tuple[State, dict[str, float]]]):
+class Encoded(Dataset[tuple[State, dict[str, Any]]]):
     """Examples as states, encoded once.
 
     Attributes:
@@ -46,6 +45,7 @@ class Encoded(Dataset[tuple[State, dict[str, float]]]):
             raise DataError(f"The training set is empty ({examples.report()})", "at least one example")
         self.states = [finite(domain.encode(e.artifact), e.name) for e in examples]
         self.cond = [dict(e.cond) for e in examples]
+        self.asked = encode_conditions(domain, examples)
         self.lengths = [tensors(x)[0].shape[0] for x in self.states] if domain.ragged else None
 
     @cached_property
@@ -64,8 +64,23 @@ class Encoded(Dataset[tuple[State, dict[str, float]]]):
     def __len__(self) -> int:
         return len(self.states)
 
-    def __getitem__(self, index: int) -> tuple[State, dict[str, float]]:
-        return self.states[index], self.cond[index]
+    def __getitem__(self, index: int) -> tuple[State, dict[str, Any]]:
+        return self.states[index], self.asked[index]
+
+
+def encode_conditions(domain: Domain, examples: Examples) -> list[dict[str, Any]]:
+    """What the conditions of a domain make of what examples say.
+
+    Raises:
+        DataError: For a value that is none of its condition's, naming the example.
+    """
+    out: list[dict[str, Any]] = []
+    for example in examples:
+        try:
+            out.append({k: own.encode_example(example.cond.get(k)) for k, own in domain.conditions.items()})
+        except GendiffError as error:
+            raise DataError(f"The example {example.name!r}: {error.got}", error.expected, error.fix) from error
+    return out
 
 
 class BatchStream(Sampler[list[tuple[int, int, int]]]):
@@ -155,14 +170,16 @@ class Batches(L.LightningDataModule):
         self.order_seed, self.parts, self.workers = seed, parts, workers
 
     def collate(self, items: list[tuple[Any, ...]]) -> dict[str, Any]:
-        """States, conditions (labels as int64), places and number of one batch."""
+        """States, conditions, places and number of one batch."""
         states, conds, places, numbers = zip(*items, strict=True)
         length = None
         if self.domain.ragged:
             longest = max(tensors(x)[0].shape[0] for x in states)
             length = -(-longest // self.domain.multiple) * self.domain.multiple
         x0, mask = collate(states, self.domain.ragged, length)
-        cond: dict[str, Tensor] = {name: torch.tensor([c[name] for c in conds]) for name in conds[0]}
+        sites = tuple(tensors(x0)[0].shape[1:]) if mask is None else (mask.shape[1],)
+        own = self.domain.conditions
+        cond: dict[str, Any] = {name: own[name].collate([c[name] for c in conds], sites) for name in own}
         return {
             "x0": x0,
             "cond": cond if mask is None else {**cond, "mask": mask},

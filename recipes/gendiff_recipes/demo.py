@@ -102,8 +102,8 @@ SHOWS: dict[str, Show] = {
 
 
 def real_captions(domain: Domain, examples: list[Any]) -> list[str]:
-    """The class names of real examples."""
-    return [" ".join(classes[int(e.cond[name])] for name, classes in domain.labels.items()) for e in examples]
+    """What the conditions say of real examples, in words."""
+    return [" ".join(own.words(e.cond.get(name)) for name, own in domain.conditions.items()) for e in examples]
 
 
 def about(domain: Domain) -> dict[str, str]:

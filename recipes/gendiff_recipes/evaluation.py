@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gendiff.domain import Domain, Examples, label_number
+from gendiff.conditions import Label
+from gendiff.domain import Domain, Examples
 from gendiff.errors import DataError
 from gendiff.model import Model
 from gendiff.spaces import tensors
@@ -45,9 +46,8 @@ class Evaluation:
 
 
 def default_request(domain: Domain, n: int) -> dict[str, Any]:
-    """What to ask for when n samples shall cover a domain: its preview, and the numbers of all classes in turn."""
-    turns = domain.in_turn(n)
-    return {**domain.preview(n), **{k: [domain.labels[k].index(name) for name in turns[k]] for k in turns}}
+    """What to ask for when n samples shall cover a domain: its preview, and what may be asked in turn."""
+    return {**domain.preview(n), **domain.in_turn(n)}
 
 
 def subset(artifacts: Sequence[Any], n: int, seed: int) -> list[Any]:
@@ -58,19 +58,20 @@ def subset(artifacts: Sequence[Any], n: int, seed: int) -> list[Any]:
 
 def about_examples(recipe: Recipe, examples: Examples) -> list[str]:
     """What a training run tells at its start: how many examples, of which classes, and a warm-up that is too long."""
-    said, missing = f"{recipe.name}: {len(examples)} examples", []
-    for name, classes in recipe.domain.labels.items():
-        counts = Counter(int(e.cond[name]) for e in examples if name in e.cond)
-        listed = [f"{classes[k]} {counts[k]}" for k in range(len(classes))]
-        said += f"; {name}: {', '.join(listed[:20])}{', ...' if len(listed) > 20 else ''}"
-        bare = [classes[k] for k in range(len(classes)) if not counts[k]]
-        missing += [f"Nothing to learn {name} from: {', '.join(bare[:8])}{', ...' if len(bare) > 8 else ''}."] * bool(
-            bare
-        )
+    said = f"{recipe.name}: {len(examples)} examples"
+    notes = [] if examples.rejected else list(examples.notes)  # with rejections they stand in the report
+    for name, own in recipe.domain.conditions.items():
+        values = [e.cond.get(name) for e in examples]
+        if isinstance(own, Label):
+            counts = Counter(own.number(value) for value in values if value is not None)
+            listed = [f"{kind} {counts[k]}" for k, kind in enumerate(own.classes)]
+            said += f"; {name}: {', '.join(listed[:20])}{', ...' if len(listed) > 20 else ''}"
+        else:
+            said += f"; {name}: {own.describe()}"
+        notes += [f"{name}: {note}" for note in own.audit(values)]
     warmup, steps = recipe.optimizer.warmup, recipe.trainer.steps
     slow = f"The warm-up of {warmup} steps is longer than the run of {steps}; optimizer.warmup={steps // 10} is not."
-    notes = [] if examples.rejected else list(examples.notes)  # with rejections they stand in the report
-    return [said + ".", *([f"{recipe.name}: {note}." for note in notes]), *missing, *([slow] if warmup > steps else [])]
+    return [said + ".", *([f"{recipe.name}: {note}." for note in notes]), *([slow] if warmup > steps else [])]
 
 
 def asked_lengths(domain: Domain, n: int, request: Mapping[str, Any], what: Mapping[str, Any]) -> set[int]:
@@ -87,12 +88,15 @@ def asked_for(domain: Domain, examples: Examples, what: Mapping[str, Any], lengt
     All where no class, or no length, is asked for.
     """
     wanted: dict[str, set[int]] = {}
-    for name, classes in domain.labels.items():
+    labels = {name: own for name, own in domain.conditions.items() if isinstance(own, Label)}
+    for name, own in labels.items():
         values = what.get(name)
         values = list(values) if isinstance(values, list | tuple) else [values]
         if None not in values:
-            wanted[name] = {label_number(name, value, classes) for value in values}
-    found = [e.artifact for e in examples if all(int(e.cond.get(k, -1)) in numbers for k, numbers in wanted.items())]
+            wanted[name] = {own.number(value) for value in values}
+    found = [
+        e.artifact for e in examples if all(labels[k].number(e.cond.get(k)) in numbers for k, numbers in wanted.items())
+    ]
     if not lengths:
         return found
     sizes = [len(tensors(domain.encode(artifact))[0]) for artifact in found]

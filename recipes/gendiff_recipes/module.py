@@ -1,15 +1,16 @@
 r"""The one LightningModule: any domain, any process, any head.
 
-A step draws stratified times, noise keyed by (seed, place in the batch, batch number), drops some labels, and takes the
-mean of `gendiff.training.denoising_loss`. All randomness is a function of the seed and the batch's number, dropout's
-too: a resumed run repeats the uninterrupted one exactly. Times and noise do not depend on the number of devices or of
-parts a batch is taken in; what a network draws by itself (dropout) does.
+A step draws stratified times, noise keyed by (seed, place in the batch, batch number), drops some conditions, and
+takes the mean of `gendiff.training.denoising_loss`. All randomness is a function of the seed and the batch's number,
+dropout's too: a resumed run repeats the uninterrupted one exactly. Times and noise do not depend on the number of
+devices or of parts a batch is taken in; what a network draws by itself (dropout) does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -42,7 +43,7 @@ class Denoising(L.LightningModule):
 
     Args:
         denoiser: The model.
-        domain: Gives augmentation, labels and the auxiliary loss.
+        domain: Gives augmentation, conditions and the auxiliary loss.
         recipe: Everything else.
 
     Attributes:
@@ -66,12 +67,17 @@ class Denoising(L.LightningModule):
         self.told_before: Tensor | None = None  # what all devices had seen when the checkpoint was written
 
     def drop(self, cond: dict[str, Any], noise: Noise) -> dict[str, Any]:
-        """Labels at "none" for a share of the batch: all labels of an example together."""
-        if not self.recipe.drop or not self.domain.labels:
-            return cond
-        without = self.domain.without(cond)
-        gone = noise.fork("drop").uniform((len(noise.index),)) < self.recipe.drop
-        return {k: torch.where(gone, without[k], v) if k in self.domain.labels else v for k, v in cond.items()}
+        """Nothing asked by all conditions of a share of the examples, or by single ones where the recipe names them."""
+        drop = self.recipe.drop if isinstance(self.recipe.drop, Mapping) else {"all": self.recipe.drop}
+        out, n = dict(cond), len(noise.index)
+        for name, share in drop.items() if self.domain.conditions else ():
+            stream = noise.fork("drop") if name == "all" else noise.fork("drop").fork(name)
+            if not share:
+                continue
+            gone = stream.uniform((n,)) < share
+            for own in self.domain.conditions if name == "all" else [name]:
+                out[own] = self.domain.conditions[own].drop(out[own], gone)
+        return out
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         recipe, place, number = self.recipe, batch["place"], int(batch["number"])

@@ -16,7 +16,7 @@ from typing import Any
 from gendiff.config import check_type, complete, field_types, from_config, read_json, to_config, unread
 from gendiff.denoisers import Head
 from gendiff.domain import Domain, data_root
-from gendiff.errors import DataError, RecipeError, nearest, positive, refuse
+from gendiff.errors import DataError, Range, RecipeError, nearest, positive, refuse
 from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.processes import Process
 from gendiff.sampling.solvers import Solver
@@ -164,7 +164,8 @@ class Recipe:
         process, head: None for the domain's own.
         times: Which times to train at.
         objective: The loss.
-        drop: The share of examples whose labels are dropped, for guidance.
+        drop: The share of examples of which nothing is asked, for guidance; or shares by condition, "all" being that of
+            all at once: {"all": 0.1, "caption": 0.1}.
         ema: The decay of the averaged weights.
         sampler: None for the domain's own.
         guidance: Used when samples are drawn during and after training; 1 is off.
@@ -178,7 +179,7 @@ class Recipe:
     head: Head | None = None
     times: TimeDistribution = field(default_factory=Uniform)
     objective: Objective = field(default_factory=Objective)
-    drop: float = 0.1
+    drop: float | Mapping[str, float] = 0.1
     ema: float = 0.999
     optimizer: Optimizer = field(default_factory=Optimizer)
     trainer: Trainer = field(default_factory=Trainer)
@@ -188,7 +189,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         whole(self, "limit")
-        between(self, "drop", closed=True)
+        shares = self.drop if isinstance(self.drop, Mapping) else {"all": self.drop}
+        known = ("all", *self.domain.conditions)
+        for name, value in shares.items():
+            if name not in known:
+                refuse(self, "drop", f"shares by {', '.join(known)}.{nearest(name, known)}")
+            if value not in Range(0, 1):
+                refuse(self, "drop", "a share from 0 to 1, or shares by condition")
         between(self, "ema")
         if not math.isfinite(self.guidance):
             refuse(self, "guidance", "a finite number")

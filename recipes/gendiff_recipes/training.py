@@ -305,7 +305,7 @@ def run(
         examples = examples[: recipe.limit]
     if examples.rejected:
         warnings.warn(f"{recipe.name}: {examples.report()}", stacklevel=3)
-    domain = recipe.domain.fit(examples.artifacts)
+    domain = recipe.domain.fit(examples.artifacts).fit_conditions(examples)
     recipe = dataclasses.replace(recipe, domain=domain)
     encoded, config, taken = Encoded(domain, examples), recipe.config(), 0
     said = [*about_examples(recipe, examples), *said]

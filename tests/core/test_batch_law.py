@@ -55,6 +55,7 @@ from gendiff import (
     Torus,
     sample,
 )
+from gendiff.conditions import Label
 from gendiff.denoisers import for_samples, rows_of
 from gendiff.errors import SamplerError
 from gendiff.guidance import Method, Rule
@@ -246,8 +247,8 @@ class Strips(Domain):
         return Gaussian(Linear())
 
     @property
-    def labels(self) -> dict[str, tuple[str, ...]]:
-        return {"kind": ("flat", "steep")}
+    def conditions(self) -> dict[str, Label]:
+        return {"kind": Label(("flat", "steep"))}
 
     def units(self) -> tuple[float, float]:
         return 2.0, -1.0
@@ -259,7 +260,7 @@ class Strips(Domain):
         return (x + 1) / 2
 
     def request(self, n: int, *args: Any, **what: Any) -> Request:
-        return Request(torch.empty(n, 6, 4, dtype=F64 if self.double else F32), self.label_conditions(n, **what))
+        return Request(torch.empty(n, 6, 4, dtype=F64 if self.double else F32), self.encode_conditions(n, **what))
 
     def network(self, **size: Any) -> nn.Module:
         return Net()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,6 +44,7 @@ from gendiff import (
     UpAndDown,
     Velocity,
 )
+from gendiff.conditions import Label
 from gendiff.config import from_config, to_config
 from gendiff.domain import collate, finite
 from gendiff.errors import CheckpointError, GendiffError, RecipeError, RequestError, UnknownName
@@ -81,8 +82,8 @@ class Clouds(Domain):
         return Gaussian(self.schedule)
 
     @property
-    def labels(self) -> Mapping[str, tuple[str, ...]]:
-        return {"kind": ("Disk", "ring")}
+    def conditions(self) -> dict[str, Label]:
+        return {"kind": Label(("Disk", "ring"))}
 
     def encode(self, artifact: Tensor) -> State:
         return finite(artifact / self.scale, "cloud")
@@ -93,7 +94,7 @@ class Clouds(Domain):
     def request(self, n: int, *args: Any, points: Any = 3, **what: Any) -> Request:
         counts = [points] * n if isinstance(points, int) else list(points)
         like, mask = collate([torch.empty(c, 2) for c in counts], ragged=True)
-        return Request(like, {**self.label_conditions(n, **what), "mask": mask})
+        return Request(like, {**self.encode_conditions(n, **what), "mask": mask})
 
     def network(self, *, width: int = 8) -> nn.Module:  # type: ignore[override]
         return Net(width)

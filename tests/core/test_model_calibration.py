@@ -28,6 +28,7 @@ from gendiff import (
     Request,
     SamplerError,
 )
+from gendiff.conditions import Label
 from gendiff.config import from_config, to_config
 from gendiff.errors import RequestError
 from gendiff.testing import randomised
@@ -53,8 +54,8 @@ class Points(Domain):
         return Gaussian(Linear())
 
     @property
-    def labels(self) -> dict[str, tuple[str, ...]]:
-        return {"kind": ("near", "far")}
+    def conditions(self) -> dict[str, Label]:
+        return {"kind": Label(("near", "far"))}
 
     def encode(self, artifact: Tensor) -> Tensor:
         return artifact
@@ -63,7 +64,7 @@ class Points(Domain):
         return x
 
     def request(self, n: int, *args: Any, **what: Any) -> Request:
-        return Request(torch.empty(n, 2, 3), self.label_conditions(n, **what))
+        return Request(torch.empty(n, 2, 3), self.encode_conditions(n, **what))
 
     def network(self, **size: Any) -> nn.Module:
         return Net()

@@ -29,6 +29,7 @@ from gendiff import (
     Request,
     Reward,
 )
+from gendiff.conditions import Label
 from gendiff.errors import RequestError, SamplerError
 from gendiff.guidance import Average, known
 from gendiff.sampling.grids import LinearGrid, UpAndDown
@@ -56,8 +57,8 @@ class Strips(Domain):
         return Gaussian(Linear())
 
     @property
-    def labels(self) -> dict[str, tuple[str, ...]]:
-        return {"kind": ("flat", "steep")}
+    def conditions(self) -> dict[str, Label]:
+        return {"kind": Label(("flat", "steep"))}
 
     def encode(self, artifact: Tensor) -> Tensor:
         return artifact
@@ -66,7 +67,7 @@ class Strips(Domain):
         return x
 
     def request(self, n: int, *args: Any, **what: Any) -> Request:
-        return Request(torch.empty(n, 6, 4), self.label_conditions(n, **what))
+        return Request(torch.empty(n, 6, 4), self.encode_conditions(n, **what))
 
     def network(self, **size: Any) -> nn.Module:
         return Net()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from gendiff import cite
+from gendiff.conditions import Label
 from gendiff.domain import collate
 from gendiff.random import Noise
 from gendiff.spaces import exp_so3, uniform
@@ -16,15 +17,15 @@ from gendiff_proteins.frames import frames_from_backbone
 from gendiff_proteins.networks import PointAttention
 
 LENGTHS = (20, 33, 26)
-LABELS = {"fold": 4}
+LABELS = {"fold": Label(("a", "b", "c", "d"))}
 
 
 def networks() -> list[nn.Module]:
     torch.manual_seed(0)
     from gendiff_proteins.reference import EquivariantReference
 
-    frames = FrameNetwork(width=32, depth=2, heads=4, pair=16, labels=LABELS, clock=lambda t: t**2)
-    return [randomised(frames).double(), randomised(EquivariantReference(width=16, labels=LABELS)).double()]
+    frames = FrameNetwork(width=32, depth=2, heads=4, pair=16, conditions=LABELS, clock=lambda t: t**2)
+    return [randomised(frames).double(), randomised(EquivariantReference(width=16, conditions=LABELS)).double()]
 
 
 @pytest.fixture(params=[0, 1], ids=["frames", "e3nn"])
@@ -95,7 +96,7 @@ def test_velocity_has_no_drift(network: nn.Module) -> None:
 
 def test_a_new_network_stands_still() -> None:
     x, mask = batch()
-    out = run(FrameNetwork(width=32, depth=2, heads=4, pair=16, labels=LABELS).double(), x, mask)
+    out = run(FrameNetwork(width=32, depth=2, heads=4, pair=16, conditions=LABELS).double(), x, mask)
     assert all(value.abs().max() == 0 for value in out.values())
 
 

@@ -23,6 +23,7 @@ import gendiff
 from gendiff.cli import main
 from gendiff.cli.commands import free_folder
 from gendiff.cli.words import asked
+from gendiff.conditions import Label
 from gendiff.domain import Domain, Example, Examples, Request
 from gendiff.errors import DataError, RequestError, RequestWarning, nearest
 from gendiff.samples import captions
@@ -102,7 +103,7 @@ def test_help_lists_what_can_be_said(capsys: pytest.CaptureFixture[str]) -> None
     ],
 )
 def test_a_label_is_read_by_its_classes(text: str, classes: tuple[str, ...], value: Any) -> None:
-    assert asked([f"label={text}"], {"label": classes}) == {"label": value}
+    assert asked([f"label={text}"], {"label": Label(tuple(classes))}) == {"label": value}
 
 
 def test_other_words_are_numbers_lists_and_texts() -> None:

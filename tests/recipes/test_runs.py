@@ -23,6 +23,7 @@ import pytest
 import torch
 
 from benchmarks.interruptions import PLACES, Chains, Cut, Pairs, bits, cut_at, cuts, install, metrics, recipe
+from gendiff.conditions import Label
 from gendiff.denoisers import X0, Denoiser
 from gendiff.errors import CheckpointError, RecipeError
 from gendiff.model import Model
@@ -504,8 +505,8 @@ class More(Pairs):
     """The same with a class more, and in another order."""
 
     @property
-    def labels(self) -> dict[str, tuple[str, ...]]:
-        return {"kind": ("right", "above", "left")}
+    def conditions(self) -> dict[str, Label]:
+        return {"kind": Label(("right", "above", "left"))}
 
     def network(self, **size: Any) -> Any:
         net: Any = super().network(**size)

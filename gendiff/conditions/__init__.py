@@ -1,0 +1,19 @@
+"""What may be asked of a model, by name: a class, a number, a text, a class or numbers for every site.
+
+Read `base.py` first. A condition of your own is a frozen dataclass with `encode`, `drop` and `embedder`; what it gives
+a network is one of three things that every network of ours knows. `gendiff.testing.check_condition` proves it: batches,
+padding, dropping, the way through a model file.
+"""
+
+from __future__ import annotations
+
+from gendiff.conditions.base import Batched as Batched
+from gendiff.conditions.base import Condition as Condition
+from gendiff.conditions.base import Encoded as Encoded
+from gendiff.conditions.base import batch_of as batch_of
+from gendiff.conditions.base import without as without
+from gendiff.conditions.label import Label as Label
+from gendiff.conditions.number import Number as Number
+from gendiff.conditions.sites import Field as Field
+from gendiff.conditions.sites import Sites as Sites
+from gendiff.conditions.text import Text as Text

@@ -1,0 +1,189 @@
+r"""The contract of a condition: from one user's value to what a network is told.
+
+    value --encode--> one sample's numbers --collate--> a batch --embedder--> vector, tokens, field
+
+Every step is the condition's own, so that no other part of the core asks which kind it is: a condition collates, pads
+and drops itself. A batch is a tensor [B, ...] or a dict of such tensors: slicing, moving and stacking are those of
+any state. None is "nothing asked", for which an embedder has numbers of its own, which training learns from examples
+whose condition is dropped, and which guidance compares with.
+
+An embedder gives a network any of
+
+    "vector"  [B, W]               joins the embedding of the time                   Label, Number, Text
+    "tokens"  [B, L, W], "mask"    are attended to                                   Text
+    "field"   [B, *sites, W]       joins the input, site by site                     Sites, Field
+
+and what it gives depends neither on x nor on t: it is computed once, before the loop.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gendiff.errors import GendiffError, RequestError
+from gendiff.spaces import map_state
+
+Encoded: TypeAlias = Tensor | dict[str, Tensor]
+"""One sample's condition: a tensor, or named ones, without batch axis."""
+
+Batched: TypeAlias = Tensor | dict[str, Tensor]
+"""The same for a batch, [B, ...] each."""
+
+
+class Condition(ABC):
+    """The interface; members are frozen dataclasses with JSON-able fields.
+
+    Attributes:
+        gives: What its embedder gives, of "vector", "tokens" and "field".
+    """
+
+    gives: ClassVar[tuple[str, ...]] = ("vector",)
+
+    @abstractmethod
+    def encode(self, value: Any) -> Encoded:
+        """One sample's value as numbers; None asks for nothing.
+
+        Raises:
+            RequestError: For a value that is none of this condition's.
+        """
+
+    def encode_example(self, value: Any) -> Encoded:
+        """The same for a value beside training data."""
+        return self.encode(value)
+
+    def collate(self, singles: Sequence[Encoded], sites: tuple[int, ...] = ()) -> Batched:
+        """A batch of encoded values, padded where their lengths differ.
+
+        Args:
+            singles: Encoded values.
+            sites: How many sites a padded state of the batch has, along each axis; for conditions of sites.
+        """
+        return map_state(lambda *parts: torch.stack(parts), singles[0], *singles[1:])
+
+    @abstractmethod
+    def drop(self, batch: Batched, gone: Tensor) -> Batched:
+        """The batch with nothing asked where `gone` (bool [B]) is True."""
+
+    @abstractmethod
+    def embedder(self, width: int) -> nn.Module:
+        """The module that a network builds for it: f(batch) -> {"vector": [B, width]} and the like.
+
+        f(None) is nothing asked of any sample, with a batch axis of 1.
+        """
+
+    def single(self, value: Any) -> bool:
+        """Whether a value is one sample's, rather than a list with one for each."""
+        return not isinstance(value, list | tuple | range | np.ndarray | Tensor) or getattr(value, "ndim", 1) == 0
+
+    def fit(self, values: Sequence[Any]) -> Self:
+        """The same with what it takes from training values (None where an example has none): ranges, a vocabulary."""
+        return self
+
+    def audit(self, values: Sequence[Any]) -> list[str]:
+        """What is odd about training values, a clause each, to be said before training starts."""
+        count, missing = len(values), sum(value is None for value in values)
+        asked = {str(value) for value in values if value is not None}
+        if missing == count:
+            return ["no example has it"]
+        said = [f"{missing} of {count} examples have none"] if missing else []
+        return said + ([f"all examples have {printed(next(iter(asked)))}"] if len(asked) == 1 else [])
+
+    def turn(self) -> Sequence[Any]:
+        """The values to ask for one after the other when nothing is said; empty: nothing is asked."""
+        return ()
+
+    def read(self, text: str) -> Any:
+        """A value, or a list of values, from what a person typed."""
+        return None if text.lower() == "none" else text
+
+    def words(self, value: Any) -> str:
+        """A value in a few words, to stand under a sample."""
+        return "" if value is None else str(value)
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """The smallest and largest value seen in training, of numbers."""
+        return None
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What may be asked, in one line."""
+
+
+def printed(text: str, most: int = 40) -> str:
+    """A text, cut where it is long."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def batch_of(
+    name: str, condition: Condition, value: Any, n: int, sites: tuple[int, ...] = (), lengths: Sequence[int] = ()
+) -> Batched:
+    """What is asked of n samples by one condition: one value for all, or a list of n.
+
+    Args:
+        name: The condition's, for errors.
+        condition: Whose value it is.
+        value: One, or a list with one for each sample.
+        n: Of samples.
+        sites: Of a padded state, for conditions of sites.
+        lengths: The first of them of each sample, where states differ in length.
+
+    Raises:
+        RequestError: For another number of values, or one that is none of the condition's.
+    """
+    values = [value] * n if condition.single(value) else list(value)
+    if len(values) != n:
+        raise RequestError(
+            f"{name} has {len(values)} values for {n} samples", f"one value, or {n}", f"{name}={values[:1]!r}"
+        )
+    own = {i: (length, *sites[1:]) for i, length in enumerate(lengths)}
+    encoded: dict[int, Encoded] = {}
+    for i, each in enumerate(values):
+        try:
+            if id(each) not in encoded:
+                encoded[id(each)] = condition.encode(each)
+            fit_sites(encoded[id(each)], condition, own.get(i, sites), each)
+        except GendiffError as error:
+            raise type(error)(f"{name}: {error.got}", error.expected, error.fix.replace("NAME", name)) from None
+    return condition.collate([encoded[id(each)] for each in values], sites)
+
+
+def fit_sites(single: Encoded, condition: Condition, sites: tuple[int, ...], value: Any) -> None:
+    """Refuses a field that is not as long as its sample.
+
+    Raises:
+        RequestError: With both lengths.
+    """
+    if "field" not in condition.gives or value is None or not sites:
+        return
+    first = single if isinstance(single, Tensor) else next(iter(single.values()))
+    found = tuple(first.shape[: len(sites)])
+    if found != sites:
+        raise RequestError(f"a value for sites {list(found)} of a sample of {list(sites)}", "one entry for each site")
+
+
+def without(
+    conditions: Mapping[str, Condition], cond: Mapping[str, Any], names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """What is asked of a batch, with nothing asked by some conditions; all where no names are given.
+
+    `cond` may hold what conditions gave when they were embedded once ("embedded"), which then says nothing too.
+    """
+    gone = [name for name in conditions if names is None or name in names]
+    out = dict(cond)
+    for name in gone:
+        if (value := cond.get(name)) is not None:
+            first = value if isinstance(value, Tensor) else next(iter(value.values()))
+            out[name] = conditions[name].drop(value, torch.ones(len(first), dtype=torch.bool, device=first.device))
+    if "embedded" in cond:
+        out["embedded"] = {
+            name: {**both, "asked": both["nothing"]} if name in gone else both
+            for name, both in cond["embedded"].items()
+        }
+    return out

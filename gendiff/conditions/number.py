@@ -1,0 +1,102 @@
+r"""A number in the user's unit: a pitch, a level, a count.
+
+    z = (f(v) - mean)/std,  f = log or the identity;     vector = MLP(e(z)) where it is asked, a learned row where not
+
+with e the cosines and sines of z at geometric frequencies, as for times. What a network sees is always near one,
+whatever the unit, and whether a number is asked is told apart from every number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gendiff.conditions.base import Batched, Condition
+from gendiff.errors import FINITE, POSITIVE, RequestError, check, is_number
+from gendiff.nn.embeddings import NumberEmbedding
+
+
+@dataclass(frozen=True)
+class Number(Condition):
+    """A number.
+
+    Args:
+        unit: Its name, for texts.
+        transform: "log" for what is told apart by ratios (hertz), else "linear".
+        mean: Of the transformed training values.
+        std: Of them.
+        low: The smallest training value; None until `fit` has seen them.
+        high: The largest.
+    """
+
+    unit: str = ""
+    transform: Literal["linear", "log"] = "linear"
+    mean: float = 0.0
+    std: float = 1.0
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        check(self, mean=FINITE, std=POSITIVE)
+
+    def encode(self, value: Any) -> Tensor:
+        value = value.item() if isinstance(value, Tensor | np.generic) else value
+        if value is None:
+            return torch.zeros(2)
+        if not is_number(value) or not math.isfinite(value) or (self.transform == "log" and value <= 0):
+            kind = "a positive number" if self.transform == "log" else "a finite number"
+            raise RequestError(f"{value!r}", f"{kind}{f' of {self.unit}' if self.unit else ''}")
+        return torch.tensor([(self.scale(float(value)) - self.mean) / self.std, 1.0])
+
+    def scale(self, value: float) -> float:
+        """f(v)."""
+        return math.log(value) if self.transform == "log" else value
+
+    def drop(self, batch: Batched, gone: Tensor) -> Tensor:
+        assert isinstance(batch, Tensor)
+        return torch.where(gone[:, None], 0.0, batch)
+
+    def embedder(self, width: int) -> nn.Module:
+        return NumberEmbedding(width)
+
+    def fit(self, values: Sequence[Any]) -> Self:
+        known = [float(value) for value in values if value is not None]
+        if self.low is not None or not known:
+            return self
+        for value in known:
+            self.encode(value)
+        scaled = np.array([self.scale(value) for value in known])
+        std = float(scaled.std())
+        return replace(self, mean=float(scaled.mean()), std=std if std > 1e-9 else 1.0, low=min(known), high=max(known))
+
+    def turn(self) -> Sequence[float]:
+        if self.low is None or self.high is None:
+            return ()
+        low, high = self.scale(self.low), self.scale(self.high)
+        steps = (low + (high - low) * k / 4 for k in range(5))
+        return [math.exp(value) if self.transform == "log" else value for value in steps]
+
+    def read(self, text: str) -> Any:
+        items = [item.strip() for item in text.split(",")]
+        try:
+            numbers = [None if item.lower() == "none" else float(item) for item in items]
+        except ValueError:
+            raise RequestError(f"{text!r}", "a number, or several with commas between them") from None
+        return numbers if len(numbers) > 1 else numbers[0]
+
+    def words(self, value: Any) -> str:
+        return f"{value:.4g}{f' {self.unit}' if self.unit else ''}" if is_number(value) else super().words(value)
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    def describe(self) -> str:
+        unit = self.unit or "a number"
+        return unit if self.span is None else f"{unit}, {self.span[0]:.4g} to {self.span[1]:.4g} in training"

@@ -1,0 +1,142 @@
+"""One thing for every site of a state: a class (`Sites`), or numbers (`Field`).
+
+Both follow the state's own sites and are padded with them: the entry of a padded site is "nothing asked", and so is
+that of a site of which nothing is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gendiff.conditions.base import Batched, Condition
+from gendiff.errors import RequestError, at_least, check, nearest
+from gendiff.nn.embeddings import FieldEmbedding, SiteEmbedding
+
+
+@dataclass(frozen=True)
+class Sites(Condition):
+    """A class for each site along the first axis: the secondary structure of every residue.
+
+    One sample's value is a text with a letter for each site, or a list of class names or numbers inside of a list
+    with one for each sample. `free` in a text asks nothing of its site.
+
+    Args:
+        classes: Their names, in the order of their numbers.
+        free: The letter of a site of which nothing is asked.
+    """
+
+    gives: ClassVar[tuple[str, ...]] = ("field",)
+
+    classes: tuple[str, ...] = ()
+    free: str = "?"
+
+    def encode(self, value: Any) -> Tensor:
+        if value is None:
+            return torch.empty(0, dtype=torch.int64)
+        if isinstance(value, Tensor | np.ndarray):
+            value = value.tolist()
+        return torch.tensor([self.number(item, i) for i, item in enumerate(value)], dtype=torch.int64)
+
+    def number(self, item: Any, place: int) -> int:
+        """The number of a site's class."""
+        if item is None or item == self.free:
+            return len(self.classes)
+        if isinstance(item, str) and item in self.classes:
+            return self.classes.index(item)
+        if isinstance(item, int) and not isinstance(item, bool) and 0 <= item <= len(self.classes):
+            return item
+        raise RequestError(
+            f"{item!r} at site {place} is not a class",
+            f"one of {', '.join(self.classes)}, or {self.free} for anything.{nearest(item, self.classes)}",
+        )
+
+    def single(self, value: Any) -> bool:
+        return value is None or isinstance(value, str)
+
+    def collate(self, singles: Sequence[Any], sites: tuple[int, ...] = ()) -> Tensor:
+        longest = sites[0] if sites else max(len(single) for single in singles)
+        out = torch.full((len(singles), longest), len(self.classes))
+        for row, single in zip(out, singles, strict=True):
+            row[: len(single)] = single
+        return out
+
+    def drop(self, batch: Batched, gone: Tensor) -> Tensor:
+        assert isinstance(batch, Tensor)
+        return torch.where(gone[:, None], len(self.classes), batch)
+
+    def embedder(self, width: int) -> nn.Module:
+        return SiteEmbedding(len(self.classes), width)
+
+    def words(self, value: Any) -> str:
+        return "" if value is None else (value if isinstance(value, str) else "".join(map(str, value)))[:24]
+
+    def describe(self) -> str:
+        return f"one of {', '.join(self.classes)} for each site, {self.free} for anything, as one text"
+
+
+@dataclass(frozen=True)
+class Field(Condition):
+    """Numbers for each site: an edge map, a curve of pitches, a smaller picture brought to size.
+
+    One sample's value is a tensor [*sites, channels], of the scale of states (near 1); NaN asks nothing of its site.
+
+    Args:
+        channels: Numbers a site.
+    """
+
+    gives: ClassVar[tuple[str, ...]] = ("field",)
+
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        check(self, channels=at_least(1))
+
+    def encode(self, value: Any) -> Tensor:
+        """[*sites, channels + 1]: the last says whether the site is asked about."""
+        if value is None:
+            return torch.empty(0)
+        x = torch.as_tensor(value, dtype=torch.float32)
+        if x.ndim < 2 or x.shape[-1] != self.channels:
+            raise RequestError(f"a field of shape {list(x.shape)}", f"[*sites, {self.channels}]")
+        if bool(x.isinf().any()):
+            raise RequestError(f"a field with {int(x.isinf().sum())} infinite values", "finite ones, or NaN for none")
+        there = ~x.isnan().any(-1, keepdim=True)
+        return torch.cat([torch.where(there, x, 0.0), there.float()], -1)
+
+    def single(self, value: Any) -> bool:
+        return value is None or isinstance(value, Tensor | np.ndarray)
+
+    def collate(self, singles: Sequence[Any], sites: tuple[int, ...] = ()) -> Tensor:
+        shapes = [single.shape[:-1] for single in singles if single.numel()]
+        sites = sites or (tuple(max(axis) for axis in zip(*shapes, strict=True)) if shapes else (1,))
+        out = torch.zeros(len(singles), *sites, self.channels + 1)
+        for row, single in zip(out, singles, strict=True):
+            if single.numel():
+                row[tuple(slice(0, size) for size in single.shape[:-1])] = single
+        return out
+
+    def drop(self, batch: Batched, gone: Tensor) -> Tensor:
+        assert isinstance(batch, Tensor)
+        return torch.where(gone.view(-1, *[1] * (batch.ndim - 1)), 0.0, batch)
+
+    def embedder(self, width: int) -> nn.Module:
+        return FieldEmbedding(self.channels, width)
+
+    def audit(self, values: Sequence[Any]) -> list[str]:
+        missing = sum(value is None for value in values)
+        return [f"{missing} of {len(values)} examples have none"] if missing else []
+
+    def read(self, text: str) -> Any:
+        raise RequestError("a field on the command line", "a tensor, from Python", "model.sample(1, NAME=tensor)")
+
+    def words(self, value: Any) -> str:
+        return ""
+
+    def describe(self) -> str:
+        return f"{self.channels} numbers for each site, from Python"

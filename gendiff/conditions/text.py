@@ -1,0 +1,133 @@
+r"""A text: words known from training, read by a small transformer that is trained along.
+
+    "A red heart." -> a, red, heart, . -> tokens h = encoder(start, a, red, heart, .),  vector = W mean(h)
+
+Texts are cut into words and signs, in lower case; the vocabulary is that of the training texts and stands in the model
+file. A word that was never seen is refused with the nearest one, before anything is drawn. The first token is the
+text's start, or, where nothing is asked, one of its own; so no text, however short, leaves attention without a token,
+and padding changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from gendiff.conditions.base import Batched, Condition, printed
+from gendiff.errors import RequestError, at_least, check, nearest
+from gendiff.nn.tokens import TextEmbedding
+
+WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]")
+SHOWN = 8
+
+
+def words_of(text: str) -> list[str]:
+    """The words and signs of a text, in lower case and one form of each letter (NFKC)."""
+    return WORD.findall(unicodedata.normalize("NFKC", text).lower())
+
+
+@dataclass(frozen=True)
+class Text(Condition):
+    """A text by its words.
+
+    Args:
+        vocabulary: The words that are known; `fit` takes them from training texts.
+        longest: Words a text at most; longer training texts are cut, and said to be.
+        layers: Of the encoder that is trained along.
+        pooled: Whether a network also gets the text as one vector.
+        tokens: Whether it gets the words themselves, to attend to.
+        examples: Some training texts, drawn when nothing is said.
+    """
+
+    gives: ClassVar[tuple[str, ...]] = ("vector", "tokens")
+
+    vocabulary: tuple[str, ...] = ()
+    longest: int = 48
+    layers: int = 2
+    pooled: bool = True
+    tokens: bool = True
+    examples: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check(self, longest=at_least(1), layers=at_least(0))
+        if not (self.pooled or self.tokens):
+            raise RequestError("Text(pooled=False, tokens=False)", "one of them at least", "Text(tokens=True)")
+
+    def encode(self, value: Any) -> Tensor:
+        """int64 [words]: empty where nothing is asked.
+
+        Raises:
+            RequestError: For what is no text, unknown words, and more than `longest`.
+        """
+        if value is None:
+            return torch.empty(0, dtype=torch.int64)
+        if not isinstance(value, str):
+            raise RequestError(f"{value!r}", "a text", 'NAME="..."')
+        found, known = words_of(value), self.numbers
+        if len(found) > self.longest:
+            raise RequestError(f"a text of {len(found)} words, {printed(value)!r}", f"at most {self.longest}")
+        for place, word in enumerate(found):
+            if word not in known:
+                raise RequestError(
+                    f"the word {word!r} (number {place + 1} of {printed(value)!r}) was never seen in training",
+                    f"words among the {len(known)} known ones.{nearest(word, known)}",
+                )
+        return torch.tensor([known[word] for word in found], dtype=torch.int64)
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of every word."""
+        return {word: i for i, word in enumerate(self.vocabulary)}
+
+    def collate(self, singles: Sequence[Any], sites: tuple[int, ...] = ()) -> dict[str, Tensor]:
+        length = max(1, *(len(single) for single in singles))
+        words = torch.zeros(len(singles), length, dtype=torch.int64)
+        for row, single in zip(words, singles, strict=True):
+            row[: len(single)] = single
+        counts = torch.tensor([len(single) for single in singles])
+        return {"words": words, "mask": torch.arange(length) < counts[:, None]}
+
+    def drop(self, batch: Batched, gone: Tensor) -> dict[str, Tensor]:
+        assert isinstance(batch, dict)
+        return {**batch, "mask": batch["mask"] & ~gone[:, None]}
+
+    def embedder(self, width: int) -> nn.Module:
+        return TextEmbedding(len(self.vocabulary), width, self.layers, pooled=self.pooled, tokens=self.tokens)
+
+    def fit(self, values: Sequence[Any]) -> Self:
+        texts = [value for value in values if value]
+        if self.vocabulary or not texts:
+            return self
+        counts = Counter(word for text in texts for word in words_of(text)[: self.longest])
+        spread = sorted(set(texts))
+        chosen = spread[:: max(1, len(spread) // SHOWN)][:SHOWN]
+        return replace(self, vocabulary=tuple(sorted(counts)), examples=tuple(chosen))
+
+    def audit(self, values: Sequence[Any]) -> list[str]:
+        long = sum(len(words_of(value)) > self.longest for value in values if value)
+        empty = sum(value is not None and not words_of(value) for value in values)
+        said = super().audit(values)
+        said += [f"{long} texts of more than {self.longest} words are cut"] if long else []
+        return said + ([f"{empty} texts are empty, and ask for nothing"] if empty else [])
+
+    def encode_example(self, value: Any) -> Tensor:
+        """A training text, of which no more than `longest` words are read."""
+        return self.encode(" ".join(words_of(value)[: self.longest]) if isinstance(value, str) else value)
+
+    def turn(self) -> Sequence[str]:
+        return self.examples
+
+    def words(self, value: Any) -> str:
+        return "" if value is None else printed(str(value))
+
+    def describe(self) -> str:
+        shown = f', such as "{printed(self.examples[0], 60)}"' if self.examples else ""
+        return f"a text of {len(self.vocabulary)} known words{shown}"

@@ -1,0 +1,73 @@
+"""Texts as tokens: an embedding of words, and a small transformer over them that is trained along.
+
+    h_0 = start or nothing, h_i = E[word_i];    h <- h + Attention(LN h), h <- h + MLP(LN h)   (layers times)
+
+with rotary positions. The vector is W LN(mean of h over real tokens). Padded tokens are not attended to and come out 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gendiff.nn.attention import Attention, Rotary, grid_positions
+
+
+class TokenBlock(nn.Module):
+    """A transformer block over tokens, the identity at the start."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.width = width
+        self.attention = Attention(width, heads, zero=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        nn.init.zeros_(self.mlp[2].weight)  # type: ignore[arg-type]
+
+    def forward(self, h: Tensor, mask: Tensor, angles: Tensor) -> Tensor:
+        """[B, L, width] and mask bool [B, L] to [B, L, width]."""
+        h = h + self.attention(F.layer_norm(h, (self.width,)), mask=mask, angles=angles)
+        return h + self.mlp(F.layer_norm(h, (self.width,)))
+
+
+class TextEmbedding(nn.Module):
+    """Numbers of words to tokens and a vector.
+
+    Args:
+        count: Of known words.
+        width: Of a token and of the vector; a multiple of 32 makes heads of that width.
+        layers: Of the transformer.
+        pooled: Whether to give the vector.
+        tokens: Whether to give the tokens.
+    """
+
+    def __init__(self, count: int, width: int, layers: int = 2, *, pooled: bool = True, tokens: bool = True) -> None:
+        super().__init__()
+        self.width, self.pooled, self.gives_tokens = width, pooled, tokens
+        self.heads = max(h for h in range(1, max(1, width // 32) + 1) if width % (4 * h) == 0)
+        self.table = nn.Embedding(max(count, 1), width)
+        self.first = nn.Parameter(0.5 * torch.randn(2, width))  # nothing, start
+        nn.init.normal_(self.table.weight, std=0.5)
+        self.blocks = nn.ModuleList(TokenBlock(width, self.heads) for _ in range(layers))
+        self.out = nn.Linear(width, width)
+
+    def forward(self, batch: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """Words int64 [B, L] with their mask, or None for nothing asked, to [B, L + 1, width] and [B, width]."""
+        if batch is None:
+            words = torch.zeros(1, 1, dtype=torch.int64, device=self.first.device)
+            real = torch.zeros_like(words, dtype=torch.bool)
+        else:
+            words, real = batch["words"], batch["mask"]
+        first = self.first[real.any(1).long()][:, None]
+        mask = F.pad(real, (1, 0), value=True)
+        h = torch.cat([first, self.table(words)], 1) * mask[..., None]
+        angles = Rotary().angles(grid_positions(h.shape[1], like=h), self.width // self.heads)
+        for block in self.blocks:
+            h = block(h, mask, angles)
+        h = F.layer_norm(h, (self.width,)) * mask[..., None]
+        out = {"tokens": h, "mask": mask} if self.gives_tokens else {}
+        if self.pooled:
+            out["vector"] = self.out(h.sum(1) / mask.sum(1, keepdim=True))
+        return out
