@@ -41,6 +41,7 @@ from .guidance import TMPD as TMPD
 from .guidance import Autoguidance as Autoguidance
 from .guidance import Average as Average
 from .guidance import Blur as Blur
+from .guidance import CFGPerCondition as CFGPerCondition
 from .guidance import CFGPlusPlus as CFGPlusPlus
 from .guidance import CFGRescale as CFGRescale
 from .guidance import CFGZeroStar as CFGZeroStar

@@ -95,6 +95,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "APG": ("sadat2024apg",),
     "CFGZeroStar": ("fan2025cfgzero",),
     "GuidanceInterval": ("kynkaanniemi2024interval",),
+    "CFGPerCondition": ("liu2022composable", "brooks2023instructpix2pix"),
     "CFGPlusPlus": ("chung2024cfgpp",),
     "CFGRescale": ("lin2023zsnr",),
     "Given": ("song2021sde", "lugmayr2022repaint"),

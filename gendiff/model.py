@@ -41,9 +41,11 @@ from gendiff.errors import (
     RequestWarning,
     SamplerError,
     UnknownName,
+    nearest,
 )
 from gendiff.guidance import (
     MMPS,
+    CFGPerCondition,
     Constrained,
     Given,
     Guided,
@@ -75,7 +77,7 @@ from gendiff.modelfile import (
     text_digest,
     write_whole,
 )
-from gendiff.processes import Process, leaf_of
+from gendiff.processes import Joint, Process, leaf_of
 from gendiff.random import Noise
 from gendiff.sampling import Loop, Progress, calibrate, replace_solver, sample
 from gendiff.sampling import Path as FlowPath
@@ -234,8 +236,8 @@ class Model:
                 classes in turn (None for none), and lengths those of `Domain.preview`.
             sampler: How, e.g. `Heun(18)`; the model's own by default.
             steps: The sampler with another number of steps; a table fitted for it (`calibrate`) is used.
-            guidance: Classifier-free guidance; 1 is off, None is the model's own. A scale, n of them, or a rule:
-                `GuidanceInterval(APG(3.0), 0.3, 3.0)`.
+            guidance: Classifier-free guidance; 1 is off, None is the model's own. A scale, n of them, a rule,
+                `GuidanceInterval(APG(3.0), 0.3, 3.0)`, or these by condition: `{"caption": 3.0, "style": 1.5}`.
             given: What is known of every sample: an artifact with a part missing, in the domain's own words
                 (`clip.without(1.20, 1.85)`), or sites of it (`model.known`), put in place on a grid that also goes
                 up (the sampler's own, if it does); or a measurement (`Measurement`), met by its method.
@@ -268,7 +270,7 @@ class Model:
                     warn(f"{name}={what[name]} with a start of {value}: what lies beyond it begins at the data's mean.")
             what = {**size, **what}
         said = guidance is not None
-        guidance = guidance if said else self.guidance
+        guidance = self.per_condition(guidance if said else self.guidance)
         request = self.domain.request(n, *args, **self.request(n, *args, shown=given is None and start is None, **what))
         self.check_ranges(what)
         if isinstance(guidance, int | float) and not is_one(guidance) and not self.guides(request):
@@ -354,6 +356,23 @@ class Model:
         preview = self.domain.preview(n) if shown and not args else {}
         return {**preview, **self.domain.in_turn(n, what), **what}
 
+    def per_condition(self, guidance: Any) -> Any:
+        """The guidance itself, or `CFGPerCondition` of scales or rules by the names of conditions.
+
+        Raises:
+            RequestError: For a name that is no condition's.
+        """
+        own, process = self.domain.conditions, self.denoiser.process
+        parts = process.parts if isinstance(process, Joint) else {}
+        if not isinstance(guidance, Mapping) or all(name in parts for name in guidance):
+            return guidance
+        for name in guidance:
+            if name not in own:
+                raise RequestError(
+                    f"guidance for {name!r}", f"some of {', '.join([*own, *parts])}.{nearest(name, own)}"
+                )
+        return CFGPerCondition(guidance)
+
     def guides(self, request: Request) -> bool:
         """Whether a request asks for anything that guidance could strengthen."""
         without = self.domain.without(request.cond)
@@ -419,7 +438,7 @@ class Model:
         Raises:
             SamplerError: For fewer than 8 pilots, or a solver with more than one evaluation a step.
         """
-        guidance = self.guidance if guidance is None else guidance
+        guidance = self.per_condition(self.guidance if guidance is None else guidance)
         what = self.request(pilots, *args, **what)
         like, cond = self.place(self.domain.request(pilots, *args, **what), slice(None))
         denoiser = self.follow(guidance)

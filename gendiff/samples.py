@@ -44,7 +44,9 @@ def captions(domain: Domain, request: Mapping[str, Any], n: int) -> list[str]:
     words: list[list[str]] = [[] for _ in range(n)]
     for name, own in domain.conditions.items():
         asked = request.get(name)
-        for line, value in zip(words, [asked] * n if own.single(asked) else list(asked), strict=False):
+        for line, value in zip(
+            words, list(asked) if asked is not None and not own.single(asked) else [asked] * n, strict=False
+        ):
             if value is not None:
                 line.append(own.words(value))
     return [" ".join(line) for line in words]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from gendiff.conditions import Condition
 from gendiff.config import from_config, to_config
-from gendiff.denoisers import Denoise, Denoiser, Head, clean
+from gendiff.denoisers import Denoise, Denoiser, Head, clean, rows_of
 from gendiff.domain import Domain, Request, collate, crop
 from gendiff.errors import RequestError
 from gendiff.guidance import Rule
@@ -189,7 +190,7 @@ def check_domain(
     """
     examples = domain.dataset("train")
     assert len(examples) >= 2, f"{domain!r}: the training set has {len(examples)} examples"
-    domain = domain.fit(examples.artifacts[:64])
+    domain = domain.fit(examples.artifacts[:64]).fit_conditions(examples)
     package = sys.modules[type(domain).__module__.partition(".")[0]]
     again = from_config(json.loads(json.dumps(to_config(domain))), package)
     assert again == domain, f"{domain!r}: its JSON gives {again!r}"
@@ -240,11 +241,56 @@ def check_request(domain: Domain, denoiser: Denoiser, request: Request, n: int, 
     assert tensors(like)[0].shape[0] == n, f"{domain!r}: request({n}) gave {tensors(like)[0].shape[0]} templates"
     whole = sample(denoiser, like, solver=Euler(3), noise=Noise.of(seed, n), cond=request.cond)
     for i in (0, n - 1):
-        cond = {k: v[i : i + 1] if isinstance(v, Tensor) else v for k, v in request.cond.items()}
+        cond = rows_of(request.cond, slice(i, i + 1))
         part = sample(denoiser, row(like, i), solver=Euler(3), noise=Noise.of(seed, 1, i), cond=cond)
         require(distance(part, row(whole, i)), 1e-9, f"{domain!r}: sample {i} depends on its batch")
     for state in crop(map_state(lambda x: x.float(), whole), request.cond.get("mask"))[:2]:
         domain.decode(state)
+
+
+@torch.no_grad()
+def check_condition(condition: Condition, values: Sequence[Any], *, sites: tuple[int, ...] = (), seed: int = 0) -> None:
+    """Tries a condition through its contract.
+
+    Its JSON gives it back; a batch says of each sample what a batch of one says, however padded; what is dropped is
+    what is not asked, and dropping moves nothing else; a value of no kind is a RequestError.
+
+    Args:
+        values: Two or more values of single samples.
+        sites: Of a state, for conditions of sites.
+    """
+    package = sys.modules[type(condition).__module__.partition(".")[0]]
+    again = from_config(json.loads(json.dumps(to_config(condition))), package)
+    assert again == condition, f"{condition!r}: its JSON gives {again!r}"
+    embedder = randomised(condition.embedder(32), seed).double()
+
+    def told(chosen: Sequence[Any], gone: Sequence[bool] = ()) -> list[dict[str, Tensor]]:
+        batch = condition.collate([condition.encode(value) for value in chosen], sites)
+        out = embedder(condition.drop(batch, torch.tensor(gone)) if gone else batch)
+        rows = [{name: part[i] for name, part in out.items()} for i in range(len(chosen))]
+        real = [{**own, "tokens": own["tokens"][own["mask"]]} if "tokens" in own else own for own in rows]
+        return [{name: part for name, part in own.items() if name != "mask"} for own in real]
+
+    def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], law: str) -> None:
+        for name, part in one.items():
+            require(float((part - other[name]).abs().max()), 1e-10, f"{condition!r}: {law} ({name})")
+
+    nothing, whole = told([None])[0], told([*values, None])
+    same(whole[-1], nothing, "nothing asked in a batch is nothing asked")
+    same({k: v[0] for k, v in embedder(None).items() if k != "mask"}, nothing, "f(None) is nothing asked")
+    for i, value in enumerate(values):
+        same(whole[i], told([value])[0], f"value {i} depends on its batch")
+        apart = max(float((part - nothing[k]).abs().max()) if part.shape == nothing[k].shape else 1.0
+                    for k, part in whole[i].items())  # fmt: skip
+        assert apart > 1e-6, f"{condition!r}: {value!r} says what nothing says"
+    gone = [i % 2 == 0 for i in range(len(values))]
+    for i, own in enumerate(told(values, gone)):
+        same(own, nothing if gone[i] else whole[i], f"dropping {gone} changed value {i} otherwise")
+    try:
+        condition.encode(object())
+    except RequestError:
+        return
+    raise AssertionError(f"{condition!r}: encode(object()) was taken without a word")
 
 
 def row(x: State, i: int) -> State:

@@ -60,7 +60,7 @@ class Label(Condition):
         said = super().audit(values)
         counts = Counter(self.number(value) for value in values if value is not None)
         unused = [name for k, name in enumerate(self.classes) if not counts[k]]
-        few = f"no example is of {', '.join(unused[:8])}{', ...' if len(unused) > 8 else ''}"
+        few = f"nothing to learn from: {', '.join(unused[:8])}{', ...' if len(unused) > 8 else ''}"
         return said + ([few] if unused and counts else [])
 
     def turn(self) -> Sequence[str]:

@@ -41,6 +41,8 @@ class Sites(Condition):
             return torch.empty(0, dtype=torch.int64)
         if isinstance(value, Tensor | np.ndarray):
             value = value.tolist()
+        if not isinstance(value, Sequence):
+            raise RequestError(f"{value!r}", f"a text with a letter of {', '.join(self.classes)} for each site")
         return torch.tensor([self.number(item, i) for i, item in enumerate(value)], dtype=torch.int64)
 
     def number(self, item: Any, place: int) -> int:
@@ -101,6 +103,8 @@ class Field(Condition):
         """[*sites, channels + 1]: the last says whether the site is asked about."""
         if value is None:
             return torch.empty(0)
+        if not self.single(value):
+            raise RequestError(f"a field of type {type(value).__name__}", f"a tensor [*sites, {self.channels}]")
         x = torch.as_tensor(value, dtype=torch.float32)
         if x.ndim < 2 or x.shape[-1] != self.channels:
             raise RequestError(f"a field of shape {list(x.shape)}", f"[*sites, {self.channels}]")

@@ -30,8 +30,9 @@ SHOWN = 8
 
 
 def words_of(text: str) -> list[str]:
-    """The words and signs of a text, in lower case and one form of each letter (NFKC)."""
-    return WORD.findall(unicodedata.normalize("NFKC", text).lower())
+    """The words and signs of a text, in lower case and one form of each letter (NFKC), without marks of format."""
+    plain = "".join(c for c in unicodedata.normalize("NFKC", text).lower() if unicodedata.category(c) != "Cf")
+    return WORD.findall(plain)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from gendiff.guidance.particles import resample as resample
 from gendiff.guidance.particles import steer as steer
 from gendiff.guidance.rules import APG as APG
 from gendiff.guidance.rules import CFG as CFG
+from gendiff.guidance.rules import CFGPerCondition as CFGPerCondition
 from gendiff.guidance.rules import CFGPlusPlus as CFGPlusPlus
 from gendiff.guidance.rules import CFGRescale as CFGRescale
 from gendiff.guidance.rules import CFGZeroStar as CFGZeroStar

@@ -8,6 +8,10 @@ r"""Rules that join two predictions: `free` (nothing asked, or a weaker model) a
     CFGRescale(rule, phi)          m (1 + phi (std(full)/std(m) - 1)), m the rule's       Lin et al. 2023, Eq. 15, 16
     GuidanceInterval(rule, a, b)   the rule for a < sigma/alpha <= b, else `full`         Kynkäänniemi et al. 2024
     CFGPlusPlus(rule)              the rule for x0, `free` for the noise                  Chung et al. 2024, CFG++
+    CFGPerCondition(a=v, b=w)      full + sum_k (rule_k(free_k, full) - full), free_k without condition k alone
+
+With one condition CFGPerCondition is its rule; a scale of 1 drops its term, and that branch is not evaluated. All
+branches are evaluated in one batch.
 
 w = 1 is off: `full`, bit for bit, and one branch is evaluated. Intervals are noise levels sigma/alpha = exp(-logsnr/2),
 never shares of the steps, and are decided on the host: outside, one branch is evaluated.
@@ -22,7 +26,9 @@ momentum is left out: it makes a prediction depend on those before it, and so on
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -65,6 +71,10 @@ class Rule(ABC):
         """Whether at this time the state stands still, and nothing need be evaluated. bool [B] at times [B]."""
         return False
 
+    def dropped(self, process: Process, t: Any) -> tuple[Any, ...] | None:
+        """The conditions that each free branch drops, where there are several; `join` then gets as many, in a tuple."""
+        return None
+
     def select(self, rows: Any, device: torch.device | None = None) -> Rule:
         """The rule for some of the samples, on a device: scales [B], alone or by part, at these rows."""
         return of_samples(self, lambda value: shared_rows(value, rows, device))
@@ -91,6 +101,8 @@ def of_samples(rule: Rule, f: Callable[[Any], Any]) -> Rule:
         return rule
 
     def each(value: Any) -> Any:
+        if isinstance(value, Mapping) and any(isinstance(own, Rule) for own in value.values()):
+            return {name: each(own) for name, own in value.items()}
         return of_samples(value, f) if isinstance(value, Rule) else f(value)
 
     return replace(rule, **{k.name: each(getattr(rule, k.name)) for k in dataclasses.fields(rule) if k.init})
@@ -332,6 +344,52 @@ class CFGPlusPlus(Outer):
         return Prediction(self.rule.join(process, x, free, full, t), free)
 
 
+@dataclass(frozen=True)
+class CFGPerCondition(Rule):
+    """A rule for each condition, against the prediction that lacks this condition alone.
+
+    Args:
+        rules: By condition: a rule, or a number w for CFG(w). Conditions that are not named are not strengthened.
+    """
+
+    rules: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rules, Mapping) or not self.rules:
+            refuse(self, "rules", "a rule or a number for each of some conditions", 'CFGPerCondition({"label": 2.0})')
+        object.__setattr__(self, "rules", {name: as_rule(rule) for name, rule in self.rules.items()})
+
+    def on(self, process: Process, t: Any) -> Any:
+        found = [rule.on(process, t) for rule in self.rules.values()]
+        return functools.reduce(operator.or_, found)
+
+    def still(self, process: Process, t: Any) -> Any:
+        return functools.reduce(operator.or_, [rule.still(process, t) for rule in self.rules.values()])
+
+    def dropped(self, process: Process, t: Any) -> tuple[Any, ...]:
+        return tuple((name,) for name, _ in self.active(process, t))
+
+    def active(self, process: Process, t: Any) -> list[tuple[str, Rule]]:
+        """The conditions whose branch is needed at this time, with their rules."""
+        needed = [(name, rule, rule.on(process, t)) for name, rule in self.rules.items()]
+        return [(name, rule) for name, rule, on in needed if isinstance(on, Tensor) or on]
+
+    def join(self, process: Process, x: State, free: Any, full: Any, t: Any) -> Any:
+        terms = [
+            chosen(rule.on(process, t), functools.partial(joined, rule, process, x, own, full, t), full)
+            for (_, rule), own in zip(self.active(process, t), free, strict=True)
+        ]
+        if len(terms) == 1:
+            return terms[0]
+        weights = (*[1.0] * len(terms), 1.0 - len(terms))
+
+        def mixed(half: Callable[[Any], State]) -> State:
+            return process.mix([half(term) for term in (*terms, full)], weights)
+
+        split = any(isinstance(term, Prediction) for term in (*terms, full))
+        return Prediction(mixed(clean), mixed(carried)) if split else mixed(clean)
+
+
 def as_rule(scale: Any) -> Rule:
     """The rule itself, or CFG of a number, of [B] (a tensor, or a list of numbers), or of a dict by part."""
     if isinstance(scale, list | tuple) and all(isinstance(part, Real) for part in scale):
@@ -352,7 +410,7 @@ def chosen(where: Any, inside: Callable[[], Any], outside: Any) -> Any:
 
 def joined(rule: Rule, process: Process, x: State, free: Any, full: Any, t: Any) -> Any:
     """What a rule makes of two predictions, of which each may be in two: then each half is joined for itself."""
-    if not isinstance(free, Prediction) and not isinstance(full, Prediction):
+    if isinstance(free, tuple) or (not isinstance(free, Prediction) and not isinstance(full, Prediction)):
         return rule.join(process, x, free, full, t)
     here, there = (rule.join(process, x, half(free), half(full), t) for half in (clean, carried))
     return Prediction(clean(here), carried(there))

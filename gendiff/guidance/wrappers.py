@@ -40,25 +40,30 @@ SINGLE, DOUBLE = 1e-3, 1e-6
 """Where alpha is below this share of sigma, gradients are taken at the time at which it is this share, by precision."""
 
 
-def stack(a: Any, b: Any, name: str = "x") -> Any:
-    """Two batches as one; numbers, None and other shared values pass.
+def stack(first: Any, *others: Any, name: str = "x") -> Any:
+    """Batches as one; numbers, None and other shared values pass.
 
     Raises:
         SamplerError: For a value without its pair, in another shape, or one that differs and has no batch axis.
     """
-    if isinstance(a, Tensor) and a.ndim:
-        require_shape(f"Guidance without conditions got {name!r} as", b, a.shape)
-        return torch.cat([a, b])
-    if isinstance(a, Mapping):
-        if not isinstance(b, Mapping) or not a.keys() <= b.keys():
-            got = f"the names {', '.join(map(repr, b))}" if isinstance(b, Mapping) else f"a {type(b).__name__}"
-            raise SamplerError(f"Guidance without conditions got {got}", f"all of {', '.join(map(repr, a))}")
-        return {key: stack(a[key], b[key], key) for key in a}
-    if a is not b and (isinstance(a, Tensor) or a != b):
-        raise SamplerError(
-            f"Guidance got the condition {name}={a!r}, and without it {b!r}", "tensors [B, ...], one for each sample"
-        )
-    return a
+    if isinstance(first, Tensor) and first.ndim:
+        for other in others:
+            require_shape(f"Guidance without conditions got {name!r} as", other, first.shape)
+        return torch.cat([first, *others])
+    if isinstance(first, Mapping):
+        for other in others:
+            if not isinstance(other, Mapping) or not first.keys() <= other.keys():
+                names = ", ".join(map(repr, other)) if isinstance(other, Mapping) else ""
+                got = f"the names {names}" if isinstance(other, Mapping) else f"a {type(other).__name__}"
+                raise SamplerError(f"Guidance without conditions got {got}", f"all of {', '.join(map(repr, first))}")
+        return {key: stack(first[key], *(other[key] for other in others), name=key) for key in first}
+    for other in others:
+        if first is not other and (isinstance(first, Tensor) or first != other):
+            raise SamplerError(
+                f"Guidance got the condition {name}={first!r}, and without it {other!r}",
+                "tensors [B, ...], one for each sample",
+            )
+    return first
 
 
 def ruled(
@@ -90,12 +95,13 @@ class Guided:
     Args:
         denoiser: Trained with and without conditions.
         scale: w: a number, [B], or a number by part of a bundle; or a rule, e.g. GuidanceInterval(APG(3.0), 0.3, 3.0).
-        without: The conditions with nothing asked for, from the full ones (labels at their "none").
+        without: The conditions with nothing asked, from the full ones; and, as a second argument, the names of those
+            that are to ask for nothing, where a rule drops them one by one.
     """
 
     denoiser: Denoise
     scale: Any
-    without: Callable[[dict[str, Any]], dict[str, Any]]
+    without: Callable[..., dict[str, Any]]
 
     def __post_init__(self) -> None:
         check(self)
@@ -113,12 +119,17 @@ class Guided:
         rule, process = as_rule(self.scale), self.process.masked(cond.get("mask"))
 
         def both() -> tuple[Any, Any]:
-            n = batch(x)
-            denoiser = self.denoiser
+            n, dropped, denoiser = batch(x), rule.dropped(process, t), self.denoiser
+            branches = [cond, *([self.without(cond)] if dropped is None else [self.without(cond, k) for k in dropped])]
+            count = len(branches)
             if hasattr(denoiser, "select"):
-                denoiser = for_samples(denoiser, torch.arange(n, device=tensors(x)[0].device).repeat(2))
-            two = denoiser(stack(x, x), stack(t, t), **stack(cond, self.without(cond)))
-            return map_prediction(lambda part: part[n:], two), map_prediction(lambda part: part[:n], two)
+                denoiser = for_samples(denoiser, torch.arange(n, device=tensors(x)[0].device).repeat(count))
+            every = denoiser(stack(*[x] * count), stack(*[t] * count), **stack(*branches))
+            full, *free = (
+                map_prediction(lambda part, k=k: part[k * n : (k + 1) * n], every)  # type: ignore[misc]
+                for k in range(count)
+            )
+            return free[0] if dropped is None else tuple(free), full
 
         return ruled(rule, process, x, t, lambda: self.denoiser(x, t, **cond), both)
 

@@ -56,7 +56,7 @@ class TextEmbedding(nn.Module):
     def forward(self, batch: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """Words int64 [B, L] with their mask, or None for nothing asked, to [B, L + 1, width] and [B, width]."""
         if batch is None:
-            words = torch.zeros(1, 1, dtype=torch.int64, device=self.first.device)
+            words = torch.zeros(1, 0, dtype=torch.int64, device=self.first.device)
             real = torch.zeros_like(words, dtype=torch.bool)
         else:
             words, real = batch["words"], batch["mask"]

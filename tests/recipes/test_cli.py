@@ -405,7 +405,7 @@ def test_a_run_tells_what_it_learns_from(tmp_path: Path, capsys: pytest.CaptureF
     said = capsys.readouterr().err
     assert "48 read, 2 rejected" in said and "broken.png" in said
     assert "images.folder: 48 examples; label: 1 24, lost 0, none 24." in said
-    assert "Nothing to learn label from: lost." in said
+    assert "label: nothing to learn from: lost." in said
     assert "The warm-up of 100 steps is longer than the run of 2" in said
 
 

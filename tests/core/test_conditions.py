@@ -1,0 +1,413 @@
+"""What may be asked: each condition by its laws, and where they meet networks, guidance, batches, files, the loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gendiff
+from gendiff import (
+    APG,
+    CFG,
+    SO3,
+    Absorbing,
+    CFGPerCondition,
+    CFGPlusPlus,
+    Condition,
+    Domain,
+    Euler,
+    Example,
+    Examples,
+    Field,
+    Gaussian,
+    Geodesic,
+    GuidanceInterval,
+    Guided,
+    Joint,
+    Label,
+    Model,
+    Number,
+    Request,
+    Sites,
+    Text,
+)
+from gendiff.conditions import batch_of, without
+from gendiff.config import from_config, to_config
+from gendiff.denoisers import rows_of
+from gendiff.errors import DataError, RequestError
+from gendiff.nn import DiT, UNet
+from gendiff.processes import Process
+from gendiff.random import Noise
+from gendiff.spaces import State, map_state, tensors
+from gendiff.testing import check_condition, distance, randomised
+
+F64 = torch.float64
+CAPTIONS = ["a red heart", "A blue, round ball.", "red", "two balls and a heart; a blue heart"]
+TEXT = Text().fit(CAPTIONS)
+SAID: list[tuple[Condition, list[Any], tuple[int, ...]]] = [
+    (Label(("cat", "dog", "a, b")), ["dog", 2, "cat"], ()),
+    (Number("Hz", "log").fit([80.0, 440.0, 640.0]), [80.0, 441, 600.5], ()),
+    (Number().fit([-3.0, 0.0, 10.0]), [0.0, -3, 2.5], ()),
+    (TEXT, CAPTIONS, ()),
+    (replace(TEXT, pooled=False), CAPTIONS, ()),
+    (replace(TEXT, tokens=False, layers=0), CAPTIONS, ()),
+    (Sites(("H", "E", "L")), ["HHEEL", "LLL?H", "EEEEE"], (5,)),
+    (Field(2), [torch.randn(4, 3, 2), torch.ones(4, 3, 2)], (4, 3)),
+]
+
+
+@pytest.mark.parametrize(
+    ("condition", "values", "sites"), SAID, ids=[f"{type(own).__name__} {i}" for i, (own, *_) in enumerate(SAID)]
+)
+def test_each_obeys_its_laws(condition: Condition, values: list[Any], sites: tuple[int, ...]) -> None:
+    check_condition(condition, values, sites=sites)
+
+
+def test_a_law_that_is_broken_is_found() -> None:
+    class Forgetful(Label):
+        def drop(self, batch: Any, gone: Tensor) -> Any:
+            return batch
+
+    with pytest.raises((AssertionError, gendiff.GendiffError)):
+        check_condition(Forgetful(("a", "b")), ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("condition", "value", "text"),
+    [
+        (Label(("cat", "dog")), "doge", r'"dog"'),
+        (Label(("cat", "dog")), 2, "not a class"),
+        (Number("Hz", "log"), -1.0, "a positive number of Hz"),
+        (Number(), float("nan"), "finite"),
+        (Number(), True, "finite"),
+        (Number(), "12", "finite"),
+        (TEXT, "a red hart", r"'hart' \(number 3 .*heart"),
+        (TEXT, 3, "a text"),
+        (TEXT, "red " * 60, "at most 48"),
+        (Sites(("H", "E")), "HX", "'X' at site 1"),
+        (Field(2), torch.zeros(3, 3), r"\[\*sites, 2\]"),
+        (Field(1), torch.full((3, 1), float("inf")), "infinite"),
+    ],
+    ids=map(str, range(12)),
+)
+def test_what_is_no_value_is_refused(condition: Condition, value: Any, text: str) -> None:
+    with pytest.raises(RequestError, match=text):
+        condition.encode(value)
+
+
+def test_batches_of_values() -> None:
+    label = Label(("a", "b"))
+    assert batch_of("kind", label, "b", 3).tolist() == [1, 1, 1]  # type: ignore[union-attr]
+    assert batch_of("kind", label, ["a", None], 2).tolist() == [0, 2]  # type: ignore[union-attr]
+    with pytest.raises(RequestError, match="kind has 2 values for 3 samples"):
+        batch_of("kind", label, ["a", "b"], 3)
+    with pytest.raises(RequestError, match="kind: 'c' is not a class"):
+        batch_of("kind", label, ["a", "c"], 2)
+    with pytest.raises(RequestError, match=r"sites \[4\] of a sample of \[3\]"):
+        batch_of("fold", Sites(("H",)), "HHHH", 2, (4,), [4, 3])
+    ragged = batch_of("fold", Sites(("H",)), ["HHHH", "HHH"], 2, (4,), [4, 3])
+    assert ragged.tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]  # type: ignore[union-attr]
+
+
+def test_texts_of_every_kind() -> None:
+    odd = ["\ufeffA  Red\nheart!", "", "e\u0301te", "\u00e9te", "\U0001f600 face", "x" * 300, "don't rock-n-roll"]
+    text = Text().fit(odd)
+    assert torch.equal(text.encode("e\u0301te"), text.encode("\u00e9te"))  # one form of each letter
+    assert len(text.encode("")) == 0 and len(text.encode("don't rock-n-roll")) == 2
+    assert "\U0001f600" in text.vocabulary
+    assert text.audit(odd) == ["1 texts are empty, and ask for nothing"]
+    short = Text(longest=2).fit(odd)
+    assert len(short.encode_example("a red heart")) == 2
+    assert any("more than 2 words" in note for note in short.audit(odd))
+    assert from_config(json.loads(json.dumps(to_config(text)))) == text
+
+
+def test_what_is_odd_about_training_values_is_said() -> None:
+    assert Number().audit([1.0, 1.0, None]) == ["1 of 3 examples have none", "all examples have 1.0"]
+    assert Label(("a", "b")).audit(["a", "a"]) == ["all examples have a", "nothing to learn from: b"]
+    assert Number().audit([None, None]) == ["no example has it"]
+
+
+NETWORKS: dict[str, Any] = {
+    "DiT": lambda conditions, **k: DiT(
+        2, in_channels=2, out_channels=2, patch=2, width=32, depth=2, heads=2, conditions=conditions, **k
+    ),
+    "DiT of sequences": lambda conditions: DiT(
+        1, in_channels=2, out_channels=2, patch=2, width=32, depth=2, heads=2, conditions=conditions
+    ),
+    "U-Net": lambda conditions: UNet(
+        2, in_channels=2, out_channels=2, channels=(16, 16), blocks=1, attention=(False, True), conditions=conditions
+    ),
+    "U-Net of patches": lambda conditions: UNet(
+        2, in_channels=2, out_channels=2, channels=(16, 16), blocks=1, attention=(False, False), patch=2,
+        conditions=conditions,
+    ),
+    "U-Net of sequences": lambda conditions: UNet(
+        1, in_channels=2, out_channels=2, channels=(16, 16), blocks=1, attention=(True, True), conditions=conditions
+    ),
+}  # fmt: skip
+
+
+def asked_of(name: str) -> tuple[dict[str, Condition], dict[str, Any], tuple[int, ...]]:
+    """Conditions, what is asked of three samples, and the sites of a state."""
+    sites = (6,) if "sequences" in name else (6, 4)
+    conditions: dict[str, Condition] = {
+        "kind": Label(("a", "b")), "pitch": Number().fit([0.0, 4.0]), "caption": TEXT, "edge": Field(1),
+    }  # fmt: skip
+    edge = torch.randn(3, *sites, 1, generator=torch.Generator().manual_seed(3))
+    asked = {"kind": ["a", "b", None], "pitch": [1.0, None, 3.0], "caption": [CAPTIONS[0], None, CAPTIONS[3]],
+             "edge": [edge[0], None, edge[2]]}  # fmt: skip
+    cond = {name: batch_of(name, own, asked[name], 3, sites) for name, own in conditions.items()}
+    return conditions, cond, sites
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_hear_every_condition(name: str) -> None:
+    """Each changes the output of those samples of which it is asked, and of no other; embedded once is the same."""
+    conditions, cond, sites = asked_of(name)
+    network = randomised(NETWORKS[name](conditions)).double()
+    x, t = torch.randn(3, 2, *sites, dtype=F64), torch.tensor([0.2, 0.5, 0.9], dtype=F64)
+    whole = network(x, t, **cond)
+    assert distance(whole, network(x, t, **cond, embedded=network.embed(cond))) < 1e-12
+    for i in range(3):
+        row = slice(i, i + 1)
+        assert distance(whole[row], network(x[row], t[row], **rows_of(cond, row))) < 1e-10, i
+    for own, asked in (("kind", [1, 1, 0]), ("pitch", [1, 0, 1]), ("caption", [1, 0, 1]), ("edge", [1, 0, 1])):
+        less = network(x, t, **without(conditions, cond, [own]))
+        moved = (less - whole).abs().flatten(1).amax(1)
+        assert [float(m) > 1e-6 for m in moved] == [bool(a) for a in asked], (own, moved)
+        assert distance(less, network(x, t, **{k: v for k, v in cond.items() if k != own})) < 1e-12, own
+    embedded = {**cond, "embedded": network.embed(cond)}
+    gone = without(conditions, embedded)
+    assert distance(network(x, t, **gone), network(x, t)) < 1e-12
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_padding_of_sites_and_of_tokens_changes_nothing(name: str) -> None:
+    conditions, cond, sites = asked_of(name)
+    network = randomised(NETWORKS[name](conditions)).double()
+    x, t = torch.randn(3, 2, *sites, dtype=F64), torch.full((3,), 0.4, dtype=F64)
+    mask = torch.zeros(3, sites[0] + 5, *sites[1:], dtype=torch.bool)
+    mask[:, : sites[0]] = True
+    padded = torch.randn(3, 2, *mask.shape[1:], dtype=F64)
+    padded[:, :, : sites[0]] = x
+    caption, edge = cond["caption"], cond["edge"]
+    longer = {"words": torch.cat([caption["words"], caption["words"]], 1),
+              "mask": torch.cat([caption["mask"], torch.zeros_like(caption["mask"])], 1)}  # fmt: skip
+    more = torch.randn(3, *mask.shape[1:], 2)
+    more[:, : sites[0]] = edge
+    alone = network(x, t, **cond)
+    found = network(padded, t, mask=mask, **{**cond, "caption": longer, "edge": more})
+    assert distance(alone, found[:, :, : sites[0]]) < 1e-9
+
+
+@dataclass(frozen=True)
+class Cards(Domain):
+    """Cards of 6 x 4 numbers with a kind, a level and a caption."""
+
+    name: ClassVar[str] = "cards"
+    asked: Mapping[str, Condition] = field(default_factory=dict)
+    dit: bool = False
+
+    @property
+    def conditions(self) -> dict[str, Condition]:
+        return {"kind": Label(("a", "b")), "level": Number(), "caption": Text(layers=1), **self.asked}
+
+    @property
+    def process(self) -> Gaussian:
+        return Gaussian()
+
+    def encode(self, artifact: Tensor) -> Tensor:
+        return artifact
+
+    def decode(self, x: State) -> Any:
+        return x
+
+    def request(self, n: int, *args: Any, **what: Any) -> Request:
+        return Request(torch.empty(n, 2, 6, 4), self.encode_conditions(n, sites=(6, 4), **what))
+
+    def network(self, **size: Any) -> nn.Module:
+        return NETWORKS["DiT" if self.dit else "U-Net"](self.conditions)
+
+    def dataset(self, split: str, root: Path | None = None) -> Examples:
+        return Examples([
+            Example(torch.full((2, 6, 4), 0.1 * i), {"kind": "ab"[i % 2], "level": 0.5 * i, "caption": CAPTIONS[i % 4]})
+            for i in range(8)
+        ])  # fmt: skip
+
+
+def cards(dit: bool = False) -> Model:
+    domain = Cards(dit=dit).fit_conditions(Cards().dataset("train"))
+    model = Model.new(domain)
+    randomised(model.denoiser.network)
+    return model
+
+
+def test_a_domain_learns_what_may_be_asked() -> None:
+    domain = Cards().fit_conditions(Cards().dataset("train"))
+    assert domain.spans() == {"level": (0.0, 3.5)}
+    assert "heart" in domain.conditions["caption"].vocabulary  # type: ignore[attr-defined]
+    assert domain.fit_conditions([Example(None, {"level": 99.0})]) == domain  # once
+    turns = domain.in_turn(40)
+    assert [turns["kind"][i] for i in range(3)] == ["a", "b", "a"] and turns["level"][:3] == [0.0, 0.0, 0.875]
+    gendiff.testing.check_domain(Cards(), requests=[{"kind": "a", "level": 1.0, "caption": "red"}, {"caption": None}])
+
+
+@pytest.mark.parametrize("dit", [False, True], ids=["U-Net", "DiT"])
+def test_samples_keep_their_bits_by_the_batch(dit: bool) -> None:
+    model = cards(dit)
+    asked = {"kind": ["a", None, "b"], "level": [0.5, 3.0, None], "caption": [CAPTIONS[3], "red", None]}
+    guidance: Any = {"caption": 3.0, "kind": APG(1.5)}
+    whole = model.sample(3, **asked, sampler=Euler(3), guidance=guidance)
+    parts = model.sample(3, **asked, sampler=Euler(3), guidance=guidance, batch=2)
+    assert max(distance(a, b) for a, b in zip(whole, parts, strict=True)) < 1e-5
+    one = model.sample(1, kind="a", level=0.5, caption=CAPTIONS[3], sampler=Euler(3), guidance=guidance)[0]
+    assert distance(one, whole[0]) < 1e-5
+
+
+def test_a_model_file_says_what_may_be_asked(tmp_path: Path) -> None:
+    model = cards()
+    again = gendiff.load(model.save(tmp_path / "m.safetensors"), parts=[Cards])
+    assert again.domain == model.domain
+    first, second = (m.sample(2, caption="a red heart", level=2.0, sampler=Euler(2)) for m in (model, again))
+    assert all(map(torch.equal, first, second))
+    said = again.info()["conditions"]
+    assert "known words" in said["caption"] and "0 to 3.5 in training" in said["level"]
+    with pytest.raises(RequestError, match="caption: the word 'hart'"):
+        again.sample(1, caption="a red hart")
+    with pytest.raises(RequestError, match='Did you mean "caption"'):
+        again.sample(1, captions="red")
+
+
+class Counting:
+    """A denoiser that counts how many samples it was asked for, and in how many calls."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.calls, self.samples = inner, 0, 0
+
+    @property
+    def process(self) -> Process:
+        return self.inner.process
+
+    def __call__(self, x: State, t: Any, **cond: Any) -> State:
+        self.calls += 1
+        self.samples += len(tensors(x)[0])
+        return self.inner(x, t, **cond)
+
+
+class Told:
+    """A prediction from x and two conditions, on any process."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    def __call__(self, x: State, t: Any, *, a: Tensor, b: Tensor, **_: Any) -> State:
+        def one(space: Any, part: Tensor) -> Tensor:
+            push = (0.3 * a + 0.7 * b * a + 0.2 * b).reshape(-1, *[1] * (part.ndim - 1))
+            if not part.is_floating_point():
+                k = torch.arange(3, dtype=F64)
+                return torch.log_softmax(push[..., None] * k + part[..., None].cos() * k.flip(0), -1)
+            anchor = torch.eye(3, dtype=F64).expand_as(part) if part.shape[-1] == 3 else torch.zeros_like(part)
+            return space.exp(part, space.scale(space.log(part, anchor), 0.1 * (a + b * a + 2 * b)))
+
+        space = self.process.space
+        if isinstance(x, dict):
+            return {name: one(space.parts[name], part) for name, part in x.items()}  # type: ignore[attr-defined]
+        return one(space, x)
+
+
+ASKED = {"a": torch.tensor([1.0, 2.0, 0.5], dtype=F64), "b": torch.tensor([0.4, 1.0, 2.0], dtype=F64)}
+
+
+def unasked(cond: dict[str, Any], names: Any = ("a", "b")) -> dict[str, Any]:
+    return {k: torch.zeros_like(v) if k in names else v for k, v in cond.items()}
+
+
+SPACES: dict[str, tuple[Process, State]] = {
+    "flat": (Gaussian(), torch.randn(3, 4, 2, dtype=F64)),
+    "rotations": (Geodesic(SO3()), SO3().random(torch.empty(3, 2, 3, 3, dtype=F64), Noise.of(0, 3))),
+    "classes": (Absorbing(3), torch.tensor([[0, 3], [1, 2], [3, 3]])),
+    "both": (
+        Joint(pos=Gaussian(), kind=Absorbing(3)),
+        {"pos": torch.randn(3, 4, 2, dtype=F64), "kind": torch.tensor([[0, 3], [1, 2], [3, 3]])},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_guidance_by_condition(space: str) -> None:
+    """One condition: its rule. A scale of 1: its term dropped, and its branch not evaluated. All in one batch."""
+    process, x = SPACES[space]
+    counted = Counting(Told(process))
+
+    def guided(rules: Any) -> tuple[State, int, int]:
+        counted.calls = counted.samples = 0
+        out = Guided(counted, CFGPerCondition(rules), unasked)(x, 0.6, **ASKED)
+        return out, counted.calls, counted.samples
+
+    full = Told(process)(x, 0.6, **ASKED)
+    alone, calls, samples = guided({"a": 2.5})
+    assert (calls, samples) == (1, 6)
+    free = Told(process)(x, 0.6, **unasked(ASKED, ["a"]))
+    assert distance(alone, CFG(2.5).join(process, x, free, full, 0.6)) < 1e-12
+    both, calls, samples = guided({"a": 2.5, "b": 1.5})
+    assert (calls, samples) == (1, 9)
+    dropped, calls, samples = guided({"a": 2.5, "b": 1.0})
+    assert (calls, samples) == (1, 6) and distance(dropped, alone) == 0
+    off, calls, samples = guided({"a": 1.0, "b": 1.0})
+    assert (calls, samples) == (1, 3) and distance(off, full) == 0
+    if space == "flat":
+        other = Told(process)(x, 0.6, **unasked(ASKED, ["b"]))
+        assert distance(both, full + 1.5 * (full - free) + 0.5 * (full - other)) < 1e-12  # type: ignore[operator]
+    assert distance(both, alone) > 1e-3
+
+
+def test_rules_of_conditions_by_time_and_by_sample() -> None:
+    process, x = SPACES["flat"]
+    scales = torch.tensor([0.5, 1.0, 3.0], dtype=F64)
+    rules = CFGPerCondition({"a": CFG(scales), "b": GuidanceInterval(2.0, 0.0, 1.0)})
+    guided = Guided(Told(process), rules, unasked)
+    times = torch.tensor([0.2, 0.9, 0.4], dtype=F64)
+    whole = guided(x, times, **ASKED)
+    for i in range(3):
+        row = torch.tensor([i])
+        own = guided.select(row)(x[row], float(times[i]), **rows_of(ASKED, row))  # type: ignore[index]
+        assert distance(own, whole[row]) < 1e-12, i
+    inside = Guided(Guided(Told(process), CFGPlusPlus(0.5), unasked), CFGPerCondition({"a": 2.0, "b": 3.0}), unasked)
+    split = inside(x, 0.5, **ASKED)
+    assert distance(split.x0, split.back) > 1e-3
+    with pytest.raises(gendiff.GendiffError, match="rules"):
+        CFGPerCondition({})
+    model = cards()
+    with pytest.raises(RequestError, match='Did you mean "caption"'):
+        model.sample(1, caption="red", guidance={"captions": 2.0})
+
+
+def test_a_bad_value_of_an_example_is_named() -> None:
+    from gendiff_recipes.data import encode_conditions
+
+    domain = Cards().fit_conditions(Cards().dataset("train"))
+    examples = Examples([Example(torch.zeros(2, 6, 4), {"level": float("nan")}, "card/7")])
+    with pytest.raises(DataError, match="'card/7': nan"):
+        encode_conditions(domain, examples)
+
+
+def test_embedding_once_is_moved_and_cut_with_the_samples() -> None:
+    model = cards()
+    request = model.domain.request(3, caption=CAPTIONS[:3], level=[0.0, 1.0, None])
+    cond = model.denoiser.embed(request.cond)
+    half = rows_of(cond, slice(1, 3))
+    shapes = [tuple(part.shape) for part in tensors(map_state(lambda p: p, half["embedded"]["caption"]["asked"]))]
+    assert all(shape[0] == 2 for shape in shapes)
+    x, t = torch.randn(3, 2, 6, 4), torch.rand(3)
+    whole = model.denoiser(x, t.double(), **cond)
+    assert distance(model.denoiser(x[1:], t[1:].double(), **half), whole[1:]) < 1e-5
