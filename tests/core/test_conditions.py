@@ -401,6 +401,7 @@ def test_a_bad_value_of_an_example_is_named() -> None:
         encode_conditions(domain, examples)
 
 
+@torch.no_grad()
 def test_embedding_once_is_moved_and_cut_with_the_samples() -> None:
     model = cards()
     request = model.domain.request(3, caption=CAPTIONS[:3], level=[0.0, 1.0, None])
