@@ -46,7 +46,7 @@ from gendiff.nn import DiT, UNet
 from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.spaces import State, map_state, tensors
-from gendiff.testing import check_condition, distance, randomised
+from gendiff.testing import check_condition, check_domain, distance, randomised
 
 F64 = torch.float64
 CAPTIONS = ["a red heart", "A blue, round ball.", "red", "two balls and a heart; a blue heart"]
@@ -173,7 +173,7 @@ def asked_of(name: str) -> tuple[dict[str, Condition], dict[str, Any], tuple[int
 def test_networks_hear_every_condition(name: str) -> None:
     """Each changes the output of those samples of which it is asked, and of no other; embedded once is the same."""
     conditions, cond, sites = asked_of(name)
-    network = randomised(NETWORKS[name](conditions)).double()
+    network: Any = randomised(NETWORKS[name](conditions)).double()
     x, t = torch.randn(3, 2, *sites, dtype=F64), torch.tensor([0.2, 0.5, 0.9], dtype=F64)
     whole = network(x, t, **cond)
     assert distance(whole, network(x, t, **cond, embedded=network.embed(cond))) < 1e-12
@@ -258,14 +258,14 @@ def test_a_domain_learns_what_may_be_asked() -> None:
     assert "heart" in domain.conditions["caption"].vocabulary  # type: ignore[attr-defined]
     assert domain.fit_conditions([Example(None, {"level": 99.0})]) == domain  # once
     turns = domain.in_turn(40)
-    assert [turns["kind"][i] for i in range(3)] == ["a", "b", "a"] and turns["level"][:3] == [0.0, 0.0, 0.875]
-    gendiff.testing.check_domain(Cards(), requests=[{"kind": "a", "level": 1.0, "caption": "red"}, {"caption": None}])
+    assert [turns["kind"][i] for i in range(3)] == ["a", "b", "a"] and turns["level"][:3] == [0.0, 0.875, 1.75]
+    check_domain(Cards(), requests=[{"kind": "a", "level": 1.0, "caption": "red"}, {"caption": None}])
 
 
 @pytest.mark.parametrize("dit", [False, True], ids=["U-Net", "DiT"])
 def test_samples_keep_their_bits_by_the_batch(dit: bool) -> None:
     model = cards(dit)
-    asked = {"kind": ["a", None, "b"], "level": [0.5, 3.0, None], "caption": [CAPTIONS[3], "red", None]}
+    asked: dict[str, Any] = {"kind": ["a", None, "b"], "level": [0.5, 3.0, None], "caption": [CAPTIONS[3], "red", None]}
     guidance: Any = {"caption": 3.0, "kind": APG(1.5)}
     whole = model.sample(3, **asked, sampler=Euler(3), guidance=guidance)
     parts = model.sample(3, **asked, sampler=Euler(3), guidance=guidance, batch=2)

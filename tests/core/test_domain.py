@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gendiff import Example, Examples, Rejected
+from gendiff.conditions import Label
 from gendiff.domain import Domain, collate, crop, data_file, finite
 from gendiff.errors import DataError, RequestError, UnknownName, nearest
 
@@ -69,8 +70,8 @@ def test_errors_are_complete_sentences_and_survive_a_process_border() -> None:
 @pytest.mark.parametrize("sizes", [(10,), (10, 6), (4, 4), (2, 3, 4), (6, 4, 9)])
 def test_all_combinations_of_classes_come_in_turn(sizes: tuple[int, ...]) -> None:
     """Each once in a round, and few samples too show every class of every label."""
-    labels = {f"l{k}": tuple(f"{i}" for i in range(size)) for k, size in enumerate(sizes)}
-    domain: Any = SimpleNamespace(labels=labels)
+    labels = {f"l{k}": Label(tuple(f"{i}" for i in range(size))) for k, size in enumerate(sizes)}
+    domain: Any = SimpleNamespace(conditions=labels)
     total = math.prod(sizes)
     turns = Domain.in_turn(domain, 2 * total)
     combinations = list(zip(*turns.values(), strict=True))
