@@ -40,6 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from gendiff import Domain, Example, Examples, Gaussian, Label, Linear, Request
+from gendiff.nn import LabelEmbedding
 from gendiff.training import ImportanceTimes
 from gendiff_recipes import checkpoints
 from gendiff_recipes.callbacks import Clock, EMAWeights, Report
@@ -55,13 +56,13 @@ class Net(nn.Module):
 
     def __init__(self, width: int = 16, dropout: float = 0.2) -> None:
         super().__init__()
-        self.label = nn.Embedding(3, width)
+        self.label = LabelEmbedding(2, width)
         self.first, self.last = nn.Linear(3, width), nn.Linear(width, 2)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, t: Tensor, kind: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         time = t.reshape(-1, 1, 1).expand(*x.shape[:-1], 1)
-        h = self.first(torch.cat([x, time], -1)) + self.label(kind)[:, None]
+        h = self.first(torch.cat([x, time], -1)) + self.label(kind)["vector"][:, None]
         return self.last(self.dropout(h.tanh()))
 
 

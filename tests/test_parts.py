@@ -243,7 +243,8 @@ def test_a_new_process_loads_what_a_stranger_trained(way: str, trained: Path, fo
     code += "assert len(model.sample(3)) == 3\n"
     if way != "parts":
         code += "from gendiff_recipes.recipe import Recipe\nrecipe = Recipe.load(PATH + '/recipe.json')\n"
-        code += "assert 'Heavy(floor=0.001, head=None, factor=3.0)' in repr(recipe) and 'Swapped' in repr(recipe.objective)\n"
+        code += "assert 'Heavy(floor=0.001, head=None, factor=3.0)' in repr(recipe)\n"
+        code += "assert 'Swapped' in repr(recipe.objective)\n"
         code += "assert recipe.network['kind'].__name__ == 'Tower' and 'Late' in repr(recipe.times)\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -107,6 +107,11 @@ class Condition(ABC):
         return "" if value is None else str(value)
 
     @property
+    def rows(self) -> tuple[str, ...]:
+        """The names of the rows of its embedder's `table`, where it has one, but for that of nothing asked."""
+        return ()
+
+    @property
     def span(self) -> tuple[float, float] | None:
         """The smallest and largest value seen in training, of numbers."""
         return None

@@ -63,6 +63,10 @@ class Label(Condition):
         few = f"nothing to learn from: {', '.join(unused[:8])}{', ...' if len(unused) > 8 else ''}"
         return said + ([few] if unused and counts else [])
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return self.classes
+
     def turn(self) -> Sequence[str]:
         return self.classes
 

@@ -75,6 +75,10 @@ class Sites(Condition):
     def embedder(self, width: int) -> nn.Module:
         return SiteEmbedding(len(self.classes), width)
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return self.classes
+
     def words(self, value: Any) -> str:
         return "" if value is None else (value if isinstance(value, str) else "".join(map(str, value)))[:24]
 

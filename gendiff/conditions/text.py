@@ -123,6 +123,10 @@ class Text(Condition):
         """A training text, of which no more than `longest` words are read."""
         return self.encode(" ".join(words_of(value)[: self.longest]) if isinstance(value, str) else value)
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return self.vocabulary
+
     def turn(self) -> Sequence[str]:
         return self.examples
 

@@ -1,7 +1,8 @@
-"""Beginning from weights that are there: what fits is taken, rows of label tables by the names of their classes.
+"""Beginning from weights that are there: what fits is taken, rows of tables by the names of their classes or words.
 
-A class that the source did not know gets a new row, which begins as the source's row of "none": the average of all it
-has seen. What is taken, new and left is said, and written to the run's start.json.
+A class that the source did not know gets a new row, which begins as the source's row of "none", the average of all it
+has seen; a new word begins as the mean of all words. What is taken, new and left is said, and written to the run's
+start.json.
 """
 
 from __future__ import annotations
@@ -9,34 +10,39 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from gendiff.domain import Domain
 from gendiff.errors import CheckpointError
 from gendiff.model import Model
 from gendiff.modelfile import digest
-from gendiff.nn.embeddings import LabelEmbedding
 
 
-def label_tables(model: Model) -> dict[str, str]:
-    """The network's label tables: the name of the weight [classes + 1, width], and the label it is of.
+def row_tables(model: Model) -> dict[str, str]:
+    """The network's tables with a row for each class or word: the name of the weight, and the condition it is of.
 
-    A table is a label's by its own name, as in `nn.Conditioning`, or else as the only one with as many classes.
+    A table is a condition's by its own name, as in `nn.Conditioning`, or else as the only one with as many rows.
     """
-    labels, found = model.domain.labels, {}
+    sizes = {name: len(own.rows) for name, own in model.domain.conditions.items() if own.rows}
+    found = {}
     for name, module in model.denoiser.network.named_modules():
-        if isinstance(module, LabelEmbedding):
-            own = name.rpartition(".")[2]
-            fits = [own] if own in labels else [k for k, v in labels.items() if len(v) == module.count]
+        table = getattr(module, "table", None)
+        if isinstance(table, nn.Embedding):
+            own, count = name.rpartition(".")[2], table.num_embeddings
+            fits = [own] if own in sizes else [k for k, size in sizes.items() if count in (size, size + 1)]
             if len(fits) == 1:
                 found[f"{name}.table.weight"] = fits[0]
     return found
 
 
-def rows(own: Domain, other: Domain, label: str) -> tuple[list[int], list[str]]:
-    """For every class of a label, and "none", its row in the other's table; and the classes that it does not have."""
-    known = list(other.labels[label])
-    new = [name for name in own.labels[label] if name not in known]
-    return [known.index(name) if name in known else len(known) for name in own.labels[label]] + [len(known)], new
+def taken_rows(own: Domain, other: Domain, name: str, theirs: Tensor) -> tuple[Tensor, list[str]]:
+    """A condition's table from the other's, row by row; and the classes or words that the other does not have."""
+    place = {row: i for i, row in enumerate(other.conditions[name].rows)}
+    with_none = len(theirs) > len(place)
+    new = theirs[-1] if with_none else theirs.mean(0)
+    wanted = own.conditions[name].rows
+    table = [theirs[place[row]] if row in place else new for row in wanted] + [theirs[-1]] * with_none
+    return torch.stack(table), [row for row in wanted if row not in place]
 
 
 @torch.no_grad()
@@ -45,19 +51,19 @@ def begin_from(model: Model, source: Model) -> dict[str, Any]:
 
     Returns:
         What was "taken" (names), what is "new" (names with shapes), what was "left" of the source, and by label the
-        "new_classes"; "said" is the same in one sentence.
+        "new_classes" (or words); "said" is the same in one sentence.
 
     Raises:
         CheckpointError: If nothing fits.
     """
     own, other = model.denoiser.network.state_dict(), source.denoiser.network.state_dict()
-    tables, theirs = label_tables(model), label_tables(source)
+    tables, theirs = row_tables(model), row_tables(source)
     taken, new, classes = [], [], {}
     for name, value in own.items():
         label = tables.get(name)
         if label is not None and theirs.get(name) == label and other[name].shape[1:] == value.shape[1:]:
-            index, missing = rows(model.domain, source.domain, label)
-            value.copy_(other[name][index])
+            table, missing = taken_rows(model.domain, source.domain, label, other[name])
+            value.copy_(table)
             taken.append(name)
             if missing:
                 classes[label] = missing

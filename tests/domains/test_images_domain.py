@@ -128,7 +128,7 @@ def test_networks_answer_requests(size):
     net, request = domain.network(**size), domain.request(2, label=["a", None])
     assert net(request.like, torch.tensor([0.1, 0.9]), **request.cond).shape == request.like.shape
     assert isinstance(net, UNet | DiT)
-    assert net.conditioning.labels == {"label": 2}
+    assert list(net.conditioning.tables) == ["label"]
     with pytest.raises(RequestError, match="a U-Net"):
         domain.network(width=32, channels=(16,))
     with pytest.raises(RequestError, match='Did you mean "blocks"'):
