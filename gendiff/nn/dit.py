@@ -16,7 +16,7 @@ trained network accepts other sizes. Without positions a DiT commutes with every
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +24,7 @@ from torch import Tensor, nn
 
 from gendiff.errors import RequestError
 from gendiff.nn.attention import Attention, CrossAttention, Rotary, grid_positions
-from gendiff.nn.embeddings import Conditioning, pooled_field, share, whole
-
-if TYPE_CHECKING:
-    from gendiff.conditions import Condition
+from gendiff.nn.embeddings import Conditioning, Embeds, pooled_field, share, whole
 
 ROTARY = Rotary()
 
@@ -113,7 +110,7 @@ class DiT(nn.Module):
         width: int = 256,
         depth: int = 8,
         heads: int = 4,
-        conditions: Mapping[str, Condition] | None = None,
+        conditions: Mapping[str, Embeds] | None = None,
         positions: Rotary | None = ROTARY,
         dropout: float = 0.0,
         time_scale: float = 1.0,

@@ -14,7 +14,7 @@ has one row more than classes, and the last means "nothing asked", which classif
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,13 @@ from torch import Tensor, nn
 
 from gendiff.errors import RequestError, nearest
 
-if TYPE_CHECKING:
-    from gendiff.conditions import Condition
+
+class Embeds(Protocol):
+    """What a network needs of a condition: the module that tells it what is asked (see `gendiff.conditions`)."""
+
+    def embedder(self, width: int) -> nn.Module:
+        """f(batch or None) -> {"vector": [B, width]} and the like."""
+        ...
 
 
 class FourierTime(nn.Module):
@@ -153,7 +158,7 @@ class Asked(nn.Module):
         conditions: what may be asked, by name.
     """
 
-    def __init__(self, width: int, conditions: Mapping[str, Condition] | None = None) -> None:
+    def __init__(self, width: int, conditions: Mapping[str, Embeds] | None = None) -> None:
         super().__init__()
         self.tables = nn.ModuleDict({name: own.embedder(width) for name, own in (conditions or {}).items()})
 
@@ -229,9 +234,7 @@ class Conditioning(Asked):
         time_scale: multiplies the time before it is embedded; for clocks that do not run over about [-1, 1].
     """
 
-    def __init__(
-        self, width: int, conditions: Mapping[str, Condition] | None = None, *, time_scale: float = 1.0
-    ) -> None:
+    def __init__(self, width: int, conditions: Mapping[str, Embeds] | None = None, *, time_scale: float = 1.0) -> None:
         super().__init__(width, conditions)
         self.time = nn.Sequential(
             FourierTime(scale=time_scale), nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width)

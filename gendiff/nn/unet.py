@@ -14,7 +14,7 @@ stands, sites also attend to the tokens of what is asked; a field of what is ask
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,7 @@ from torch import Tensor, nn
 
 from gendiff.errors import RequestError
 from gendiff.nn.attention import Attention, CrossAttention
-from gendiff.nn.embeddings import About, Conditioning, pooled_field, share, whole
-
-if TYPE_CHECKING:
-    from gendiff.conditions import Condition
+from gendiff.nn.embeddings import About, Conditioning, Embeds, pooled_field, share, whole
 
 
 def _groups(channels: int) -> int:
@@ -180,7 +177,7 @@ class UNet(nn.Module):
         channels: Sequence[int] = (64, 128, 128),
         blocks: int = 2,
         attention: Sequence[bool] = (False, False, True),
-        conditions: Mapping[str, Condition] | None = None,
+        conditions: Mapping[str, Embeds] | None = None,
         patch: int = 1,
         dropout: float = 0.0,
         time_scale: float = 1.0,
