@@ -151,6 +151,16 @@ class Autoguidance:
     def __post_init__(self) -> None:
         check(self)
         as_rule(self.scale)
+        own, other = (
+            denoiser.process.per_part(lambda leaf: (type(leaf), leaf.schedule, leaf.on))
+            for denoiser in (self.denoiser, self.weaker)
+        )
+        if own != other:
+            raise SamplerError(
+                f"Autoguidance got a model on {self.denoiser.process!r}, and a weaker one on {self.weaker.process!r}",
+                "two models of the same noise levels at the same times",
+                "Autoguidance(model, Rescheduled(weaker, model.process.schedule), 2.0)",
+            )
 
     @property
     def process(self) -> Process:

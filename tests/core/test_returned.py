@@ -17,9 +17,11 @@ from gendiff import (
     DPS,
     MMPS,
     SO3,
+    VP,
     Absorbing,
     Adams,
     Adaptive,
+    Autoguidance,
     Centered,
     CFGRescale,
     CFGZeroStar,
@@ -41,6 +43,7 @@ from gendiff import (
     Objective,
     Parallel,
     PosteriorMean,
+    Rescheduled,
     Reward,
     Sphere,
     Tangent,
@@ -188,6 +191,16 @@ def test_a_condition_that_differs_has_one_entry_for_each_sample() -> None:
         draw(Guided(MIXTURE, 2.0, lambda cond: {}), kind=torch.ones(3))
     same = draw(Guided(MIXTURE, 2.0, dict), size=3)
     assert torch.equal(same, draw(Guided(MIXTURE, 2.0, lambda cond: cond), size=3))
+
+
+def test_autoguidance_compares_models_at_the_same_noise() -> None:
+    """At equal times VP and the straight path are at different noise levels: their difference is no guidance."""
+    weaker = Mixture(Gaussian(VP()), MIXTURE.means, 0.3)
+    with pytest.raises(SamplerError, match="Autoguidance got a model on"):
+        Autoguidance(MIXTURE, weaker, 2.0)
+    same = Mixture(FLAT, MIXTURE.means, 0.3)
+    a, b = (draw(Autoguidance(MIXTURE, w, 2.0)) for w in (same, Rescheduled(weaker, Linear())))
+    assert float((a - b).abs().max()) < 1e-3  # VP ends at a log-SNR of -10
 
 
 class Mine(LinearOperator):

@@ -105,7 +105,7 @@ RULES: tuple[Any, ...] = (
 WRAPPERS: dict[str, Callable[[Any], Any]] = {
     **{f"Guided({rule!r})": lambda d, rule=rule: Guided(d, rule, without) for rule in RULES},
     **{str(m): lambda d, m=m: PosteriorMean(d, Measurement(OPERATOR, Y, 0.3, m)) for m in METHODS},
-    "Autoguidance": lambda d: Autoguidance(d, network(1), 1.8),
+    "Autoguidance": lambda d: Autoguidance(d, Rescheduled(network(1), d.process.schedule), 1.8),
     "ClassifierGuidance": lambda d: ClassifierGuidance(d, log_p, 0.7),
     "ClassifierGuidance by sample": lambda d: ClassifierGuidance(d, log_p, torch.tensor([0.3, 1.1], dtype=F64)),
     "Constrained": lambda d: Constrained(d, squeezed),
