@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gendiff.errors import GendiffError, RequestError
+from gendiff.errors import GendiffError, RequestError, check
 from gendiff.spaces import map_state
 
 Encoded: TypeAlias = Tensor | dict[str, Tensor]
@@ -44,6 +44,9 @@ class Condition(ABC):
     """
 
     gives: ClassVar[tuple[str, ...]] = ("vector",)
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @abstractmethod
     def encode(self, value: Any) -> Encoded:
