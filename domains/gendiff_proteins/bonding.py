@@ -171,3 +171,8 @@ def secondary_structure(structure: Structure) -> str:
             if all(old in over for old in part):
                 part[:] = letter
     return "".join(letters.tolist())
+
+
+def three_states(structure: Structure) -> str:
+    """`secondary_structure` in three letters: H for any helix's H, E for strands, L for all else."""
+    return "".join(letter if letter in "HE" else "L" for letter in secondary_structure(structure))

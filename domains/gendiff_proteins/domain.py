@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,6 +44,7 @@ from gendiff.processes import schedule_of
 from gendiff.sampling.solvers import Solver
 
 from . import frames, metrics, superpose
+from .bonding import three_states
 from .geometry import geometry_loss
 from .motif import Motif
 from .networks import FrameNetwork
@@ -187,7 +188,12 @@ class Proteins(Domain):
         return FrameNetwork(width, depth, heads, pair, conditions=self.conditions, clock=clock)
 
     def dataset(self, split: str, root: Path | None = None) -> Examples:
-        return self.source.load(split, root)
+        """The chains of the source; with the condition "structure", what DSSP says of each residue, as H, E or L."""
+        examples = self.source.load(split, root)
+        if "structure" not in self.asked:
+            return examples
+        items = [replace(e, cond={"structure": three_states(e.artifact), **e.cond}) for e in examples]
+        return Examples(items, examples.rejected, examples.others, examples.notes)
 
     def metrics(self) -> dict[str, Callable[[list[Structure], list[Structure]], float]]:
         return {**metrics.METRICS, "pairwise_tm": superpose.diversity}

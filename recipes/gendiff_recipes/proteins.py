@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from gendiff.conditions import Sites
 from gendiff.domain import Examples
 from gendiff.errors import DataError
 from gendiff.sampling.solvers import DDPM
@@ -41,6 +44,18 @@ def backbones() -> Recipe:
         optimizer=Optimizer(lr=1.5e-3, weight_decay=1e-4, warmup=200, decay=0.8),
         trainer=Trainer(steps=40000, minutes=40, batch=8, show=2000, samples=12),
         sampler=DDPM(60, noise_scale=0.75),
+    )
+
+
+def structured() -> Recipe:
+    """Chains by the secondary structure asked of every residue (H, E, L, ? for anything), or of none."""
+    plain = backbones()
+    return replace(
+        plain,
+        name="proteins.structured",
+        domain=Proteins(source=Backbones(min_length=40, max_length=96), asked={"structure": Sites(("H", "E", "L"))}),
+        drop={"all": 0.15, "fold": 0.4, "structure": 0.25},
+        guidance=1.0,
     )
 
 
