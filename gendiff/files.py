@@ -168,6 +168,24 @@ def listed_name(path: str, folder: Path, table: Path) -> str:
     return PurePosixPath(path.strip()).as_posix()
 
 
+def read_text(path: str | Path, limit: int = 2**16) -> tuple[str, str]:
+    """A short text, and what is odd about how it is written: UTF-8, with or without its mark, else Windows' cp1252.
+
+    Raises:
+        DataError: For a file that cannot be read, of more than `limit` bytes, or in neither.
+    """
+    path = Path(path)
+    with reading(path, "a text in UTF-8"):
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise DataError(f"{path} has more than {limit:,} bytes", "a short text")
+        try:
+            return data.decode("utf-8-sig").strip(), ""
+        except UnicodeDecodeError:
+            return data.decode("cp1252").strip(), f"{path.name} is not UTF-8, and was read as cp1252"
+
+
 def read_rows(path: str | Path) -> list[dict[str, str]]:
     """The rows of a CSV table in UTF-8, each by the names of the first line, which may also be separated by semicolons
     or tabs, as spreadsheets of many countries write them. Rows of empty fields are none.

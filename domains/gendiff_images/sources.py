@@ -21,11 +21,11 @@ from typing import Any, overload
 
 import numpy as np
 
-from gendiff.conditions import Condition
+from gendiff.conditions import Condition, Text
 from gendiff.domain import Example, Examples, Rejected, Source, data_file, data_root
 from gendiff.errors import DataError, RequestError, nearest, printable
 from gendiff.files import Arrays as Npz
-from gendiff.files import folder_files, listed_name, open_arrays, read_rows
+from gendiff.files import folder_files, listed_name, open_arrays, read_rows, read_text
 from gendiff_images.io import FITS, SUFFIXES, check_size, fit_image, from_values, image_values, open_image
 
 SPLITS = ("train", "test")
@@ -269,6 +269,8 @@ class Folder(PictureSource):
         manifest: a CSV table with the columns path (below the folder) and `column`; "" takes classes from folders.
         column: of the table: the class of each picture.
         labelled_by: "top" or "parent": which folder of a picture's place names its class; "" for no classes.
+        captions: "txt" takes the text NAME.txt beside each picture; else a CSV table with the columns path and caption;
+            "" for none. A picture without a caption stays: nothing is asked of it.
 
     Raises:
         RequestError: a size, channels, share, fit or labelled_by that cannot be.
@@ -282,6 +284,7 @@ class Folder(PictureSource):
     manifest: str = ""
     column: str = "label"
     labelled_by: str = "top"
+    captions: str = ""
 
     def __post_init__(self) -> None:
         check_size(self.size, "Folder")
@@ -312,32 +315,58 @@ class Folder(PictureSource):
             DataError: a table without its columns, with an empty class, or with two classes for one picture.
         """
         if self.manifest:
-            return self._listed(home)
+            return self._listed(home, self.manifest, self.column)
         if self.labelled_by == "":
             return {}
         return {n.as_posix(): n.parts[0 if self.labelled_by == "top" else -2] for n in names if len(n.parts) > 1}
 
-    def _table(self, home: Path) -> tuple[Path, list[dict[str, str]]]:
-        table = next((p for p in (home / self.manifest, Path(self.manifest).expanduser()) if p.is_file()), None)
+    def _table(self, home: Path, manifest: str, column: str) -> tuple[Path, list[dict[str, str]]]:
+        table = next((p for p in (home / manifest, Path(manifest).expanduser()) if p.is_file()), None)
         if table is None:
-            table = data_root(None) / self.manifest
+            table = data_root(None) / manifest
         rows = read_rows(table)
-        for column in ("path", self.column):
-            if column not in rows[0]:
+        for needed in ("path", column):
+            if needed not in rows[0]:
                 have = ", ".join(rows[0])
-                raise DataError(f"{table} has no column {column!r}", f"it has {have}.{nearest(column, rows[0])}")
+                raise DataError(f"{table} has no column {needed!r}", f"it has {have}.{nearest(needed, rows[0])}")
         return table, rows
 
-    def _listed(self, home: Path) -> dict[str, str]:
-        table, rows = self._table(home)
+    def _listed(self, home: Path, manifest: str, column: str, *, empty: bool = False) -> dict[str, str]:
+        """What a column of a table says of each picture, by its name; `empty` ones are left out, or refused."""
+        table, rows = self._table(home, manifest, column)
         found: dict[str, str] = {}
         for number, row in enumerate(rows, 2):
-            name, label = listed_name(row["path"], home, table), row[self.column].strip()
-            if not label:
-                raise DataError(f"{table}, row {number} ({name}): an empty {self.column}", "the name of a class")
-            if found.setdefault(name, label) != label:
-                raise DataError(f"{table}, row {number}: {name} is {label!r} and {found[name]!r}", "one class each")
+            name, said = listed_name(row["path"], home, table), row[column].strip()
+            if not said and not empty:
+                raise DataError(f"{table}, row {number} ({name}): an empty {column}", "the name of a class")
+            if said and found.setdefault(name, said) != said:
+                raise DataError(f"{table}, row {number}: {name} is {said!r} and {found[name]!r}", f"one {column} each")
         return found
+
+    def _captions(
+        self, home: Path, names: Sequence[PurePosixPath], others: list[str]
+    ) -> tuple[dict[str, str], list[Rejected], list[str]]:
+        """The caption of each picture that has one, captions that cannot be used, and what is odd about others.
+
+        Those beside a picture are taken out of the other files.
+        """
+        if self.captions != "txt":
+            found = self._listed(home, self.captions, "caption", empty=True) if self.captions else {}
+            listed = {name.as_posix() for name in names}
+            return found, [Rejected(n, "a caption without a picture") for n in found if n not in listed], []
+        found, rejected, notes = {}, [], []
+        for name in names:
+            beside = name.with_suffix(".txt").as_posix()
+            if beside in others:
+                try:
+                    found[name.as_posix()], odd = read_text(home / beside)
+                    notes += [odd] if odd else []
+                except DataError as error:
+                    rejected.append(Rejected(beside, error.got))
+        own = {name.with_suffix(".txt").as_posix() for name in names}
+        rejected += [Rejected(n, "a caption without a picture") for n in others if n.endswith(".txt") and n not in own]
+        others[:] = [name for name in others if not name.endswith(".txt")]
+        return found, rejected, notes
 
     def _scan(self, home: Path) -> tuple[list[PurePosixPath], list[Rejected], list[str]]:
         """The pictures below the folder by name, those that cannot be used, and the other files."""
@@ -354,7 +383,9 @@ class Folder(PictureSource):
         if not apart and self.test_share:
             notes = ["none is a test picture, so nothing can be judged: add pictures, or domain.source.test_share=0.3"]
         if self.manifest:
-            unused = [name for name in self._table(home)[1][0] if name not in ("path", self.column)]
+            rows = self._table(home, self.manifest, self.column)[1]
+            used = {"path", self.column, *(["caption"] if self.captions == self.manifest else [])}
+            unused = [name for name in rows[0] if name not in used]
             notes += [printable(f"columns of {self.manifest} not used: {', '.join(unused)}")] if unused else []
         elif self.labelled_by == "top":
             used = {name.parts[0] for name in names if len(name.parts) > 1}
@@ -364,7 +395,8 @@ class Folder(PictureSource):
 
     def look(self, root: Path | None = None) -> Look:
         home = self._home(root)
-        return Look(self.size, self.channels, tuple(sorted(set(self._labels(home, self._scan(home)[0]).values()))))
+        classes = tuple(sorted(set(self._labels(home, self._scan(home)[0]).values())))
+        return Look(self.size, self.channels, classes, {"caption": Text()} if self.captions else {})
 
     def load(self, split: str, root: Path | None = None) -> Examples:
         check_split(split)
@@ -378,6 +410,8 @@ class Folder(PictureSource):
                 f"{others[0]} is not a picture" if others else "",
             )
         labels = self._labels(home, names)
+        captions, odd, said = self._captions(home, names, others)
+        rejected += odd
         classes = sorted(set(labels.values()))
         listed = {name.as_posix() for name in names}
         rejected += [Rejected(n, "in the table, but not among the pictures") for n in labels if n not in listed]
@@ -399,9 +433,10 @@ class Folder(PictureSource):
             except OSError as e:
                 rejected.append(Rejected(name, f"not readable ({e.strerror})"))
             else:
-                cond.append({"label": classes.index(labels[name])} if classes else {})
+                own: dict[str, Any] = {"label": classes.index(labels[name])} if classes else {}
+                cond.append({**own, "caption": captions.get(name)} if self.captions else own)
                 kept.append(name)
-        notes = self._notes(home, names, apart) if split == "train" else []
+        notes = [*self._notes(home, names, apart), *said] if split == "train" else []
         examples = Examples(Pictures(values, cond, kept), rejected=rejected, others=others, notes=notes)
         return _not_empty(examples, split, str(home), self.test_share)
 

@@ -102,6 +102,7 @@ def folder(
     column: str = "label",
     channels: int | None = None,
     flip: bool = False,
+    captions: str = "",
 ) -> Recipe:
     """Pictures of your own: gendiff train images.folder PATH; sub-folders are classes. Twenty minutes on two cores.
 
@@ -112,6 +113,7 @@ def folder(
         column: Of the table, the class.
         channels: 1 for grey, 3 for colour; without it 1 if all pictures are grey.
         flip: Whether mirror images are as good as the originals.
+        captions: "txt" for a text NAME.txt beside each picture, or a CSV table with the columns path and caption.
     """
     home = home_of(path)
     if home.is_file():
@@ -121,8 +123,9 @@ def folder(
         size = found if size is None else size  # a 0 is refused by the source, not taken for nothing said
         channels = (1 if grey else 3) if channels is None else channels
     table: dict[str, Any] = {"manifest": str(Path(labels).resolve()), "column": column} if labels else {}
-    domain = Images.of(Folder(str(home), size, channels, **table), flip=flip)
-    asked = len(domain.classes) > 1
+    told = captions if captions in ("", "txt") else str(Path(captions).resolve())
+    domain = Images.of(Folder(str(home), size, channels, captions=told, **table), flip=flip)
+    asked = len(domain.classes) > 1 or bool(captions)
     return Recipe(
         "images.folder",
         domain,
