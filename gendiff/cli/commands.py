@@ -40,7 +40,7 @@ def loaded(path: Path, device: str) -> Model:
 
 
 def guidance_of(text: str | None) -> Any:
-    """A guidance as a number or a rule; None for the model's own.
+    """A guidance as a number or a rule, or these by condition; None for the model's own.
 
     Raises:
         RequestError: For a text that is neither.
@@ -51,10 +51,10 @@ def guidance_of(text: str | None) -> Any:
     from gendiff.guidance.rules import Rule
 
     value = parse_object(text, known_kinds(), "--guidance")
-    if isinstance(value, bool) or not isinstance(value, int | float | Rule):
-        raise RequestError(
-            f"--guidance {text!r}", "a number, 1 is off, or a rule with its numbers", "--guidance 'APG(3)'"
-        )
+    for each in value.values() if isinstance(value, dict) and value else [value]:
+        if isinstance(each, bool) or not isinstance(each, int | float | Rule):
+            expected = "a number, 1 is off, or a rule with its numbers, or these by condition"
+            raise RequestError(f"--guidance {text!r}", expected, "--guidance 'APG(3)'")
     return value
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gendiff.conditions import Text
 from gendiff.errors import DataError, RequestError
 from gendiff_images import CIFAR10, MNIST, Arrays, Digits, Fashion, Folder, Images, read
 from gendiff_images.sources import Pictures
@@ -429,3 +430,51 @@ def test_real_files(source, train, test):
         first = domain.dataset("train", root)
         assert len(first) == train
         assert len({e.name for e in first} & {e.name for e in held_out}) == 0
+
+
+def captioned_folder(home: Path) -> None:
+    """Seven pictures, with texts beside them in several encodings, one without, and a text without a picture."""
+    texts = {
+        "a": b"a red heart", "b": b"\xef\xbb\xbfcaf\xc3\xa9", "c": b"caf\xe9", "d": "\U0001f600 face".encode(),
+        "e": b"", "f": b"x" * 70_000,
+    }  # fmt: skip
+    for i, name in enumerate("abcdefg"):
+        Image.fromarray(np.full((8, 8, 3), 20 * i, np.uint8)).save(home / f"{name}.png")
+        if name in texts:
+            (home / f"{name}.txt").write_bytes(texts[name])
+    (home / "lost.txt").write_text("nothing to see")
+    (home / "notes.md").write_text("other")
+
+
+def test_captions_beside_pictures(tmp_path: Path) -> None:
+    captioned_folder(tmp_path)
+    source = Folder(str(tmp_path), 8, test_share=0.0, captions="txt")
+    train = source.load("train")
+    said = {example.name: example.cond["caption"] for example in train}
+    assert said == {
+        "a.png": "a red heart", "b.png": "caf\u00e9", "c.png": "caf\u00e9", "d.png": "\U0001f600 face", "e.png": "",
+        "f.png": None, "g.png": None,
+    }  # fmt: skip
+    rejected = {item.name: item.reason for item in train.rejected}
+    assert rejected.keys() == {"lost.txt", "f.txt"} and "without a picture" in rejected["lost.txt"]
+    assert train.others == ("notes.md",) and "c.txt is not UTF-8, and was read as cp1252" in train.notes
+    domain = Images.of(source).fit_conditions(train)
+    caption = domain.conditions["caption"]
+    assert isinstance(caption, Text) and "heart" in caption.vocabulary and "face" in caption.vocabulary
+    assert caption.audit(list(said.values())) == ["2 of 7 examples have none", "1 texts are empty, and ask for nothing"]
+
+
+def test_captions_of_a_table(tmp_path: Path) -> None:
+    captioned_folder(tmp_path)
+    table = tmp_path / "captions.csv"
+    table.write_text('path,caption\na.png,"a heart, red"\nb.png,\nz.png,gone\n', encoding="utf8")
+    source = Folder(str(tmp_path), 8, test_share=0.0, captions="captions.csv", labelled_by="")
+    train = source.load("train")
+    assert [e.cond["caption"] for e in train][:3] == ["a heart, red", None, None]
+    assert [r.name for r in train.rejected] == ["z.png"]
+    table.write_text("path,caption\na.png,one\na.png,two\n", encoding="utf8")
+    with pytest.raises(DataError, match=r"row 3: a.png is 'two' and 'one'; expected one caption each"):
+        source.load("train")
+    table.write_text("path,text\na.png,one\n", encoding="utf8")
+    with pytest.raises(DataError, match="no column 'caption'"):
+        source.load("train")

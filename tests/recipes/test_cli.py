@@ -618,3 +618,27 @@ def test_an_error_is_made_of_sentences() -> None:
     )
     assert str(error("There is none", "Name one")) == "There is none. Name one."
     assert str(error("a", fix="Do b")) == "a. Do b." and str(error("a")) == "a."
+
+
+def test_a_folder_with_captions_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    home, run = tmp_path / "mine", tmp_path / "run"
+    home.mkdir()
+    for i in range(12):
+        kind = ("red", "blue")[i % 2]
+        Image.fromarray(np.full((16, 16, 3), 10 * i, np.uint8)).save(home / f"{i}.png")
+        (home / f"{i}.txt").write_text(f"a {kind} card", encoding="utf8")
+    changes = ["trainer.steps=2", "trainer.show=0", "network.channels=8,8", "trainer.batch=4"]
+    call = ["train", "images.folder", str(home), "--captions", "txt", *changes, "--quiet", "--out", str(run)]
+    assert main(call) == 0
+    assert 'caption: a text of 4 known words, such as "a blue card"' in capsys.readouterr().err
+    assert main(["info", str(run)]) == 0
+    assert "caption='a blue card'" in capsys.readouterr().out
+    asked = ["caption=a red card", "-n", "2", "--guidance", "{'caption': 3}", "--sampler", "Euler(2)"]
+    assert main(["sample", str(run), *asked, "--out", str(tmp_path / "drawn")]) == 0
+    manifest = json.loads((tmp_path / "drawn" / "samples.json").read_text())
+    assert manifest["request"]["caption"] == "a red card"
+    capsys.readouterr()
+    assert main(["sample", str(run), "caption=a rde card", "--out", str(tmp_path / "more")]) != 0
+    assert "'rde' (number 2 of 'a rde card') was never seen" in capsys.readouterr().err
