@@ -292,8 +292,9 @@ def brightness(args: argparse.Namespace) -> dict[str, Any]:
         pictures = model.sample(args.n, label=labels, brightness=asked, guidance=guidance, seed=1)
         means = np.array([float(p.mean()) for p in pictures])
 
-        def rank(a: np.ndarray, b: Sequence[float]) -> float:
-            return float(spearmanr(a, b).statistic)
+        def rank(a: Any, b: Any) -> float:
+            found: Any = spearmanr(a, b)
+            return float(found.statistic)
 
         picks = [rng.integers(0, args.n, args.n) for _ in range(500)]
         spread = np.quantile([rank(means[p], np.asarray(asked)[p]) for p in picks], [0.025, 0.975])
@@ -306,7 +307,8 @@ def brightness(args: argparse.Namespace) -> dict[str, Any]:
         }  # fmt: skip
         print(guidance, found[f"guidance {guidance:g}"], flush=True)
     pictures = model.sample(args.n, label=labels, brightness=None, guidance=1.0, seed=1)
-    found["not asked"] = {"spearman": float(spearmanr([float(p.mean()) for p in pictures], asked).statistic)}
+    free: Any = spearmanr([float(p.mean()) for p in pictures], asked)
+    found["not asked"] = {"spearman": float(free.statistic)}
     return {"result": found, "training": trained(args.model or Path("runs/bright"))}
 
 

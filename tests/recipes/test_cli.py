@@ -637,7 +637,7 @@ def test_a_folder_with_captions_from_the_shell(tmp_path: Path, capsys: pytest.Ca
     assert "caption='a blue card'" in capsys.readouterr().out
     asked = ["caption=a red card", "-n", "2", "--guidance", "{'caption': 3}", "--sampler", "Euler(2)"]
     assert main(["sample", str(run), *asked, "--out", str(tmp_path / "drawn")]) == 0
-    manifest = json.loads((tmp_path / "drawn" / "samples.json").read_text())
+    manifest = json.loads((tmp_path / "drawn" / "manifest.json").read_text())
     assert manifest["request"]["caption"] == "a red card"
     capsys.readouterr()
     assert main(["sample", str(run), "caption=a rde card", "--out", str(tmp_path / "more")]) != 0
