@@ -115,6 +115,7 @@ class Audio(Domain):
         blocks: int = 1,
         attention: bool = False,
         dropout: float = 0.0,
+        previous: bool = False,
     ) -> nn.Module:
         """A `MelUNet`.
 
@@ -123,6 +124,7 @@ class Audio(Domain):
             blocks: residual blocks of each level, on each way.
             attention: whether the coarsest level also attends over all frames.
             dropout: inside the residual blocks.
+            previous: whether it is told the prediction before (self-conditioning).
         """
         return MelUNet(
             self.spectrogram.mels,
@@ -131,6 +133,7 @@ class Audio(Domain):
             blocks=blocks,
             attention=attention,
             dropout=dropout,
+            previous=previous,
         )
 
     def dataset(self, split: str, root: Path | None = None) -> Examples:

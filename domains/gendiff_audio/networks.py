@@ -33,6 +33,7 @@ class MelUNet(nn.Module):
         blocks: residual blocks of each level, on each way.
         attention: whether the coarsest level also attends over all frames.
         dropout: inside the residual blocks.
+        previous: whether it is told the prediction before.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class MelUNet(nn.Module):
         blocks: int = 1,
         attention: bool = False,
         dropout: float = 0.0,
+        previous: bool = False,
     ) -> None:
         super().__init__()
+        self.takes_previous = previous
         levels = [*[False] * (len(channels) - 1), attention]
         self.unet = UNet(
             1,
@@ -56,12 +59,16 @@ class MelUNet(nn.Module):
             attention=levels,
             conditions=conditions,
             dropout=dropout,
+            previous=previous,
         )
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
         return self.unet.embed(cond)
 
-    def forward(self, x: Tensor, t: Tensor, mask: Tensor | None = None, **cond: Any) -> Tensor:
-        a, b = self.unet(x.mT, t, mask, **cond).mT.chunk(2, -1)
+    def forward(
+        self, x: Tensor, t: Tensor, mask: Tensor | None = None, previous: Tensor | None = None, **cond: Any
+    ) -> Tensor:
+        before = None if previous is None else previous.mT
+        a, b = self.unet(x.mT, t, mask, before, **cond).mT.chunk(2, -1)
         return a + b * x

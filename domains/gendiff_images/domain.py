@@ -183,6 +183,7 @@ class Images(Domain):
         depth: int = 8,
         heads: int = 4,
         dropout: float = 0.0,
+        previous: bool = False,
         **unknown: Any,
     ) -> nn.Module:
         """A U-Net, or a DiT where `width` is given; f(x [B, C, H, W], t [B], label=[B]).
@@ -196,9 +197,10 @@ class Images(Domain):
             depth: of the DiT.
             heads: of the DiT.
             dropout: in either.
+            previous: whether either is told the prediction before (self-conditioning).
         """
         for word in unknown:
-            sizes = ("channels", "blocks", "attention", "patch", "width", "depth", "heads", "dropout")
+            sizes = ("channels", "blocks", "attention", "patch", "width", "depth", "heads", "dropout", "previous")
             raise RequestError(f"network({word}=...)", f"one of {', '.join(sizes)}.{nearest(word, sizes)}")
         if width is not None:
             if channels is not None or attention is not None:
@@ -223,6 +225,7 @@ class Images(Domain):
                 heads=heads,
                 conditions=self.conditions,
                 dropout=dropout,
+                previous=previous,
             )
         small = max(self.sides) <= 16
         channels = tuple(channels or ((64, 128) if small else (96, 160, 192)))
@@ -236,6 +239,7 @@ class Images(Domain):
             conditions=self.conditions,
             patch=patch or (1 if small else 2),
             dropout=dropout,
+            previous=previous,
         )
         return net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

@@ -60,7 +60,7 @@ class Denoiser(nn.Module):
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """The conditions with what a network makes of them alone, if it can tell: computed once, before a loop."""
         embed = getattr(self.network, "embed", None)
-        asked = {name: value for name, value in cond.items() if name != "mask"}
+        asked = {name: value for name, value in cond.items() if name not in ("mask", "previous")}
         return dict(cond) if embed is None or not asked else {**cond, "embedded": embed(asked)}
 
     def forward(self, x: State, t: Any, **cond: Any) -> State:
@@ -77,6 +77,8 @@ class Denoiser(nn.Module):
             time = {name: times(part, first, dtype) for name, part in time.items()}
         else:
             time = times(time, first, dtype)
+        if cond.get("previous") is not None:
+            cond = {**cond, "previous": map_state(lambda part: working(part, dtype), cond["previous"])}
         with autocast(first.device, self.precision):
             out = self.network(map_state(lambda part: working(part, dtype), seen), time, **cond)
         real = next((part.dtype for part in tensors(x) if part.is_floating_point()), dtype)

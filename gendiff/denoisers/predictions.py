@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gendiff.errors import SamplerError
 from gendiff.processes import Joint, Leaf, Process, pick
 from gendiff.spaces import State, leaves, map_state
 
@@ -55,6 +56,34 @@ def predict(denoiser: Any, process: Process, x: State, t: Any, cond: Mapping[str
     if isinstance(prediction, Prediction):
         process.space.require("The denoiser predicted", x, prediction.back)
     return map_prediction(lambda new, old: new.to(old.dtype) if old.is_floating_point() else new, prediction, x)
+
+
+def takes_previous(denoiser: Any) -> bool:
+    """Whether a denoiser, or what it wraps, is told the prediction before as the condition "previous".
+
+    That is self-conditioning (Chen, Zhang & Hinton 2023, "Analog Bits"): a network says so by the attribute
+    `takes_previous`, and gets a clean state, or None where there is no prediction yet.
+    """
+    while denoiser is not None:
+        told = getattr(getattr(denoiser, "network", denoiser), "takes_previous", None)
+        if told is not None:
+            return bool(told)
+        denoiser = getattr(denoiser, "denoiser", None)
+    return False
+
+
+def refuse_previous(denoiser: Any, what: str) -> None:
+    """Refuses a denoiser that is told the prediction before, where there is none.
+
+    Raises:
+        SamplerError: For a self-conditioned denoiser.
+    """
+    if takes_previous(denoiser):
+        raise SamplerError(
+            f"{what} got a self-conditioned denoiser, whose predictions depend on those before",
+            "a denoiser of x_t and t alone, or a solver that walks a grid",
+            "model.sample(n, sampler=DPMpp2M(20)); network.previous=false to train without",
+        )
 
 
 def clean(prediction: Any) -> State:

@@ -22,7 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoise, predict
+from gendiff.denoisers import Denoise, predict, refuse_previous
 from gendiff.errors import POSITIVE, GendiffError, whole
 from gendiff.processes import Joint, Process
 from gendiff.processes.schedules import Time, maths, moving
@@ -125,6 +125,7 @@ def elbo(
     whole("elbo", "draws", draws)
     if least not in POSITIVE:
         raise GendiffError(f"elbo got least={least!r}", str(POSITIVE), "elbo(..., least=1e-3)")
+    refuse_previous(denoiser, "elbo")
     cond = cond or {}
     process = denoiser.process.masked(cond.get("mask"))
     start, n, x0 = first_time(process, least), tensors(x0)[0].shape[0], widened(x0)
@@ -157,6 +158,7 @@ def vlb(
     """
     cond, x0 = cond or {}, widened(x0)
     process = denoiser.process.masked(cond.get("mask"))
+    refuse_previous(denoiser, "vlb")
     if not grid or not grid[0] == 1 or not all(t > s >= 0 for t, s in pairwise(grid)):
         raise GendiffError(f"vlb got the grid {list(grid)}", "times that fall from 1 on", "LinearGrid()(process, 100)")
     # The step into 0 is the decoding itself.

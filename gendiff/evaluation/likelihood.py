@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoise, differentiates
+from gendiff.denoisers import Denoise, differentiates, refuse_previous
 from gendiff.errors import NOT_NEGATIVE, GendiffError, at_least, check
 from gendiff.processes import Joint, Leaf, Process
 from gendiff.random import Noise
@@ -164,6 +164,7 @@ def log_likelihood(
     deviations = data_std.values() if isinstance(data_std, Mapping) else (data_std,)
     if any(std not in NOT_NEGATIVE for std in deviations):
         raise GendiffError(f"log_likelihood got data_std={data_std!r}", str(NOT_NEGATIVE), "data_std=1.0")
+    refuse_previous(denoiser, "log_likelihood")
     cond = cond or {}
     process = denoiser.process.masked(cond.get("mask"))
     space, method = process.space, divergence or Exact()

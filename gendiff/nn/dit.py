@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from gendiff.errors import RequestError
 from gendiff.nn.attention import Attention, CrossAttention, Rotary, grid_positions
-from gendiff.nn.embeddings import Conditioning, Embeds, pooled_field, share, whole
+from gendiff.nn.embeddings import Conditioning, Embeds, beside, pooled_field, share, whole
 
 ROTARY = Rotary()
 
@@ -98,6 +98,7 @@ class DiT(nn.Module):
         positions: `Rotary()`, or None for a network that does not know where a patch lies.
         dropout: inside the MLPs.
         time_scale: multiplies the time before it is embedded.
+        previous: whether it is told the prediction before, which joins the input (self-conditioning).
     """
 
     def __init__(
@@ -114,8 +115,10 @@ class DiT(nn.Module):
         positions: Rotary | None = ROTARY,
         dropout: float = 0.0,
         time_scale: float = 1.0,
+        previous: bool = False,
     ) -> None:
         super().__init__()
+        self.takes_previous = previous
         if dims not in (1, 2):
             raise RequestError(f"DiT(dims={dims})", "1 (sequences) or 2 (pictures)")
         whole(
@@ -132,7 +135,7 @@ class DiT(nn.Module):
         self.head_width = width // heads
         pixels = patch**dims
         self.conditioning = Conditioning(width, conditions, time_scale=time_scale)
-        self.into = nn.Linear(in_channels * pixels, width)
+        self.into = nn.Linear((1 + previous) * in_channels * pixels, width)
         self.field = nn.Linear(width, width) if self.conditioning.gives("field") else None
         context = width if self.conditioning.gives("tokens") else 0
         self.blocks = nn.ModuleList(
@@ -149,8 +152,11 @@ class DiT(nn.Module):
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
         return self.conditioning.embed(cond)
 
-    def forward(self, x: Tensor, t: Tensor, mask: Tensor | None = None, **cond: Any) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, mask: Tensor | None = None, previous: Tensor | None = None, **cond: Any
+    ) -> Tensor:
         """x [B, C, *sites], t [B], mask bool [B, *sites], conditions by name, to [B, out_channels, *sites]."""
+        x = beside(x, previous) if self.takes_previous else x
         about = self.conditioning(t, cond, axes=self.dims)
         c = about.vector
         sites, p = x.shape[2:], self.patch

@@ -284,3 +284,8 @@ def pooled_field(
         return x
     pool = F.avg_pool1d if len(patch) == 1 else F.avg_pool2d
     return pool(x, tuple(patch))
+
+
+def beside(x: Tensor, previous: Tensor | None) -> Tensor:
+    """x [B, C, ...] with the prediction before as more channels, zeros where there is none."""
+    return torch.cat([x, torch.zeros_like(x) if previous is None else previous.to(x.dtype)], 1)

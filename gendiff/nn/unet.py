@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gendiff.errors import RequestError
 from gendiff.nn.attention import Attention, CrossAttention
-from gendiff.nn.embeddings import About, Conditioning, Embeds, pooled_field, share, whole
+from gendiff.nn.embeddings import About, Conditioning, Embeds, beside, pooled_field, share, whole
 
 
 def _groups(channels: int) -> int:
@@ -166,6 +166,7 @@ class UNet(nn.Module):
         patch: pixels or frames folded into channels at the door, along each axis; 2 halves the cost.
         dropout: inside the residual blocks.
         time_scale: multiplies the time before it is embedded.
+        previous: whether it is told the prediction before, which joins the input (self-conditioning).
     """
 
     def __init__(
@@ -181,8 +182,10 @@ class UNet(nn.Module):
         patch: int = 1,
         dropout: float = 0.0,
         time_scale: float = 1.0,
+        previous: bool = False,
     ) -> None:
         super().__init__()
+        self.takes_previous = previous
         if dims not in (1, 2):
             raise RequestError(f"UNet(dims={dims})", "1 (sequences) or 2 (pictures)")
         whole("UNet", blocks=blocks, patch=patch, in_channels=in_channels, out_channels=out_channels, channels=channels)
@@ -202,7 +205,7 @@ class UNet(nn.Module):
         width = 4 * channels[0]
         self.stride = patch * 2 ** (len(channels) - 1)
         self.conditioning = Conditioning(width, conditions, time_scale=time_scale)
-        self.into = nn.Conv2d(in_channels * pixels, channels[0], kernel, padding=padding)
+        self.into = nn.Conv2d((1 + previous) * in_channels * pixels, channels[0], kernel, padding=padding)
         self.field = nn.Linear(width, channels[0]) if self.conditioning.gives("field") else None
         context = width if self.conditioning.gives("tokens") else 0
 
@@ -231,8 +234,11 @@ class UNet(nn.Module):
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
         return self.conditioning.embed(cond)
 
-    def forward(self, x: Tensor, t: Tensor, mask: Tensor | None = None, **cond: Any) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, mask: Tensor | None = None, previous: Tensor | None = None, **cond: Any
+    ) -> Tensor:
         """x [B, C, *sites], t [B], mask bool [B, *sites], conditions by name, to [B, out_channels, *sites]."""
+        x = beside(x, previous) if self.takes_previous else x
         about = self.conditioning(t, cond, axes=self.dims)
         about = about._replace(vector=F.silu(about.vector))
         dtype, field = x.dtype, None

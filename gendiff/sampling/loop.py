@@ -17,7 +17,16 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from gendiff.denoisers import Denoise, Prediction, carried, predict, shift
+from gendiff.denoisers import (
+    Denoise,
+    Prediction,
+    carried,
+    clean,
+    predict,
+    refuse_previous,
+    shift,
+    takes_previous,
+)
 from gendiff.errors import RequestError, SamplerError
 from gendiff.processes import Process
 from gendiff.random import Increment, Noise
@@ -125,6 +134,7 @@ def sample(
             raise SamplerError(f"sample got {name} {got} for samples of {want}", "one entry for each sample", "")
     task = Draw(denoiser, like, noise, cond, start, callback)
     if isinstance(solver, Loop):
+        refuse_previous(denoiser, repr(solver))
         if given is not None:
             raise SamplerError(
                 f"{solver!r} got known parts to put back after each step of a grid, and has none",
@@ -154,6 +164,7 @@ def run(
     callback: Callback = None,
     first: int = 0,
     past: Sequence[State] = (),
+    previous: State | None = None,
 ) -> State:
     """Moves x through the rows; `process` is already bound to the batch's mask.
 
@@ -163,7 +174,9 @@ def run(
     Args:
         first: The row to begin with; x is the state before it.
         past: Earlier predictions that rows still weigh, newest first (leads, for tables that mix rates).
+        previous: The last prediction, for a self-conditioned denoiser.
     """
+    told = takes_previous(denoiser)
     churn, known, up = noise.fork("churn"), noise.fork("given"), noise.fork("renoise")
     depth = max(row.reach for row in rows)
     history = list(past)
@@ -173,14 +186,16 @@ def run(
     for number, row in enumerate(rows[first:], first):
         if row.move is None:
             x = base = process.renoise(x, row.t, row.s, up.at(number), row.noise_scale)
-            history, shown = [], None
+            history, shown, previous = [], None, None
         else:
             base = base if row.redo else x
             if not (row.redo and row.s == end):  # a move that is redone to the same end keeps its noise
                 drawn, end = number, row.s
             if row.at is not None:
                 del history[depth - 1 :]
-                prediction = predict(denoiser, process, x, row.at, cond)
+                now = cond if previous is None else {**cond, "previous": previous}
+                prediction = predict(denoiser, process, x, row.at, now)
+                previous = clean(prediction) if told else None
                 split, back = prediction if isinstance(prediction, Prediction) else None, carried(prediction)
                 history.insert(0, back if row.norms is None else process.lead(x, back, row.norms))
                 shown = back if callback is not None else None

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoiser, Head, Heads, predict
-from gendiff.errors import NOT_NEGATIVE, POSITIVE, RecipeError, check, nearest
+from gendiff.denoisers import Denoiser, Head, Heads, predict, takes_previous
+from gendiff.errors import NOT_NEGATIVE, POSITIVE, SHARE, RecipeError, check, nearest
 from gendiff.processes import Joint, Leaf, pick
 from gendiff.random import Noise
-from gendiff.spaces import State, per_sample, require_shape, widened
+from gendiff.spaces import State, map_state, per_sample, require_shape, widened
 from gendiff.training.couplings import Coupling, Independent
 
 
@@ -80,15 +80,17 @@ class Objective:
         parts: Factors by part; 1 where a part is not named.
         auxiliary: Factor on the domain's own extra loss.
         coupling: Which noise an example is joined to, or by part; parts that are not named are independent.
+        previous: The share of steps in which a self-conditioned denoiser is told its own first prediction.
     """
 
     weighting: Weighting | Mapping[str, Weighting] = field(default_factory=Output)
     parts: Mapping[str, float] = field(default_factory=dict)
     auxiliary: float = 1.0
     coupling: Coupling | Mapping[str, Coupling] = field(default_factory=Independent)
+    previous: float = 0.5
 
     def __post_init__(self) -> None:
-        check(self, parts=NOT_NEGATIVE, auxiliary=NOT_NEGATIVE)
+        check(self, parts=NOT_NEGATIVE, auxiliary=NOT_NEGATIVE, previous=SHARE)
 
     def match(self, names: Collection[str]) -> None:
         """Refuses settings for parts that the loss does not have.
@@ -145,6 +147,23 @@ def noised(process: Any, x0: State, t: Any, noise: Noise, coupling: Any, cond: M
     return process.noised(x0, z, t)
 
 
+def recalled(
+    denoiser: Denoiser, process: Any, x: State, t: Any, noise: Noise, objective: Objective, cond: Mapping[str, Any]
+) -> dict[str, State]:
+    """The condition "previous" of a self-conditioned denoiser: in a share of the steps its own prediction from x_t.
+
+    That is what a sampler tells it after its first step, but for the time; no gradient goes through it (Chen et al.
+    2023). One draw decides for the batch, on the host, from the step of the noise alone.
+    """
+    if not takes_previous(denoiser):
+        return {}
+    common = Noise(noise.seed, torch.zeros(1, dtype=torch.int64), noise.stream, noise.step).fork("previous")
+    if float(common.uniform((1,))) >= objective.previous:
+        return {}
+    with torch.no_grad():
+        return {"previous": map_state(Tensor.detach, predict(denoiser, process, x, t, cond))}
+
+
 def denoising_loss(
     denoiser: Denoiser,
     x0: State,
@@ -176,7 +195,7 @@ def denoising_loss(
     objective.match(process.parts if isinstance(process, Joint) else ("denoising",))
     x0 = widened(x0)
     x = noised(process, x0, t, noise.fork("forward"), objective.coupling if coupling is None else coupling, cond)
-    guess = predict(denoiser, process, x, t, cond)
+    guess = predict(denoiser, process, x, t, {**cond, **recalled(denoiser, process, x, t, noise, objective, cond)})
     losses = part_losses(process, denoiser.head, objective.weighting, x, guess, x0, t)
     if not isinstance(losses, dict):
         losses = {"denoising": losses}
