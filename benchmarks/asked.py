@@ -1,7 +1,7 @@
 """Does a model do what it is asked? Judged by what was trained or made on real data alone, beside real data and chance.
 
     python benchmarks/asked.py sprites --model runs/sprites     captions: pose, garment, colours, by classifiers
-    python benchmarks/asked.py tones --model runs/tones         pitch in hertz, by librosa's pYIN
+    python benchmarks/asked.py tones --model runs/tones         pitch in hertz, by librosa's YIN
     python benchmarks/asked.py brightness --model runs/bright   mean brightness of garments, by the pixels themselves
 
 Models: gendiff train images.sprites --out runs/sprites (60 minutes);
@@ -217,13 +217,14 @@ def trained(path: Path) -> Any:
 
 
 def heard(clip: Any) -> float:
-    """The median pitch in hertz of the voiced frames, by pYIN; NaN without one."""
+    """The median pitch in hertz of the louder frames, by YIN (de Cheveigne and Kawahara 2002); NaN without one."""
     import librosa
 
-    x = np.asarray(clip.samples, dtype=np.float64)
+    x = np.asarray(clip.samples, dtype=np.float64).mean(0)
     x = np.pad(x, (0, max(0, 2048 - len(x))))
-    f0, voiced, sure = librosa.pyin(x, fmin=60, fmax=900, sr=clip.sample_rate, frame_length=1024)
-    good = voiced & (sure > 0.2)
+    f0 = librosa.yin(x, fmin=60, fmax=900, sr=clip.sample_rate, frame_length=1024, trough_threshold=0.2)
+    level = librosa.feature.rms(y=x, frame_length=1024, hop_length=256)[0][: len(f0)]
+    good = level > 0.3 * level.max()
     return float(np.median(f0[good])) if good.any() else math.nan
 
 
