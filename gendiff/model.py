@@ -33,7 +33,7 @@ from gendiff.config import (
     to_config,
 )
 from gendiff.denoisers import Denoiser, Head, rows_of
-from gendiff.domain import Domain, Request, crop, sealed
+from gendiff.domain import Domain, Request, collate, crop, sealed
 from gendiff.errors import (
     GendiffError,
     RecipeError,
@@ -241,7 +241,8 @@ class Model:
             given: What is known of every sample: an artifact with a part missing, in the domain's own words
                 (`clip.without(1.20, 1.85)`), or sites of it (`model.known`), put in place on a grid that also goes
                 up (the sampler's own, if it does); or a measurement (`Measurement`), met by its method.
-            start: An artifact to start from, noised to the time `strength`, instead of pure noise (SDEdit).
+            start: An artifact to start from, or a list of one for each sample, noised to the time `strength`, instead
+                of pure noise (SDEdit).
                 Samples have its size.
             strength: How much of `start` is remade: near 0 nothing, 1 all.
             seed: Sample i of a seed is always the same.
@@ -259,16 +260,11 @@ class Model:
             raise RequestError(f"sample got n={n}, batch={batch}", "at least one sample and a batch of at least one")
         if given is not None:
             given, what = self.domain.known(given, what)
-        if isinstance(start, str | Path):
-            raise RequestError(f"start={str(start)!r}", "an artifact", f'start=model.domain.read("{start}")')
-        if start is not None:
+        starts = list(start) if isinstance(start, list | tuple) else [] if start is None else [start]
+        if starts:
             if not 0 < strength <= 1:
                 raise RequestError(f"strength={strength!r}", "a number above 0, at most 1", "strength=0.5")
-            size = self.domain.size_of(start)
-            for name, value in size.items():
-                if what.get(name, value) != value:
-                    warn(f"{name}={what[name]} with a start of {value}: what lies beyond it begins at the data's mean.")
-            what = {**size, **what}
+            what = {**self.sizes_of(starts, n, what), **what}
         said = guidance is not None
         guidance = self.per_condition(guidance if said else self.guidance)
         request = self.domain.request(n, *args, **self.request(n, *args, shown=given is None and start is None, **what))
@@ -290,7 +286,15 @@ class Model:
         first = None
         if start is not None:
             solver = replace_solver(solver, functools.partial(start_at, strength=strength), FlowPath)
-            first = map_state(lambda x: x[None], self.domain.encode_given(start))
+            first, real = collate([self.domain.encode_given(one) for one in starts], self.domain.ragged)
+            wanted = request.cond.get("mask")
+            if (
+                len(starts) > 1
+                and real is not None
+                and wanted is not None
+                and bool((real.sum(1) > wanted.sum(1)).any())
+            ):
+                raise RequestError("samples shorter than what they start from", "at least its size", "start=... alone")
         known = None if given is None else given.expand(n)
         rule = None if is_one(guidance) else as_rule(guidance)
         if rule is not None:
@@ -314,7 +318,8 @@ class Model:
 
                 begins = None
                 if first is not None:
-                    begins = noised_start(self.denoiser.process, first, like, strength, noise, cond)
+                    own, each = (first, False) if len(starts) == 1 else (rows_of(first, part), True)
+                    begins = noised_start(self.denoiser.process, own, like, strength, noise, cond, each)
                 x = sample(
                     follow,
                     like,
@@ -342,6 +347,27 @@ class Model:
         return states, masks
 
     sample = decoded(states)
+
+    def sizes_of(self, starts: Sequence[Any], n: int, what: Mapping[str, Any]) -> dict[str, Any]:
+        """What to ask for to get samples of the sizes of artifacts to start from; says where other sizes are asked.
+
+        Raises:
+            RequestError: For paths in the place of artifacts, or another number than one or n.
+        """
+        for one in starts:
+            if isinstance(one, str | Path):
+                raise RequestError(f"start={str(one)!r}", "an artifact", f'start=model.domain.read("{one}")')
+        if len(starts) not in (1, n):
+            raise RequestError(f"{len(starts)} artifacts to start {n} samples from", "one, or one for each sample")
+        sizes = [self.domain.size_of(one) for one in starts]
+        found = {name: [size[name] for size in sizes] for name in sizes[0]}
+        for name, values in found.items():
+            said = what.get(name)
+            asked = values if said is None else said if isinstance(said, list | tuple) else [said] * len(values)
+            odd = next(((a, b) for a, b in zip(asked, values, strict=False) if a != b), None)
+            if odd is not None:
+                warn(f"{name}={odd[0]} with a start of {odd[1]}: what lies beyond it begins at the data's mean.")
+        return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
     @property
     def guidance(self) -> Any:

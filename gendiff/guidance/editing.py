@@ -60,15 +60,20 @@ def start_at(sampler: Any, strength: float) -> Any:
     return replace(sampler, times=From(sampler.times, strength))
 
 
-def noised_start(process: Process, x0: State, like: State, t: float, noise: Noise, cond: dict[str, Any]) -> State:
-    """x_t of a clean state [1 or B, *sites, ...] (padded to the sites of `like`), one draw for each sample."""
+def noised_start(
+    process: Process, x0: State, like: State, t: float, noise: Noise, cond: dict[str, Any], each: bool = False
+) -> State:
+    """x_t of a clean state [1 or B, *sites, ...] (padded to the sites of `like`), one draw for each sample.
+
+    With `each` there is one state for each sample, none longer than its sample, padded to the longest of all.
+    """
     mask = cond.get("mask")
 
     def fit(part: Tensor, other: Tensor) -> Tensor:
         sizes = {other.shape[1]} if mask is None or mask.ndim != 2 else set(mask.sum(1).tolist())
         if (
             part.shape[2:] != other.shape[2:]
-            or min(sizes) < part.shape[1]
+            or (other.shape[1] if each else min(sizes)) < part.shape[1]
             or (mask is None and max(sizes) > part.shape[1])
         ):
             raise RequestError(

@@ -149,3 +149,8 @@ def test_an_edit_is_near_its_start(model: Model) -> None:
     assert torch.equal(model.sample(2, start=strip, strength=0.9, sampler=Euler(100), batch=1)[1], much[1])
     with pytest.raises(RequestError, match="same size"):
         model.sample(1, start=torch.zeros(5, 4))
+    other = torch.randn(6, 4, generator=torch.Generator().manual_seed(2))
+    both = model.sample(2, start=[other, strip], strength=0.9, sampler=Euler(100), batch=1)
+    assert torch.equal(both[1], much[1]) and distance(both[0], much[0]) > 1e-3
+    with pytest.raises(RequestError, match="3 artifacts to start 2 samples from"):
+        model.sample(2, start=[strip] * 3)
