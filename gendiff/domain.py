@@ -46,11 +46,13 @@ class Example:
         cond: What its conditions say of it, by name, as a user would ask for it: a class, a number, a text. A name that
             is missing, and None, is nothing said.
         name: Where it came from, for reports.
+        weight: How much it counts in training, against the mean of all; 1/n in a cluster of n lets clusters count alike.
     """
 
     artifact: Any
     cond: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gendiff.domain import Domain, Examples, collate, finite
@@ -46,6 +47,7 @@ class Encoded(Dataset[tuple[State, dict[str, Any]]]):
         self.states = [finite(domain.encode(e.artifact), e.name) for e in examples]
         self.cond = [dict(e.cond) for e in examples]
         self.asked = encode_conditions(domain, examples)
+        self.weights = relative_weights(examples)
         self.lengths = [tensors(x)[0].shape[0] for x in self.states] if domain.ragged else None
 
     @cached_property
@@ -53,7 +55,8 @@ class Encoded(Dataset[tuple[State, dict[str, Any]]]):
         bits, labels = hashlib.sha256(), hashlib.sha256()
         moments = np.zeros((16, 2))
         for i, (state, cond) in enumerate(zip(self.states, self.cond, strict=True)):
-            labels.update(repr((sorted(cond.items()), [tuple(x.shape) for x in tensors(state)])).encode())
+            said = (sorted(cond.items()), [tuple(x.shape) for x in tensors(state)])
+            labels.update(repr(said if self.weights is None else (*said, float(self.weights[i]))).encode())
             for x in tensors(state):
                 bits.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().data)
                 moments[i % 16] += float(x.double().mean()), float(x.double().square().mean())
@@ -66,6 +69,19 @@ class Encoded(Dataset[tuple[State, dict[str, Any]]]):
 
     def __getitem__(self, index: int) -> tuple[State, dict[str, Any]]:
         return self.states[index], self.asked[index]
+
+
+def relative_weights(examples: Examples) -> Tensor | None:
+    """The weight of each example over their mean, float32; None where all are alike.
+
+    Raises:
+        DataError: For one that is no positive number.
+    """
+    for example in examples:
+        if not (0 < example.weight < float("inf")):
+            raise DataError(f"The example {example.name!r} has the weight {example.weight!r}", "a positive number")
+    weights = torch.tensor([example.weight for example in examples], dtype=torch.float64)
+    return None if bool((weights == weights[0]).all()) else (weights / weights.mean()).float()
 
 
 def encode_conditions(domain: Domain, examples: Examples) -> list[dict[str, Any]]:
@@ -145,7 +161,7 @@ class Places(Dataset[tuple[Any, ...]]):
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Any, ...]:
         example, place, number = key
-        return (*self.data[example], place, number)
+        return (*self.data[example], example, place, number)
 
 
 class Batches(L.LightningDataModule):
@@ -171,7 +187,7 @@ class Batches(L.LightningDataModule):
 
     def collate(self, items: list[tuple[Any, ...]]) -> dict[str, Any]:
         """States, conditions, places and number of one batch."""
-        states, conds, places, numbers = zip(*items, strict=True)
+        states, conds, indices, places, numbers = zip(*items, strict=True)
         length = None
         if self.domain.ragged:
             longest = max(tensors(x)[0].shape[0] for x in states)
@@ -180,7 +196,9 @@ class Batches(L.LightningDataModule):
         sites = tuple(tensors(x0)[0].shape[1:]) if mask is None else (mask.shape[1],)
         own = self.domain.conditions
         cond: dict[str, Any] = {name: own[name].collate([c[name] for c in conds], sites) for name in own}
+        weights = self.data.weights
         return {
+            **({} if weights is None else {"weight": weights[list(indices)]}),
             "x0": x0,
             "cond": cond if mask is None else {**cond, "mask": mask},
             "place": torch.tensor(places),

@@ -98,6 +98,8 @@ class Denoising(L.LightningModule):
         if isinstance(drawn_from, Binned):
             self.seen.append(torch.stack([t.to(tensors(x0)[0].device), losses["loss"].detach().double()]))
             losses["loss"] = losses["loss"] * drawn_from.correction(t, process).to(losses["loss"])
+        if "weight" in batch:
+            losses["loss"] = losses["loss"] * batch["weight"].to(losses["loss"])
         means = {name: value.mean() for name, value in losses.items()}
         self.losses.append((self.step + 1, means["loss"].detach()))
         for name, value in means.items():

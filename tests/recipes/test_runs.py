@@ -25,13 +25,14 @@ import torch
 from benchmarks.interruptions import PLACES, Chains, Cut, Pairs, bits, cut_at, cuts, install, metrics, recipe
 from gendiff.conditions import Label
 from gendiff.denoisers import X0, Denoiser
-from gendiff.errors import CheckpointError, RecipeError
+from gendiff.domain import Examples
+from gendiff.errors import CheckpointError, DataError, RecipeError
 from gendiff.model import Model
 from gendiff.training import Uniform
 from gendiff_recipes import checkpoints
 from gendiff_recipes.callbacks import EMAWeights
 from gendiff_recipes.checkpoints import listed, newest, read_checkpoint, write_checkpoint
-from gendiff_recipes.data import BatchStream
+from gendiff_recipes.data import Batches, BatchStream, Encoded
 from gendiff_recipes.folder import Folder, Lock, Pace, RunError, Table
 from gendiff_recipes.module import Denoising
 from gendiff_recipes.recipe import Optimizer, Recipe
@@ -495,6 +496,43 @@ def test_a_table_is_appended_and_cut_where_the_run_goes_on(tmp_path: Path) -> No
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
     assert [row["step"] for row in rows] == ["10", "20", "30"]
     assert [row["a"] for row in rows] == ["1.0", "0.1", "5.0"] and [row["b"] for row in rows] == ["", "nan", ""]
+
+
+# Weights of examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighted(Pairs):
+    """The same, its examples of another weight by kind."""
+
+    left: float = 1.0
+    right: float = 1.0
+
+    def dataset(self, split: str, root: Path | None = None) -> Examples:
+        examples = super().dataset(split, root)
+        own = (self.left, self.right)
+        return Examples([dataclasses.replace(e, weight=own[int(e.cond["kind"])]) for e in examples])
+
+
+def test_examples_count_by_their_weight(tmp_path: Path) -> None:
+    """Equal weights are no weights, bit for bit; with unequal ones the loss is that of the weighted mean."""
+
+    def weights(left: float, right: float) -> list[torch.Tensor]:
+        run = dataclasses.replace(short(3), domain=Weighted(left=left, right=right))
+        return [p.clone() for p in train(run, tmp_path / f"{left} {right}", quiet=True).denoiser.parameters()]
+
+    plain = [p.clone() for p in train(short(3), tmp_path / "plain", quiet=True).denoiser.parameters()]
+    assert all(map(torch.equal, plain, weights(3.0, 3.0)))
+    assert not all(map(torch.equal, plain, weights(1.0, 3.0)))
+    data = Encoded(Weighted(left=1.0, right=3.0), Weighted(left=1.0, right=3.0).dataset("train"))
+    assert data.weights is not None and float(data.weights.mean()) == pytest.approx(1.0)
+    batches = Batches(Weighted(), data, batch=4, stop=1)
+    items = [(*data[i], i, place, 0) for place, i in enumerate((7, 3, 0, 5))]
+    kinds = [int(data.cond[i]["kind"]) for i in (7, 3, 0, 5)]
+    share = batches.collate(items)["weight"] / batches.collate(items)["weight"].min()
+    assert share.tolist() == pytest.approx([(1.0, 3.0)[k] / min((1.0, 3.0)[j] for j in kinds) for k in kinds])
+    with pytest.raises(DataError, match=r"the weight 0\.0"):
+        weights(0.0, 1.0)
 
 
 # Beginning from weights
