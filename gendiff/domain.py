@@ -46,7 +46,7 @@ class Example:
         cond: What its conditions say of it, by name, as a user would ask for it: a class, a number, a text. A name that
             is missing, and None, is nothing said.
         name: Where it came from, for reports.
-        weight: How much it counts in training, against the mean of all; 1/n in a cluster of n lets clusters count alike.
+        weight: How much it counts in training, against the mean of all; 1/n in a cluster of n makes clusters alike.
     """
 
     artifact: Any

@@ -198,7 +198,9 @@ def test_a_start_tells_how_long_the_clips_are(train, domain):
         model.sample(1, start="a.wav")
     clips = [train[k].artifact for k in (5, 6, 7)]
     _, masks = model.states(3, start=clips, strength=0.3, steps=2, batch=2)
-    assert [n for mask in masks for n in mask.sum(1).tolist()] == [len(domain.encode(c)) for c in clips]
+    assert [n for mask in masks if mask is not None for n in mask.sum(1).tolist()] == [
+        len(domain.encode(c)) for c in clips
+    ]
     alone = model.states(3, start=clip, strength=0.3, steps=2)[0][0]
     each = model.states(3, start=[clip, *clips[1:]], strength=0.3, steps=2)[0][0]
     assert torch.allclose(each[0, :frames], alone[0, :frames], atol=1e-4)
