@@ -3,6 +3,7 @@
     python benchmarks/asked.py sprites --model runs/sprites     captions: pose, garment, colours, by classifiers
     python benchmarks/asked.py tones --model runs/tones         pitch in hertz, by librosa's YIN
     python benchmarks/asked.py brightness --model runs/bright   mean brightness of garments, by the pixels themselves
+    python benchmarks/asked.py structure --model runs/structured   helix and strand by residue, by DSSP and torsions
 
 Models: gendiff train images.sprites --out runs/sprites (60 minutes);
 gendiff train audio.tones domain.source.pitch=true domain.source.count=3200 trainer.steps=20000 --minutes 12 --out
@@ -313,8 +314,56 @@ def brightness(args: argparse.Namespace) -> dict[str, Any]:
     return {"result": found, "training": trained(args.model or Path("runs/bright"))}
 
 
+def structure(args: argparse.Namespace) -> dict[str, Any]:
+    """Helix and strand asked residue by residue, by the patterns of real test chains, and what is found in samples."""
+    from gendiff_proteins.bonding import three_states
+    from gendiff_proteins.metrics import METRICS, torsions
+
+    model = gendiff.load(args.model)
+    test = [e for e in model.domain.dataset("test") if len(e.artifact) <= 96]
+    rng = np.random.default_rng(0)
+    picked = [test[i] for i in rng.permutation(len(test))[: args.n]]
+    patterns, reference = [e.cond["structure"] for e in picked], [e.artifact for e in picked]
+    lengths = [len(p) for p in patterns]
+
+    def beta(s: Any) -> list[bool | None]:
+        """Whether phi and psi of each residue are those of a strand: phi -180 to -45, psi 90 to 180 or below -150."""
+        return [
+            None if math.isnan(phi + psi) else -180 < phi < -45 and (psi > 90 or psi < -150)
+            for phi, psi in zip(*torsions(s), strict=True)
+        ]
+
+    def obeyed(samples: Sequence[Any], asked: Sequence[str]) -> dict[str, Any]:
+        said = [three_states(s) for s in samples]
+        pairs = [(a, f) for want, got in zip(asked, said, strict=True) for a, f in zip(want, got, strict=True)]
+        both = [pair for want, s in zip(asked, samples, strict=True) for pair in zip(want, beta(s), strict=True)]
+        turned = [flag for a, flag in both if a == "E" and flag is not None]
+        return {
+            "helix asked, helix by DSSP": wilson([f == "H" for a, f in pairs if a == "H"]),
+            "strand asked, beta torsions": wilson(turned),
+            "strand asked, strand by DSSP": wilson([f == "E" for a, f in pairs if a == "E"]),
+            "coil asked, no helix or strand": wilson([f == "L" for a, f in pairs if a == "L"]),
+        }
+
+    found: dict[str, Any] = {"real chains": obeyed(reference, patterns)}
+    quality = {}
+    for guidance in args.guidance:
+        samples = model.sample(args.n, length=lengths, structure=patterns, fold=None, guidance=guidance, seed=1)
+        found[f"guidance {guidance:g}"] = obeyed(samples, patterns)
+        quality[f"asked, guidance {guidance:g}"] = {k: float(f(samples, reference)) for k, f in METRICS.items()}
+        turned = [p[::-1] for p in patterns]
+        found[f"guidance {guidance:g}, patterns reversed"] = obeyed(samples, turned)
+        print(guidance, {k: round(v["share"], 3) for k, v in found[f"guidance {guidance:g}"].items()}, flush=True)
+    for name, other in (("not asked", model), ("the model without the condition", gendiff.load(args.base))):
+        free = {"structure": None} if name == "not asked" else {}
+        samples = other.sample(args.n, length=lengths, fold=None, guidance=1.0, seed=1, **free)
+        quality[name] = {k: float(f(samples, reference)) for k, f in METRICS.items()}
+    quality["real chains"] = {k: float(f(reference, reference)) for k, f in METRICS.items()}
+    return {"result": found, "quality": quality, "training": trained(args.model)}
+
+
 TASKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    "sprites": sprites, "tones": tones, "brightness": brightness,
+    "sprites": sprites, "tones": tones, "brightness": brightness, "structure": structure,
 }  # fmt: skip
 
 
@@ -327,6 +376,7 @@ def main() -> None:
     parser.add_argument("--judge", type=int, default=12, help="hundreds of 0.6 steps of the judges of sprites")
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--base", type=Path, default=Path("weights/proteins_backbones.safetensors"))
     args = parser.parse_args()
     found = TASKS[args.task](args)
     facts = {
