@@ -206,8 +206,10 @@ def sprites(args: argparse.Namespace) -> dict[str, Any]:
             if guidance == 2.5:
                 turned = [rows[(i + len(rows) // 2) % len(rows)] for i in range(len(rows))]
                 found[f"{which}, captions shuffled"] = score(judges, pictures, turned)
-                sheet = RESULTS / f"asked_sprites_{'unseen' if 'never' in which else 'trained'}.png"
-                model.domain.plot(list(pictures[:40]), args.sheet or sheet)
+                if args.sheet:
+                    model.domain.plot(
+                        list(pictures[:40]), args.sheet.with_stem(f"{args.sheet.stem}_{which.split()[0]}")
+                    )
     return {"result": found, "training": trained(args.model)}
 
 
@@ -375,7 +377,9 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.5, 4.0])
     parser.add_argument("--judge", type=int, default=12, help="hundreds of 0.6 steps of the judges of sprites")
     parser.add_argument("--minutes", type=float, default=12)
-    parser.add_argument("--sheet", type=Path)
+    parser.add_argument(
+        "--sheet", type=Path, help="also draw forty sprites here: of share-alike data, not to be shipped"
+    )
     parser.add_argument("--base", type=Path, default=Path("weights/proteins_backbones.safetensors"))
     args = parser.parse_args()
     found = TASKS[args.task](args)

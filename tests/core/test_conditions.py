@@ -157,7 +157,7 @@ NETWORKS: dict[str, Any] = {
 
 def asked_of(name: str) -> tuple[dict[str, Condition], dict[str, Any], tuple[int, ...]]:
     """Conditions, what is asked of three samples, and the sites of a state."""
-    sites = (6,) if "sequences" in name else (6, 4)
+    sites = (5,) if "sequences" in name else (5, 4)  # odd: patches of two hold a padded site
     conditions: dict[str, Condition] = {
         "kind": Label(("a", "b")), "pitch": Number().fit([0.0, 4.0]), "caption": TEXT, "edge": Field(1),
     }  # fmt: skip
