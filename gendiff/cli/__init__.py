@@ -13,10 +13,13 @@ command named gendiff on some systems). `words` reads what is asked for, `expres
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn, Protocol
 
 from gendiff.discovery import load_point, registered
@@ -75,8 +78,36 @@ def tell(message: Warning | str, category: type[Warning], *where: object, **more
     print(f"{category.__name__}: {message}", file=sys.stderr)
 
 
+@contextlib.contextmanager
+def stopped_by_term() -> Iterator[list[int]]:
+    """SIGTERM stops a command as Ctrl-C does, for a while; the list then holds its number. Only the main thread can."""
+    got: list[int] = []
+
+    def stop(number: int, _: object) -> NoReturn:
+        got.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield got
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield got
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns 0, 2 after an error of the user's, told in one line, or 130 where Ctrl-C stopped it."""
+    """Runs a command; returns 0, 2 after an error of the user's, told in one line, or 130 where Ctrl-C stopped it, 143
+    where SIGTERM did.
+    """
+    with stopped_by_term() as got:
+        status = run(arguments)
+    return 128 + got[0] if got and status == 130 else status
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """`main`, but for SIGTERM."""
     from gendiff import __version__
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)

@@ -642,3 +642,29 @@ def test_a_folder_with_captions_from_the_shell(tmp_path: Path, capsys: pytest.Ca
     capsys.readouterr()
     assert main(["sample", str(run), "caption=a rde card", "--out", str(tmp_path / "more")]) != 0
     assert "'rde' (number 2 of 'a rde card') was never seen" in capsys.readouterr().err
+
+
+def test_sigterm_stops_a_command_as_ctrl_c_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import signal
+
+    from gendiff.cli import commands
+
+    class Waits:
+        help = "wait"
+
+        def arguments(self, parser: Any, words: Any) -> None:
+            pass
+
+        def run(self, args: Any) -> None:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt("3 of 9 samples are in there") from None
+
+    monkeypatch.setitem(commands.BUILT_IN, "waits", Waits())
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["waits"]) == 143
+    assert "Stopped. 3 of 9 samples are in there" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
