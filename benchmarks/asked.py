@@ -357,7 +357,7 @@ def structure(args: argparse.Namespace) -> dict[str, Any]:
         found[f"guidance {guidance:g}, patterns reversed"] = obeyed(samples, turned)
         print(guidance, {k: round(v["share"], 3) for k, v in found[f"guidance {guidance:g}"].items()}, flush=True)
     for name, other in (("not asked", model), ("the model without the condition", gendiff.load(args.base))):
-        free = {"structure": None} if name == "not asked" else {}
+        free: dict[str, Any] = {"structure": None} if name == "not asked" else {}
         samples = other.sample(args.n, length=lengths, fold=None, guidance=1.0, seed=1, **free)
         quality[name] = {k: float(f(samples, reference)) for k, f in METRICS.items()}
     quality["real chains"] = {k: float(f(reference, reference)) for k, f in METRICS.items()}
