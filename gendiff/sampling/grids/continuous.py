@@ -77,7 +77,7 @@ class PowerGrid(Grid):
 
     Args:
         power: 1 is even; above it steps are shorter towards the data.
-        sigma_max: The first sigma/alpha, times d where d > 1, if the schedule goes further; infinity is all of it.
+        sigma_max: The first sigma/alpha over d, if the schedule goes further; infinity is all of it.
         part: Whose schedule, for bundles.
     """
 
@@ -92,7 +92,7 @@ class PowerGrid(Grid):
         leaf = leaf_of(process, self.part)
         schedule, d = leaf.schedule, leaf.data_std or 1.0
         alpha, sigma = schedule(1.0)
-        most = self.sigma_max * max(d, 1.0)
+        most = self.sigma_max * d
         ends = alpha == 0 or sigma / alpha <= most
         top = sigma / (d * alpha + sigma) if ends else most / (d + most)
         levels = [top * (1 - i / steps) ** self.power for i in range(counted(steps))]
