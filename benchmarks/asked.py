@@ -61,8 +61,9 @@ def wilson(right: Sequence[bool] | Tensor) -> dict[str, float]:
 class Eye(nn.Module):
     """A small convolutional classifier of 64 x 64 pictures with several heads."""
 
-    def __init__(self, heads: dict[str, int], width: int = 32) -> None:
+    def __init__(self, heads: dict[str, int], width: int = 32, shrink: int = 1) -> None:
         super().__init__()
+        self.shrink = shrink
         sizes = [3, width, 2 * width, 3 * width, 4 * width]
         self.layers = nn.ModuleList(
             nn.Sequential(
@@ -71,10 +72,12 @@ class Eye(nn.Module):
             )
             for a, b in pairwise(sizes)
         )  # fmt: skip
-        self.heads = nn.ModuleDict({name: nn.Linear(16 * sizes[-1], count) for name, count in heads.items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear((4 // shrink) ** 2 * sizes[-1], count) for name, count in heads.items()}
+        )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x = F.avg_pool2d(2 * x - 1, 1)
+        x = F.avg_pool2d(2 * x - 1, self.shrink)
         for layer in self.layers:
             x = layer(x)
         x = x.flatten(1)
@@ -82,15 +85,14 @@ class Eye(nn.Module):
 
 
 def scrambled(x: Tensor, generator: torch.Generator) -> Tensor:
-    """The pictures [B, 3, H, W] with another random affine map of the colours of each; white stays white."""
+    """The pictures [B, 3, H, W] with another random affine map of the colours of each; near white is white."""
     n = len(x)
-    turn = torch.linalg.qr(torch.randn(n, 3, 3, generator=generator))[0] * (
-        0.5 + torch.rand(n, 1, 1, generator=generator)
-    )
+    turn = torch.linalg.qr(torch.randn(n, 3, 3, generator=generator))[0]
+    turn = turn * (0.5 + torch.rand(n, 1, 1, generator=generator))
     shift = 0.4 * torch.rand(n, 3, 1, 1, generator=generator) + 0.2
-    background = (x > 0.999).all(1, keepdim=True)
+    background = (x > 0.93).all(1, keepdim=True)
     y = (torch.einsum("bij,bjhw->bihw", turn, x - 0.4) + shift).clamp(0, 1)
-    return torch.where(background, x, y)
+    return torch.where(background, 1.0, y)
 
 
 @dataclass
@@ -134,10 +136,10 @@ def fit_judges(minutes_hint: int = 12) -> tuple[Judges, dict[str, Any]]:
     found = {}
     for kind, heads in (("shapes", SHAPES), ("colours", COLOURS)):
         torch.manual_seed(0)
-        eye = Eye({name: len(names[name]) for name in heads})
+        eye = Eye({name: len(names[name]) for name in heads}, shrink=1 if kind == "shapes" else 2)
         optimizer = torch.optim.AdamW(eye.parameters(), 2e-3, weight_decay=0.02)
         g, index = torch.Generator().manual_seed(1), torch.nonzero(~held)[:, 0]
-        steps = minutes_hint * 60
+        steps = minutes_hint * (60 if kind == "shapes" else 150)
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = 2e-3 * min(1, step / 50) * (1 - step / steps)

@@ -1,6 +1,7 @@
 """The names of `gendiff`, for type checkers and for `__init__.py`, which loads each when it is first asked for."""
 
 from .citations import cite as cite
+from .conditions import Aligned as Aligned
 from .conditions import Condition as Condition
 from .conditions import Field as Field
 from .conditions import Label as Label

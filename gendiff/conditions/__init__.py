@@ -7,6 +7,7 @@ padding, dropping, the way through a model file.
 
 from __future__ import annotations
 
+from gendiff.conditions.aligned import Aligned as Aligned
 from gendiff.conditions.base import Batched as Batched
 from gendiff.conditions.base import Condition as Condition
 from gendiff.conditions.base import Encoded as Encoded

@@ -69,6 +69,16 @@ class Condition(ABC):
         """
         return map_state(lambda *parts: torch.stack(parts), singles[0], *singles[1:])
 
+    def fits(self, single: Encoded, sites: tuple[int, ...]) -> None:
+        """Refuses a value of other sites than its sample's; of those that give a field.
+
+        Raises:
+            RequestError: With both numbers.
+        """
+        if "field" in self.gives and isinstance(single, Tensor) and tuple(single.shape[: len(sites)]) != sites:
+            found = list(single.shape[: len(sites)])
+            raise RequestError(f"a value for sites {found} of a sample of {list(sites)}", "one entry for each site")
+
     @abstractmethod
     def drop(self, batch: Batched, gone: Tensor) -> Batched:
         """The batch with nothing asked where `gone` (bool [B]) is True."""
@@ -156,24 +166,11 @@ def batch_of(
         try:
             if id(each) not in encoded:
                 encoded[id(each)] = condition.encode(each)
-            fit_sites(encoded[id(each)], condition, own.get(i, sites), each)
+            if own.get(i, sites) and each is not None:
+                condition.fits(encoded[id(each)], own.get(i, sites))
         except GendiffError as error:
             raise type(error)(f"{name}: {error.got}", error.expected, error.fix.replace("NAME", name)) from None
     return condition.collate([encoded[id(each)] for each in values], sites)
-
-
-def fit_sites(single: Encoded, condition: Condition, sites: tuple[int, ...], value: Any) -> None:
-    """Refuses a field that is not as long as its sample.
-
-    Raises:
-        RequestError: With both lengths.
-    """
-    if "field" not in condition.gives or value is None or not sites:
-        return
-    first = single if isinstance(single, Tensor) else next(iter(single.values()))
-    found = tuple(first.shape[: len(sites)])
-    if found != sites:
-        raise RequestError(f"a value for sites {list(found)} of a sample of {list(sites)}", "one entry for each site")
 
 
 def without(

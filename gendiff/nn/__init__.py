@@ -15,12 +15,13 @@ from gendiff.nn.embeddings import (
     SiteEmbedding,
     pooled_field,
 )
-from gendiff.nn.tokens import TextEmbedding, TokenBlock
+from gendiff.nn.tokens import AlignedEmbedding, TextEmbedding, TokenBlock
 from gendiff.nn.unet import MaskedGroupNorm, ResidualBlock, UNet
 
 __all__ = [
     "About",
     "AdaptiveBlock",
+    "AlignedEmbedding",
     "Asked",
     "Attention",
     "Conditioning",

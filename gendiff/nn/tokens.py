@@ -71,3 +71,36 @@ class TextEmbedding(nn.Module):
         if self.pooled:
             out["vector"] = self.out(h.sum(1) / mask.sum(1, keepdim=True))
         return out
+
+
+class AlignedEmbedding(nn.Module):
+    """Symbols spread over the sites they cover: a field [B, T, width].
+
+    Args:
+        count: Of known symbols.
+        width: Of the field.
+        layers: Of the transformer over symbols.
+    """
+
+    def __init__(self, count: int, width: int, layers: int = 2) -> None:
+        super().__init__()
+        self.width = width
+        self.heads = max(h for h in range(1, max(1, width // 32) + 1) if width % (4 * h) == 0)
+        self.table = nn.Embedding(max(count, 1), width)
+        self.nothing = nn.Parameter(0.5 * torch.randn(1, width))
+        nn.init.normal_(self.table.weight, std=0.5)
+        self.blocks = nn.ModuleList(TokenBlock(width, self.heads) for _ in range(layers))
+        self.place = nn.Linear(3, width)
+
+    def forward(self, batch: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """What `gendiff.conditions.Aligned` collates, or None for nothing asked ([1, width])."""
+        if batch is None:
+            return {"field": self.nothing}
+        mask, index = batch["mask"], batch["index"]
+        h = self.table(batch["symbols"]) * mask[..., None]
+        angles = Rotary().angles(grid_positions(h.shape[1], like=h), self.width // self.heads)
+        for block in self.blocks:
+            h = block(h, mask, angles)
+        spread = torch.gather(h, 1, index.clamp_max(h.shape[1] - 1)[..., None].expand(-1, -1, self.width))
+        spread = F.layer_norm(spread, (self.width,)) + self.place(batch["place"].to(h.dtype))
+        return {"field": torch.where((index < h.shape[1])[..., None], spread, self.nothing)}

@@ -18,6 +18,7 @@ from gendiff import (
     CFG,
     SO3,
     Absorbing,
+    Aligned,
     CFGPerCondition,
     CFGPlusPlus,
     Condition,
@@ -51,6 +52,7 @@ from gendiff.testing import check_condition, check_domain, distance, randomised
 F64 = torch.float64
 CAPTIONS = ["a red heart", "A blue, round ball.", "red", "two balls and a heart; a blue heart"]
 TEXT = Text().fit(CAPTIONS)
+SPEECH = Aligned().fit([(["h", "e", "j"], [1, 1, 1]), None])
 SAID: list[tuple[Condition, list[Any], tuple[int, ...]]] = [
     (Label(("cat", "dog", "a, b")), ["dog", 2, "cat"], ()),
     (Number("Hz", "log").fit([80.0, 440.0, 640.0]), [80.0, 441, 600.5], ()),
@@ -60,6 +62,8 @@ SAID: list[tuple[Condition, list[Any], tuple[int, ...]]] = [
     (replace(TEXT, tokens=False, layers=0), CAPTIONS, ()),
     (Sites(("H", "E", "L")), ["HHEEL", "LLL?H", "EEEEE"], (5,)),
     (Field(2), [torch.randn(4, 3, 2), torch.ones(4, 3, 2)], (4, 3)),
+    (SPEECH, [(["h", "e", "e"], [1, 2, 3]), {"symbols": ["j"], "durations": [6]}, (["e", "h"], [5, 1])], (6,)),
+    (replace(SPEECH, layers=0), [(["h", "e", "e"], [1, 2, 3]), (["h", "e"], [1, 5])], (6,)),
 ]
 
 
@@ -92,10 +96,14 @@ def test_a_law_that_is_broken_is_found() -> None:
         (TEXT, 3, "a text"),
         (TEXT, "red " * 60, "at most 48"),
         (Sites(("H", "E")), "HX", "'X' at site 1"),
+        (SPEECH, (["h", "o"], [1, 2]), r"'o' \(number 2\)"),
+        (SPEECH, (["h", "e"], [1]), "2 symbols with the durations"),
+        (SPEECH, (["h", "e"], [1, 0.5]), "a whole number of sites"),
+        (SPEECH, ["h"], "symbols and durations"),
         (Field(2), torch.zeros(3, 3), r"\[\*sites, 2\]"),
         (Field(1), torch.full((3, 1), float("inf")), "infinite"),
     ],
-    ids=map(str, range(12)),
+    ids=map(str, range(16)),
 )
 def test_what_is_no_value_is_refused(condition: Condition, value: Any, text: str) -> None:
     with pytest.raises(RequestError, match=text):
@@ -114,6 +122,21 @@ def test_batches_of_values() -> None:
         batch_of("fold", Sites(("H",)), "HHHH", 2, (4,), [4, 3])
     ragged = batch_of("fold", Sites(("H",)), ["HHHH", "HHH"], 2, (4,), [4, 3])
     assert ragged.tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]  # type: ignore[union-attr]
+
+
+def test_symbols_lie_where_their_durations_put_them() -> None:
+    """Without an encoder, sites change with their own symbol alone; places tell like symbols apart."""
+    batch = batch_of("said", SPEECH, [(["h", "e", "e"], [2, 3, 1]), None], 2, (6,))
+    assert isinstance(batch, dict) and batch["index"].tolist() == [[0, 0, 1, 1, 1, 2], [3] * 6]
+    assert batch["place"][0, :, 0].tolist() == pytest.approx([0.25, 0.75, 1 / 6, 0.5, 5 / 6, 0.5])
+    alone = randomised(replace(SPEECH, layers=0).embedder(8)).double()
+    told = alone(batch)["field"]
+    other = alone(batch_of("said", SPEECH, [(["h", "j", "e"], [2, 3, 1]), None], 2, (6,)))["field"]
+    moved = (told - other).abs().amax(-1) > 1e-9
+    assert moved.tolist() == [[False, False, True, True, True, False], [False] * 6]
+    with pytest.raises(RequestError, match="said: durations of 5 sites in all, for a sample of 6"):
+        batch_of("said", SPEECH, (["h", "e"], [2, 3]), 1, (6,))
+    assert SPEECH.read("h:4 e:9") == {"symbols": ["h", "e"], "durations": [4, 9]}
 
 
 def test_texts_of_every_kind() -> None:

@@ -1,0 +1,142 @@
+"""Tokens that lie along the sites: phonemes over frames, residues over atoms.
+
+    symbols a_1 ... a_P with durations d_1 ... d_P, sum d = sites;  site s belongs to token k(s), at the share u(s)
+    field[s] = h_k(s) + W [u, 1 - u, log d_k(s)],    h = encoder(a)
+
+Tokens are read by a small transformer before they are spread, so that a site knows its token's neighbours, and two like
+tokens in a row are told apart by where in them a site lies. A gathered field is all a network sees of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from gendiff.conditions.base import Batched, Condition
+from gendiff.errors import RequestError, at_least, check, nearest
+from gendiff.nn.tokens import AlignedEmbedding
+
+
+@dataclass(frozen=True)
+class Aligned(Condition):
+    """Symbols with a number of sites each.
+
+    One sample's value is a mapping or a pair: {"symbols": ["h", "e", "j"], "durations": [4, 9, 7]}.
+
+    Args:
+        symbols: Those that are known; `fit` takes them from training values.
+        layers: Of the encoder that is trained along.
+    """
+
+    gives: ClassVar[tuple[str, ...]] = ("field",)
+
+    symbols: tuple[str, ...] = ()
+    layers: int = 2
+
+    def __post_init__(self) -> None:
+        check(self, layers=at_least(0))
+
+    def encode(self, value: Any) -> dict[str, Tensor]:
+        if value is None:
+            return {"symbols": torch.empty(0, dtype=torch.int64), "durations": torch.empty(0, dtype=torch.int64)}
+        symbols, durations = self.pair(value)
+        known = {symbol: i for i, symbol in enumerate(self.symbols)}
+        for place, symbol in enumerate(symbols):
+            if symbol not in known:
+                raise RequestError(
+                    f"the symbol {symbol!r} (number {place + 1}) was never seen in training",
+                    f"symbols among the {len(known)} known ones.{nearest(symbol, known)}",
+                )
+        counts = torch.as_tensor(list(durations))
+        if len(counts) != len(symbols) or counts.is_floating_point() or bool((counts < 0).any()):
+            raise RequestError(
+                f"{len(symbols)} symbols with the durations {list(durations)!r:.80}", "a whole number of sites for each"
+            )
+        return {"symbols": torch.tensor([known[symbol] for symbol in symbols], dtype=torch.int64), "durations": counts}
+
+    def pair(self, value: Any) -> tuple[Sequence[str], Sequence[int]]:
+        """Symbols and durations of a value.
+
+        Raises:
+            RequestError: For a value that is not both.
+        """
+        if isinstance(value, Mapping) and set(value) == {"symbols", "durations"}:
+            return value["symbols"], value["durations"]
+        if isinstance(value, tuple) and len(value) == 2:
+            return value
+        raise RequestError(f"{value!r:.80}", "symbols and durations", 'NAME={"symbols": ["a"], "durations": [12]}')
+
+    def single(self, value: Any) -> bool:
+        return not isinstance(value, list)
+
+    def fits(self, single: Any, sites: tuple[int, ...]) -> None:
+        total = int(single["durations"].sum())
+        if total != sites[0]:
+            raise RequestError(
+                f"durations of {total} sites in all, for a sample of {sites[0]}", "as many as it has sites"
+            )
+
+    def collate(self, singles: Sequence[Any], sites: tuple[int, ...] = ()) -> dict[str, Tensor]:
+        """Symbols [B, P] with their mask, and for every site [B, T] its token and its share of the way through it.
+
+        The last index, P, is that of sites of which nothing is asked.
+        """
+        count = max(1, *(len(single["symbols"]) for single in singles))
+        length = sites[0] if sites else max(1, *(int(single["durations"].sum()) for single in singles))
+        symbols = torch.zeros(len(singles), count, dtype=torch.int64)
+        mask = torch.zeros(len(singles), count, dtype=torch.bool)
+        index = torch.full((len(singles), length), count)
+        place = torch.zeros(len(singles), length, 3)
+        for i, single in enumerate(singles):
+            own, d = single["symbols"], single["durations"]
+            symbols[i, : len(own)], mask[i, : len(own)] = own, True
+            token = torch.repeat_interleave(torch.arange(len(own)), d)
+            begin = torch.repeat_interleave(d.cumsum(0) - d, d)
+            each = torch.repeat_interleave(d, d).float()
+            u = (torch.arange(len(token)) - begin + 0.5) / each.clamp_min(1)
+            index[i, : len(token)] = token
+            place[i, : len(token)] = torch.stack([u, 1 - u, each.clamp_min(1).log()], -1)
+        return {"symbols": symbols, "mask": mask, "index": index, "place": place}
+
+    def drop(self, batch: Batched, gone: Tensor) -> dict[str, Tensor]:
+        assert isinstance(batch, dict)
+        none = batch["symbols"].shape[1]
+        return {
+            **batch,
+            "mask": batch["mask"] & ~gone[:, None],
+            "index": torch.where(gone[:, None], none, batch["index"]),
+            "place": torch.where(gone[:, None, None], 0.0, batch["place"]),
+        }
+
+    def embedder(self, width: int) -> nn.Module:
+        return AlignedEmbedding(len(self.symbols), width, self.layers)
+
+    def fit(self, values: Sequence[Any]) -> Self:
+        known = [self.pair(value)[0] for value in values if value is not None]
+        if self.symbols or not known:
+            return self
+        return replace(self, symbols=tuple(sorted(Counter(symbol for symbols in known for symbol in symbols))))
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return self.symbols
+
+    def read(self, text: str) -> Any:
+        """ "h:4 e:9 j:7"."""
+        if text.lower() == "none":
+            return None
+        parts = [item.rpartition(":") for item in text.split()]
+        if not parts or not all(colon and count.isdigit() for _, colon, count in parts):
+            raise RequestError(f"{text!r}", "symbols with their numbers of sites", 'NAME="h:4 e:9 j:7"')
+        return {"symbols": [symbol for symbol, _, _ in parts], "durations": [int(count) for _, _, count in parts]}
+
+    def words(self, value: Any) -> str:
+        return "" if value is None else " ".join(self.pair(value)[0])[:40]
+
+    def describe(self) -> str:
+        return f"symbols, of {len(self.symbols)} known ones, with the number of sites of each"
