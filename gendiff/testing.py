@@ -212,11 +212,12 @@ def check_domain(
     for asked in requests or [domain.preview(n)]:
         request = domain.request(n, **asked)
         check_request(domain, denoiser, request, n, seed)
-    cond = {
-        k: v
-        for k, v in domain.request(n, **(requests[0] if requests else domain.preview(n))).cond.items()
-        if k != "mask"
-    }
+    own = domain.conditions
+    sites = tuple(tensors(batch)[0].shape[1:]) if mask is None else (mask.shape[1],)
+    first = domain.request(n, **(requests[0] if requests else domain.preview(n))).cond
+    cond = {k: v for k, v in first.items() if k != "mask" and k not in own}
+    for name, condition in own.items():
+        cond[name] = condition.collate([condition.encode_example(e.cond.get(name)) for e in examples[:8]], sites)
     if mask is not None:
         cond["mask"] = mask
     t = stratified(n, Noise.of(seed, 1))

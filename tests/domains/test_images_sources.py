@@ -14,7 +14,7 @@ from PIL import Image
 
 from gendiff.conditions import Text
 from gendiff.errors import DataError, RequestError
-from gendiff_images import CIFAR10, MNIST, Arrays, Digits, Fashion, Folder, Images, read
+from gendiff_images import CIFAR10, MNIST, Arrays, Digits, Emoji, Fashion, Folder, Images, Sprites, read
 from gendiff_images.sources import Pictures
 
 
@@ -478,3 +478,32 @@ def test_captions_of_a_table(tmp_path: Path) -> None:
     table.write_text("path,text\na.png,one\n", encoding="utf8")
     with pytest.raises(DataError, match="no column 'caption'"):
         source.load("train")
+
+
+def test_captioned_sprites_hide_pairs_and_show_their_parts(data_root: Path) -> None:
+    """No pair of garment and colour is in both splits; each garment and each colour is in training."""
+    source = Sprites(frames=2)
+    rows = source.rows(data_root)
+    parts = {split: source.load(split, data_root) for split in ("train", "test")}
+    pairs: dict[str, set[tuple[str, str]]] = {}
+    for split, examples in parts.items():
+        own = [rows[int(e.name.split("/")[1])] for e in examples]
+        pairs[split] = {(row["top"], row["color"]) for row in own}
+        assert all(e.cond["caption"] == row["caption"] for e, row in zip(examples, own, strict=True))
+    assert not pairs["train"] & pairs["test"] and len(pairs["test"]) > 5
+    for k in (0, 1):
+        assert {pair[k] for pair in pairs["test"]} <= {pair[k] for pair in pairs["train"]}
+    picture = parts["train"][0].artifact
+    assert picture.shape == (3, 64, 64) and float(picture[:, 0, 0].min()) == 1.0  # on white
+    domain = Images.of(source).fit_conditions(parts["train"])
+    for example in parts["test"]:  # every word of what was hidden is known
+        domain.conditions["caption"].encode(example.cond["caption"])
+
+
+def test_emoji_come_with_caption_and_style(data_root: Path) -> None:
+    train, test = (Emoji().load(split, data_root) for split in ("train", "test"))
+    assert len(train) + len(test) + len(train.rejected) + len(test.rejected) == 6434 and len(test) > 300
+    codes = [{e.name.split("/")[1] for e in examples} for examples in (train, test)]
+    assert not codes[0] & codes[1]
+    look = Emoji().look(data_root)
+    assert set(look.asked) == {"caption", "style"} and train[0].artifact.shape == (3, 64, 64)

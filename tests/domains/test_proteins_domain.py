@@ -10,12 +10,14 @@ import pytest
 import torch
 
 import gendiff
+from gendiff import Euler, Model, Sites
 from gendiff.config import from_config, to_config
 from gendiff.domain import collate
 from gendiff.errors import DataError, RequestError
-from gendiff.testing import check_domain
+from gendiff.testing import check_domain, randomised
 from gendiff.training import Objective, Output, Uniform, denoising_loss, stratified
 from gendiff_proteins import Backbones, Ideal, Proteins, Structure, Structures, metrics, read, write
+from gendiff_proteins.bonding import three_states
 from gendiff_proteins.ideal import chains, program
 from gendiff_proteins.sources import FOLDS, fold, held_out
 
@@ -198,3 +200,26 @@ def test_samples_do_not_depend_on_their_batch() -> None:
     alone = model.sample(3, length=[20, 31, 26], steps=5, seed=3, batch=1)
     for a, b in zip(together, alone, strict=True):
         assert np.abs(a.backbone - b.backbone).max() < 1e-2
+
+
+def test_structure_may_be_asked_of_every_residue() -> None:
+    domain = Proteins(source=Ideal(count=8), asked={"structure": Sites(("H", "E", "L"))})
+    examples = domain.dataset("train")
+    for example in examples[:4]:
+        assert example.cond["structure"] == three_states(example.artifact)
+    assert any("H" in example.cond["structure"] for example in examples)
+    asked = {"length": 20, "structure": "L" + "H" * 18 + "L"}
+    check_domain(domain, tolerance=5e-3, requests=[asked, {"length": 12}])
+    model = Model.new(domain, width=32, depth=1, heads=2, pair=8)
+    randomised(model.denoiser.network)
+    patterns = ["H" * 12, "L" + "E" * 7 + "L"]
+    whole = model.states(2, length=[12, 9], structure=patterns, sampler=Euler(2), seed=3)[0][0]
+    one = model.states(1, length=12, structure=patterns[0], sampler=Euler(2), seed=3)[0][0]
+    assert isinstance(whole, dict) and isinstance(one, dict)
+    assert torch.allclose(whole["pos"][0], one["pos"][0], atol=1e-4)
+    free = model.states(1, length=12, fold=None, sampler=Euler(2), seed=3)[0][0]
+    assert isinstance(free, dict) and not torch.allclose(free["pos"][0], one["pos"][0], atol=1e-3)
+    with pytest.raises(RequestError, match=r"structure: a value for sites \[11\] of a sample of \[12\]"):
+        model.sample(1, length=12, structure="H" * 11)
+    with pytest.raises(RequestError, match="structure: 'X' at site 1"):
+        model.sample(1, length=2 + 10, structure="HX" + "H" * 10)
