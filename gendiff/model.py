@@ -54,6 +54,7 @@ from gendiff.guidance import (
     Method,
     Operator,
     PosteriorMean,
+    Rule,
     as_rule,
     guidance_name,
     is_one,
@@ -269,10 +270,12 @@ class Model:
         guidance = self.per_condition(guidance if said else self.guidance)
         request = self.domain.request(n, *args, **self.request(n, *args, shown=given is None and start is None, **what))
         self.check_ranges(what)
-        if isinstance(guidance, int | float) and not is_one(guidance) and not self.guides(request):
-            if said:
-                warn(f"guidance={guidance} has nothing to guide: nothing is asked for. Ask for one, or leave it out.")
-            guidance = 1.0
+        idle = isinstance(guidance, int | float) and not is_one(guidance) and not self.guides(request)
+        for name in (None,) if idle else guidance.names() if isinstance(guidance, Rule) else ():
+            if said and not self.guides(request, None if name is None else [name]):
+                of = f"guidance={guidance}" if name is None else f"guidance for {name!r}"
+                warn(f"{of} has nothing to guide: nothing is asked for. Ask for one, or leave it out.")
+        guidance = 1.0 if idle else guidance
         solver = sampler or self.sampler
         if sampler is None and isinstance(solver, Calibrated):
             tables, solver = solver, solver.under(guidance_name(guidance))
@@ -390,18 +393,18 @@ class Model:
         """
         own, process = self.domain.conditions, self.denoiser.process
         parts = process.parts if isinstance(process, Joint) else {}
-        if not isinstance(guidance, Mapping) or all(name in parts for name in guidance):
-            return guidance
-        for name in guidance:
+        if isinstance(guidance, Mapping) and not (guidance and all(name in parts for name in guidance)):
+            guidance = CFGPerCondition(guidance)
+        for name in guidance.names() if isinstance(guidance, Rule) else ():
             if name not in own:
                 raise RequestError(
                     f"guidance for {name!r}", f"some of {', '.join([*own, *parts])}.{nearest(name, own)}"
                 )
-        return CFGPerCondition(guidance)
+        return guidance
 
-    def guides(self, request: Request) -> bool:
-        """Whether a request asks for anything that guidance could strengthen."""
-        without = self.domain.without(request.cond)
+    def guides(self, request: Request, names: Sequence[str] | None = None) -> bool:
+        """Whether a request asks for anything that guidance, by these conditions or all, could strengthen."""
+        without = self.domain.without(request.cond, names)
         pairs = zip(leaves(request.cond), leaves(without), strict=True)
         return any(isinstance(a, Tensor) and isinstance(b, Tensor) and not torch.equal(a, b) for a, b in pairs)
 

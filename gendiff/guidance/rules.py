@@ -75,6 +75,10 @@ class Rule(ABC):
         """The conditions that each free branch drops, where there are several; `join` then gets as many, in a tuple."""
         return None
 
+    def names(self) -> tuple[str, ...]:
+        """The conditions that it names, each of which has a free branch of its own."""
+        return ()
+
     def select(self, rows: Any, device: torch.device | None = None) -> Rule:
         """The rule for some of the samples, on a device: scales [B], alone or by part, at these rows."""
         return of_samples(self, lambda value: shared_rows(value, rows, device))
@@ -271,6 +275,12 @@ class Outer(Rule):
     def still(self, process: Process, t: Any) -> Any:
         return self.rule.still(process, t)
 
+    def dropped(self, process: Process, t: Any) -> tuple[Any, ...] | None:
+        return self.rule.dropped(process, t)
+
+    def names(self) -> tuple[str, ...]:
+        return self.rule.names()
+
 
 @dataclass(frozen=True)
 class CFGRescale(Outer):
@@ -293,7 +303,7 @@ class CFGRescale(Outer):
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> Any:
         check_parts(process, "CFGRescale", self.share)
         joint = self.rule.join(process, x, free, full, t)
-        return moved(joint, by_part(process.space, self.part, (full, clean(joint)), self.share))
+        return moved(joint, by_part(process.space, self.part, (clean(full), clean(joint)), self.share))
 
     def part(self, space: Space, full: Tensor, joint: Tensor, share: Any) -> Tensor:
         if not isinstance(space, Euclidean | Centered):
@@ -340,6 +350,10 @@ class CFGPlusPlus(Outer):
 
     rule: Any = field(default_factory=lambda: CFG(0.6))
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_branch(self, "rule", self.rule)
+
     def join(self, process: Process, x: State, free: State, full: State, t: Any) -> Prediction:
         return Prediction(self.rule.join(process, x, free, full, t), free)
 
@@ -358,6 +372,11 @@ class CFGPerCondition(Rule):
         if not isinstance(self.rules, Mapping) or not self.rules:
             refuse(self, "rules", "a rule or a number for each of some conditions", 'CFGPerCondition({"label": 2.0})')
         object.__setattr__(self, "rules", {name: as_rule(rule) for name, rule in self.rules.items()})
+        for rule in self.rules.values():
+            one_branch(self, "rules", rule)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.rules)
 
     def on(self, process: Process, t: Any) -> Any:
         found = [rule.on(process, t) for rule in self.rules.values()]
@@ -388,6 +407,16 @@ class CFGPerCondition(Rule):
 
         split = any(isinstance(term, Prediction) for term in (*terms, full))
         return Prediction(mixed(clean), mixed(carried)) if split else mixed(clean)
+
+
+def one_branch(owner: Any, name: str, rule: Rule) -> None:
+    """Refuses a rule with a free branch for each condition where there is one free branch.
+
+    Raises:
+        RecipeError: With the names of the conditions.
+    """
+    if rule.names():
+        refuse(owner, name, f"one rule, not one for each condition ({', '.join(rule.names())})")
 
 
 def as_rule(scale: Any) -> Rule:

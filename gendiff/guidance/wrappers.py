@@ -31,6 +31,7 @@ from gendiff.guidance.rules import (
     check_parts,
     chosen,
     joined,
+    one_branch,
     resting_prediction,
 )
 from gendiff.processes import Gaussian, Joint, Leaf, Process, pick
@@ -150,7 +151,7 @@ class Autoguidance:
 
     def __post_init__(self) -> None:
         check(self)
-        as_rule(self.scale)
+        one_branch(self, "scale", as_rule(self.scale))
         own, other = (
             denoiser.process.per_part(lambda leaf: (type(leaf), leaf.schedule, leaf.on))
             for denoiser in (self.denoiser, self.weaker)

@@ -19,8 +19,10 @@ from gendiff import (
     SO3,
     Absorbing,
     Aligned,
+    Autoguidance,
     CFGPerCondition,
     CFGPlusPlus,
+    CFGRescale,
     Condition,
     Domain,
     Euler,
@@ -42,7 +44,7 @@ from gendiff import (
 from gendiff.conditions import batch_of, without
 from gendiff.config import from_config, to_config
 from gendiff.denoisers import rows_of
-from gendiff.errors import DataError, RequestError
+from gendiff.errors import DataError, RecipeError, RequestError, RequestWarning
 from gendiff.nn import DiT, UNet
 from gendiff.processes import Process
 from gendiff.random import Noise
@@ -435,3 +437,27 @@ def test_embedding_once_is_moved_and_cut_with_the_samples() -> None:
     x, t = torch.randn(3, 2, 6, 4), torch.rand(3)
     whole = model.denoiser(x, t.double(), **cond)
     assert distance(model.denoiser(x[1:], t[1:].double(), **half), whole[1:]) < 1e-5
+
+
+@pytest.mark.parametrize("wrap", [lambda r: CFGRescale(r, 0.0), GuidanceInterval], ids=["rescale", "interval"])
+def test_rules_around_those_of_conditions_have_their_branches(wrap: Any) -> None:
+    """Two samples and two conditions: the branches of the rule inside are never the samples of one."""
+    process, x = SPACES["flat"]
+    cond = {name: value[:2] for name, value in ASKED.items()}
+    inner = CFGPerCondition({"a": 2.5, "b": 1.5})
+    bare, around = (Guided(Told(process), rule, unasked)(x[:2], 0.6, **cond) for rule in (inner, wrap(inner)))  # type: ignore[index]
+    assert distance(bare, around) < 1e-12
+    for wrong in (lambda: CFGPlusPlus(inner), lambda: CFGPerCondition({"a": wrap(inner)}),
+                  lambda: Autoguidance(Told(process), Told(process), wrap(inner))):  # fmt: skip
+        with pytest.raises(RecipeError, match=r"not one for each condition \(a, b\)"):
+            wrong()
+
+
+def test_what_guidance_by_condition_cannot_do_is_said() -> None:
+    model = cards()
+    with pytest.raises(RequestError, match='Did you mean "caption"'):
+        model.sample(1, caption="red", guidance=GuidanceInterval(CFGPerCondition({"captions": 2.0}), 0.0, 1.0))
+    with pytest.raises(RecipeError, match="for each of some conditions"):
+        model.sample(1, caption="red", guidance={})
+    with pytest.warns(RequestWarning, match="guidance for 'caption' has nothing to guide"):
+        model.sample(1, caption=None, kind="a", guidance={"caption": 2.0, "kind": 2.0}, sampler=Euler(1))
