@@ -1,7 +1,8 @@
 """Batches as pure functions of (seed, number): the same after a resume, on any number of devices and of workers.
 
 Every epoch is a permutation drawn from (seed, epoch). Ragged examples are sorted by length inside windows of 16
-batches, and those batches shuffled, so that little is padding. Examples are encoded once and kept in memory.
+batches, and those batches shuffled, so that little is padding. Examples are encoded once and kept in memory while they
+fit into a gibibyte; of a larger set each is encoded when its batch comes.
 """
 
 from __future__ import annotations
@@ -9,20 +10,20 @@ from __future__ import annotations
 import hashlib
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gendiff.domain import Domain, Examples, collate, finite
+from gendiff.domain import Domain, Example, Examples, collate, finite
 from gendiff.errors import DataError, GendiffError
 from gendiff.spaces import State, tensors
 
 WINDOW = 16
+MOST = 2**30
+"""Bytes of encoded states that are kept in memory."""
 
 
 def same_data(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
@@ -34,69 +35,82 @@ def same_data(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 class Encoded(Dataset[tuple[State, dict[str, Any]]]):
-    """Examples as states, encoded once.
+    """Examples as states with their conditions, each encoded once where there is room, else whenever it is asked for.
+
+    Args:
+        domain: Encodes.
+        examples: To learn from; where they are made when asked for (pictures in 8 bits), nothing else is held of them.
+        most: Bytes of states that are kept.
 
     Attributes:
+        cond: What each example says.
+        lengths: The sites of each, of ragged states.
+        weights: The weight of each over their mean, float32; None where all are alike.
         fingerprint: What tells these examples from others: their number, a digest of every bit of them, and 32 moments,
             by which the same data are known again on a machine that encodes them with other rounding.
+
+    Raises:
+        DataError: For no examples, one that is not finite, and values or weights that cannot be.
     """
 
-    def __init__(self, domain: Domain, examples: Examples) -> None:
+    def __init__(self, domain: Domain, examples: Examples, most: int = MOST) -> None:
         if not len(examples):
             raise DataError(f"The training set is empty ({examples.report()})", "at least one example")
-        self.states = [finite(domain.encode(e.artifact), e.name) for e in examples]
-        self.cond = [dict(e.cond) for e in examples]
-        self.asked = encode_conditions(domain, examples)
-        self.weights = relative_weights(examples)
-        self.lengths = [tensors(x)[0].shape[0] for x in self.states] if domain.ragged else None
-
-    @cached_property
-    def fingerprint(self) -> dict[str, Any]:
-        bits, labels = hashlib.sha256(), hashlib.sha256()
-        moments = np.zeros((16, 2))
-        for i, (state, cond) in enumerate(zip(self.states, self.cond, strict=True)):
-            said = (sorted(cond.items()), [tuple(x.shape) for x in tensors(state)])
-            labels.update(repr(said if self.weights is None else (*said, float(self.weights[i]))).encode())
+        self.domain, self.examples = domain, examples
+        self.states: list[State] | None = []
+        self.cond: list[dict[str, Any]] = []
+        self.asked: list[dict[str, Any]] = []
+        bits, moments, said, held, weights = hashlib.sha256(), np.zeros((16, 2)), [], 0, []
+        for i, example in enumerate(examples):
+            state = finite(domain.encode(example.artifact), example.name)
+            self.cond.append(dict(example.cond))
+            self.asked.append(encode_conditions(domain, example))
+            weights.append(checked_weight(example))
+            said.append((sorted(example.cond.items()), [tuple(x.shape) for x in tensors(state)]))
             for x in tensors(state):
                 bits.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().data)
                 moments[i % 16] += float(x.double().mean()), float(x.double().square().mean())
-        return {
+                held += x.nbytes
+            if self.states is not None:
+                self.states.append(state)
+            if held > most:
+                self.states = None
+        self.lengths = [shapes[0][0] for _, shapes in said] if domain.ragged else None
+        relative = torch.tensor(weights, dtype=torch.float64)
+        alike = bool((relative == relative[0]).all())
+        self.weights = None if alike else (relative / relative.mean()).float()
+        labels = hashlib.sha256()
+        for i, about in enumerate(said):
+            labels.update(repr(about if self.weights is None else (*about, float(self.weights[i]))).encode())
+        self.fingerprint: dict[str, Any] = {
             "examples": len(self), "bits": bits.hexdigest(), "labels": labels.hexdigest(), "moments": moments.tolist(),
         }  # fmt: skip
 
     def __len__(self) -> int:
-        return len(self.states)
+        return len(self.cond)
 
     def __getitem__(self, index: int) -> tuple[State, dict[str, Any]]:
-        return self.states[index], self.asked[index]
+        state = self.domain.encode(self.examples[index].artifact) if self.states is None else self.states[index]
+        return state, self.asked[index]
 
 
-def relative_weights(examples: Examples) -> Tensor | None:
-    """The weight of each example over their mean, float32; None where all are alike.
-
-    Raises:
-        DataError: For one that is no positive number.
-    """
-    for example in examples:
-        if not (0 < example.weight < float("inf")):
-            raise DataError(f"The example {example.name!r} has the weight {example.weight!r}", "a positive number")
-    weights = torch.tensor([example.weight for example in examples], dtype=torch.float64)
-    return None if bool((weights == weights[0]).all()) else (weights / weights.mean()).float()
+def checked_weight(example: Example) -> float:
+    """The weight of an example, a positive number, or DataError."""
+    if not (0 < example.weight < float("inf")):
+        raise DataError(f"The example {example.name!r} has the weight {example.weight!r}", "a positive number")
+    return example.weight
 
 
-def encode_conditions(domain: Domain, examples: Examples) -> list[dict[str, Any]]:
-    """What the conditions of a domain make of what examples say.
+def encode_conditions(domain: Domain, example: Example) -> dict[str, Any]:
+    """What the conditions of a domain make of what an example says.
 
     Raises:
         DataError: For a value that is none of its condition's, naming the example.
     """
-    out: list[dict[str, Any]] = []
-    for example in examples:
-        try:
-            out.append({k: own.encode_example(example.cond.get(k)) for k, own in domain.conditions.items()})
-        except GendiffError as error:
-            raise DataError(f"The example {example.name!r}: {error.got}", error.expected, error.fix) from error
-    return out
+    try:
+        return {name: own.encode_example(example.cond.get(name)) for name, own in domain.conditions.items()}
+    except GendiffError as error:
+        raise DataError(f"The example {example.name!r}: {error.got}", error.expected, error.fix) from error
 
 
 class BatchStream(Sampler[list[tuple[int, int, int]]]):

@@ -421,9 +421,8 @@ def test_a_bad_value_of_an_example_is_named() -> None:
     from gendiff_recipes.data import encode_conditions
 
     domain = Cards().fit_conditions(Cards().dataset("train"))
-    examples = Examples([Example(torch.zeros(2, 6, 4), {"level": float("nan")}, "card/7")])
     with pytest.raises(DataError, match="'card/7': nan"):
-        encode_conditions(domain, examples)
+        encode_conditions(domain, Example(torch.zeros(2, 6, 4), {"level": float("nan")}, "card/7"))
 
 
 @torch.no_grad()

@@ -182,3 +182,19 @@ def test_the_command_line_answers_mistakes(
 ) -> None:
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_set_that_is_not_kept_gives_the_same_batches(ragged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoded when asked for or before: the same bits, lengths and fingerprint, and no state is held."""
+    from benchmarks.interruptions import Chains, Pairs
+    from gendiff_recipes.data import Encoded
+
+    domain: Any = Chains() if ragged else Pairs()
+    examples = domain.dataset("train")
+    kept, lazy = Encoded(domain, examples), Encoded(domain, examples, most=100)
+    assert kept.states is not None and lazy.states is None
+    assert kept.fingerprint == lazy.fingerprint and kept.lengths == lazy.lengths and len(kept) == len(lazy)
+    for i in range(len(kept)):
+        (a, x), (b, y) = kept[i], lazy[i]
+        assert torch.equal(a, b) and x.keys() == y.keys()
