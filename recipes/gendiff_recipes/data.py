@@ -2,7 +2,7 @@
 
 Every epoch is a permutation drawn from (seed, epoch). Ragged examples are sorted by length inside windows of 16
 batches, and those batches shuffled, so that little is padding. Examples are encoded once and kept in memory while they
-fit into a gibibyte; of a larger set each is encoded when its batch comes.
+fit into a quarter of a gibibyte; of a larger set each is encoded when its batch comes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gendiff.errors import DataError, GendiffError
 from gendiff.spaces import State, tensors
 
 WINDOW = 16
-MOST = 2**30
+MOST = 2**28
 """Bytes of encoded states that are kept in memory."""
 
 
