@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gendiff.conditions import Condition, Label, batch_of, without
+from gendiff.conditions import Condition, Label, batch_of, told_of, without
 from gendiff.denoisers import Head, default_head
 from gendiff.errors import DataError, RequestError, nearest, printable
 from gendiff.guidance import Given, Measurement
@@ -288,9 +288,11 @@ class Domain(ABC):
 
     def fit_conditions(self, examples: Sequence[Example]) -> Self:
         """The same with ranges and vocabularies taken from the conditions of training examples."""
-        return self.with_conditions(
-            {name: own.fit([e.cond.get(name) for e in examples]) for name, own in self.conditions.items()}
-        )
+        fitted = {}
+        for name, own in self.conditions.items():
+            with told_of(name, own):
+                fitted[name] = own.fit([e.cond.get(name) for e in examples])
+        return self.with_conditions(fitted)
 
     @derived
     def head(self) -> Head:

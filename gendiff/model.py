@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeAlias
 
+import numpy as np
 import torch
 from safetensors.torch import save as serialise
 from torch import Tensor
@@ -140,6 +141,7 @@ class Model:
         recipe: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
+        check_names(domain)
         self.domain = domain.with_process(denoiser.process, denoiser.head)
         self.denoiser = denoiser
         self.size = dict(size or {})
@@ -155,6 +157,7 @@ class Model:
         The network is made by the domain with that process and head (`Domain.with_process`), so it reads their clock.
         A network of your own: `Model.new(domain, kind=MyNet, width=64)` makes MyNet(width=64).
         """
+        check_names(domain)
         domain = domain.with_process(process, head)
         return Model(domain, Denoiser(make_network(domain, size), domain.head, domain.process), size=size)
 
@@ -412,9 +415,10 @@ class Model:
         """Warns of numbers that a trained model never saw."""
         for name, (low, high) in self.domain.spans().items() if self.recipe else ():
             asked = what.get(name)
+            asked = asked.tolist() if isinstance(asked, Tensor | np.ndarray | np.generic) else asked
             numbers = [v for v in (asked if isinstance(asked, list | tuple) else [asked]) if isinstance(v, int | float)]
             slack = 0.0 if isinstance(low, int) else 0.1  # a range of fractions is that of typical examples
-            odd = next((v for v in numbers if not (1 - slack) * low <= v <= (1 + slack) * high), None)
+            odd = next((v for v in numbers if not low - slack * abs(low) <= v <= high + slack * abs(high)), None)
             if odd is not None:
                 warn(f"{name}={odd:g} is outside what this model was trained on, {low:g} to {high:g}.")
 
@@ -572,6 +576,26 @@ class Model:
         return write_whole(path, serialise(weights, metadata=metadata))
 
 
+TOLD = frozenset(("x", "t", "mask", "previous", "embedded"))
+"""What the core itself tells a network by name."""
+
+
+def check_names(domain: Domain) -> None:
+    """Refuses conditions that could not be asked for, or told to a network, by the names they have.
+
+    Raises:
+        RequestError: For the first of them.
+    """
+    taken = TOLD | inspect.signature(Model.states).parameters.keys() | domain.ranges().keys()
+    for name in domain.conditions:
+        if name in taken:
+            raise RequestError(
+                f"{type(domain).__name__} has a condition {name!r}, a name that sampling or networks use for another",
+                "another name",
+                f"{{{name + '_'!r}: ...}}",
+            )
+
+
 def warn(text: str) -> None:
     """Says something about a request that is answered all the same."""
     warnings.warn(text, RequestWarning, stacklevel=4)
@@ -601,6 +625,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", parts: Sequenc
             if isinstance(error, UnknownName) and error.kind == "domain":
                 raise
             raise as_checkpoint_error(error) from error
+        check_names(domain)
         check_size(domain, size, file.shapes, f"{where}: network")
         with sealed():
             network = make_network(domain, size)

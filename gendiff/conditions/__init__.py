@@ -12,6 +12,7 @@ from gendiff.conditions.base import Batched as Batched
 from gendiff.conditions.base import Condition as Condition
 from gendiff.conditions.base import Encoded as Encoded
 from gendiff.conditions.base import batch_of as batch_of
+from gendiff.conditions.base import told_of as told_of
 from gendiff.conditions.base import without as without
 from gendiff.conditions.label import Label as Label
 from gendiff.conditions.number import Number as Number

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gendiff.conditions.base import Batched, Condition
+from gendiff.conditions.base import Batched, Condition, distinct
 from gendiff.errors import RequestError, at_least, check, nearest
 from gendiff.nn.tokens import AlignedEmbedding
 
@@ -40,6 +41,7 @@ class Aligned(Condition):
 
     def __post_init__(self) -> None:
         check(self, layers=at_least(0))
+        distinct(self, "symbols")
 
     def encode(self, value: Any) -> dict[str, Tensor]:
         if value is None:
@@ -52,12 +54,16 @@ class Aligned(Condition):
                     f"the symbol {symbol!r} (number {place + 1}) was never seen in training",
                     f"symbols among the {len(known)} known ones.{nearest(symbol, known)}",
                 )
-        counts = torch.as_tensor(list(durations))
-        if len(counts) != len(symbols) or counts.is_floating_point() or bool((counts < 0).any()):
+        counts = durations.tolist() if isinstance(durations, Tensor | np.ndarray) else list(durations)
+        whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) and 0 <= n < 2**31 for n in counts)
+        if len(counts) != len(symbols) or not whole:
             raise RequestError(
-                f"{len(symbols)} symbols with the durations {list(durations)!r:.80}", "a whole number of sites for each"
+                f"{len(symbols)} symbols with the durations {counts!r:.80}", "a whole number of sites for each"
             )
-        return {"symbols": torch.tensor([known[symbol] for symbol in symbols], dtype=torch.int64), "durations": counts}
+        return {
+            "symbols": torch.tensor([known[symbol] for symbol in symbols], dtype=torch.int64),
+            "durations": torch.tensor(counts, dtype=torch.int64),
+        }
 
     def pair(self, value: Any) -> tuple[Sequence[str], Sequence[int]]:
         """Symbols and durations of a value.
@@ -131,7 +137,7 @@ class Aligned(Condition):
         if text.lower() == "none":
             return None
         parts = [item.rpartition(":") for item in text.split()]
-        if not parts or not all(colon and count.isdigit() for _, colon, count in parts):
+        if not parts or not all(colon and count.isascii() and count.isdigit() for _, colon, count in parts):
             raise RequestError(f"{text!r}", "symbols with their numbers of sites", 'NAME="h:4 e:9 j:7"')
         return {"symbols": [symbol for symbol, _, _ in parts], "durations": [int(count) for _, _, count in parts]}
 

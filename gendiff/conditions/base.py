@@ -18,15 +18,17 @@ and what it gives depends neither on x nor on t: it is computed once, before the
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gendiff.errors import GendiffError, RequestError, check
+from gendiff.errors import GendiffError, RequestError, check, refuse
 from gendiff.spaces import map_state
 
 Encoded: TypeAlias = Tensor | dict[str, Tensor]
@@ -139,6 +141,32 @@ def printed(text: str, most: int = 40) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def distinct(owner: Any, name: str) -> None:
+    """Refuses a field of names of which one comes twice: its second number would never be asked for.
+
+    Raises:
+        RecipeError: With that name.
+    """
+    twice = next((word for word, count in Counter(getattr(owner, name)).items() if count > 1), None)
+    if twice is not None:
+        refuse(owner, name, f"each name once: {twice!r} comes more often")
+
+
+@contextlib.contextmanager
+def told_of(name: str, condition: Condition) -> Iterator[None]:
+    """What is raised inside, of any kind, becomes an error that names the condition and what it takes.
+
+    Raises:
+        GendiffError: The condition's own, with its name before it; RequestError for what it did not foresee.
+    """
+    try:
+        yield
+    except GendiffError as error:
+        raise type(error)(f"{name}: {error.got}", error.expected, error.fix.replace("NAME", name)) from None
+    except Exception as error:
+        raise RequestError(f"{name}: {type(error).__name__}: {error}", condition.describe()) from error
+
+
 def batch_of(
     name: str, condition: Condition, value: Any, n: int, sites: tuple[int, ...] = (), lengths: Sequence[int] = ()
 ) -> Batched:
@@ -163,13 +191,11 @@ def batch_of(
     own = {i: (length, *sites[1:]) for i, length in enumerate(lengths)}
     encoded: dict[int, Encoded] = {}
     for i, each in enumerate(values):
-        try:
+        with told_of(name, condition):
             if id(each) not in encoded:
                 encoded[id(each)] = condition.encode(each)
             if own.get(i, sites) and each is not None:
                 condition.fits(encoded[id(each)], own.get(i, sites))
-        except GendiffError as error:
-            raise type(error)(f"{name}: {error.got}", error.expected, error.fix.replace("NAME", name)) from None
     return condition.collate([encoded[id(each)] for each in values], sites)
 
 

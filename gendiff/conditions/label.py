@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gendiff.conditions.base import Batched, Condition
-from gendiff.errors import RequestError, nearest
+from gendiff.conditions.base import Batched, Condition, distinct
+from gendiff.errors import RequestError, check, nearest
 from gendiff.nn.embeddings import LabelEmbedding
 
 
@@ -26,6 +26,10 @@ class Label(Condition):
     """
 
     classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check(self)
+        distinct(self, "classes")
 
     def encode(self, value: Any) -> Tensor:
         value = value.item() if isinstance(value, Tensor | np.generic) else value

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gendiff.conditions.base import Batched, Condition
-from gendiff.errors import FINITE, POSITIVE, RequestError, check, is_number
+from gendiff.errors import FINITE, POSITIVE, RequestError, check, is_number, refuse
 from gendiff.nn.embeddings import NumberEmbedding
 
 
@@ -44,15 +44,27 @@ class Number(Condition):
 
     def __post_init__(self) -> None:
         check(self, mean=FINITE, std=POSITIVE)
+        given = [end for end in (self.low, self.high) if end is not None]
+        if len(given) == 1 or given != sorted(given) or (self.transform == "log" and min(given, default=1) <= 0):
+            refuse(self, "low", f"neither low nor high, or both in order, each {self.takes} (high={self.high!r})")
+
+    @property
+    def takes(self) -> str:
+        """What its values are."""
+        return (
+            f"a {'positive' if self.transform == 'log' else 'finite'} number{f' of {self.unit}' if self.unit else ''}"
+        )
 
     def encode(self, value: Any) -> Tensor:
         value = value.item() if isinstance(value, Tensor | np.generic) else value
         if value is None:
             return torch.zeros(2)
         if not is_number(value) or not math.isfinite(value) or (self.transform == "log" and value <= 0):
-            kind = "a positive number" if self.transform == "log" else "a finite number"
-            raise RequestError(f"{value!r}", f"{kind}{f' of {self.unit}' if self.unit else ''}")
-        return torch.tensor([(self.scale(float(value)) - self.mean) / self.std, 1.0])
+            raise RequestError(f"{value!r}", self.takes)
+        z = torch.tensor((self.scale(float(value)) - self.mean) / self.std)
+        if not z.isfinite():
+            raise RequestError(f"{value!r}", f"a number near those of training, {self.mean:.4g} ± {self.std:.4g}")
+        return torch.stack([z, torch.ones(())])
 
     def scale(self, value: float) -> float:
         """f(v)."""
@@ -66,14 +78,17 @@ class Number(Condition):
         return NumberEmbedding(width)
 
     def fit(self, values: Sequence[Any]) -> Self:
-        known = [float(value) for value in values if value is not None]
-        if self.low is not None or not known:
+        if self.low is not None:
             return self
-        for value in known:
+        for value in values:
             self.encode(value)
+        known = [float(value) for value in values if value is not None]
+        if not known:
+            return self
         scaled = np.array([self.scale(value) for value in known])
-        std = float(scaled.std())
-        return replace(self, mean=float(scaled.mean()), std=std if std > 1e-9 else 1.0, low=min(known), high=max(known))
+        mean, std = float(scaled.mean()), float(scaled.std())
+        std = std if std > 1e-9 * float(np.abs(scaled).max()) else 1.0
+        return replace(self, mean=mean, std=std, low=min(known), high=max(known))
 
     def turn(self) -> Sequence[float]:
         if self.low is None or self.high is None:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gendiff.conditions.base import Batched, Condition
-from gendiff.errors import RequestError, at_least, check, nearest
+from gendiff.conditions.base import Batched, Condition, distinct
+from gendiff.errors import RequestError, at_least, check, nearest, refuse
 from gendiff.nn.embeddings import FieldEmbedding, SiteEmbedding
 
 
@@ -35,6 +35,12 @@ class Sites(Condition):
 
     classes: tuple[str, ...] = ()
     free: str = "?"
+
+    def __post_init__(self) -> None:
+        check(self)
+        distinct(self, "classes")
+        if self.free in self.classes:
+            refuse(self, "free", f"a letter that is none of the classes {', '.join(self.classes)}")
 
     def encode(self, value: Any) -> Tensor:
         if value is None:
@@ -62,7 +68,7 @@ class Sites(Condition):
         return value is None or isinstance(value, str)
 
     def collate(self, singles: Sequence[Any], sites: tuple[int, ...] = ()) -> Tensor:
-        longest = sites[0] if sites else max(len(single) for single in singles)
+        longest = sites[0] if sites else max(1, *(len(single) for single in singles))
         out = torch.full((len(singles), longest), len(self.classes))
         for row, single in zip(out, singles, strict=True):
             row[: len(single)] = single
@@ -109,9 +115,12 @@ class Field(Condition):
             return torch.empty(0)
         if not self.single(value):
             raise RequestError(f"a field of type {type(value).__name__}", f"a tensor [*sites, {self.channels}]")
-        x = torch.as_tensor(value, dtype=torch.float32)
-        if x.ndim < 2 or x.shape[-1] != self.channels:
-            raise RequestError(f"a field of shape {list(x.shape)}", f"[*sites, {self.channels}]")
+        x = torch.as_tensor(value)
+        if x.ndim < 2 or x.shape[-1] != self.channels or x.is_complex():
+            raise RequestError(
+                f"a field of shape {list(x.shape)} of {x.dtype}", f"real numbers [*sites, {self.channels}]"
+            )
+        x = x.float()
         if bool(x.isinf().any()):
             raise RequestError(f"a field with {int(x.isinf().sum())} infinite values", "finite ones, or NaN for none")
         there = ~x.isnan().any(-1, keepdim=True)
@@ -119,6 +128,11 @@ class Field(Condition):
 
     def single(self, value: Any) -> bool:
         return value is None or isinstance(value, Tensor | np.ndarray)
+
+    def fits(self, single: Any, sites: tuple[int, ...]) -> None:
+        super().fits(single, sites)
+        if single.ndim != len(sites) + 1:
+            raise RequestError(f"a value of {single.ndim - 1} axes of sites for a sample of {len(sites)}", "as many")
 
     def collate(self, singles: Sequence[Any], sites: tuple[int, ...] = ()) -> Tensor:
         shapes = [single.shape[:-1] for single in singles if single.numel()]

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from gendiff.conditions.base import Batched, Condition, printed
+from gendiff.conditions.base import Batched, Condition, distinct, printed
 from gendiff.errors import RequestError, at_least, check, nearest
 from gendiff.nn.tokens import TextEmbedding
 
@@ -30,7 +30,13 @@ SHOWN = 8
 
 
 def words_of(text: str) -> list[str]:
-    """The words and signs of a text, in lower case and one form of each letter (NFKC), without marks of format."""
+    """The words and signs of a text, in lower case and one form of each letter (NFKC), without marks of format.
+
+    Raises:
+        RequestError: For what is no text.
+    """
+    if not isinstance(text, str):
+        raise RequestError(f"{text!r:.80}", "a text", 'NAME="..."')
     plain = "".join(c for c in unicodedata.normalize("NFKC", text).lower() if unicodedata.category(c) != "Cf")
     return WORD.findall(plain)
 
@@ -59,6 +65,7 @@ class Text(Condition):
 
     def __post_init__(self) -> None:
         check(self, longest=at_least(1), layers=at_least(0))
+        distinct(self, "vocabulary")
         if not (self.pooled or self.tokens):
             raise RequestError("Text(pooled=False, tokens=False)", "one of them at least", "Text(tokens=True)")
 
@@ -70,8 +77,6 @@ class Text(Condition):
         """
         if value is None:
             return torch.empty(0, dtype=torch.int64)
-        if not isinstance(value, str):
-            raise RequestError(f"{value!r}", "a text", 'NAME="..."')
         found, known = words_of(value), self.numbers
         if len(found) > self.longest:
             raise RequestError(f"a text of {len(found)} words, {printed(value)!r}", f"at most {self.longest}")

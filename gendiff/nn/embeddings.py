@@ -160,6 +160,9 @@ class Asked(nn.Module):
 
     def __init__(self, width: int, conditions: Mapping[str, Embeds] | None = None) -> None:
         super().__init__()
+        for name in conditions or {}:
+            if not name or "." in name or hasattr(nn.ModuleDict, name):
+                raise RequestError(f"a condition named {name!r}", "a name that torch.nn.ModuleDict takes")
         self.tables = nn.ModuleDict({name: own.embedder(width) for name, own in (conditions or {}).items()})
 
     def gives(self, what: str) -> bool:
@@ -218,7 +221,7 @@ class Asked(nn.Module):
                     masks.append(found["mask"].expand(n, -1))
                 if "field" in found:
                     own = found["field"]
-                    own = own.view(len(own), *[1] * (axes + 2 - own.ndim), *own.shape[1:])
+                    own = own.view(*own.shape[:-1], *[1] * (axes + 2 - own.ndim), own.shape[-1])
                     field = own if field is None else field + own
         if not tokens:
             return About(vector, field=field)

@@ -46,7 +46,7 @@ class MaskedGroupNorm(nn.Module):
             scale, shift = steer[:, :, None, None].chunk(2, dim=1)
         high = x.to(torch.promote_types(x.dtype, torch.float32))
         if mask is None:
-            y = F.group_norm(high, self.groups, self.weight, self.bias, self.eps)
+            y = F.group_norm(high, self.groups, self.weight.to(high.dtype), self.bias.to(high.dtype), self.eps)
             return (y if scale is None or shift is None else torch.addcmul(shift.to(y.dtype), y, 1 + scale)).to(x.dtype)
         m = mask.to(high.dtype)[:, None]
         h = high.unflatten(1, (self.groups, -1))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from gendiff.conditions import told_of
 from gendiff.domain import Domain, Example, Examples, collate, finite
 from gendiff.errors import DataError, GendiffError
 from gendiff.spaces import State, tensors
@@ -64,7 +65,8 @@ class Encoded(Dataset[tuple[State, dict[str, Any]]]):
         for i, example in enumerate(examples):
             state = finite(domain.encode(example.artifact), example.name)
             self.cond.append(dict(example.cond))
-            self.asked.append(encode_conditions(domain, example))
+            sites = (tensors(state)[0].shape[0],) if domain.ragged else ()
+            self.asked.append(encode_conditions(domain, example, sites))
             weights.append(checked_weight(example))
             said.append((sorted(example.cond.items()), [tuple(x.shape) for x in tensors(state)]))
             for x in tensors(state):
@@ -101,16 +103,28 @@ def checked_weight(example: Example) -> float:
     return example.weight
 
 
-def encode_conditions(domain: Domain, example: Example) -> dict[str, Any]:
+def encode_conditions(domain: Domain, example: Example, sites: tuple[int, ...] = ()) -> dict[str, Any]:
     """What the conditions of a domain make of what an example says.
+
+    Args:
+        domain: Whose conditions.
+        example: That says something.
+        sites: Of its state, where lengths differ: those that what is said must have.
 
     Raises:
         DataError: For a value that is none of its condition's, naming the example.
     """
+    encoded = {}
     try:
-        return {name: own.encode_example(example.cond.get(name)) for name, own in domain.conditions.items()}
+        for name, own in domain.conditions.items():
+            value = example.cond.get(name)
+            with told_of(name, own):
+                encoded[name] = own.encode_example(value)
+                if sites and value is not None:
+                    own.fits(encoded[name], sites)
     except GendiffError as error:
         raise DataError(f"The example {example.name!r}: {error.got}", error.expected, error.fix) from error
+    return encoded
 
 
 class BatchStream(Sampler[list[tuple[int, int, int]]]):
@@ -207,7 +221,7 @@ class Batches(L.LightningDataModule):
             longest = max(tensors(x)[0].shape[0] for x in states)
             length = -(-longest // self.domain.multiple) * self.domain.multiple
         x0, mask = collate(states, self.domain.ragged, length)
-        sites = tuple(tensors(x0)[0].shape[1:]) if mask is None else (mask.shape[1],)
+        sites = () if mask is None else (mask.shape[1],)  # else what is said has the states'
         own = self.domain.conditions
         cond: dict[str, Any] = {name: own[name].collate([c[name] for c in conds], sites) for name in own}
         weights = self.data.weights

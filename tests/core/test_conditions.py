@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -104,8 +106,13 @@ def test_a_law_that_is_broken_is_found() -> None:
         (SPEECH, ["h"], "symbols and durations"),
         (Field(2), torch.zeros(3, 3), r"\[\*sites, 2\]"),
         (Field(1), torch.full((3, 1), float("inf")), "infinite"),
+        (Field(1), torch.ones(3, 1) * 1j, "real numbers"),
+        (Number(std=0.1), 1e308, "near those of training"),
+        (SPEECH, (["h"], [[1]]), "a whole number of sites"),
+        (SPEECH, (["h"], [True]), "a whole number of sites"),
+        (SPEECH, (["h"], [10**30]), "a whole number of sites"),
     ],
-    ids=map(str, range(16)),
+    ids=map(str, range(21)),
 )
 def test_what_is_no_value_is_refused(condition: Condition, value: Any, text: str) -> None:
     with pytest.raises(RequestError, match=text):
@@ -421,8 +428,11 @@ def test_a_bad_value_of_an_example_is_named() -> None:
     from gendiff_recipes.data import encode_conditions
 
     domain = Cards().fit_conditions(Cards().dataset("train"))
-    with pytest.raises(DataError, match="'card/7': nan"):
+    with pytest.raises(DataError, match="'card/7': level: nan"):
         encode_conditions(domain, Example(torch.zeros(2, 6, 4), {"level": float("nan")}, "card/7"))
+    domain = Cards(asked={"fold": Sites(("H",))})
+    with pytest.raises(DataError, match=r"'chain/3': fold: .*sites \[2\] of a sample of \[3\]"):
+        encode_conditions(domain, Example(None, {"fold": "HH"}, "chain/3"), (3,))
 
 
 @torch.no_grad()
@@ -460,3 +470,102 @@ def test_what_guidance_by_condition_cannot_do_is_said() -> None:
         model.sample(1, caption="red", guidance={})
     with pytest.warns(RequestWarning, match="guidance for 'caption' has nothing to guide"):
         model.sample(1, caption=None, kind="a", guidance={"caption": 2.0, "kind": 2.0}, sampler=Euler(1))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Label(("a", "a")), "'a' comes more often"),
+        (lambda: Sites(("H", "H")), "'H' comes more often"),
+        (lambda: Sites(("H", "?")), "none of the classes"),
+        (lambda: replace(TEXT, vocabulary=("red", "red")), "'red' comes more often"),
+        (lambda: Aligned(("h", "h")), "'h' comes more often"),
+        (lambda: Number(transform="log", low=-1.0, high=1.0), "a positive number"),
+        (lambda: Number(low=3.0, high=1.0), "in order"),
+        (lambda: Number(low=3.0), "or both"),
+    ],
+    ids=range(8),
+)
+def test_what_no_condition_could_mean_is_refused(make: Any, text: str) -> None:
+    with pytest.raises(RecipeError, match=text):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("condition", "value"),
+    [(Number(), torch.ones(2)), (Number(), 10**400), (SPEECH, (None, [1])), (SPEECH, ([["h"]], [1])),
+     (Field(1), torch.ones(3, 1).numpy().astype(str)), (Field(1), torch.ones(3, 4, 1))],
+    ids=range(6),
+)  # fmt: skip
+def test_whatever_a_value_makes_a_condition_raise_names_it(condition: Condition, value: Any) -> None:
+    with pytest.raises(RequestError, match=r"^own: "):
+        batch_of("own", condition, [value], 1, (3,))
+
+
+@pytest.mark.parametrize("value", [3, b"red", ["red"], "12", float("nan")], ids=map(repr, range(5)))
+def test_fitting_names_the_condition_of_a_bad_value(value: Any) -> None:
+    name = "level" if isinstance(value, str | float) else "caption"
+    with pytest.raises(RequestError, match=f"^{name}: "):
+        Cards().fit_conditions([Example(None, {name: value})])
+
+
+def test_numbers_of_any_unit_are_told_apart() -> None:
+    near, far = (Number().fit([1e-12, 3e-12]).encode(value) for value in (1e-12, 3e-12))
+    assert [float(near[0]), float(far[0])] == pytest.approx([-1.0, 1.0])
+    model = Model.new(Cards(asked={"level": Number().fit([-3.0, 10.0])}))
+    model.recipe = {"steps": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.check_ranges({"level": [-3.0, -3.2, 10.9]})
+    for outside in (-4.0, torch.tensor([0.0, 12.0]), np.float64(12.0)):
+        with pytest.warns(RequestWarning, match="level="):
+            model.check_ranges({"level": outside})
+
+
+@pytest.mark.parametrize("name", ["mask", "x", "n", "seed", "previous", "embedded", "size", "keys", "a.b", ""])
+def test_names_that_are_taken_are_refused_where_a_model_is_made(name: str) -> None:
+    class Sized(Cards):
+        def ranges(self) -> dict[str, tuple[float, float]]:
+            return {"size": (1, 2)}
+
+    with pytest.raises(RequestError, match=f"condition.*{name!r}"):
+        Model.new(Sized(asked={name: Number()}))
+
+
+def test_batches_of_training_have_the_sites_of_their_states() -> None:
+    from gendiff_recipes.data import Batches, Encoded
+
+    domain = Cards(asked={"edge": Field(1), "said": SPEECH})
+    said = (["h", "e"], [2, 4])
+    cond = [{"edge": torch.randn(6, 4, 1), "said": said}, {}, {"edge": torch.randn(6, 4, 1)}, {}]
+    data = Encoded(domain, Examples([Example(torch.zeros(2, 6, 4), own) for own in cond]))
+    batches = Batches(domain, data, batch=2, stop=2)
+    network = randomised(domain.network())
+    for first, shape in ((0, [2, 6, 4, 2]), (2, [2, 6, 4, 2])):
+        batch = batches.collate([(*data[i], i, i, 0) for i in (first, first + 1)])
+        assert list(batch["cond"]["edge"].shape) == shape
+        assert network(batch["x0"], torch.rand(2), **batch["cond"]).shape == (2, 2, 6, 4)
+    none = batches.collate([(*data[i], i, i, 0) for i in (1, 3)])
+    assert network(none["x0"], torch.rand(2), **none["cond"]).shape == (2, 2, 6, 4)
+
+
+@torch.no_grad()
+def test_what_lies_along_the_first_axis_stays_there() -> None:
+    """A field of one axis, in a network of two, is the same along the second."""
+    conditions = {"said": SPEECH}
+    network: Any = randomised(NETWORKS["U-Net of patches"](conditions)).double()
+    batch = batch_of("said", SPEECH, (["h", "e"], [2, 2]), 1, (4, 4))
+    field = network.conditioning(torch.rand(1, dtype=F64), {"said": batch}, axes=2).field
+    assert field.shape[:3] == (1, 4, 1) and distance(field[0, 0], field[0, 2]) > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, F64], ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_any_precision_hear_conditions(name: str, dtype: torch.dtype) -> None:
+    conditions, cond, sites = asked_of(name)
+    network: Any = randomised(NETWORKS[name](conditions)).to(dtype)
+    x, t = torch.randn(3, 2, *sites, dtype=dtype), torch.rand(3, dtype=dtype)
+    for told in (cond, {**cond, "embedded": network.embed(cond)}):
+        out = network(x, t, **told)
+        assert out.dtype == dtype and bool(out.isfinite().all())
