@@ -462,7 +462,7 @@ def test_sizes_that_make_no_network_are_refused_where_they_are_given(make: Calla
 
 def test_shipped_weights_carry_their_digests(root: Path) -> None:
     paths = sorted((root / "weights").glob("*.safetensors"))
-    assert len(paths) == 2
+    assert len(paths) >= 2
     for path in paths:
         with path.open("rb") as stream:
             file = ModelFile(stream, path)
