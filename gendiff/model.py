@@ -576,8 +576,8 @@ class Model:
         return write_whole(path, serialise(weights, metadata=metadata))
 
 
-TOLD = frozenset(("x", "t", "mask", "previous", "embedded"))
-"""What the core itself tells a network by name."""
+TOLD = frozenset(("x", "t", "mask", "previous", "embedded", "all"))
+"""What the core itself tells a network by name, and what training calls all conditions."""
 
 
 def check_names(domain: Domain) -> None:

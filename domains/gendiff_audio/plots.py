@@ -55,7 +55,7 @@ def sheet(
         axis.set_yticks(
             np.interp(ticks, hertz, np.arange(len(hertz))), [f"{f / 1000:g}k" if f >= 1000 else str(f) for f in ticks]
         )
-        axis.set_title(titles[i] if i < len(titles) else "", fontsize=8)
+        axis.set_title(titles[i] if i < len(titles) else "", fontsize=8, parse_math=False)
         axis.tick_params(labelsize=7)
         if i % columns == 0:
             axis.set_ylabel("Hz", fontsize=8)

@@ -101,7 +101,7 @@ def save_grid(
         for i, label in enumerate(labels):
             top, left = sheet.corner(i, height, width)
             room = zoom * width
-            shown = label
+            shown = " ".join(label.split())
             while shown and draw.textlength(shown, font=font) > room:
                 shown = shown.rstrip("…")[:-1] + "…" if len(shown) > 2 else ""
             draw.text((left, top + zoom * height), shown, fill=0 if image.mode == "L" else (0, 0, 0), font=font)

@@ -59,7 +59,7 @@ def plot(
         panel.set_axis_off()
         panel.set_aspect("equal")
     for panel, label in zip(panels, labels or (), strict=False):
-        panel.set_title(label, fontsize=8)
+        panel.set_title(label, fontsize=8, parse_math=False)
     for panel, structure in zip(panels, structures, strict=False):
         letters, ca = secondary_structure(structure), facing(structure.ca)
         edges = [0, *(b + 1 for b in structure.breaks), len(structure)]
@@ -86,7 +86,7 @@ def plot(
             )
         )
         panel.autoscale_view()
-        panel.set_title(f"{structure.name or 'structure'}, {len(structure)} residues", fontsize=8)
+        panel.set_title(f"{structure.name or 'structure'}, {len(structure)} residues", fontsize=8, parse_math=False)
     figure.tight_layout()
     figure.savefig(path)
 

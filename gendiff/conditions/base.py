@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gendiff.errors import GendiffError, RequestError, check, refuse
+from gendiff.errors import GendiffError, RequestError, check, printable, refuse
 from gendiff.spaces import map_state
 
 Encoded: TypeAlias = Tensor | dict[str, Tensor]
@@ -137,7 +137,8 @@ class Condition(ABC):
 
 
 def printed(text: str, most: int = 40) -> str:
-    """A text, cut where it is long."""
+    """A text in one line, without what a terminal would obey, cut where it is long."""
+    text = printable(" ".join(text.split()))
     return text if len(text) <= most else text[: most - 3] + "..."
 
 

@@ -2,10 +2,10 @@ r"""A text: words known from training, read by a small transformer that is train
 
     "A red heart." -> a, red, heart, . -> tokens h = encoder(start, a, red, heart, .),  vector = W mean(h)
 
-Texts are cut into words and signs, in lower case; the vocabulary is that of the training texts and stands in the model
-file. A word that was never seen is refused with the nearest one, before anything is drawn. The first token is the
-text's start, or, where nothing is asked, one of its own; so no text, however short, leaves attention without a token,
-and padding changes nothing.
+Texts are cut into words and signs, in lower case, those of scripts without spaces into letters; the vocabulary is that
+of the training texts and stands in the model file. A word that was never seen is refused with the nearest one, before
+anything is drawn. The first token is the text's start, or, where nothing is asked, one of its own; so no text, however
+short, leaves attention without a token, and padding changes nothing.
 """
 
 from __future__ import annotations
@@ -25,20 +25,31 @@ from gendiff.conditions.base import Batched, Condition, distinct, printed
 from gendiff.errors import RequestError, at_least, check, nearest
 from gendiff.nn.tokens import TextEmbedding
 
-WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]")
+SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\U00020000-\U0003ffff"
+"""Letters of scripts without spaces between words: Thai, Lao, Burmese, Khmer, kana, Han. Each is a word."""
+
+MARK = "\u0300"
+"""Any combining mark, in the shadow of a text that words are found in; it belongs to the letter or sign before it."""
+
+WORD = re.compile(
+    rf"[{SPACELESS}]{MARK}*|(?:[^\W{SPACELESS}]|{MARK})+(?:['’\-](?:[^\W{SPACELESS}]|{MARK})+)*|[^\w\s]{MARK}*"
+)
 SHOWN = 8
 
 
 def words_of(text: str) -> list[str]:
-    """The words and signs of a text, in lower case and one form of each letter (NFKC), without marks of format.
+    """The words and signs of a text, in lower case and one form of each letter (NFKC), without marks of format
+    and of how a sign is drawn.
 
     Raises:
         RequestError: For what is no text.
     """
     if not isinstance(text, str):
         raise RequestError(f"{text!r:.80}", "a text", 'NAME="..."')
-    plain = "".join(c for c in unicodedata.normalize("NFKC", text).lower() if unicodedata.category(c) != "Cf")
-    return WORD.findall(plain)
+    kinds = [(c, unicodedata.category(c)) for c in unicodedata.normalize("NFKC", text).lower()]
+    kinds = [(c, kind) for c, kind in kinds if kind != "Cf" and not "\ufe00" <= c <= "\ufe0f"]
+    plain, shadow = "".join(c for c, _ in kinds), "".join(MARK if kind[0] == "M" else c for c, kind in kinds)
+    return [plain[word.start() : word.end()] for word in WORD.finditer(shadow)]
 
 
 @dataclass(frozen=True)

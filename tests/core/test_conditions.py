@@ -44,6 +44,7 @@ from gendiff import (
     Text,
 )
 from gendiff.conditions import batch_of, without
+from gendiff.conditions.text import words_of
 from gendiff.config import from_config, to_config
 from gendiff.denoisers import rows_of
 from gendiff.errors import DataError, RecipeError, RequestError, RequestWarning
@@ -159,6 +160,33 @@ def test_texts_of_every_kind() -> None:
     assert len(short.encode_example("a red heart")) == 2
     assert any("more than 2 words" in note for note in short.audit(odd))
     assert from_config(json.loads(json.dumps(to_config(text)))) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("一只红色的猫 and 2", ["一", "只", "红", "色", "的", "猫", "and", "2"]),
+        ("カ゚タ abc猫", ["カ゚", "タ", "abc", "猫"]),
+        ("แมวสี", ["แ", "ม", "ว", "สี"]),
+        ("كِتَابٌ أحمر", ["كِتَابٌ", "أحمر"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("❤️a ❤", ["❤", "a", "❤"]),
+        ("z̴̢a don't", ["z̴̢a", "don't"]),
+        ("👩‍👧 ?!", ["👩", "👧", "?", "!"]),
+    ],
+    ids=range(8),
+)
+def test_words_of_every_script(text: str, words: list[str]) -> None:
+    assert words_of(text) == words == words_of(" ".join(words))
+    assert len(Text().fit([text]).encode(text)) == len(words)
+
+
+def test_another_order_of_letters_without_spaces_is_known() -> None:
+    assert len(Text().fit(["一只红色的猫"]).encode("猫红")) == 2
+
+
+def test_a_caption_is_shown_in_one_line() -> None:
+    assert TEXT.words("a red\n\n heart\x1b[31m" + "x" * 99) == "a red heart\\x1b[31m" + "x" * 18 + "..."
 
 
 def test_what_is_odd_about_training_values_is_said() -> None:
@@ -522,7 +550,7 @@ def test_numbers_of_any_unit_are_told_apart() -> None:
             model.check_ranges({"level": outside})
 
 
-@pytest.mark.parametrize("name", ["mask", "x", "n", "seed", "previous", "embedded", "size", "keys", "a.b", ""])
+@pytest.mark.parametrize("name", ["mask", "x", "n", "seed", "previous", "embedded", "all", "size", "keys", "a.b", ""])
 def test_names_that_are_taken_are_refused_where_a_model_is_made(name: str) -> None:
     class Sized(Cards):
         def ranges(self) -> dict[str, tuple[float, float]]:

@@ -155,6 +155,7 @@ def test_files_and_pictures(train, domain, tmp_path):
     domain.write(train[0].artifact, tmp_path / f"a{domain.suffix}")
     assert np.abs(domain.read(tmp_path / "a.wav").samples - train[0].artifact.samples).max() < 1 / 32768
     domain.plot(train.artifacts[:5], tmp_path / "sheet.png")
+    domain.plot(train.artifacts[:1], tmp_path / "no_formula.png", labels=["$_$ and $x_$"])
     from PIL import Image
 
     with Image.open(tmp_path / "sheet.png") as picture:

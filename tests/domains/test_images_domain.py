@@ -290,6 +290,7 @@ def test_sheets_refuse_what_they_cannot_hold(tmp_path):
         save_grid([picture(), picture(size=9)], tmp_path / "a.png")
     with pytest.raises(RequestError, match="2 labels for 1 pictures"):
         save_grid([picture()], tmp_path / "a.png", labels=["a", "b"])
+    save_grid([picture()], tmp_path / "a.png", labels=["two\nlines"])
     Images(size=12).plot([picture()] * 21, tmp_path / "many.png")
     assert (tmp_path / "many.png").is_file()
 

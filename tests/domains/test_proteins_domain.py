@@ -154,7 +154,7 @@ def test_files_and_pictures(tmp_path) -> None:
     domain.write(structures[0], tmp_path / "a.pdb")
     assert np.abs(domain.read(tmp_path / "a.pdb").backbone - structures[0].backbone).max() < 1e-3
     domain.plot(structures[:5], tmp_path / "a.png")
-    domain.plot(structures[:1], tmp_path / "b.png")
+    domain.plot(structures[:1], tmp_path / "b.png", labels=["$_$ and $x_$"])
     pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
     assert pixels.shape[1] > 800 and pixels.std() > 5  # something was drawn
     assert read(tmp_path / "a.pdb").name == "a"
