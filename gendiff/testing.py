@@ -253,8 +253,9 @@ def check_request(domain: Domain, denoiser: Denoiser, request: Request, n: int, 
 def check_condition(condition: Condition, values: Sequence[Any], *, sites: tuple[int, ...] = (), seed: int = 0) -> None:
     """Tries a condition through its contract.
 
-    Its JSON gives it back; a batch says of each sample what a batch of one says, however padded; what is dropped is
-    what is not asked, and dropping moves nothing else; a value of no kind is a RequestError.
+    Its JSON gives it back; its embedder gives what it `gives`; a batch says of each sample what a batch of one says,
+    however padded; what is dropped is what is not asked, and dropping moves nothing else; a value of no kind is a
+    RequestError.
 
     Args:
         values: Two or more values of single samples.
@@ -277,6 +278,7 @@ def check_condition(condition: Condition, values: Sequence[Any], *, sites: tuple
             require(float((part - other[name]).abs().max()), 1e-10, f"{condition!r}: {law} ({name})")
 
     nothing, whole = told([None])[0], told([*values, None])
+    assert set(nothing) == set(condition.gives), f"{condition!r}: gives {condition.gives}, its embedder {set(nothing)}"
     same(whole[-1], nothing, "nothing asked in a batch is nothing asked")
     same({k: v[0] for k, v in embedder(None).items() if k != "mask"}, nothing, "f(None) is nothing asked")
     for i, value in enumerate(values):

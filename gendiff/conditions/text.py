@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +65,6 @@ class Text(Condition):
         examples: Some training texts, drawn when nothing is said.
     """
 
-    gives: ClassVar[tuple[str, ...]] = ("vector", "tokens")
-
     vocabulary: tuple[str, ...] = ()
     longest: int = 48
     layers: int = 2
@@ -79,6 +77,10 @@ class Text(Condition):
         distinct(self, "vocabulary")
         if not (self.pooled or self.tokens):
             raise RequestError("Text(pooled=False, tokens=False)", "one of them at least", "Text(tokens=True)")
+
+    @property
+    def gives(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("vector",) * self.pooled + ("tokens",) * self.tokens
 
     def encode(self, value: Any) -> Tensor:
         """int64 [words]: empty where nothing is asked.

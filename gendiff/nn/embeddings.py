@@ -26,6 +26,11 @@ from gendiff.errors import RequestError, nearest
 class Embeds(Protocol):
     """What a network needs of a condition: the module that tells it what is asked (see `gendiff.conditions`)."""
 
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """What that module gives, of "vector", "tokens" and "field"."""
+        ...
+
     def embedder(self, width: int) -> nn.Module:
         """f(batch or None) -> {"vector": [B, width]} and the like."""
         ...
@@ -163,12 +168,12 @@ class Asked(nn.Module):
         for name in conditions or {}:
             if not name or "." in name or hasattr(nn.ModuleDict, name):
                 raise RequestError(f"a condition named {name!r}", "a name that torch.nn.ModuleDict takes")
+        self.given = frozenset(what for own in (conditions or {}).values() for what in own.gives)
         self.tables = nn.ModuleDict({name: own.embedder(width) for name, own in (conditions or {}).items()})
 
     def gives(self, what: str) -> bool:
         """Whether any condition gives this: "tokens" or "field"."""
-        with torch.no_grad():
-            return any(what in table(None) for table in self.tables.values())
+        return what in self.given
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Tensor]]]:
         """By condition, what it gives as it is "asked", and with "nothing" asked, in the same shapes.

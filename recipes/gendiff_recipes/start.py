@@ -63,6 +63,9 @@ def begin_from(model: Model, source: Model) -> dict[str, Any]:
         label = tables.get(name)
         if label is not None and theirs.get(name) == label and other[name].shape[1:] == value.shape[1:]:
             table, missing = taken_rows(model.domain, source.domain, label, other[name])
+            if table.shape != value.shape:  # a class there, and a word here
+                new.append(f"{name} {list(value.shape)}")
+                continue
             value.copy_(table)
             taken.append(name)
             if missing:

@@ -47,7 +47,7 @@ from gendiff.conditions import batch_of, without
 from gendiff.conditions.text import words_of
 from gendiff.config import from_config, to_config
 from gendiff.denoisers import rows_of
-from gendiff.errors import DataError, RecipeError, RequestError, RequestWarning
+from gendiff.errors import CheckpointError, DataError, RecipeError, RequestError, RequestWarning
 from gendiff.nn import DiT, UNet
 from gendiff.processes import Process
 from gendiff.random import Noise
@@ -597,3 +597,32 @@ def test_networks_of_any_precision_hear_conditions(name: str, dtype: torch.dtype
     for told in (cond, {**cond, "embedded": network.embed(cond)}):
         out = network(x, t, **told)
         assert out.dtype == dtype and bool(out.isfinite().all())
+
+
+def test_a_file_of_huge_conditions_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is computed while a network is built, so that nothing needs its memory."""
+    made, linear = [], nn.Linear.forward
+
+    def forward(self: nn.Linear, x: Tensor) -> Tensor:
+        made.append(self)
+        return linear(self, x)
+
+    monkeypatch.setattr(nn.Linear, "forward", forward)
+    model = Model.new(Cards(asked={"edge": Field(1)}))
+    path = model.save(tmp_path / "m.safetensors")
+    object.__setattr__(model.domain, "asked", {"edge": Field(10**9)})
+    hostile = model.save(tmp_path / "hostile.safetensors")
+    gendiff.load(path, parts=[Cards])
+    with pytest.raises(CheckpointError, match="do not fit the network"):
+        gendiff.load(hostile, parts=[Cards])
+    assert not made
+
+
+def test_words_do_not_begin_from_classes() -> None:
+    from gendiff_recipes.start import begin_from
+
+    classes = Model.new(Cards(asked={"more": Label(("red", "heart"))}))
+    words = Model.new(Cards(asked={"more": Text(("a", "heart", "red"))}))
+    for own, other in ((words, classes), (classes, words)):
+        found = begin_from(own, other)
+        assert any("more.table.weight" in name for name in found["new"])
