@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gendiff.conditions import told_of
@@ -68,7 +69,9 @@ class Encoded(Dataset[tuple[State, dict[str, Any]]]):
             sites = (tensors(state)[0].shape[0],) if domain.ragged else ()
             self.asked.append(encode_conditions(domain, example, sites))
             weights.append(checked_weight(example))
-            said.append((sorted(example.cond.items()), [tuple(x.shape) for x in tensors(state)]))
+            said.append(
+                (sorted((k, spelled(v)) for k, v in example.cond.items()), [tuple(x.shape) for x in tensors(state)])
+            )
             for x in tensors(state):
                 bits.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().data)
                 moments[i % 16] += float(x.double().mean()), float(x.double().square().mean())
@@ -94,6 +97,14 @@ class Encoded(Dataset[tuple[State, dict[str, Any]]]):
     def __getitem__(self, index: int) -> tuple[State, dict[str, Any]]:
         state = self.domain.encode(self.examples[index].artifact) if self.states is None else self.states[index]
         return state, self.asked[index]
+
+
+def spelled(value: Any) -> Any:
+    """A value as its text tells it from others: of numbers for each site, which print in part, the digest of all."""
+    if not isinstance(value, Tensor | np.ndarray):
+        return value
+    whole = np.ascontiguousarray(value.detach().cpu().float() if isinstance(value, Tensor) else value)
+    return str(whole.dtype), whole.shape, hashlib.sha256(whole.tobytes()).hexdigest()
 
 
 def checked_weight(example: Example) -> float:

@@ -626,3 +626,17 @@ def test_words_do_not_begin_from_classes() -> None:
     for own, other in ((words, classes), (classes, words)):
         found = begin_from(own, other)
         assert any("more.table.weight" in name for name in found["new"])
+
+
+@pytest.mark.parametrize("kind", [torch.as_tensor, np.asarray], ids=["tensor", "array"])
+def test_data_that_differ_in_one_number_of_a_field_are_other_data(kind: Any) -> None:
+    from gendiff_recipes.data import Encoded, same_data
+
+    domain = Cards(asked={"edge": Field(80)})
+
+    def said(last: float) -> dict[str, Any]:
+        edge = torch.zeros(6, 4, 80)
+        edge[3, 2, 40] = last
+        return Encoded(domain, Examples([Example(torch.zeros(2, 6, 4), {"edge": kind(edge)})])).fingerprint
+
+    assert same_data(said(0.0), said(0.0)) and not same_data(said(0.0), said(1e-6))
