@@ -18,30 +18,39 @@ import gendiff
 from gendiff import (
     APG,
     CFG,
+    DDPM,
     SO3,
     Absorbing,
+    Adaptive,
     Aligned,
     Autoguidance,
     CFGPerCondition,
     CFGPlusPlus,
     CFGRescale,
     Condition,
+    Denoiser,
     Domain,
     Euler,
     Example,
     Examples,
+    FeynmanKac,
     Field,
     Gaussian,
     Geodesic,
     GuidanceInterval,
     Guided,
+    Heun,
     Joint,
     Label,
     Model,
     Number,
+    Parallel,
     Request,
+    Reward,
     Sites,
     Text,
+    Velocity,
+    sample,
 )
 from gendiff.conditions import batch_of, without
 from gendiff.conditions.text import words_of
@@ -640,3 +649,26 @@ def test_data_that_differ_in_one_number_of_a_field_are_other_data(kind: Any) -> 
         return Encoded(domain, Examples([Example(torch.zeros(2, 6, 4), {"edge": kind(edge)})])).fingerprint
 
     assert same_data(said(0.0), said(0.0)) and not same_data(said(0.0), said(1e-6))
+
+
+LOOPS: dict[str, Any] = {
+    "steps": Euler(3),
+    "particles": FeynmanKac(DDPM(3), Reward(lambda x0: x0.flatten(1).sum(1)), 4),
+    "parallel": Parallel(Heun(3), 2, tolerance=0.0),
+    "adaptive": Adaptive(),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("name", ["DiT", "U-Net"])
+def test_every_loop_cuts_what_is_embedded_with_its_samples(name: str, loop: str) -> None:
+    conditions, cond, sites = asked_of(name)
+    denoiser = Denoiser(randomised(NETWORKS[name](conditions)).double(), Velocity(), Gaussian()).eval()
+    rules = CFGPerCondition({"caption": 2.0, "edge": torch.tensor([1.5, 1.0, 2.0], dtype=F64)})
+    guided = Guided(denoiser, rules, lambda c, *names: without(conditions, c, *names))
+    like = torch.empty(3, 2, *sites, dtype=F64)
+    embedded, plain = (
+        sample(guided, like, solver=LOOPS[loop], noise=Noise.of(0, 3), cond=own) for own in (denoiser.embed(cond), cond)
+    )
+    assert distance(embedded, plain) < 1e-9

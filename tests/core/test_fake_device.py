@@ -24,10 +24,12 @@ from gendiff import (
     VP,
     Absorbing,
     Adams,
+    Aligned,
     Autoguidance,
     Average,
     Blur,
     Centered,
+    CFGPerCondition,
     CFGPlusPlus,
     CFGRescale,
     CFGZeroStar,
@@ -39,6 +41,7 @@ from gendiff import (
     DiffPIR,
     Euler,
     FeynmanKac,
+    Field,
     Gaussian,
     Geodesic,
     Given,
@@ -46,24 +49,29 @@ from gendiff import (
     Guided,
     Hutchinson,
     Joint,
+    Label,
     Likelihood,
     Linear,
     Magnitudes,
     Mask,
     Matrix,
     Measurement,
+    Number,
     PiGDM,
     PosteriorMean,
     Rescheduled,
     Reward,
     Sphere,
+    Text,
     Torus,
     Velocity,
     denoising_loss,
     log_likelihood,
     sample,
 )
+from gendiff.conditions import without as unasked
 from gendiff.guidance import Method, steer
+from gendiff.nn import DiT, UNet
 from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.sampling.ode import EvenSteps
@@ -259,6 +267,36 @@ def test_log_likelihood(name: str) -> None:
     solver = EvenSteps(2)
     found = log_likelihood(Toy(process), x, solver=solver, cond=conditions(), divergence=Hutchinson(2), noise=noise())
     assert on_cuda(found.log_p) and on_cuda(found.error)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("network", [DiT, UNet])
+@torch.no_grad()
+def test_conditions_of_every_kind_embedded_or_not(network: Any, dims: int) -> None:
+    sites = (6, 4)[:dims]
+    text, said = Text().fit(["a red heart"]), Aligned(("h", "e"))
+    edge = torch.empty(N, *sites, 2, device=CUDA)
+    words = {"words": (N, 3), "mask": (N, 3)}
+    spread = {"symbols": (N, 2), "mask": (N, 2), "index": (N, 6), "place": (N, 6, 3)}
+    kinds = {"mask": torch.bool, "place": torch.float32}
+    told: dict[str, Any] = {
+        "kind": conditions()["kind"], "level": torch.empty(N, 2, device=CUDA), "edge": edge,
+        **{name: {k: torch.zeros(shape, dtype=kinds.get(k, torch.int64), device=CUDA) for k, shape in parts.items()}
+           for name, parts in (("caption", words), ("said", spread))},
+    }  # fmt: skip
+    own = {"kind": Label(("a", "b")), "level": Number(), "edge": Field(1), "caption": text, "said": said}
+    size: Any = {"patch": 2, "width": 32, "depth": 1, "heads": 2}
+    if network is UNet:
+        size = {"channels": (8, 8), "blocks": 1, "attention": (False, True)}
+    with CUDA:
+        net = network(dims, in_channels=3, out_channels=3, conditions=own, **size)
+    denoiser = Denoiser(net, Velocity(), Gaussian(Linear())).eval()
+    rule = CFGPerCondition({"caption": 2.0, "edge": 1.5})
+    guided = Guided(denoiser, rule, lambda c, *names: unasked(own, c, *names))
+    for cond in (told, denoiser.embed(told)):
+        for solver in (Euler(2), FeynmanKac(DDPM(2), Reward(lambda x0: x0.flatten(1).sum(1)), 2)):
+            x = torch.empty(N, 3, *sites, device=CUDA)
+            assert on_cuda(sample(guided, x, solver=solver, noise=noise(), cond=cond))
 
 
 class Net(nn.Module):
