@@ -170,8 +170,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "Circle forgets data_std",
         "gendiff/sampling/solvers/views.py",
-        "return self.width or leaf.data_std or 1.0",
-        "return self.width or 1.0",
+        "return self.share * (self.width or leaf.data_std or 1.0)",
+        "return self.share * (self.width or 1.0)",
         ("tests/core/test_data_std.py",),
     ),
     Mutant(

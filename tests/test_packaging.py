@@ -122,3 +122,15 @@ def test_extras_are_all_in_all(project: dict[str, Any]) -> None:
     (everything,) = extras["all"]
     named = everything.partition("[")[2].rstrip("]").split(",")
     assert set(named) == set(extras) - {"all", "dev", "docs"}
+
+
+def test_the_list_of_mutants_follows_the_code(root: Path) -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("mutants", root / "tests" / "mutants.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["mutants"] = module
+    spec.loader.exec_module(module)
+    for mutant in module.MUTANTS:
+        assert (root / mutant.path).read_text(encoding="utf8").count(mutant.old) == 1, mutant.name
