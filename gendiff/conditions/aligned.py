@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -34,10 +34,12 @@ class Aligned(Condition):
         layers: Of the encoder that is trained along.
     """
 
-    gives: ClassVar[tuple[str, ...]] = ("field",)
-
     symbols: tuple[str, ...] = ()
     layers: int = 2
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return ("field",)
 
     def __post_init__(self) -> None:
         check(self, layers=at_least(0))

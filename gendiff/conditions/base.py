@@ -22,7 +22,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -39,13 +39,12 @@ Batched: TypeAlias = Tensor | dict[str, Tensor]
 
 
 class Condition(ABC):
-    """The interface; members are frozen dataclasses with JSON-able fields.
+    """The interface; members are frozen dataclasses with JSON-able fields."""
 
-    Attributes:
-        gives: What its embedder gives, of "vector", "tokens" and "field".
-    """
-
-    gives: ClassVar[tuple[str, ...]] = ("vector",)
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """What its embedder gives, of "vector", "tokens" and "field"."""
+        return ("vector",)
 
     def __post_init__(self) -> None:
         check(self)

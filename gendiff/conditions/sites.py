@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,10 +31,12 @@ class Sites(Condition):
         free: The letter of a site of which nothing is asked.
     """
 
-    gives: ClassVar[tuple[str, ...]] = ("field",)
-
     classes: tuple[str, ...] = ()
     free: str = "?"
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return ("field",)
 
     def __post_init__(self) -> None:
         check(self)
@@ -102,9 +104,11 @@ class Field(Condition):
         channels: Numbers a site.
     """
 
-    gives: ClassVar[tuple[str, ...]] = ("field",)
-
     channels: int = 1
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return ("field",)
 
     def __post_init__(self) -> None:
         check(self, channels=at_least(1))

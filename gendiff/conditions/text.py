@@ -79,7 +79,7 @@ class Text(Condition):
             raise RequestError("Text(pooled=False, tokens=False)", "one of them at least", "Text(tokens=True)")
 
     @property
-    def gives(self) -> tuple[str, ...]:  # type: ignore[override]
+    def gives(self) -> tuple[str, ...]:
         return ("vector",) * self.pooled + ("tokens",) * self.tokens
 
     def encode(self, value: Any) -> Tensor:
