@@ -66,8 +66,8 @@ from .guidance import PiGDM as PiGDM
 from .guidance import PosteriorMean as PosteriorMean
 from .guidance import Reward as Reward
 from .guidance import steer as steer
+from .loading import load as load
 from .model import Model as Model
-from .model import load as load
 from .processes import Absorbing as Absorbing
 from .processes import BrownianSO3 as BrownianSO3
 from .processes import DiscreteFlowMatching as DiscreteFlowMatching

@@ -288,10 +288,11 @@ class Domain(ABC):
 
     def fit_conditions(self, examples: Sequence[Example]) -> Self:
         """The same with ranges and vocabularies taken from the conditions of training examples."""
+        said = [e.cond for e in examples] if self.conditions else []  # once: examples may be made when asked for
         fitted = {}
         for name, own in self.conditions.items():
             with told_of(name, own):
-                fitted[name] = own.fit([e.cond.get(name) for e in examples])
+                fitted[name] = own.fit([cond.get(name) for cond in said])
         return self.with_conditions(fitted)
 
     @derived

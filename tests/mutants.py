@@ -244,7 +244,7 @@ MUTANTS: list[Mutant] = [
         "gendiff/guidance/rules.py",
         "weights = (*[1.0] * len(terms), 1.0 - len(terms))",
         "weights = (*[1.0 / len(terms)] * len(terms), 0.0)",
-        ("tests/core/test_conditions.py",),
+        ("tests/core/test_condition_guidance.py",),
     ),
     Mutant(
         "sites attend to padded words",
@@ -301,6 +301,13 @@ MUTANTS: list[Mutant] = [
         'losses["loss"] = losses["loss"] * batch["weight"].to(losses["loss"])',
         'losses["loss"] = losses["loss"] * 1.0',
         ("tests/recipes/test_runs.py",),
+    ),
+    Mutant(
+        "a weaker model hears what the better one embedded",
+        "gendiff/guidance/wrappers.py",
+        'asked = {name: value for name, value in cond.items() if name != "embedded"}',
+        "asked = dict(cond)",
+        ("tests/core/test_previous.py",),
     ),
 ]
 

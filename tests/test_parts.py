@@ -22,7 +22,7 @@ from gendiff import Euler, Gaussian, Linear, Model, Objective, Velocity
 from gendiff.config import Kinds, from_config, kind_name, to_config
 from gendiff.discovery import REGISTERED, register
 from gendiff.errors import CheckpointError, GendiffError, RecipeError, UnknownName
-from gendiff.model import check_loadable
+from gendiff.loading import check_loadable
 from gendiff.processes.schedules import Flow
 from gendiff_audio import Audio
 from gendiff_images import Digits, Images

@@ -9,7 +9,6 @@ tokens in a row are told apart by where in them a site lies. A gathered field is
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -128,7 +127,7 @@ class Aligned(Condition):
         known = [self.pair(value)[0] for value in values if value is not None]
         if self.symbols or not known:
             return self
-        return replace(self, symbols=tuple(sorted(Counter(symbol for symbols in known for symbol in symbols))))
+        return replace(self, symbols=tuple(sorted({symbol for symbols in known for symbol in symbols})))
 
     @property
     def rows(self) -> tuple[str, ...]:

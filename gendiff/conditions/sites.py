@@ -87,6 +87,11 @@ class Sites(Condition):
     def rows(self) -> tuple[str, ...]:
         return self.classes
 
+    def read(self, text: str) -> Any:
+        """A text, or one for each sample with commas between them; none is nothing asked."""
+        items = [None if item.strip().lower() == "none" else item.strip() for item in text.split(",")]
+        return items if len(items) > 1 else items[0]
+
     def words(self, value: Any) -> str:
         return "" if value is None else (value if isinstance(value, str) else "".join(map(str, value)))[:24]
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -90,9 +89,14 @@ class Text(Condition):
         """
         if value is None:
             return torch.empty(0, dtype=torch.int64)
-        found, known = words_of(value), self.numbers
+        found = words_of(value)
         if len(found) > self.longest:
             raise RequestError(f"a text of {len(found)} words, {printed(value)!r}", f"at most {self.longest}")
+        return self.looked_up(found, value)
+
+    def looked_up(self, found: Sequence[str], value: str) -> Tensor:
+        """The numbers of words, int64 [words]; RequestError for one that is unknown."""
+        known = self.numbers
         for place, word in enumerate(found):
             if word not in known:
                 raise RequestError(
@@ -125,10 +129,10 @@ class Text(Condition):
         texts = [value for value in values if value]
         if self.vocabulary or not texts:
             return self
-        counts = Counter(word for text in texts for word in words_of(text)[: self.longest])
+        words = {word for text in texts for word in words_of(text)[: self.longest]}
         spread = sorted(set(texts))
         chosen = spread[:: max(1, len(spread) // SHOWN)][:SHOWN]
-        return replace(self, vocabulary=tuple(sorted(counts)), examples=tuple(chosen))
+        return replace(self, vocabulary=tuple(sorted(words)), examples=tuple(chosen))
 
     def audit(self, values: Sequence[Any]) -> list[str]:
         long = sum(len(words_of(value)) > self.longest for value in values if value)
@@ -139,7 +143,7 @@ class Text(Condition):
 
     def encode_example(self, value: Any) -> Tensor:
         """A training text, of which no more than `longest` words are read."""
-        return self.encode(" ".join(words_of(value)[: self.longest]) if isinstance(value, str) else value)
+        return self.encode(None) if value is None else self.looked_up(words_of(value)[: self.longest], value)
 
     @property
     def rows(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from gendiff.spaces import State, map_state, tensors
 if TYPE_CHECKING:
     pass
 from gendiff.denoisers.heads import Head
+from gendiff.denoisers.predictions import takes_previous
 from gendiff.errors import RecipeError
 
 
@@ -77,8 +78,10 @@ class Denoiser(nn.Module):
             time = {name: times(part, first, dtype) for name, part in time.items()}
         else:
             time = times(time, first, dtype)
-        if cond.get("previous") is not None:
-            cond = {**cond, "previous": map_state(lambda part: working(part, dtype), cond["previous"])}
+        if "previous" in cond:
+            before = cond.pop("previous")  # which a weaker model, say, may not be told
+            if before is not None and takes_previous(self):
+                cond["previous"] = map_state(lambda part: working(part, dtype), before)
         with autocast(first.device, self.precision):
             out = self.network(map_state(lambda part: working(part, dtype), seen), time, **cond)
         real = next((part.dtype for part in tensors(x) if part.is_floating_point()), dtype)

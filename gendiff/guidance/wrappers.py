@@ -176,8 +176,12 @@ class Autoguidance:
         def plain() -> Any:
             return self.denoiser(x, t, **cond)
 
+        def both() -> tuple[Any, Any]:
+            asked = {name: value for name, value in cond.items() if name != "embedded"}  # by the other network
+            return self.weaker(x, t, **asked), plain()
+
         process = self.process.masked(cond.get("mask"))
-        return ruled(as_rule(self.scale), process, x, t, plain, lambda: (self.weaker(x, t, **cond), plain()))
+        return ruled(as_rule(self.scale), process, x, t, plain, both)
 
 
 @dataclass(frozen=True)

@@ -109,18 +109,12 @@ class NumberEmbedding(nn.Module):
         return {"vector": torch.where(there[:, None] > 0, self.layers(self.features(z)), self.nothing)}
 
 
-class SiteEmbedding(nn.Module):
+class SiteEmbedding(LabelEmbedding):
     """Class indices of sites [B, N] to a field [B, N, width]; index `count` is "nothing asked"."""
 
-    def __init__(self, count: int, width: int) -> None:
-        super().__init__()
-        self.count = count
-        self.table = nn.Embedding(count + 1, width)
-        nn.init.normal_(self.table.weight, std=0.5)
-
-    def forward(self, sites: Tensor | None) -> dict[str, Tensor]:
+    def forward(self, label: Tensor | None) -> dict[str, Tensor]:
         """[B, N] int64 in 0..count, or None ([1, width])."""
-        return {"field": self.table.weight[self.count :] if sites is None else self.table(sites)}
+        return {"field": super().forward(label)["vector"]}
 
 
 class FieldEmbedding(nn.Module):

@@ -32,25 +32,47 @@ class TokenBlock(nn.Module):
         return h + self.mlp(F.layer_norm(h, (self.width,)))
 
 
-class TextEmbedding(nn.Module):
+class TokenEncoder(nn.Module):
+    """A table of tokens and the transformer that reads them.
+
+    Args:
+        count: Of known tokens.
+        width: Of a token; a multiple of 32 makes heads of that width.
+        layers: Of the transformer.
+    """
+
+    def __init__(self, count: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.width = width
+        self.heads = max(h for h in range(1, max(1, width // 32) + 1) if width % (4 * h) == 0)
+        self.table = nn.Embedding(max(count, 1), width)
+        nn.init.normal_(self.table.weight, std=0.5)
+        self.blocks = nn.ModuleList(TokenBlock(width, self.heads) for _ in range(layers))
+
+    def read(self, h: Tensor, mask: Tensor) -> Tensor:
+        """[B, L, width] and mask bool [B, L] to the same, each token with its neighbours."""
+        h = h * mask[..., None]
+        angles = Rotary().angles(grid_positions(h.shape[1], like=h), self.width // self.heads)
+        for block in self.blocks:
+            h = block(h, mask, angles)
+        return h
+
+
+class TextEmbedding(TokenEncoder):
     """Numbers of words to tokens and a vector.
 
     Args:
         count: Of known words.
-        width: Of a token and of the vector; a multiple of 32 makes heads of that width.
+        width: Of a token and of the vector.
         layers: Of the transformer.
         pooled: Whether to give the vector.
         tokens: Whether to give the tokens.
     """
 
     def __init__(self, count: int, width: int, layers: int = 2, *, pooled: bool = True, tokens: bool = True) -> None:
-        super().__init__()
-        self.width, self.pooled, self.gives_tokens = width, pooled, tokens
-        self.heads = max(h for h in range(1, max(1, width // 32) + 1) if width % (4 * h) == 0)
-        self.table = nn.Embedding(max(count, 1), width)
+        super().__init__(count, width, layers)
+        self.pooled, self.gives_tokens = pooled, tokens
         self.first = nn.Parameter(0.5 * torch.randn(2, width))  # nothing, start
-        nn.init.normal_(self.table.weight, std=0.5)
-        self.blocks = nn.ModuleList(TokenBlock(width, self.heads) for _ in range(layers))
         self.out = nn.Linear(width, width)
 
     def forward(self, batch: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -62,10 +84,7 @@ class TextEmbedding(nn.Module):
             words, real = batch["words"], batch["mask"]
         first = self.first[real.any(1).long()][:, None]
         mask = F.pad(real, (1, 0), value=True)
-        h = torch.cat([first, self.table(words)], 1) * mask[..., None]
-        angles = Rotary().angles(grid_positions(h.shape[1], like=h), self.width // self.heads)
-        for block in self.blocks:
-            h = block(h, mask, angles)
+        h = self.read(torch.cat([first, self.table(words)], 1), mask)
         h = F.layer_norm(h, (self.width,)) * mask[..., None]
         out = {"tokens": h, "mask": mask} if self.gives_tokens else {}
         if self.pooled:
@@ -73,7 +92,7 @@ class TextEmbedding(nn.Module):
         return out
 
 
-class AlignedEmbedding(nn.Module):
+class AlignedEmbedding(TokenEncoder):
     """Symbols spread over the sites they cover: a field [B, T, width].
 
     Args:
@@ -83,13 +102,8 @@ class AlignedEmbedding(nn.Module):
     """
 
     def __init__(self, count: int, width: int, layers: int = 2) -> None:
-        super().__init__()
-        self.width = width
-        self.heads = max(h for h in range(1, max(1, width // 32) + 1) if width % (4 * h) == 0)
-        self.table = nn.Embedding(max(count, 1), width)
+        super().__init__(count, width, layers)
         self.nothing = nn.Parameter(0.5 * torch.randn(1, width))
-        nn.init.normal_(self.table.weight, std=0.5)
-        self.blocks = nn.ModuleList(TokenBlock(width, self.heads) for _ in range(layers))
         self.place = nn.Linear(3, width)
 
     def forward(self, batch: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -97,10 +111,7 @@ class AlignedEmbedding(nn.Module):
         if batch is None:
             return {"field": self.nothing}
         mask, index = batch["mask"], batch["index"]
-        h = self.table(batch["symbols"]) * mask[..., None]
-        angles = Rotary().angles(grid_positions(h.shape[1], like=h), self.width // self.heads)
-        for block in self.blocks:
-            h = block(h, mask, angles)
+        h = self.read(self.table(batch["symbols"]), mask)
         spread = torch.gather(h, 1, index.clamp_max(h.shape[1] - 1)[..., None].expand(-1, -1, self.width))
         spread = F.layer_norm(spread, (self.width,)) + self.place(batch["place"].to(h.dtype))
         return {"field": torch.where((index < h.shape[1])[..., None], spread, self.nothing)}

@@ -38,7 +38,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoise, for_samples, predict, rows_of
+from gendiff.denoisers import Denoise, for_samples, predict, refuse_previous, rows_of
 from gendiff.errors import NOT_NEGATIVE, SamplerError, whole
 from gendiff.processes import Move, pick
 from gendiff.random import Noise
@@ -148,8 +148,10 @@ def calibrate(
         The solver with the first of these numbers of steps; `model.sample(sampler=..., steps=8)` takes another.
 
     Raises:
-        SamplerError: For fewer than 8 pilots, a solver with more than one evaluation a step, or categories.
+        SamplerError: For fewer than 8 pilots, a solver with more than one evaluation a step, categories,
+            or a self-conditioned denoiser.
     """
+    refuse_previous(denoiser, "calibrate")
     counts = [evaluations] if isinstance(evaluations, int) else list(evaluations)
     for name, number, least in [*(("evaluations", n, 1) for n in counts), ("depth", depth, 1), ("fine", fine, 2)]:
         whole("calibrate", name, number, least)

@@ -59,9 +59,10 @@ def subset(artifacts: Sequence[Any], n: int, seed: int) -> list[Any]:
 def about_examples(recipe: Recipe, examples: Examples) -> list[str]:
     """What a training run tells at its start: how many examples, of which classes, and a warm-up that is too long."""
     said = f"{recipe.name}: {len(examples)} examples"
+    conds = [e.cond for e in examples] if recipe.domain.conditions else []
     notes = [] if examples.rejected else list(examples.notes)  # with rejections they stand in the report
     for name, own in recipe.domain.conditions.items():
-        values = [e.cond.get(name) for e in examples]
+        values = [cond.get(name) for cond in conds]
         if isinstance(own, Label):
             counts = Counter(own.number(value) for value in values if value is not None)
             listed = [f"{kind} {counts[k]}" for k, kind in enumerate(own.classes)]

@@ -32,7 +32,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 import gendiff
 from gendiff.config import read_json
 from gendiff.errors import RecipeError
-from gendiff.model import Model, check_loadable
+from gendiff.loading import check_loadable
+from gendiff.model import Model
 
 from .callbacks import (
     CSV,

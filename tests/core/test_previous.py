@@ -13,6 +13,7 @@ from gendiff import (
     Absorbing,
     Adams,
     Adaptive,
+    Autoguidance,
     Denoiser,
     DPMpp2M,
     Euler,
@@ -22,6 +23,7 @@ from gendiff import (
     Heads,
     Heun,
     Joint,
+    Label,
     Linear,
     Logits,
     Objective,
@@ -38,7 +40,7 @@ from gendiff.errors import SamplerError
 from gendiff.guidance import Constrained
 from gendiff.nn import DiT, UNet
 from gendiff.random import Noise
-from gendiff.sampling import table
+from gendiff.sampling import calibrate, table
 from gendiff.sampling.grids import UpAndDown
 from gendiff.sampling.loop import Progress, run
 from gendiff.sampling.solvers import Solver
@@ -213,6 +215,24 @@ def test_where_there_is_no_prediction_before_it_is_refused() -> None:
     ):
         with pytest.raises(SamplerError, match="self-conditioned"):
             likelihood()
+    with pytest.raises(SamplerError, match="calibrate got a self-conditioned"):
+        calibrate(denoiser, torch.empty(16, 2, dtype=F64), noise=Noise.of(0, 16))
+
+
+@torch.no_grad()
+def test_a_weaker_model_hears_with_its_own_ears() -> None:
+    """What the better network embedded, and a prediction that the weaker one is not told, stay with the better."""
+    size: dict[str, Any] = {"conditions": {"kind": Label(("a", "b"))}, "width": 32, "depth": 1, "heads": 2}
+    networks = [
+        randomised(DiT(2, in_channels=2, out_channels=2, previous=told, **size), seed).double()
+        for seed, told in ((1, True), (2, False))
+    ]
+    better, weaker = (Denoiser(network, X0(), Gaussian(Linear())) for network in networks)
+    x, cond = torch.randn(3, 2, 4, 4, dtype=F64), {"kind": torch.tensor([0, 1, 2])}
+    guided = Autoguidance(better, weaker, 2.0)
+    told = guided(x, 0.5, **better.embed(cond), previous=x)
+    expected = 2 * better(x, 0.5, **cond, previous=x) - weaker(x, 0.5, **cond)  # type: ignore[operator]
+    assert distance(told, expected) < 1e-12
 
 
 @torch.no_grad()

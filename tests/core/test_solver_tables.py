@@ -38,7 +38,7 @@ from gendiff import (
 )
 from gendiff.config import from_config, to_config
 from gendiff.denoisers import Mixture, Normal
-from gendiff.errors import SamplerError
+from gendiff.errors import GendiffError, SamplerError
 from gendiff.random import Increment, Noise
 from gendiff.sampling import Progress, run, sample
 from gendiff.sampling.grids import Fixed, Grid
@@ -355,6 +355,12 @@ def test_a_last_level_that_comes_twice_is_corrected(solver: Solver, monkeypatch:
     assert len(written) == 6
     twice = run(denoiser, denoiser.process, written, start, noise=Noise.of(0, 8), cond={})
     torch.testing.assert_close(once, twice, rtol=1e-10, atol=1e-10)
+
+
+def test_levels_in_the_wrong_order_are_refused() -> None:
+    for make in (lambda: SASolver(low=2.0, high=1.0), lambda: Churn(low=2.0, high=1.0)):
+        with pytest.raises(GendiffError, match="low"):
+            make()
 
 
 def test_one_brownian_path() -> None:

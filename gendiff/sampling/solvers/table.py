@@ -36,7 +36,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from gendiff.errors import NOT_NEGATIVE, NOT_NEGATIVE_OR_INFINITE, Range, SamplerError, at_least, check
+from gendiff.errors import NOT_NEGATIVE, NOT_NEGATIVE_OR_INFINITE, Range, SamplerError, at_least, check, ordered
 from gendiff.processes import Move, Process, pick
 from gendiff.sampling.grids import Grid
 
@@ -138,6 +138,8 @@ class Solver(ABC):
     def __post_init__(self) -> None:
         name = type(self).__name__
         check(self, SamplerError, **RANGES)
+        if hasattr(self, "low") and hasattr(self, "high"):
+            ordered(self, "low", "high", equal=True)
         inner = getattr(self, "solver", None)
         if not self.remembers and inner is not None and inner.remembers:
             raise SamplerError(
