@@ -9,15 +9,12 @@ mask, `crop` undoes it. Trainer, sampler, guidance, checkpoint and benchmark kno
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import math
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
@@ -29,6 +26,9 @@ from torch import Tensor, nn
 from gendiff.conditions import Condition, Label, batch_of, told_of, without
 from gendiff.denoisers import Head, default_head
 from gendiff.errors import DataError, RequestError, nearest, printable
+from gendiff.files import data_root as data_root
+from gendiff.files import sealed as sealed
+from gendiff.files import unsealed as unsealed
 from gendiff.guidance import Given, Measurement
 from gendiff.processes import Process
 from gendiff.random import Noise
@@ -140,38 +140,6 @@ class Source(ABC):
     @abstractmethod
     def describe(self) -> str:
         """One sentence: what it is and where it comes from."""
-
-
-SEALED: ContextVar[bool] = ContextVar("sealed", default=False)
-
-
-@contextlib.contextmanager
-def sealed() -> Iterator[None]:
-    """While a model file is loaded: `unsealed` refuses to look at data, whose place a stranger may have written."""
-    token = SEALED.set(True)
-    try:
-        yield
-    finally:
-        SEALED.reset(token)
-
-
-def unsealed(path: str | Path) -> Path:
-    """The path, which a source is about to open.
-
-    Raises:
-        DataError: While a model file is being loaded.
-    """
-    if SEALED.get():
-        raise DataError(
-            f"A model file that is being loaded asks for the data in {str(path)!r}",
-            "a file that knows all that its model needs: a fitted domain, with the classes of its source",
-        )
-    return Path(path)
-
-
-def data_root(root: str | Path | None = None) -> Path:
-    """The folder of data sets: the argument, else the variable GENDIFF_DATA, else ./data."""
-    return Path(root or os.environ.get("GENDIFF_DATA") or "data")
 
 
 def data_file(relative: str, root: str | Path | None = None, source: str = "") -> Path:

@@ -27,6 +27,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
+from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -41,6 +42,38 @@ BROKEN = (
     tokenize.TokenError, csv.Error,
 )  # fmt: skip
 ROWS, MEMBERS = 5_000_000, 2_000_000  # of a table, of an archive
+
+
+SEALED: ContextVar[bool] = ContextVar("sealed", default=False)
+
+
+@contextlib.contextmanager
+def sealed() -> Iterator[None]:
+    """While a model file is loaded: `unsealed` refuses to look at data, whose place a stranger may have written."""
+    token = SEALED.set(True)
+    try:
+        yield
+    finally:
+        SEALED.reset(token)
+
+
+def unsealed(path: str | Path) -> Path:
+    """The path, which a source is about to open.
+
+    Raises:
+        DataError: While a model file is being loaded.
+    """
+    if SEALED.get():
+        raise DataError(
+            f"A model file that is being loaded asks for the data in {str(path)!r}",
+            "a file that knows all that its model needs: a fitted domain, with the classes of its source",
+        )
+    return Path(path)
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder of data sets: the argument, else the variable GENDIFF_DATA, else ./data."""
+    return Path(root or os.environ.get("GENDIFF_DATA") or "data")
 
 
 def allowance(size: int) -> int:

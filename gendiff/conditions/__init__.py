@@ -16,6 +16,8 @@ from gendiff.conditions.base import told_of as told_of
 from gendiff.conditions.base import without as without
 from gendiff.conditions.label import Label as Label
 from gendiff.conditions.number import Number as Number
+from gendiff.conditions.pretrained import PretrainedText as PretrainedText
 from gendiff.conditions.sites import Field as Field
+from gendiff.conditions.pretrained import PretrainedText as PretrainedText
 from gendiff.conditions.sites import Sites as Sites
 from gendiff.conditions.text import Text as Text

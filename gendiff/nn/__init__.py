@@ -15,7 +15,7 @@ from gendiff.nn.embeddings import (
     SiteEmbedding,
     pooled_field,
 )
-from gendiff.nn.tokens import AlignedEmbedding, TextEmbedding, TokenBlock
+from gendiff.nn.tokens import AlignedEmbedding, FeatureEmbedding, TextEmbedding, TokenBlock
 from gendiff.nn.unet import MaskedGroupNorm, ResidualBlock, UNet
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Conditioning",
     "CrossAttention",
     "DiT",
+    "FeatureEmbedding",
     "FieldEmbedding",
     "FourierTime",
     "LabelEmbedding",

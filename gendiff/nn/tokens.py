@@ -1,13 +1,13 @@
-"""Texts as tokens: an embedding of words, and a small transformer over them that is trained along.
+"""Texts, and whatever else comes as tokens: an embedding, and a small transformer over it that is trained along.
 
-    h_0 = start or nothing, h_i = E[word_i];    h <- h + Attention(LN h), h <- h + MLP(LN h)   (layers times)
+    h_0 = start or nothing, h_i = E[word_i] or W LN(f_i);    h <- h + Attention(LN h), h <- h + MLP(LN h)  (layers times)
 
 with rotary positions. The vector is W LN(mean of h over real tokens). Padded tokens are not attended to and come out 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -36,59 +36,115 @@ class TokenEncoder(nn.Module):
     """A table of tokens and the transformer that reads them.
 
     Args:
-        count: Of known tokens.
+        count: Of known tokens; None for no table.
         width: Of a token; a multiple of 32 makes heads of that width.
         layers: Of the transformer.
     """
 
-    def __init__(self, count: int, width: int, layers: int) -> None:
+    def __init__(self, count: int | None, width: int, layers: int) -> None:
         super().__init__()
         self.width = width
         self.heads = max(h for h in range(1, max(1, width // 32) + 1) if width % (4 * h) == 0)
-        self.table = nn.Embedding(max(count, 1), width)
-        nn.init.normal_(self.table.weight, std=0.5)
+        if count is not None:
+            self.table = nn.Embedding(max(count, 1), width)
+            nn.init.normal_(self.table.weight, std=0.5)
         self.blocks = nn.ModuleList(TokenBlock(width, self.heads) for _ in range(layers))
 
-    def read(self, h: Tensor, mask: Tensor) -> Tensor:
-        """[B, L, width] and mask bool [B, L] to the same, each token with its neighbours."""
+    def read(self, h: Tensor, mask: Tensor, places: Tensor | None = None) -> Tensor:
+        """[B, L, width] and mask bool [B, L] to the same, each token with its neighbours.
+
+        Args:
+            places: Coordinates of the tokens [L, axes]; their order by default.
+        """
         h = h * mask[..., None]
-        angles = Rotary().angles(grid_positions(h.shape[1], like=h), self.width // self.heads)
+        places = grid_positions(h.shape[1], like=h) if places is None else places
+        angles = Rotary().angles(places, self.width // self.heads)
         for block in self.blocks:
             h = block(h, mask, angles)
         return h
 
 
-class TextEmbedding(TokenEncoder):
-    """Numbers of words to tokens and a vector.
+class StartedEmbedding(TokenEncoder):
+    """Tokens after a first one, the start or nothing, to tokens and a vector.
 
     Args:
-        count: Of known words.
+        count: Of known tokens; None for no table.
         width: Of a token and of the vector.
         layers: Of the transformer.
         pooled: Whether to give the vector.
         tokens: Whether to give the tokens.
     """
 
-    def __init__(self, count: int, width: int, layers: int = 2, *, pooled: bool = True, tokens: bool = True) -> None:
+    def __init__(
+        self, count: int | None, width: int, layers: int = 2, *, pooled: bool = True, tokens: bool = True
+    ) -> None:
         super().__init__(count, width, layers)
         self.pooled, self.gives_tokens = pooled, tokens
         self.first = nn.Parameter(0.5 * torch.randn(2, width))  # nothing, start
         self.out = nn.Linear(width, width)
 
-    def forward(self, batch: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """Words int64 [B, L] with their mask, or None for nothing asked, to [B, L + 1, width] and [B, width]."""
-        if batch is None:
-            words = torch.zeros(1, 0, dtype=torch.int64, device=self.first.device)
-            real = torch.zeros_like(words, dtype=torch.bool)
-        else:
-            words, real = batch["words"], batch["mask"]
+    def tell(self, h: Tensor, real: Tensor, places: Tensor | None = None) -> dict[str, Tensor]:
+        """[B, L, width] and which are real, bool [B, L], to [B, L + 1, width] and [B, width]."""
         first = self.first[real.any(1).long()][:, None]
         mask = F.pad(real, (1, 0), value=True)
-        h = self.read(torch.cat([first, self.table(words)], 1), mask)
+        h = self.read(torch.cat([first, h], 1), mask, places)
         h = F.layer_norm(h, (self.width,)) * mask[..., None]
         out = {"tokens": h, "mask": mask} if self.gives_tokens else {}
         if self.pooled:
             out["vector"] = self.out(h.sum(1) / mask.sum(1, keepdim=True))
+        return out
+
+    def none(self) -> tuple[Tensor, Tensor]:
+        """No token of one sample, and the mask of it."""
+        like = self.first
+        return like.new_zeros(1, 0, self.width), torch.zeros(1, 0, dtype=torch.bool, device=like.device)
+
+
+class TextEmbedding(StartedEmbedding):
+    """Numbers of words to tokens and a vector."""
+
+    def forward(self, batch: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """Words int64 [B, L] with their mask, or None for nothing asked, to [B, L + 1, width] and [B, width]."""
+        return self.tell(*(self.none() if batch is None else (self.table(batch["words"]), batch["mask"])))
+
+
+class FeatureEmbedding(StartedEmbedding):
+    """Numbers of tokens, of any scale, to tokens and a vector.
+
+    Args:
+        features: Numbers of a token.
+        width: Of a token and of the vector.
+        layers: Of the transformer.
+        pooled: Whether to give the vector.
+        tokens: Whether to give the tokens.
+        scaled: Whether every token is brought to mean 0 and variance 1 first.
+        whole: Numbers of all of them together, beside the tokens; 0 for none.
+        grid: Where the tokens lie, rows and columns; () for one after the other.
+    """
+
+    def __init__(
+        self, features: int, width: int, layers: int = 2, *, pooled: bool = True, tokens: bool = True,
+        scaled: bool = False, whole: int = 0, grid: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        super().__init__(None, width, layers, pooled=pooled, tokens=tokens)
+        self.scaled, self.grid = scaled, tuple(grid)
+        self.into = nn.Linear(features, width)
+        self.whole = nn.Linear(whole, width, bias=False) if whole and pooled else None
+
+    def forward(self, batch: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """Features [B, L, F] with their mask (and "whole" [B, W]), or None for nothing asked."""
+        if batch is None:
+            return self.tell(*self.none())
+        f, real = batch["features"].to(self.into.weight.dtype), batch["mask"]
+        h = self.into(F.layer_norm(f, f.shape[-1:]) if self.scaled else f)
+        places = None
+        if self.grid:  # the first token lies outside of it
+            places = F.pad(1 + grid_positions(*self.grid, like=h)[: h.shape[1]], (0, 0, 1, 0))
+        out = self.tell(h, real, places)
+        if self.whole is not None:
+            own = batch["whole"].to(h.dtype)
+            own = self.whole(F.layer_norm(own, own.shape[-1:]))
+            out["vector"] = out["vector"] + own * real.any(1, keepdim=True)
         return out
 
 
