@@ -18,6 +18,7 @@ from .denoisers import Logits as Logits
 from .denoisers import PathVelocity as PathVelocity
 from .denoisers import Rescheduled as Rescheduled
 from .denoisers import Score as Score
+from .denoisers import Sided as Sided
 from .denoisers import Tangent as Tangent
 from .denoisers import V as V
 from .denoisers import Velocity as Velocity
@@ -143,6 +144,7 @@ from .spaces import Euclidean as Euclidean
 from .spaces import Product as Product
 from .spaces import Sphere as Sphere
 from .spaces import Torus as Torus
+from .training import Auxiliary as Auxiliary
 from .training import Beta as Beta
 from .training import CosineInterpolated as CosineInterpolated
 from .training import Immiscible as Immiscible
@@ -158,6 +160,7 @@ from .training import OptimalTransport as OptimalTransport
 from .training import Paired as Paired
 from .training import Profiles as Profiles
 from .training import Sinkhorn as Sinkhorn
+from .training import Term as Term
 from .training import Uniform as Uniform
 from .training import denoising_loss as denoising_loss
 from .training import reflow as reflow

@@ -35,6 +35,7 @@ from gendiff.random import Noise
 from gendiff.sampling.grids import PowerGrid
 from gendiff.sampling.solvers import Adams, Solver
 from gendiff.spaces import State, map_state, tensors
+from gendiff.training import Auxiliary
 
 
 @dataclass(frozen=True)
@@ -322,9 +323,30 @@ class Domain(ABC):
         """A random variant of a batch of clean states."""
         return x
 
-    def auxiliary(self, prediction: State, x0: State, t: Any, **cond: Any) -> Tensor | None:
-        """An extra loss [B] on the predicted clean state."""
-        return None
+    @property
+    def auxiliary(self) -> Mapping[str, Auxiliary]:
+        """Losses beside the denoising loss, by name: on the predicted clean state, or on side outputs."""
+        return {}
+
+    @property
+    def losses(self) -> dict[str, Auxiliary]:
+        """`auxiliary`, and those of conditions ("CONDITION_NAME").
+
+        Raises:
+            RequestError: For an `auxiliary` that is no mapping.
+        """
+        if not isinstance(self.auxiliary, Mapping):
+            raise RequestError(
+                f"{type(self).__name__}.auxiliary is a {type(self.auxiliary).__name__}",
+                "a property with losses by name",
+                '@property\ndef auxiliary(self): return {"geometry": Auxiliary(self.geometry)}',
+            )
+        own = {
+            f"{name}_{what}": loss
+            for name, one in self.conditions.items()
+            for what, loss in one.auxiliary(name).items()
+        }
+        return {**own, **self.auxiliary}
 
     def constrain(self, prediction: State, t: float, **cond: Any) -> State:
         """What every clean state obeys, imposed on each prediction while sampling."""

@@ -559,7 +559,7 @@ class Model:
         return write_whole(path, serialise(weights, metadata=metadata))
 
 
-TOLD = frozenset(("x", "t", "mask", "previous", "embedded", "all"))
+TOLD = frozenset(("x", "t", "mask", "previous", "embedded", "side", "all"))
 """What the core itself tells a network by name, and what training calls all conditions."""
 
 

@@ -24,7 +24,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from gendiff.conditions import Condition
 from gendiff.config import from_config, to_config
-from gendiff.denoisers import Denoise, Denoiser, Head, clean, rows_of
+from gendiff.denoisers import TOLD, Denoise, Denoiser, Head, clean, rows_of
 from gendiff.domain import Domain, Request, collate, crop
 from gendiff.errors import RequestError
 from gendiff.guidance import Rule
@@ -221,7 +221,7 @@ def check_domain(
     if mask is not None:
         cond["mask"] = mask
     t = stratified(n, Noise.of(seed, 1))
-    losses = denoising_loss(denoiser, double(batch), t, Noise.of(seed, n), auxiliary=domain.auxiliary, **cond)
+    losses = denoising_loss(denoiser, double(batch), t, Noise.of(seed, n), auxiliary=domain.losses, **cond)
     assert losses["loss"].shape == (n,) and bool(torch.isfinite(losses["loss"]).all()), (
         f"{domain!r}: loss {losses['loss']}"
     )
@@ -269,7 +269,7 @@ def check_condition(condition: Condition, values: Sequence[Any], *, sites: tuple
     def told(chosen: Sequence[Any], gone: Sequence[bool] = ()) -> list[dict[str, Tensor]]:
         batch = condition.collate([condition.encode(value) for value in chosen], sites)
         out = embedder(condition.drop(batch, torch.tensor(gone)) if gone else batch)
-        rows = [{name: part[i] for name, part in out.items()} for i in range(len(chosen))]
+        rows = [{name: part[i] for name, part in out.items() if name in TOLD} for i in range(len(chosen))]
         real = [{**own, "tokens": own["tokens"][own["mask"]]} if "tokens" in own else own for own in rows]
         return [{name: part for name, part in own.items() if name != "mask"} for own in real]
 

@@ -3,7 +3,7 @@ samples.
 
 read, write, Clip, resample      sound files and sounds
 LogMel, GriffinLim, Vocoder      frames from waveforms, waveforms from frames
-Tones, FSDD, Sounds, Prepare     where clips come from, and what is done to them
+Tones, FSDD, Speech, Sounds, Prepare  where clips come from, and what is done to them
 Audio                            the domain
 Judge                            is a sample what it was asked to be?
 """
@@ -21,6 +21,7 @@ from gendiff_audio.prepare import Prepare
 from gendiff_audio.resample import resample
 from gendiff_audio.sources import FSDD, ClipSource, Sounds, Tones
 from gendiff_audio.spectrogram import LogMel
+from gendiff_audio.speech import Speech
 from gendiff_audio.synthesis import string, vowel
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "MelUNet",
     "Prepare",
     "Sounds",
+    "Speech",
     "Tones",
     "Vocoder",
     "mono",

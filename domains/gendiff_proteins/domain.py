@@ -42,6 +42,7 @@ from gendiff import (
 from gendiff.errors import DataError, RequestError, nearest
 from gendiff.processes import schedule_of
 from gendiff.sampling.solvers import Solver
+from gendiff.training import Auxiliary
 
 from . import frames, metrics, superpose
 from .bonding import three_states
@@ -201,7 +202,11 @@ class Proteins(Domain):
     def sampler(self) -> Solver:
         return DDPM(60, noise_scale=0.4)
 
-    def auxiliary(self, prediction: State, x0: State, t: Any, **cond: Any) -> Tensor:
+    @property
+    def auxiliary(self) -> dict[str, Auxiliary]:
+        return {"geometry": Auxiliary(self.geometry)}
+
+    def geometry(self, prediction: State, x0: State, t: Any, **cond: Any) -> Tensor:
         """The geometric loss of the predicted frames, a third of the sum per residue, like the loss of positions."""
         return geometry_loss(prediction, x0, t, cond["mask"], floor=self.floor) / 3
 

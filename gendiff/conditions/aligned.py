@@ -20,6 +20,36 @@ from torch import Tensor, nn
 from gendiff.conditions.base import Batched, Condition, distinct
 from gendiff.errors import RequestError, at_least, check, nearest
 from gendiff.nn.tokens import AlignedEmbedding
+from gendiff.training import Auxiliary, Term
+
+
+@dataclass(frozen=True)
+class DurationLoss:
+    """Half the Poisson deviance of durations d from the expected ones e^s, the mean over a sample's symbols,
+
+        d (log d - s) - d + e^s,
+
+    whose minimum is the mean, so that expected totals are right; a regression of log d would make them short.
+
+    Args:
+        name: The condition's.
+    """
+
+    name: str
+
+    def __call__(self, prediction: Any, x0: Any, t: Any, *, side: Mapping[str, Tensor], **cond: Any) -> Tensor:
+        s, batch = side[f"{self.name}_log_durations"].float(), cond[self.name]
+        d, mask = counts_of(batch).to(s), batch["mask"]
+        deviance = torch.special.xlogy(d, d) - d * s - d + s.exp()
+        return (deviance * mask).sum(1) / mask.sum(1).clamp_min(1)
+
+
+def counts_of(batch: Mapping[str, Tensor]) -> Tensor:
+    """The durations [B, P] in a batch."""
+    index, count = batch["index"], batch["symbols"].shape[1]
+    return torch.zeros(len(index), count + 1, device=index.device).scatter_add_(
+        1, index, torch.ones_like(index, dtype=torch.float32)
+    )[:, :-1]
 
 
 @dataclass(frozen=True)
@@ -31,10 +61,14 @@ class Aligned(Condition):
     Args:
         symbols: Those that are known; `fit` takes them from training values.
         layers: Of the encoder that is trained along.
+        width: Of that encoder; None for that of the network.
+        planned: Whether it learns to expect durations, so that symbols alone may be asked (`model.plan`).
     """
 
     symbols: tuple[str, ...] = ()
     layers: int = 2
+    width: int | None = None
+    planned: bool = False
 
     @property
     def gives(self) -> tuple[str, ...]:
@@ -42,6 +76,8 @@ class Aligned(Condition):
 
     def __post_init__(self) -> None:
         check(self, layers=at_least(0))
+        if self.width is not None:
+            check(self, width=at_least(1))
         distinct(self, "symbols")
 
     def encode(self, value: Any) -> dict[str, Tensor]:
@@ -121,7 +157,10 @@ class Aligned(Condition):
         }
 
     def embedder(self, width: int) -> nn.Module:
-        return AlignedEmbedding(len(self.symbols), width, self.layers)
+        return AlignedEmbedding(len(self.symbols), width, self.layers, inner=self.width, sizes=self.planned)
+
+    def auxiliary(self, name: str) -> dict[str, Auxiliary]:
+        return {"durations": Auxiliary(DurationLoss(name), Term(0.05))} if self.planned else {}
 
     def fit(self, values: Sequence[Any]) -> Self:
         known = [self.pair(value)[0] for value in values if value is not None]

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from gendiff.errors import GendiffError, RequestError, check, printable, refuse
 from gendiff.spaces import map_state
+from gendiff.training import Auxiliary
 
 Encoded: TypeAlias = Tensor | dict[str, Tensor]
 """One sample's condition: a tensor, or named ones, without batch axis."""
@@ -90,6 +91,10 @@ class Condition(ABC):
 
         f(None) is nothing asked of any sample, with a batch axis of 1.
         """
+
+    def auxiliary(self, name: str) -> dict[str, Auxiliary]:
+        """Losses on what its embedder gives beside what a network is told, by name; `name` is the condition's own."""
+        return {}
 
     def single(self, value: Any) -> bool:
         """Whether a value is one sample's, rather than a list with one for each."""

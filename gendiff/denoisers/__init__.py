@@ -26,7 +26,10 @@ from gendiff.denoisers.heads import default_head as default_head
 from gendiff.denoisers.oracles import Mixture as Mixture
 from gendiff.denoisers.oracles import Normal as Normal
 from gendiff.denoisers.oracles import RotationMixture as RotationMixture
+from gendiff.denoisers.predictions import TOLD as TOLD
 from gendiff.denoisers.predictions import Prediction as Prediction
+from gendiff.denoisers.predictions import Sided as Sided
+from gendiff.denoisers.predictions import asides as asides
 from gendiff.denoisers.predictions import carried as carried
 from gendiff.denoisers.predictions import clean as clean
 from gendiff.denoisers.predictions import differentiates as differentiates

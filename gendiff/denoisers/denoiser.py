@@ -21,7 +21,7 @@ from gendiff.spaces import State, map_state, tensors
 if TYPE_CHECKING:
     pass
 from gendiff.denoisers.heads import Head
-from gendiff.denoisers.predictions import takes_previous
+from gendiff.denoisers.predictions import Sided, takes_previous
 from gendiff.errors import RecipeError
 
 
@@ -65,7 +65,11 @@ class Denoiser(nn.Module):
         return dict(cond) if embed is None or not asked else {**cond, "embedded": embed(asked)}
 
     def forward(self, x: State, t: Any, **cond: Any) -> State:
-        """x0 predicted from x_t [B, ...] at t, a float or float64 [B]; cond["mask"] marks the real sites."""
+        """x0 predicted from x_t [B, ...] at t, a float or float64 [B]; cond["mask"] marks the real sites.
+
+        A dict in cond["side"] is filled with the network's side outputs.
+        """
+        side = cond.pop("side", None)
         process = self.process.masked(cond.get("mask"))
         self.head.check(process, t)
         seen, time = self.head.inputs(process, x, t)
@@ -84,6 +88,10 @@ class Denoiser(nn.Module):
                 cond["previous"] = map_state(lambda part: working(part, dtype), before)
         with autocast(first.device, self.precision):
             out = self.network(map_state(lambda part: working(part, dtype), seen), time, **cond)
+        if isinstance(out, Sided):
+            if side is not None:
+                side.update(out.side)
+            out = out.output
         real = next((part.dtype for part in tensors(x) if part.is_floating_point()), dtype)
         out = map_state(lambda part: part.to(real), out)
         return self.head.clean(process, x, out, t)

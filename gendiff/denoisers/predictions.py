@@ -22,7 +22,7 @@ import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,31 @@ class Prediction:
 
     x0: State
     back: State
+
+
+class Sided(NamedTuple):
+    """What a network returns that gives more than its output: side outputs, for losses and plans alone.
+
+    Attributes:
+        output: As a network returns it otherwise.
+        side: Tensors [B, ...] by name.
+    """
+
+    output: State
+    side: Mapping[str, Tensor]
+
+
+TOLD = frozenset(("vector", "tokens", "mask", "field"))
+"""What conditions tell a network; what else their embedders give are side outputs."""
+
+
+def asides(cond: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The side outputs of conditions that were embedded once (`Denoiser.embed`), by "CONDITION_NAME"."""
+    found = cond.get("embedded", {})
+    return {
+        f"{name}_{what}": value for name, both in found.items() for what, value in both["asked"].items()
+        if what not in TOLD
+    }  # fmt: skip
 
 
 def predict(denoiser: Any, process: Process, x: State, t: Any, cond: Mapping[str, Any]) -> Any:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gendiff.denoisers import TOLD
 from gendiff.errors import RequestError, nearest
 
 
@@ -253,6 +254,8 @@ def shaped(nothing: dict[str, Tensor], asked: dict[str, Tensor]) -> dict[str, Te
     """What is given with nothing asked, in the shapes of what is given otherwise: tokens are padded, fields spread."""
 
     def one(name: str, like: Tensor) -> Tensor:
+        if name not in TOLD:  # a side output, which has no meaning where nothing is asked
+            return torch.zeros_like(like)
         value = nothing[name]
         if name in ("tokens", "mask"):
             out = like.new_zeros(like.shape)

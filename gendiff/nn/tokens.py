@@ -151,16 +151,26 @@ class FeatureEmbedding(StartedEmbedding):
 class AlignedEmbedding(TokenEncoder):
     """Symbols spread over the sites they cover: a field [B, T, width].
 
+    With `sizes` it also gives, as a side output, the logarithm of the mean number of sites that it expects of each
+    symbol, [B, P].
+
     Args:
         count: Of known symbols.
         width: Of the field.
         layers: Of the transformer over symbols.
+        inner: Its width, that of the field by default.
+        sizes: Whether to expect numbers of sites.
     """
 
-    def __init__(self, count: int, width: int, layers: int = 2) -> None:
-        super().__init__(count, width, layers)
+    def __init__(
+        self, count: int, width: int, layers: int = 2, *, inner: int | None = None, sizes: bool = False
+    ) -> None:
+        inner = width if inner is None else inner
+        super().__init__(count, inner, layers)
         self.nothing = nn.Parameter(0.5 * torch.randn(1, width))
         self.place = nn.Linear(3, width)
+        self.out = None if inner == width else nn.Linear(inner, width)
+        self.sizes = nn.Sequential(nn.Linear(inner, inner), nn.GELU(), nn.Linear(inner, 1)) if sizes else None
 
     def forward(self, batch: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """What `gendiff.conditions.Aligned` collates, or None for nothing asked ([1, width])."""
@@ -168,6 +178,9 @@ class AlignedEmbedding(TokenEncoder):
             return {"field": self.nothing}
         mask, index = batch["mask"], batch["index"]
         h = self.read(self.table(batch["symbols"]), mask)
-        spread = torch.gather(h, 1, index.clamp_max(h.shape[1] - 1)[..., None].expand(-1, -1, self.width))
-        spread = F.layer_norm(spread, (self.width,)) + self.place(batch["place"].to(h.dtype))
-        return {"field": torch.where((index < h.shape[1])[..., None], spread, self.nothing)}
+        h = F.layer_norm(h, (self.width,))
+        said = h if self.out is None else self.out(h)
+        spread = torch.gather(said, 1, index.clamp_max(h.shape[1] - 1)[..., None].expand(-1, -1, said.shape[-1]))
+        spread = spread + self.place(batch["place"].to(h.dtype))
+        out = {"field": torch.where((index < h.shape[1])[..., None], spread, self.nothing)}
+        return out if self.sizes is None else {**out, "log_durations": self.sizes(h)[..., 0]}

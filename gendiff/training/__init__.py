@@ -30,6 +30,8 @@ from gendiff.training.profiles import gamma_of as gamma_of
 from gendiff.training.profiles import profile as profile
 from gendiff.training.profiles import reconstruct as reconstruct
 from gendiff.training.profiles import sigma_rel_of as sigma_rel_of
+from gendiff.training.terms import Auxiliary as Auxiliary
+from gendiff.training.terms import Term as Term
 from gendiff.training.times import Beta as Beta
 from gendiff.training.times import Binned as Binned
 from gendiff.training.times import CosineInterpolated as CosineInterpolated

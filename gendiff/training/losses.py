@@ -10,19 +10,20 @@ network's own output (eps-loss for `Eps`, EDM's for `EDMHead`, velocity for `Vel
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoiser, Head, Heads, predict, takes_previous
-from gendiff.errors import NOT_NEGATIVE, POSITIVE, SHARE, RecipeError, check, nearest
+from gendiff.denoisers import Denoiser, Head, Heads, asides, predict, takes_previous
+from gendiff.errors import NOT_NEGATIVE, POSITIVE, SHARE, RecipeError, check, nearest, refuse
 from gendiff.processes import Joint, Leaf, pick
 from gendiff.random import Noise
 from gendiff.spaces import State, map_state, per_sample, require_shape, widened
 from gendiff.training.couplings import Coupling, Independent
+from gendiff.training.terms import Auxiliary, Term
 
 
 class Weighting(ABC):
@@ -78,19 +79,22 @@ class Objective:
     Args:
         weighting: w(t), for all parts, or by part; parts that are not named have `Output()`.
         parts: Factors by part; 1 where a part is not named.
-        auxiliary: Factor on the domain's own extra loss.
+        auxiliary: Factor on the auxiliary losses; or by name a factor, or a `Term` that replaces the loss's own.
         coupling: Which noise an example is joined to, or by part; parts that are not named are independent.
         previous: The share of steps in which a self-conditioned denoiser is told its own first prediction.
     """
 
     weighting: Weighting | Mapping[str, Weighting] = field(default_factory=Output)
     parts: Mapping[str, float] = field(default_factory=dict)
-    auxiliary: float = 1.0
+    auxiliary: float | Mapping[str, float | Term] = 1.0
     coupling: Coupling | Mapping[str, Coupling] = field(default_factory=Independent)
     previous: float = 0.5
 
     def __post_init__(self) -> None:
-        check(self, parts=NOT_NEGATIVE, auxiliary=NOT_NEGATIVE, previous=SHARE)
+        check(self, parts=NOT_NEGATIVE, previous=SHARE)
+        own = self.auxiliary.values() if isinstance(self.auxiliary, Mapping) else [self.auxiliary]
+        if any(not isinstance(factor, Term) and factor not in NOT_NEGATIVE for factor in own):
+            refuse(self, "auxiliary", f"{NOT_NEGATIVE}, or by name such a number or a Term")
 
     def match(self, names: Collection[str]) -> None:
         """Refuses settings for parts that the loss does not have.
@@ -106,6 +110,24 @@ class Objective:
                         f"Objective got {setting}={dict(by_part)!r}, and the loss has no part {name!r}",
                         f"names among {', '.join(names)}.{nearest(name, names)}",
                     )
+
+    def expect(self, auxiliary: Collection[str]) -> None:
+        """Refuses settings for auxiliary losses that there are not.
+
+        Raises:
+            RecipeError: With the nearest name.
+        """
+        for name in self.auxiliary if isinstance(self.auxiliary, Mapping) else ():
+            if name not in auxiliary:
+                raise RecipeError(
+                    f"Objective got a setting for the auxiliary loss {name!r}",
+                    f"names among {', '.join(auxiliary) or 'none: it has no such losses'}.{nearest(name, auxiliary)}",
+                )
+
+    def term(self, name: str, own: Term) -> Term:
+        """How an auxiliary loss counts, by what is said here and its own term."""
+        said = self.auxiliary.get(name, 1.0) if isinstance(self.auxiliary, Mapping) else self.auxiliary
+        return said if isinstance(said, Term) else replace(own, weight=said * own.weight)
 
 
 INDEPENDENT, OUTPUT = Independent(), Output()
@@ -171,7 +193,7 @@ def denoising_loss(
     noise: Noise,
     *,
     objective: Objective | None = None,
-    auxiliary: Callable[..., Tensor | None] | None = None,
+    auxiliary: Mapping[str, Auxiliary] | None = None,
     coupling: Coupling | None = None,
     **cond: Any,
 ) -> dict[str, Tensor]:
@@ -183,27 +205,38 @@ def denoising_loss(
         t: float64 [B] on the host, or by part.
         noise: The source for this step's noise.
         objective: Weighting and factors.
-        auxiliary: f(x0_hat, x0, t, **cond) -> [B], the domain's extra loss.
+        auxiliary: Auxiliary losses by name (`Domain.losses`).
         coupling: This batch's own, e.g. `Paired(z)`; else the objective's.
         cond: Conditions [B, ...], with "mask" for padded batches.
 
     Returns:
-        "loss" [B], and beside it each part and "auxiliary", unweighted by their factors, detached.
+        "loss" [B], and beside it each part and each auxiliary loss that counts, without their factors, detached.
+
+    Raises:
+        RecipeError: For settings of a part or an auxiliary loss that there is not.
     """
     objective = DEFAULT if objective is None else objective
     process = denoiser.process.masked(cond.get("mask"))
     objective.match(process.parts if isinstance(process, Joint) else ("denoising",))
     x0 = widened(x0)
     x = noised(process, x0, t, noise.fork("forward"), objective.coupling if coupling is None else coupling, cond)
-    guess = predict(denoiser, process, x, t, {**cond, **recalled(denoiser, process, x, t, noise, objective, cond)})
+    own = auxiliary or {}
+    objective.expect(own)
+    terms = {name: term for name, one in own.items() if (term := objective.term(name, one.term)).weight}
+    told, side = cond, {}
+    if terms:
+        told = denoiser.embed(cond)
+        side.update(asides(told))
+        told = {**told, "side": side}
+    guess = predict(denoiser, process, x, t, {**told, **recalled(denoiser, process, x, t, noise, objective, cond)})
     losses = part_losses(process, denoiser.head, objective.weighting, x, guess, x0, t)
     if not isinstance(losses, dict):
         losses = {"denoising": losses}
     total = torch.stack([objective.parts.get(name, 1.0) * value for name, value in losses.items()]).sum(0)
-    extra = auxiliary(guess, x0, t, **cond) if auxiliary is not None and objective.auxiliary else None
     out = {name: value.detach() for name, value in losses.items()}
-    if extra is not None:
-        require_shape("The auxiliary loss gave", extra, total.shape, fix="extra.flatten(1).mean(1)")
-        total = total + objective.auxiliary * extra
-        out["auxiliary"] = extra.detach()
+    for name, term in terms.items():
+        extra = own[name].loss(guess, x0, t, side=side, **cond)
+        require_shape(f"The auxiliary loss {name} gave", extra, total.shape, fix="extra.flatten(1).mean(1)")
+        total = total + term.at(t, extra) * extra
+        out[name] = extra.detach()
     return {"loss": total, **out}

@@ -9,7 +9,7 @@ from typing import Any
 
 from gendiff.errors import DataError
 from gendiff.training import LogNormal
-from gendiff_audio import FSDD, Audio, LogMel, Prepare, Sounds, Tones
+from gendiff_audio import FSDD, Audio, LogMel, Prepare, Sounds, Speech, Tones
 
 from .recipe import Optimizer, Recipe, Trainer, home_of
 
@@ -38,6 +38,24 @@ def fsdd() -> Recipe:
         ema=0.998,
         optimizer=Optimizer(lr=1.5e-3, warmup=100),
         trainer=Trainer(steps=4000, minutes=12, batch=32, show=500, samples=20),
+        guidance=1.5,
+    )
+
+
+def speech() -> Recipe:
+    """A voice that says phonemes: 45 minutes on one core. Measured in benchmarks/results/asked_speech.json."""
+    return Recipe(
+        "audio.speech",
+        Audio(
+            source=Speech(),
+            spectrogram=LogMel(sample_rate=22050, n_fft=1024, win=1024, hop=256, mels=80, high=8000.0, floor=1e-3),
+        ),
+        network={"channels": (160, 192, 224), "blocks": 1, "attention": True, "dropout": 0.05},
+        times=LogNormal(0.0, 1.3),
+        drop=0.1,
+        ema=0.998,
+        optimizer=Optimizer(lr=1.5e-3, warmup=100),
+        trainer=Trainer(steps=20_000, minutes=45, batch=16, show=0),
         guidance=1.5,
     )
 

@@ -117,7 +117,7 @@ def about(domain: Domain) -> dict[str, str]:
 
 def losses(folder: Path) -> Curve:
     """The training losses in a run's metrics.csv."""
-    shown = {"train/loss": "loss", "train/pos": "positions", "train/rot": "rotations", "train/auxiliary": "geometry"}
+    shown = {"train/loss": "loss", "train/pos": "positions", "train/rot": "rotations", "train/geometry": "geometry"}
     series: dict[str, tuple[list[float], list[float]]] = {}
     with (folder / "metrics.csv").open(encoding="utf8") as file:
         for row in csv.DictReader(file):

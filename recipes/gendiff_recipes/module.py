@@ -93,7 +93,7 @@ class Denoising(L.LightningModule):
         drawn_from = recipe.times if self.learned is None else self.learned.snapshot()
         t = drawn_from.quantile(u, process)
         losses = denoising_loss(
-            self.denoiser, x0, t, noise, objective=recipe.objective, auxiliary=self.domain.auxiliary, **cond
+            self.denoiser, x0, t, noise, objective=recipe.objective, auxiliary=self.domain.losses, **cond
         )
         if isinstance(drawn_from, Binned):
             self.seen.append(torch.stack([t.to(tensors(x0)[0].device), losses["loss"].detach().double()]))

@@ -196,6 +196,7 @@ class Recipe:
                 refuse(self, "drop", f"shares by {', '.join(known)}.{nearest(name, known)}")
             if value not in Range(0, 1):
                 refuse(self, "drop", "a share from 0 to 1, or shares by condition")
+        self.objective.expect(self.domain.losses)
         between(self, "ema")
         if not math.isfinite(self.guidance):
             refuse(self, "guidance", "a finite number")

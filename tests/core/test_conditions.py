@@ -67,6 +67,7 @@ SAID: list[tuple[Condition, list[Any], tuple[int, ...]]] = [
     (Sites(("H", "E", "L")), ["HHEEL", "LLL?H", "EEEEE"], (5,)),
     (Field(2), [torch.randn(4, 3, 2), torch.ones(4, 3, 2)], (4, 3)),
     (SPEECH, [(["h", "e", "e"], [1, 2, 3]), {"symbols": ["j"], "durations": [6]}, (["e", "h"], [5, 1])], (6,)),
+    (replace(SPEECH, width=4, planned=True), [(["h", "e", "e"], [1, 2, 3]), (["h", "e"], [1, 5])], (6,)),
     (replace(SPEECH, layers=0), [(["h", "e", "e"], [1, 2, 3]), (["h", "e"], [1, 5])], (6,)),
 ]
 

@@ -35,13 +35,13 @@ from gendiff import (
     Velocity,
     denoising_loss,
 )
-from gendiff.denoisers import Head, Normal
+from gendiff.denoisers import Head, Normal, Sided
 from gendiff.errors import CheckpointError, RecipeError
 from gendiff.processes import Leaf
 from gendiff.random import Noise
 from gendiff.spaces import State
 from gendiff.testing import randomised
-from gendiff.training import EMA, Clean, Independent, MinSNR, Output
+from gendiff.training import EMA, Auxiliary, Clean, Independent, MinSNR, Output, Term
 from gendiff.training.losses import noised
 
 F64 = torch.float64
@@ -271,7 +271,7 @@ def test_averages_of_before_there_were_buffers_load() -> None:
         assert (fresh.decay, fresh.updates) == (0.5, 0)
 
 
-def test_parts_and_the_auxiliary_loss_have_their_factors() -> None:
+def test_parts_and_auxiliary_losses_have_their_factors() -> None:
     x0, mask = batch(6)
     denoiser = Denoiser(randomised(Frames().double()), Heads(pos=Velocity(), rot=Tangent()), bundle())
 
@@ -279,14 +279,56 @@ def test_parts_and_the_auxiliary_loss_have_their_factors() -> None:
         assert guess["pos"].shape == clean["pos"].shape and torch.equal(cond["mask"], mask)
         return t + 1
 
-    objective = Objective(parts={"rot": 0.25}, auxiliary=0.5)
-    out = denoising_loss(denoiser, x0, TIMES, Noise.of(2, 4), objective=objective, auxiliary=auxiliary, mask=mask)
-    expected = out["pos"] + 0.25 * out["rot"] + 0.5 * (TIMES + 1)
-    torch.testing.assert_close(out["loss"].detach(), expected)
-    off = Objective(auxiliary=0.0)
-    assert "auxiliary" not in denoising_loss(
-        denoiser, x0, TIMES, Noise.of(2, 4), objective=off, auxiliary=auxiliary, mask=mask
-    )
+    low, high = float(TIMES.sort().values[1]), float(TIMES.sort().values[2])
+    own = {"one": Auxiliary(auxiliary, Term(3.0)), "two": Auxiliary(auxiliary, Term(2.0, (low, high)))}
+    here = ((low <= TIMES) & (high >= TIMES)).double()
+    assert here.sum() == 2
+
+    def extra(factors: Any) -> tuple[Tensor, set[str]]:
+        objective = Objective(parts={"rot": 0.25}, auxiliary=factors)
+        out = denoising_loss(denoiser, x0, TIMES, Noise.of(2, 4), objective=objective, auxiliary=own, mask=mask)
+        for name in out.keys() & own:
+            torch.testing.assert_close(out[name], TIMES + 1)
+        return out["loss"].detach() - out["pos"] - 0.25 * out["rot"], out.keys() & own
+
+    for factors, weight in [
+        (0.5, 1.5 + here), ({"one": 0.5}, 1.5 + 2 * here), ({"two": Term(1.0)}, torch.full_like(here, 4.0)),
+        ({"one": 0.0}, 2 * here), (0.0, 0 * here),
+    ]:  # fmt: skip
+        torch.testing.assert_close(extra(factors)[0], weight * (TIMES + 1))
+    assert extra({"one": 0.0})[1] == {"two"} and not extra(0.0)[1]
+    with pytest.raises(RecipeError, match=r"auxiliary loss 'tow'.*one, two.*two"):
+        extra({"tow": 1.0})
+
+
+def test_the_window_of_a_bundle_holds_for_all_its_times() -> None:
+    t = {"pos": torch.tensor([0.1, 0.5, 0.9]), "rot": torch.tensor([0.5, 0.5, 0.5])}
+    assert Term(2.0, (0.4, 0.6)).at(t, torch.zeros(3)).tolist() == [0, 2, 0]
+    for window in ((1.0, 0.0), (float("nan"), 1.0)):
+        with pytest.raises(RecipeError, match="window"):
+            Term(window=window)
+
+
+class Beside(nn.Module):
+    """A network with a side output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0, dtype=F64))
+
+    def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Sided:
+        return Sided(self.scale * x, {"spread": self.scale * t})
+
+
+def test_side_outputs_reach_losses_and_nothing_else() -> None:
+    denoiser = Denoiser(Beside(), Velocity(), Gaussian(Linear()))
+    x0, told = torch.randn(4, 3, dtype=F64), {}
+    own = {"spread": Auxiliary(lambda guess, x0, t, *, side, **cond: told.update(side) or side["spread"])}
+    out = denoising_loss(denoiser, x0, TIMES, Noise.of(2, 4), auxiliary=own)
+    torch.testing.assert_close(out["spread"], 2 * TIMES.to(out["spread"]))
+    torch.testing.assert_close(out["loss"].detach(), out["denoising"] + out["spread"])
+    assert told.keys() == {"spread"} and told["spread"].requires_grad
+    assert isinstance(denoiser(x0, 0.5), Tensor)
 
 
 # Averages

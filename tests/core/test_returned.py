@@ -22,6 +22,7 @@ from gendiff import (
     Adams,
     Adaptive,
     Autoguidance,
+    Auxiliary,
     Centered,
     CFGRescale,
     CFGZeroStar,
@@ -255,8 +256,8 @@ def test_what_the_loss_is_given(wrong: str) -> None:
         with pytest.raises(SamplerError, match="Weighs gave"):
             denoising_loss(*arguments, objective=Objective(weighting=Weighs()))
     if wrong not in ("whole numbers", "none"):
-        with pytest.raises(SamplerError, match="The auxiliary loss gave"):
-            denoising_loss(*arguments, auxiliary=lambda guess, x0, t: f(guess.sum(1)))
+        with pytest.raises(SamplerError, match="The auxiliary loss own gave"):
+            denoising_loss(*arguments, auxiliary={"own": Auxiliary(lambda guess, x0, t, side: f(guess.sum(1)))})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -171,7 +171,7 @@ def loss_of(domain: Proteins, steps: int) -> tuple[float, float, gendiff.Model]:
         t = Uniform(1e-3).quantile(stratified(len(states), noise.fork("t")), domain.process)
         loss = denoising_loss(
             model.denoiser, x0, t, noise, objective=Objective(Output(0.1), {"rot": 0.5}, 0.2),
-            auxiliary=domain.auxiliary, mask=mask, fold=torch.full((len(states),), 4),
+            auxiliary=domain.losses, mask=mask, fold=torch.full((len(states),), 4),
         )["loss"].mean()  # fmt: skip
         optimizer.zero_grad()
         loss.backward()

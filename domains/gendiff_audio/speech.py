@@ -1,0 +1,138 @@
+"""Speech with the symbols that were spoken and how long each of them lasts."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from gendiff.conditions import Aligned, Condition
+from gendiff.domain import Example, Examples, Rejected, data_file
+from gendiff.errors import DataError, RequestError, nearest
+from gendiff.files import read_rows
+from gendiff_audio.clip import Clip
+from gendiff_audio.io import Recording
+from gendiff_audio.prepare import Prepare
+from gendiff_audio.sources import ClipSource
+
+HOP = 256
+COLUMNS = ("uid", "path", "start", "frames", "text", "phonemes", "durations")
+
+
+@dataclass(frozen=True)
+class Speech(ClipSource):
+    """Utterances of one English voice (Piper's "joe") with their phonemes and durations, 22.05 kHz.
+
+    The condition "phonemes" has symbols of the International Phonetic Alphabet (stress and length marks are symbols of
+    their own; `^`, `$` and `_` are the start, the end and the gap between words) with the frames of 256 samples that
+    each lasts: together exactly those of the clip. The split "test" holds about a tenth of the texts.
+
+    The voice is made from data whose terms are not all known: do not pass on what is trained on it.
+
+    Args:
+        prepare: what is done to every clip; it must leave the length as it is.
+    """
+
+    prepare: Prepare = field(default_factory=lambda: Prepare(sample_rate=22050, lead=0.0))
+
+    @property
+    def conditions(self) -> Mapping[str, Condition]:
+        return {"phonemes": Aligned(width=128, layers=3, planned=True)}
+
+    def describe(self) -> str:
+        return "2,700 synthetic English utterances of one voice with phonemes and durations, 70 minutes at 22.05 kHz."
+
+    def rows(self, root: Path | None = None) -> list[dict[str, str]]:
+        """The table: a row for each utterance."""
+        table = data_file("audio/joe_manifest.csv", root, f"utterances of a voice: {', '.join(COLUMNS)}")
+        rows = read_rows(table)
+        for column in COLUMNS:
+            if column not in rows[0]:
+                have = list(rows[0])
+                raise DataError(
+                    f"{table} has no column {column!r}", f"it has {', '.join(have)}.{nearest(column, have)}"
+                )
+        return rows
+
+    def load(self, split: str, root: Path | None = None) -> Examples:
+        """The utterances of a split; each clip is read from root/audio/joe_speech.tar when it is asked for.
+
+        Raises:
+            DataError: one of the two files is missing, or none of its utterances is usable.
+        """
+        if split not in ("train", "test"):
+            raise RequestError(f"split {split!r}", '"train" or "test"')
+        rows = self.rows(root)
+        archive = data_file("audio/joe_speech.tar", root, "the recordings of joe_manifest.csv")
+        with tarfile.open(archive, "r:") as tar:
+            there = {member.name for member in tar if member.isfile()}
+        kept, rejected = [], []
+        for row in rows:
+            if held_out(row["text"]) != (split == "test"):
+                continue
+            reason = "in the table, but not among the files" if row["path"] not in there else odd(row)
+            if reason:
+                rejected.append(Rejected(row["uid"], reason))
+            else:
+                kept.append(row)
+        if not kept:
+            raise DataError(f"no utterance of {archive} is usable: {Examples([], rejected).report()}", "at least one")
+        return Examples(Utterances(str(archive), tuple(kept), self.prepare), rejected)
+
+
+def held_out(text: str) -> bool:
+    """Whether a text is kept for testing."""
+    return hashlib.sha256(text.encode()).digest()[0] < 26
+
+
+def odd(row: Mapping[str, str]) -> str:
+    """What is wrong with a row, or ""."""
+    symbols, durations = row["phonemes"].split(" "), row["durations"].split(" ")
+    if not all(number.isascii() and number.isdigit() for number in (row["start"], row["frames"], *durations)):
+        return "numbers that are none"
+    if len(symbols) != len(durations):
+        return "another number of durations than of phonemes"
+    return "" if sum(map(int, durations)) * HOP == int(row["frames"]) else "durations that are not those of the clip"
+
+
+@dataclass(frozen=True, eq=False)
+class Utterances(Sequence[Example]):
+    """Examples, each read from the archive when it is asked for.
+
+    Args:
+        archive: a tar archive of recordings.
+        rows: the utterances.
+        prepare: what is done to every clip.
+    """
+
+    archive: str
+    rows: tuple[Mapping[str, str], ...]
+    prepare: Prepare
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return Utterances(self.archive, self.rows[key], self.prepare)
+        row = self.rows[key]
+        begin = int(row["start"])
+        samples = recording(self.archive, row["path"])
+        clip = Clip(samples.samples[:, begin : begin + int(row["frames"])], samples.sample_rate)
+        said = {"symbols": row["phonemes"].split(" "), "durations": [int(d) for d in row["durations"].split(" ")]}
+        return Example(self.prepare(clip), {"phonemes": said}, row["uid"])
+
+
+@lru_cache(maxsize=2)
+def recording(archive: str, name: str) -> Clip:
+    """One recording of an archive, of which the last are kept: neighbours lie in the same."""
+    with tarfile.open(archive, "r:") as tar:
+        file = tar.extractfile(name)
+        assert file is not None
+        data = file.read()
+    with Recording(data, name=name) as whole:
+        return whole.read()
