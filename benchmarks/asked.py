@@ -22,6 +22,7 @@ import json
 import math
 import platform
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -32,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import gendiff
@@ -45,6 +47,7 @@ from gendiff_recipes import images, train
 RESULTS = Path(__file__).parent / "results"
 SHAPES, COLOURS = ("direction", "action", "sex", "top"), ("color", "hair_color")
 SIX = (*SHAPES, *COLOURS)
+BESIDE = ("top", "pants", "shoes", "body", "hat")  # what the judge of colours also learns, to tell things apart
 
 
 def wilson(right: Sequence[bool] | Tensor) -> dict[str, float]:
@@ -61,9 +64,8 @@ def wilson(right: Sequence[bool] | Tensor) -> dict[str, float]:
 class Eye(nn.Module):
     """A small convolutional classifier of 64 x 64 pictures with several heads."""
 
-    def __init__(self, heads: dict[str, int], width: int = 32, shrink: int = 1) -> None:
+    def __init__(self, heads: dict[str, int], width: int = 32) -> None:
         super().__init__()
-        self.shrink = shrink
         sizes = [3, width, 2 * width, 3 * width, 4 * width]
         self.layers = nn.ModuleList(
             nn.Sequential(
@@ -72,15 +74,14 @@ class Eye(nn.Module):
             )
             for a, b in pairwise(sizes)
         )  # fmt: skip
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear((4 // shrink) ** 2 * sizes[-1], count) for name, count in heads.items()}
-        )
+        self.dropout = nn.Dropout(0.3)
+        self.heads = nn.ModuleDict({name: nn.Linear(16 * sizes[-1], count) for name, count in heads.items()})
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x = F.avg_pool2d(2 * x - 1, self.shrink)
+        x = 2 * x - 1
         for layer in self.layers:
             x = layer(x)
-        x = x.flatten(1)
+        x = self.dropout(x.flatten(1))
         return {name: head(x) for name, head in self.heads.items()}
 
 
@@ -113,56 +114,80 @@ class Judges:
             votes = [self.shapes(scrambled(x, g)) for _ in range(8)]
             for name in SHAPES:
                 out[name].append(sum(v[name].softmax(-1) for v in votes).argmax(-1))  # type: ignore[union-attr]
-            for name, logits in self.colours(x).items():
-                out[name].append(logits.argmax(-1))
+            seen = self.colours(x)
+            for name in COLOURS:
+                out[name].append(seen[name].argmax(-1))
         return {name: torch.cat(parts) for name, parts in out.items()}
 
 
-def labelled(split: str) -> tuple[Tensor, list[dict[str, str]], list[int]]:
+def labelled(split: str, frames: int = 4) -> tuple[Tensor, list[dict[str, str]], list[int]]:
     """All frames of a split, the rows they belong to, and which animation each is of."""
-    source, examples = Sprites(), Sprites().load(split)
+    source, examples = Sprites(frames), Sprites(frames).load(split)
     rows = source.rows()
     which = [int(e.name.split("/")[1]) for e in examples]
     return torch.stack([e.artifact for e in examples]), [rows[i] for i in which], which
 
 
-def fit_judges(minutes_hint: int = 12) -> tuple[Judges, dict[str, Any]]:
-    """Trains both on nine tenths of the characters of training frames; what they get right of others is told."""
-    pictures, rows, _ = labelled("train")
-    unseen, unseen_rows, _ = labelled("test")
-    names = {name: sorted({row[name] for row in rows}) for name in SIX}
-    truth = {name: torch.tensor([names[name].index(row[name]) for row in rows]) for name in SIX}
-    held = torch.tensor([int(row["character"]) % 10 == 0 for row in rows])
+def fit_judges(minutes: float, home: Path | None) -> tuple[Judges, dict[str, Any]]:
+    """Trains both on nine tenths of the characters of training frames; what they get right of others is told.
+
+    Args:
+        minutes: Of processor time each is trained for.
+        home: A folder where they are kept, and found when they were trained before.
+    """
+    names = {name: sorted({row[name] for row in Sprites().rows()}) for name in dict.fromkeys((*SIX, *BESIDE))}
     found = {}
-    for kind, heads in (("shapes", SHAPES), ("colours", COLOURS)):
+    for kind, heads in (("shapes", SHAPES), ("colours", (*COLOURS, *BESIDE))):
         torch.manual_seed(0)
-        eye = Eye({name: len(names[name]) for name in heads}, shrink=1 if kind == "shapes" else 2)
-        optimizer = torch.optim.AdamW(eye.parameters(), 2e-3, weight_decay=0.02)
-        g, index = torch.Generator().manual_seed(1), torch.nonzero(~held)[:, 0]
-        steps = minutes_hint * (60 if kind == "shapes" else 150)
-        for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = 2e-3 * min(1, step / 50) * (1 - step / steps)
-            pick = index[torch.randint(len(index), (96,), generator=g)]
-            x = pictures[pick]
-            x = scrambled(x, g) if kind == "shapes" else x
-            dx, dy = (int(v) for v in torch.randint(-2, 3, (2,), generator=g))
-            x = torch.roll(x, (dx, dy), (2, 3))
-            loss = sum(
-                F.cross_entropy(logits, truth[name][pick], label_smoothing=0.05) for name, logits in eye(x).items()
-            )
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[union-attr]
-            optimizer.step()
+        eye = Eye({name: len(names[name]) for name in heads})
+        file = home / f"{kind}_{minutes:g}.safetensors" if home else None
+        if file is not None and file.is_file():
+            eye.load_state_dict(load_file(file))
+        else:
+            teach(eye, kind, {name: names[name] for name in heads}, 60 * minutes)
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                save_file(eye.state_dict(), file)
         found[kind] = eye
     judges = Judges(found["shapes"], found["colours"], names)
+    pictures, rows, _ = labelled("train")
+    held = torch.tensor([int(row["character"]) % 10 == 0 for row in rows])
     floors = {
         "real, trained pairs (characters the judge has not seen)": score(
             judges, pictures[held], [r for r, h in zip(rows, held, strict=True) if h]
         ),
-        "real, pairs never trained together": score(judges, unseen, unseen_rows),
+        "real, pairs never trained together": score(judges, *labelled("test")[:2]),
     }
     return judges, floors
+
+
+def teach(eye: Eye, kind: str, names: dict[str, list[str]], seconds: float) -> None:
+    """Trains one of the classifiers on all eight frames of the training animations, but for a tenth of characters."""
+    pictures, rows, _ = labelled("train", 8)
+    truth = {name: torch.tensor([known.index(row[name]) for row in rows]) for name, known in names.items()}
+    index = torch.tensor([i for i, row in enumerate(rows) if int(row["character"]) % 10])
+    optimizer = torch.optim.AdamW(eye.parameters(), 2e-3, weight_decay=0.05)
+    g, step, begin = torch.Generator().manual_seed(1), 0, time.process_time()
+    eye.train()
+    while (done := (time.process_time() - begin) / seconds) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * min(1, (step + 1) / 50) * (1 - done)
+        pick = index[torch.randint(len(index), (96,), generator=g)]
+        x = pictures[pick]
+        if kind == "shapes":
+            x = scrambled(x, g)
+        elif torch.rand((), generator=g) < 0.5:
+            x = x.flip(3)  # colours are the same in a mirror
+        dx, dy = (int(v) for v in torch.randint(-3, 4, (2,), generator=g))
+        x = torch.roll(x, (dx, dy), (2, 3))
+        loss = torch.zeros(())
+        for name, logits in eye(x).items():
+            weight = 2.0 if name in ("color", "top") else 1.0
+            loss = loss + weight * F.cross_entropy(logits, truth[name][pick], label_smoothing=0.05)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step += 1
 
 
 def score(judges: Judges, pictures: Tensor, rows: Sequence[dict[str, str]]) -> dict[str, Any]:
@@ -185,7 +210,7 @@ def score(judges: Judges, pictures: Tensor, rows: Sequence[dict[str, str]]) -> d
 
 
 def sprites(args: argparse.Namespace) -> dict[str, Any]:
-    judges, floors = fit_judges(args.judge)
+    judges, floors = fit_judges(args.judge, args.judges)
     print(json.dumps({k: {n: round(v["share"], 3) for n, v in f.items()} for k, f in floors.items()}), flush=True)
     model = gendiff.load(args.model)
     rng, source = np.random.default_rng(0), Sprites().rows()
@@ -377,7 +402,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("-n", type=int, default=200)
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.5, 4.0])
-    parser.add_argument("--judge", type=int, default=12, help="hundreds of 0.6 steps of the judges of sprites")
+    parser.add_argument("--judge", type=float, default=12, help="minutes of training of each judge of sprites")
+    parser.add_argument("--judges", type=Path, help="a folder where the judges of sprites are kept")
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument(
         "--sheet", type=Path, help="also draw forty sprites here: of share-alike data, not to be shipped"

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.signal import lfilter
 
 from gendiff_audio.clip import Clip
 
@@ -29,6 +28,13 @@ VOWELS = {  # hertz, mean formants of men (Peterson and Barney 1952; the fourth 
 }
 BANDWIDTHS = (70.0, 90.0, 130.0, 200.0)
 SOUNDS = (*STRINGS, *VOWELS)
+
+
+def filtered(numerator: ArrayLike, denominator: ArrayLike, x: ArrayLike) -> np.ndarray:
+    """x through the filter with these coefficients."""
+    from scipy.signal import lfilter  # slow to load, and most commands make no sound
+
+    return np.asarray(lfilter(numerator, denominator, x))
 
 
 def string(
@@ -58,16 +64,17 @@ def string(
             f"a string of {f0:g} Hz at {sample_rate} Hz has a period of {period:.1f} samples: it takes 6 or more"
         )
     delay = int(period - 2)  # leaves 1 <= D < 2 beside the damping's one sample, where Lagrange's filter is stable
+
     taps = np.convolve(lagrange(period - 1 - delay), damping(1 - brightness))
     gain = 10 ** (-3 * period / (sample_rate * ring))
     burst = np.random.default_rng(seed).uniform(-1, 1, round(period))
-    burst = lfilter([brightness], [1, brightness - 1], burst - burst.mean())
+    burst = filtered([brightness], [1, brightness - 1], burst - burst.mean())
     excitation = np.zeros(round(seconds * sample_rate))
     excitation[: len(burst)] = burst
     shift = max(1, round(pick * period))
     excitation[shift:] -= excitation[:-shift].copy()
     loop = np.concatenate([[1.0], np.zeros(delay - 1), -gain * taps])
-    return Clip(_faded(lfilter([1.0], loop, excitation), sample_rate, attack=0.001, release=0.04), sample_rate)
+    return Clip(_faded(filtered([1.0], loop, excitation), sample_rate, attack=0.001, release=0.04), sample_rate)
 
 
 def vowel(
@@ -95,7 +102,7 @@ def vowel(
     sound = (np.cos(2 * np.pi * k * phi) / k).sum(0) + breath * rng.standard_normal(n)
     for F, B in zip(formants, BANDWIDTHS, strict=False):
         if sample_rate / 2 > F:
-            sound = lfilter(*resonance(F, B, sample_rate), sound)
+            sound = filtered(*resonance(F, B, sample_rate), sound)
     return Clip(_faded(sound, sample_rate, attack=0.03, release=0.08), sample_rate)
 
 

@@ -146,6 +146,11 @@ def neighbour_features(pos: Tensor, rot: Tensor, mask: Tensor, t: Tensor) -> Ten
     return torch.cat(features, -1)
 
 
+def bell(exponent: Tensor) -> Tensor:
+    """exp, of exponents of -40 and less 4e-18: processors take many times as long for results that are denormal."""
+    return torch.exp(exponent.clamp_min(-40.0))
+
+
 def crowding_features(pos: Tensor, rot: Tensor, mask: Tensor) -> Tensor:
     """What crowds residue i, `[B, N, 12]`: how many CA beyond the next two along the chain, and which way they lie.
 
@@ -158,7 +163,7 @@ def crowding_features(pos: Tensor, rot: Tensor, mask: Tensor) -> Tensor:
     distance2 = (pos[:, None] - pos[:, :, None]).square().sum(-1)
     features = []
     for scale in _CROWDS:
-        weight = torch.exp(distance2 * (-0.5 / scale**2)) * pairs
+        weight = bell(distance2 * (-0.5 / scale**2)) * pairs
         count = weight.sum(-1, keepdim=True)
         towards = (rot.mT @ (weight @ pos - count * pos)[..., None]).squeeze(-1)
         features += [count, towards / scale]
@@ -170,7 +175,7 @@ def pair_features(pos: Tensor, rot: Tensor) -> Tensor:
     apart = pos[:, None] - pos[:, :, None]
     distance = (apart.square().sum(-1) + 1e-8).sqrt()
     centres = torch.linspace(0.2, _FAR, _RADII, dtype=pos.dtype, device=pos.device)
-    radial = torch.exp(-((distance[..., None] - centres) * (_RADII / _FAR)).square())
+    radial = bell(-((distance[..., None] - centres) * (_RADII / _FAR)).square())
     towards = (apart / (distance[..., None] + 0.1)) @ rot
     turn = torch.einsum("biac,bjad->bijcd", rot, rot)
     return torch.cat([radial, towards, turn.flatten(3)], -1)

@@ -101,12 +101,18 @@ class Sample:
         parser.add_argument("--start", type=Path, help="a file to start from instead of noise")
         parser.add_argument("--strength", type=share, help="how much of --start is made anew, up to 1 (0.5)")
         parser.add_argument("--batch", type=count, default=64, help="samples at a time (64)")
+        parser.add_argument(
+            "--precision", choices=("float32", "bfloat16"), default="float32",
+            help="of the network: bfloat16 is faster for batches on processors that have it (float32)",
+        )  # fmt: skip
 
     def explain(self, words: Sequence[str]) -> str:
         paths = [word for word in words if not word.startswith("-") and "=" not in word]
         return "\n".join(questions(loaded(Path(paths[0]), "cpu"))) if paths else ""
 
     def run(self, args: argparse.Namespace) -> None:
+        import torch
+
         from gendiff.samples import SampleFolder
 
         model = loaded(args.model, args.device)
@@ -127,6 +133,7 @@ class Sample:
             "sampler": repr(sampler or model.sampler),
             "steps": args.steps,
             "batch": args.batch,
+            "precision": args.precision,
             "weights": str(args.model),
             "command": args.command,
             **({"start": str(args.start), "strength": args.strength or 0.5} if start else {}),
@@ -136,7 +143,8 @@ class Sample:
             with folder, progress_bar("sampling") as progress:
                 model.sample(
                     args.n, sampler=sampler, steps=args.steps, guidance=guidance, seed=args.seed, batch=args.batch,
-                    progress=progress, arrived=folder.add, **start, **what,
+                    precision=None if args.precision == "float32" else torch.bfloat16, progress=progress,
+                    arrived=folder.add, **start, **what,
                 )  # fmt: skip
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{len(folder.artifacts)} of {args.n} samples are in {out}") from None

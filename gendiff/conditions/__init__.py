@@ -18,6 +18,5 @@ from gendiff.conditions.label import Label as Label
 from gendiff.conditions.number import Number as Number
 from gendiff.conditions.pretrained import PretrainedText as PretrainedText
 from gendiff.conditions.sites import Field as Field
-from gendiff.conditions.pretrained import PretrainedText as PretrainedText
 from gendiff.conditions.sites import Sites as Sites
 from gendiff.conditions.text import Text as Text

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 from gendiff.errors import GendiffError
 
@@ -31,7 +32,7 @@ def merged(chunk: str, numbers: Mapping[str, int]) -> list[str]:
     """A chunk in pieces."""
     parts, last = list(chunk), len(numbers)
     while len(parts) > 1:
-        ranks = [numbers.get(a + b, last) for a, b in zip(parts, parts[1:], strict=False)]
+        ranks = [numbers.get(a + b, last) for a, b in pairwise(parts)]
         best = min(ranks)
         if best == last:
             break

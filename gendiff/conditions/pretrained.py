@@ -4,8 +4,8 @@
     h_0 = start or nothing, h_i = W LN(f_i);   vector = W' LN(mean of h) + W'' LN(pooled)   trained along
 
 A model file does not carry the encoder: it names its folder, and pins it by the digest of its files. What the encoder
-gives is kept in 16 bits: of training texts in a file below the data folder (embeddings/), of others in memory. Texts are
-read one at a time, so that what is kept depends on nothing but the text.
+gives is kept in 16 bits: of training texts in a file below the data folder (embeddings/), of others in memory. Texts
+are read one at a time, so that what is kept depends on nothing but the text.
 
 A folder is a stranger's: its weights are safetensors, no code in it is run, nothing is fetched.
 """

@@ -1,6 +1,6 @@
 """Texts, and whatever else comes as tokens: an embedding, and a small transformer over it that is trained along.
 
-    h_0 = start or nothing, h_i = E[word_i] or W LN(f_i);    h <- h + Attention(LN h), h <- h + MLP(LN h)  (layers times)
+    h_0 = start or nothing, h_i = E[word_i] or W LN(f_i);    h <- h + Attention(LN h), h <- h + MLP(LN h), each layer
 
 with rotary positions. The vector is W LN(mean of h over real tokens). Padded tokens are not attended to and come out 0.
 """

@@ -61,7 +61,7 @@ def cifar10() -> Recipe:
     )
 
 
-def captioned(name: str, source: PictureSource, minutes: float, **network: Any) -> Recipe:
+def _captioned(name: str, source: PictureSource, minutes: float, **network: Any) -> Recipe:
     """A recipe for captions: a transformer over patches that predicts the picture, trained by its velocity."""
     return Recipe(
         name,
@@ -79,16 +79,19 @@ def captioned(name: str, source: PictureSource, minutes: float, **network: Any) 
 
 
 def sprites() -> Recipe:
-    """Sprites by captions, 64 x 64: an hour on two cores. Measured in benchmarks/results/captions.json.
+    """Sprites by captions, 64 x 64: an hour on two cores. Measured in benchmarks/results/asked_sprites.json.
 
     The data are share-alike: models of them are not to be shipped.
     """
-    return captioned("images.sprites", Sprites(), 60, width=192, depth=6, heads=6, patch=8)
+    return _captioned("images.sprites", Sprites(), 60, width=192, depth=6, heads=6, patch=8)
 
 
 def emoji() -> Recipe:
-    """Emoji by caption and style, 64 x 64: three hours on two cores."""
-    return captioned("images.emoji", Emoji(), 180, width=256, depth=6, heads=8, patch=8)
+    """Emoji by caption and style, 64 x 64: three hours on two cores. Measured in benchmarks/results/asked_emoji.json.
+
+    Two of the five styles are share-alike: models of them are not to be shipped.
+    """
+    return _captioned("images.emoji", Emoji(), 180, width=256, depth=6, heads=8, patch=8)
 
 
 SIDES = (8, 16, 24, 32, 48, 64)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.encoders import CORPUS, clip, t5
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -27,6 +26,7 @@ from gendiff.errors import GendiffError, RecipeError, RequestError
 from gendiff.nn import FeatureEmbedding
 from gendiff.testing import check_condition, distance, randomised
 from gendiff_images import Images
+from tests.core.encoders import CORPUS, clip, t5
 
 pytest.importorskip("tokenizers")
 ODD = ["", "  ", "\U0001f600\U0001f468\u200d\U0001f469", "\x00\x1b[31m", "\u200f\u202eabc", "x" * 1000, "Ünïcödé", "猫"]
