@@ -6,6 +6,7 @@ from .conditions import Condition as Condition
 from .conditions import Field as Field
 from .conditions import Label as Label
 from .conditions import Number as Number
+from .conditions import Plan as Plan
 from .conditions import PretrainedText as PretrainedText
 from .conditions import Sites as Sites
 from .conditions import Text as Text

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gendiff.conditions import Condition, Label, batch_of, told_of, without
+from gendiff.conditions import Condition, Expects, Label, batch_of, completed, listed, sites_of, told_of, without
 from gendiff.denoisers import Head, default_head
 from gendiff.errors import DataError, RequestError, nearest, printable
 from gendiff.files import data_root as data_root
@@ -291,6 +291,35 @@ class Domain(ABC):
         """What to ask `request` for, beside labels, when n samples are drawn to look at: lengths, seconds."""
         return {}
 
+    def plan(self, n: int, expects: Expects, /, **asked: Any) -> dict[str, Any]:
+        """What is asked of n samples, with what is decided before they are drawn: durations, sizes, layouts.
+
+        By default the values of conditions are completed by these. Planning what is planned changes nothing.
+
+        Args:
+            n: Of samples.
+            expects: f(condition's name, value) -> side outputs of the network for it, without batch axis.
+            asked: By name.
+        """
+        return completed(self.conditions, expects, asked)
+
+    def size_for(self, sites: int) -> dict[str, Any]:
+        """What `request` is asked for to get a sample of so many sites: {"length": sites}; nothing by default."""
+        return {}
+
+    def sized(self, n: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What is asked of n samples, with the sizes that the values of conditions tell, where no other is said."""
+        told, out = self.told_sizes(n, asked), dict(asked)
+        for name in {name: None for size in told for name in size}:
+            said = listed(asked.get(name), None, n)
+            if len(said) == n:  # else `request` refuses it
+                out[name] = [size.get(name) if one is None else one for one, size in zip(said, told, strict=True)]
+        return out
+
+    def told_sizes(self, n: int, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """By `size_for`, the sizes that the values of conditions tell each of n samples to have."""
+        return [self.size_for(sites) if sites else {} for sites in sites_of(n, self.conditions, asked)]
+
     def in_turn(self, n: int, said: Container[str] = ()) -> dict[str, list[Any]]:
         """What to ask for in n samples by each condition that was not `said`: every one goes round its `turn`, and all
         combinations come once before one comes again. Of turns whose numbers have a common divisor g, the later one
@@ -351,6 +380,18 @@ class Domain(ABC):
     def constrain(self, prediction: State, t: float, **cond: Any) -> State:
         """What every clean state obeys, imposed on each prediction while sampling."""
         return prediction
+
+    def finish(self, artifacts: list[Any]) -> list[Any]:
+        """Decoded samples, as many as come at once, after what acts on them as a batch: a vocoder, a relaxation.
+
+        By default they are as they were decoded. A sample must not depend on the others.
+        """
+        return artifacts
+
+    @property
+    def finishes(self) -> bool:
+        """Whether `finish` does anything, so that samples are told apart as raw and finished."""
+        return type(self).finish is not Domain.finish
 
     def cut(self, x: State) -> float:
         """The share of a state's numbers that lie far beyond what an artifact can show, so that `decode` cuts them."""

@@ -24,10 +24,11 @@ import torch
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from gendiff.conditions import Plan, listed, with_plan
 from gendiff.config import (
     to_config,
 )
-from gendiff.denoisers import Denoiser, Head, rows_of
+from gendiff.denoisers import Denoiser, Head, asides, rows_of
 from gendiff.domain import Domain, Request, collate, crop
 from gendiff.errors import (
     RequestError,
@@ -84,9 +85,14 @@ def decoded(states: Callable[Concatenate[Model, P], States]) -> Callable[Concate
     def sample(self: Model, *args: P.args, **kwargs: P.kwargs) -> list[Any]:
         artifacts: list[Any] = []
         report: Any = kwargs.get("arrived")
+        raw: Any = kwargs.get("raw")
 
         def decode(singles: list[State]) -> None:
             new = [self.domain.decode(x) for x in singles]
+            if self.domain.finishes and kwargs.get("finished", True):
+                if raw is not None:
+                    raw(new)
+                new = finished(self.domain, new)
             artifacts.extend(new)
             if report is not None:
                 report(new)
@@ -100,6 +106,18 @@ def decoded(states: Callable[Concatenate[Model, P], States]) -> Callable[Concate
         "n new artifacts.",
     )
     return sample
+
+
+def finished(domain: Domain, artifacts: list[Any]) -> list[Any]:
+    """What a domain makes of decoded samples in the end (`Domain.finish`).
+
+    Raises:
+        RequestError: For another number of them.
+    """
+    out = list(domain.finish(list(artifacts)))
+    if len(out) != len(artifacts):
+        raise RequestError(f"{type(domain).__name__}.finish made {len(out)} samples of {len(artifacts)}", "as many")
+    return out
 
 
 class Model:
@@ -207,12 +225,15 @@ class Model:
         given: Any = None,
         start: Any = None,
         strength: float = 0.5,
+        plan: Mapping[str, Any] | None = None,
         seed: int = 0,
         batch: int = 64,
         precision: torch.dtype | None = None,
         corrected: bool = True,
         progress: Callable[[float], None] | None = None,
         arrived: Callable[[list[Any]], None] | None = None,
+        finished: bool = True,
+        raw: Callable[[list[Any]], None] | None = None,
         **what: Any,
     ) -> States:
         """n new samples, undecoded: the batches of states [b, ...] and their masks. `sample` decodes them to artifacts.
@@ -232,6 +253,7 @@ class Model:
                 of pure noise (SDEdit).
                 Samples have its size.
             strength: How much of `start` is remade: near 0 nothing, 1 all.
+            plan: What `plan` gave, perhaps edited; by default that of what is asked.
             seed: Sample i of a seed is always the same.
             batch: How many at a time.
             precision: torch.bfloat16 runs the network, and nothing else, under autocast.
@@ -239,12 +261,16 @@ class Model:
             progress: Called with the share done.
             arrived: Called with each batch as soon as it is drawn, as a list: artifacts from `sample`
                 (`SampleFolder.add` writes them), single states on the host from `states`.
+            finished: Whether the domain's `finish` acts on artifacts; False gives them as they were decoded.
+            raw: Called with each batch of artifacts before the domain finishes it, where it does (`SampleFolder.keep`).
 
         Raises:
             RequestError: For something the domain cannot answer.
         """
         if n < 1 or batch < 1:
             raise RequestError(f"sample got n={n}, batch={batch}", "at least one sample and a batch of at least one")
+        if plan is not None:
+            what = with_plan(n, plan, what, self.domain.conditions)
         if given is not None:
             given, what = self.domain.known(given, what)
         starts = list(start) if isinstance(start, list | tuple) else [] if start is None else [start]
@@ -254,7 +280,9 @@ class Model:
             what = {**self.sizes_of(starts, n, what), **what}
         said = guidance is not None
         guidance = self.per_condition(guidance if said else self.guidance)
-        request = self.domain.request(n, *args, **self.request(n, *args, shown=given is None and start is None, **what))
+        shown = given is None and start is None and plan is None
+        what = self.domain.sized(n, {**what, **self.plan(n, *args, shown=shown, **what)})
+        request = self.domain.request(n, *args, **what)
         self.check_ranges(what)
         idle = isinstance(guidance, int | float) and not is_one(guidance) and not self.guides(request)
         for name in (None,) if idle else guidance.names() if isinstance(guidance, Rule) else ():
@@ -363,13 +391,36 @@ class Model:
         """What `sample` uses when no guidance is said: what the model was trained to be judged with."""
         return self.recipe.get("guidance", 1.0)
 
-    def request(self, n: int, *args: Any, shown: bool = True, **what: Any) -> dict[str, Any]:
-        """The words that n samples are asked for by: those said, and all classes in turn where a label is not said.
+    @torch.no_grad()
+    def plan(self, n: int, *args: Any, shown: bool = True, **what: Any) -> Plan:
+        """What n samples are drawn from: what is asked, all classes in turn where a label is not said, and what the
+        domain decides before sampling (`Domain.plan`), such as durations. It can be looked at, edited and given:
+        `model.sample(n, plan=plan.scaled(0.8))`.
 
-        `shown`: also the lengths and the like that `Domain.preview` asks for, unless there are unnamed arguments.
+        `shown`: also the lengths and the like that `Domain.preview` asks for, unless there are unnamed arguments, or
+        something that is asked tells them.
+
+        Raises:
+            RequestError: For what cannot be planned.
         """
-        preview = self.domain.preview(n) if shown and not args else {}
-        return {**preview, **self.domain.in_turn(n, what), **what}
+        domain = self.domain
+        with self.at_rest():
+            asked = domain.plan(n, self.expects, **{**domain.in_turn(n, what), **what})
+        told, preview = domain.told_sizes(n, asked), {}
+        for name, values in domain.preview(n).items() if shown and not args else ():
+            if not any(name in size for size in told):
+                preview[name] = values
+            elif not all(name in size for size in told):
+                each = zip(listed(values, None, n), told, strict=True)
+                preview[name] = [None if name in size else value for value, size in each]
+        return Plan(n, {**preview, **asked}, domain.conditions)
+
+    def expects(self, name: str, value: Any) -> dict[str, Tensor]:
+        """The side outputs of the network for one value of a condition, by the condition's names, on the host."""
+        own = self.domain.conditions[name]
+        batch = rows_of(own.collate([own.encode(value)]), slice(None), self.device)
+        found = asides(self.denoiser.embed({name: batch}))
+        return {what.removeprefix(f"{name}_"): side[0].cpu() for what, side in found.items()}
 
     def per_condition(self, guidance: Any) -> Any:
         """The guidance itself, or `CFGPerCondition` of scales or rules by the names of conditions.
@@ -455,7 +506,7 @@ class Model:
             SamplerError: For fewer than 8 pilots, or a solver with more than one evaluation a step.
         """
         guidance = self.per_condition(self.guidance if guidance is None else guidance)
-        what = self.request(pilots, *args, **what)
+        what = self.domain.sized(pilots, self.plan(pilots, *args, **what))
         like, cond = self.place(self.domain.request(pilots, *args, **what), slice(None))
         denoiser = self.follow(guidance)
         if corrected:

@@ -71,7 +71,9 @@ class SampleFolder:
     """Samples written as they are drawn.
 
         with SampleFolder(model, "out", 200, {"seed": 0, "label": "frog"}) as folder:
-            model.sample(200, label="frog", arrived=folder.add)
+            model.sample(200, label="frog", arrived=folder.add, raw=folder.keep)
+
+    Where the domain finishes samples (`Domain.finish`), the raw ones are written beside them.
 
     Args:
         model: What draws; its digest, domain and sampler go to the manifest.
@@ -80,6 +82,7 @@ class SampleFolder:
         manifest: What else to write down, e.g. seed, guidance, request, sampler (the model's own if absent), step.
         overwrite: Replace the samples of an earlier request: the files its manifest names, and no others.
         suffix: The files' ending, one of `Domain.suffixes`; the domain's usual one by default.
+        raw: Whether samples will also come as they were before the domain finished them, where it does (`keep`).
 
     Raises:
         RequestError: For a format that the domain does not write; for a folder with samples, without `overwrite`; for
@@ -95,12 +98,15 @@ class SampleFolder:
         *,
         overwrite: bool = False,
         suffix: str | None = None,
+        raw: bool = True,
     ) -> None:
         self.model, self.folder, self.n = model, Path(folder), n
         self.artifacts: list[Any] = []
         self.captions = captions(model.domain, (manifest or {}).get("request", {}), n)
         width, suffix = max(4, len(str(n - 1))), ending(model.domain, suffix)
         self.names = [f"{i:0{width}d}{suffix}" for i in range(n)]
+        self.raw = [f"raw-{name}" for name in self.names] if raw and model.domain.finishes else []
+        self.kept = 0
         self.drawn = type(model.domain).plot is not Domain.plot
         clear(self.folder, overwrite)
         from gendiff import __version__
@@ -113,7 +119,9 @@ class SampleFolder:
             "sampler": repr(model.sampler),
             "version": __version__,
             **jsonable(manifest or {}),
-            "files": [*self.names, *(["all.png"] if self.drawn else [])],
+            "files": [*self.names, *self.raw, *(["all.png"] if self.drawn else [])],
+            **({"finished": True} if model.domain.finishes else {}),
+            **({"raw": self.raw} if self.raw else {}),
         }
 
     def __enter__(self) -> SampleFolder:
@@ -141,12 +149,20 @@ class SampleFolder:
     def add(self, artifacts: Sequence[Any]) -> None:
         """Writes the next samples, each to its own numbered file."""
         for artifact in artifacts:
-            i = len(self.artifacts)
-            write: Callable[..., None] = self.model.domain.write
-            if "remarks" in inspect.signature(write).parameters:  # files that hold text say how they were made
-                write = functools.partial(write, remarks=self._remarks(i))
-            self._file(self.names[i], lambda path, a=artifact, write=write: write(a, path))
+            self._put(artifact, len(self.artifacts), self.names)
             self.artifacts.append(artifact)
+
+    def keep(self, raw: Sequence[Any]) -> None:
+        """Writes the next samples as they were before the domain finished them, beside the finished ones."""
+        for artifact in raw:
+            self._put(artifact, self.kept, self.raw)
+            self.kept += 1
+
+    def _put(self, artifact: Any, i: int, names: Sequence[str]) -> None:
+        write: Callable[..., None] = self.model.domain.write
+        if "remarks" in inspect.signature(write).parameters:  # files that hold text say how they were made
+            write = functools.partial(write, remarks=self._remarks(i))
+        self._file(names[i], lambda path: write(artifact, path))
 
     def _plot(self, path: Path) -> None:
         domain = self.model.domain
@@ -155,7 +171,8 @@ class SampleFolder:
 
     def _remarks(self, i: int) -> list[str]:
         """What the manifest says of sample i, a line each."""
-        known = {k: v for k, v in self.manifest.items() if k not in ("complete", "n", "files")}
+        own = ("complete", "n", "files", "finished", "raw")
+        known = {k: v for k, v in self.manifest.items() if k not in own}
         return [
             f"gendiff sample {i} of {self.n}",
             *(f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in known.items()),
@@ -166,6 +183,9 @@ class SampleFolder:
             return
         if self.drawn:
             self._file("all.png", self._plot)
+        if self.raw and not self.kept:
+            self.manifest = {key: value for key, value in self.manifest.items() if key != "raw"}
+            self.manifest["files"] = [name for name in self.manifest["files"] if name not in self.raw]
         self.manifest["complete"] = True
         self._write()
 
@@ -179,7 +199,7 @@ def write_samples(
     overwrite: bool = False,
 ) -> Path:
     """Samples that are all drawn already to a folder of their own, with a manifest: see `SampleFolder`."""
-    with SampleFolder(model, folder, len(artifacts), manifest, overwrite=overwrite) as out:
+    with SampleFolder(model, folder, len(artifacts), manifest, overwrite=overwrite, raw=False) as out:
         out.add(artifacts)
     return out.folder
 

@@ -206,7 +206,7 @@ class Audio(Domain):
         rounded = [tuple(round(float(value), 5) for value in values) for values in (mean, std)]
         return replace(self, mean=rounded[0], std=rounded[1], lengths=lengths)
 
-    def request(self, n: int, *, seconds: float | Sequence[float] | None = None, **what: Any) -> Request:
+    def request(self, n: int, *, seconds: float | Sequence[float | None] | None = None, **what: Any) -> Request:
         """n clips of so many seconds (a number, or one each; None: lengths as in training), with what else
         may be asked (`conditions`).
 
@@ -252,7 +252,10 @@ class Audio(Domain):
     def size_of(self, artifact: Clip) -> dict[str, Any]:
         return {} if self.canvas is not None else {"seconds": require_clip(artifact).seconds}
 
-    def _frames(self, n: int, seconds: float | Sequence[float] | None) -> list[int]:
+    def size_for(self, sites: int) -> dict[str, Any]:
+        return {} if self.canvas is not None else {"seconds": sites / self.spectrogram.rate}
+
+    def _frames(self, n: int, seconds: float | Sequence[float | None] | None) -> list[int]:
         if n < 1:
             raise RequestError(f"{n} clips", "at least one")
         if self.canvas is not None:
@@ -263,16 +266,19 @@ class Audio(Domain):
                     f"none: this model has a canvas of {fixed:.3f} s and decides itself how much it fills",
                 )
             return [self.canvas] * n
-        if seconds is None:  # the i-th clip's length depends on i alone; together they are spread as in training
-            return [self.lengths[int((i + 1) * GOLDEN % 1 * len(self.lengths))] for i in range(n)]
-        asked = [seconds] * n if isinstance(seconds, int | float) else list(seconds)
-        if len(asked) != n or not all(0 < value <= 60 for value in asked):
+        # The i-th clip's usual length depends on i alone; together they are spread as in training.
+        usual = [self.lengths[int((i + 1) * GOLDEN % 1 * len(self.lengths))] for i in range(n)]
+        asked = [seconds] * n if isinstance(seconds, int | float | None) else list(seconds)
+        if len(asked) != n or not all(value is None or 0 < value <= 60 for value in asked):
             raise RequestError(
                 f"seconds={seconds} for {n} clips",
                 "a number of seconds from 0 to 60, or one for each clip",
                 "seconds=0.8",
             )
-        return [max(1, self.spectrogram.frames(round(value * self.spectrogram.sample_rate))) for value in asked]
+        sizes = [None if value is None else round(value * self.spectrogram.sample_rate) for value in asked]
+        return [
+            u if size is None else max(1, self.spectrogram.frames(size)) for u, size in zip(usual, sizes, strict=True)
+        ]
 
     def ranges(self) -> Mapping[str, tuple[float, float]]:
         """Seconds of the shortest and longest typical clip in training; none with a canvas, which takes no seconds."""

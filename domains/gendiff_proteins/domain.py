@@ -165,6 +165,9 @@ class Proteins(Domain):
     def size_of(self, artifact: Structure) -> dict[str, Any]:
         return {"length": len(artifact)}
 
+    def size_for(self, sites: int) -> dict[str, Any]:
+        return {"length": sites}
+
     def preview(self, n: int) -> dict[str, Any]:
         """Lengths spread over the range of the source; the i-th is the same whatever n."""
         low, high = max(self.source.min_length, SHORTEST), min(self.source.max_length, LONGEST)

@@ -123,12 +123,14 @@ class Sample:
         start = {} if args.start is None else {"start": model.domain.read(args.start), "strength": args.strength or 0.5}
         if start:
             what = {**model.domain.size_of(start["start"]), **what}
-        request = model.request(args.n, **what)
-        model.domain.request(args.n, **request)  # refuses what it cannot answer before a folder is made
+        plan = model.plan(args.n, **what)
+        model.domain.request(
+            args.n, **model.domain.sized(args.n, plan)
+        )  # refuses what it cannot answer before a folder is made
         out = args.out or free_folder("samples")
         manifest = {
             "seed": args.seed,
-            "request": request,
+            "request": plan,
             "guidance": repr(model.guidance if guidance is None else guidance),
             "sampler": repr(sampler or model.sampler),
             "steps": args.steps,
@@ -144,7 +146,7 @@ class Sample:
                 model.sample(
                     args.n, sampler=sampler, steps=args.steps, guidance=guidance, seed=args.seed, batch=args.batch,
                     precision=None if args.precision == "float32" else torch.bfloat16, progress=progress,
-                    arrived=folder.add, **start, **what,
+                    arrived=folder.add, raw=folder.keep, plan=plan, **start,
                 )  # fmt: skip
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{len(folder.artifacts)} of {args.n} samples are in {out}") from None

@@ -16,6 +16,12 @@ from gendiff.conditions.base import told_of as told_of
 from gendiff.conditions.base import without as without
 from gendiff.conditions.label import Label as Label
 from gendiff.conditions.number import Number as Number
+from gendiff.conditions.plans import Expects as Expects
+from gendiff.conditions.plans import Plan as Plan
+from gendiff.conditions.plans import completed as completed
+from gendiff.conditions.plans import listed as listed
+from gendiff.conditions.plans import sites_of as sites_of
+from gendiff.conditions.plans import with_plan as with_plan
 from gendiff.conditions.pretrained import PretrainedText as PretrainedText
 from gendiff.conditions.sites import Field as Field
 from gendiff.conditions.sites import Sites as Sites

@@ -9,7 +9,8 @@ tokens in a row are told apart by where in them a site lies. A gathered field is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -44,6 +45,12 @@ class DurationLoss:
         return (deviance * mask).sum(1) / mask.sum(1).clamp_min(1)
 
 
+def rounded(durations: Tensor) -> list[int]:
+    """Whole numbers near positive float64 [P], at least 1, whose sums up to each place are near too; 0 stays."""
+    ends = torch.cat([durations.new_zeros(1), durations.cumsum(0)]).round().diff()
+    return torch.where(durations > 0, ends.clamp_min(1), 0.0).long().tolist()
+
+
 def counts_of(batch: Mapping[str, Tensor]) -> Tensor:
     """The durations [B, P] in a batch."""
     index, count = batch["index"], batch["symbols"].shape[1]
@@ -56,7 +63,8 @@ def counts_of(batch: Mapping[str, Tensor]) -> Tensor:
 class Aligned(Condition):
     """Symbols with a number of sites each.
 
-    One sample's value is a mapping or a pair: {"symbols": ["h", "e", "j"], "durations": [4, 9, 7]}.
+    One sample's value is a mapping or a pair: {"symbols": ["h", "e", "j"], "durations": [4, 9, 7]}. Where durations are
+    planned, symbols alone will do, also as a text with spaces between them: "h e j".
 
     Args:
         symbols: Those that are known; `fit` takes them from training values.
@@ -84,6 +92,11 @@ class Aligned(Condition):
         if value is None:
             return {"symbols": torch.empty(0, dtype=torch.int64), "durations": torch.empty(0, dtype=torch.int64)}
         symbols, durations = self.pair(value)
+        if durations is None:
+            raise RequestError(
+                f"{len(symbols)} symbols without durations", "how many sites each has",
+                'NAME=model.plan(1, NAME=symbols)["NAME"], or {"symbols": ["a"], "durations": [12]}',
+            )  # fmt: skip
         known = {symbol: i for i, symbol in enumerate(self.symbols)}
         for place, symbol in enumerate(symbols):
             if symbol not in known:
@@ -102,20 +115,52 @@ class Aligned(Condition):
             "durations": torch.tensor(counts, dtype=torch.int64),
         }
 
-    def pair(self, value: Any) -> tuple[Sequence[str], Sequence[int]]:
-        """Symbols and durations of a value.
+    def pair(self, value: Any) -> tuple[Sequence[str], Any]:
+        """Symbols of a value, and its durations or None.
 
         Raises:
-            RequestError: For a value that is not both.
+            RequestError: For a value that is neither.
         """
-        if isinstance(value, Mapping) and set(value) == {"symbols", "durations"}:
-            return value["symbols"], value["durations"]
+        if isinstance(value, str):
+            value = {"symbols": value}
+        if isinstance(value, Mapping) and set(value) in ({"symbols", "durations"}, {"symbols"}):
+            value = value["symbols"], value.get("durations")
         if isinstance(value, tuple) and len(value) == 2:
-            return value
+            symbols, durations = value
+            return symbols.split() if isinstance(symbols, str) else symbols, durations
         raise RequestError(f"{value!r:.80}", "symbols and durations", 'NAME={"symbols": ["a"], "durations": [12]}')
 
     def single(self, value: Any) -> bool:
         return not isinstance(value, list)
+
+    def plan(self, value: Any, expects: Callable[[Any], Mapping[str, Tensor]]) -> Any:
+        symbols, durations = self.pair(value)
+        if durations is not None:
+            return value
+        expected = expects((symbols, [1] * len(symbols))).get("log_durations") if self.planned else None
+        if expected is None:
+            raise RequestError(
+                f"{len(symbols)} symbols without durations, and this model does not expect any",
+                "durations too",
+                'NAME={"symbols": ["a"], "durations": [12]}',
+            )
+        return {"symbols": list(symbols), "durations": rounded(expected[: len(symbols)].double().exp())}
+
+    def sites(self, value: Any) -> int | None:
+        durations = self.pair(value)[1]
+        return None if durations is None else sum(int(d) for d in durations)
+
+    def scaled(self, value: Any, factor: float) -> Any:
+        """The same symbols with durations whose sum is `factor` times as large, rounded, and none of which ends."""
+        symbols, durations = self.pair(value)
+        if durations is None:
+            return value
+        d = torch.as_tensor(list(durations), dtype=torch.float64)
+        return {"symbols": list(symbols), "durations": rounded(factor * d)}
+
+    def follows(self, planned: Any, asked: Any) -> bool:
+        (symbols, durations), (others, said) = self.pair(planned), self.pair(asked)
+        return list(symbols) == list(others) and (said is None or list(durations) == list(said))
 
     def fits(self, single: Any, sites: tuple[int, ...]) -> None:
         total = int(single["durations"].sum())
@@ -173,9 +218,11 @@ class Aligned(Condition):
         return self.symbols
 
     def read(self, text: str) -> Any:
-        """ "h:4 e:9 j:7"."""
+        """ "h:4 e:9 j:7", or "h e j" without durations."""
         if text.lower() == "none":
             return None
+        if not re.search(r":\d+(\s|$)", text):
+            return text
         parts = [item.rpartition(":") for item in text.split()]
         if not parts or not all(colon and count.isascii() and count.isdigit() for _, colon, count in parts):
             raise RequestError(f"{text!r}", "symbols with their numbers of sites", 'NAME="h:4 e:9 j:7"')
@@ -185,4 +232,5 @@ class Aligned(Condition):
         return "" if value is None else " ".join(self.pair(value)[0])[:40]
 
     def describe(self) -> str:
-        return f"symbols, of {len(self.symbols)} known ones, with the number of sites of each"
+        alone = ", or without it" if self.planned else ""
+        return f"symbols, of {len(self.symbols)} known ones, with the number of sites of each{alone}"

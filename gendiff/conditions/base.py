@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -91,6 +91,31 @@ class Condition(ABC):
 
         f(None) is nothing asked of any sample, with a batch axis of 1.
         """
+
+    def plan(self, value: Any, expects: Callable[[Any], Mapping[str, Tensor]]) -> Any:
+        """One value with what it leaves open decided; a value that leaves nothing open stays as it is.
+
+        Args:
+            value: As a user gave it, not None.
+            expects: f(value) -> the side outputs of this condition's embedder for a value, without batch axis.
+
+        Raises:
+            RequestError: For a value that cannot be completed.
+        """
+        return value
+
+    def sites(self, value: Any) -> int | None:
+        """How many sites along the first axis a value tells its sample to have; None where it tells nothing."""
+        return None
+
+    def scaled(self, value: Any, factor: float) -> Any:
+        """The value for a sample that is longer by a factor; what does not lie along the sites stays as it is."""
+        return value
+
+    def follows(self, planned: Any, asked: Any) -> bool:
+        """Whether a planned value is one of what is asked."""
+        same = planned == asked
+        return bool(same.all()) if hasattr(same, "all") else bool(same)
 
     def auxiliary(self, name: str) -> dict[str, Auxiliary]:
         """Losses on what its embedder gives beside what a network is told, by name; `name` is the condition's own."""

@@ -87,6 +87,9 @@ class Sites(Condition):
     def rows(self) -> tuple[str, ...]:
         return self.classes
 
+    def sites(self, value: Any) -> int:
+        return len(value)
+
     def read(self, text: str) -> Any:
         """A text, or one for each sample with commas between them; none is nothing asked."""
         items = [None if item.strip().lower() == "none" else item.strip() for item in text.split(",")]
@@ -158,6 +161,9 @@ class Field(Condition):
 
     def embedder(self, width: int) -> nn.Module:
         return FieldEmbedding(self.channels, width)
+
+    def sites(self, value: Any) -> int:
+        return len(value)
 
     def audit(self, values: Sequence[Any]) -> list[str]:
         missing = sum(value is None for value in values)

@@ -218,22 +218,24 @@ class Evaluate:
                 halves=args.halves, **asked(args.what, model.domain.conditions),
             )  # fmt: skip
         print(result.compared)
-        columns = ("metric", "samples", "low", "high", "real data")
+        columns = ("metric", "samples", "low", "high", "real data", *(["raw samples"] if result.raw else []))
         rows = [
             (name, value, *result.interval.get(name, (float("nan"),) * 2), result.floor[name])
+            + ((result.raw[name],) if result.raw else ())
             for name, value in result.generated.items()
         ]
-        print("{:32} {:>12} {:>25} {:>12}".format("metric", "samples", "95 % interval", "real data"))
-        for name, value, low, high, floor in rows:
+        head = "{:32} {:>12} {:>25} {:>12}".format("metric", "samples", "95 % interval", "real data")
+        print(head + ("  raw samples" if result.raw else ""))
+        for name, value, low, high, floor, *raw in rows:
             span = f"{low:.4g} to {high:.4g}" if math.isfinite(low + high) else "too few" if args.halves else ""
-            print(f"{name:32} {value:12.4g} {span:>25} {floor:12.4g}")
+            print(f"{name:32} {value:12.4g} {span:>25} {floor:12.4g}" + "".join(f" {one:12.4g}" for one in raw))
         if args.halves:
             print(f"The intervals are over samples: a delete-half jackknife of {args.halves} random halves of them.")
         if args.json:
             numbers = {
                 "n": args.n, "reference": len(result.reference), "request": args.what, "seed": args.seed,
                 "seconds": result.seconds, "generated": result.generated, "interval": result.interval,
-                "floor": result.floor,
+                "floor": result.floor, **({"raw": result.raw} if result.raw else {}),
             }  # fmt: skip
             args.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf8")
         if args.csv:

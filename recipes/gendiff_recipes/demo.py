@@ -141,7 +141,11 @@ def section(show: Show, model: Model, result: Evaluation, folder: Path) -> Secti
     }  # short and long ones, of every class
     shown = [result.samples[i] for i in chosen]
     training = json.loads((folder / "training.json").read_text(encoding="utf8"))
-    rows = [[name.replace("_", " "), value, result.floor[name]] for name, value in result.generated.items()]
+    raw = ["raw"] if result.raw else []
+    rows = [
+        [name.replace("_", " "), value, result.floor[name], *([result.raw[name]] if raw else [])]
+        for name, value in result.generated.items()
+    ]
     made = show.block("Generated", domain, shown, captions(domain, asked, len(shown)), ASKED)
     known = show.block("Test data", domain, [e.artifact for e in real], real_captions(domain, real), OWN)
     return Section(
@@ -151,7 +155,7 @@ def section(show: Show, model: Model, result: Evaluation, folder: Path) -> Secti
             (
                 Table(
                     "Against test data",
-                    ["measure", "generated", "data"],
+                    ["measure", "generated", "data", *raw],
                     rows,
                     note="Each measure of the samples, and of as many training examples in their place: "
                     "what a perfect model would show.",

@@ -34,6 +34,7 @@ class Evaluation:
         seconds: Time for drawing all samples.
         interval: Metric name to the ends of its 95 % interval over samples.
         compared: What was compared with what, in a sentence.
+        raw: `generated` of the samples before the domain finished them (`Domain.finish`), where it does.
     """
 
     generated: dict[str, float]
@@ -43,6 +44,7 @@ class Evaluation:
     seconds: float
     interval: dict[str, tuple[float, float]] = field(default_factory=dict)
     compared: str = ""
+    raw: dict[str, float] = field(default_factory=dict)
 
 
 def default_request(domain: Domain, n: int) -> dict[str, Any]:
@@ -138,14 +140,14 @@ def evaluate(
     Args:
         guidance: The model's own by default.
         halves: Random halves of the samples for intervals; 0 for none. Each costs a metric's time again.
-        what: Keywords for the domain's request, over what `default_request` would ask for.
+        what: Keywords for the domain's request; the rest is planned (`Model.plan`).
 
     Raises:
         DataError: Without two training and two test examples of what was asked for.
     """
     domain = model.domain
-    request = {**default_request(domain, n), **what}
-    lengths = asked_lengths(domain, n, request, what)
+    plan = model.plan(n, **what)
+    lengths = asked_lengths(domain, n, domain.sized(n, plan), what)
     test = asked_for(domain, domain.dataset("test", data), what, lengths)
     training = asked_for(domain, domain.dataset("train", data), what, lengths)
     words = [f"{name}={value}" for name, value in what.items() if name in domain.labels]
@@ -158,7 +160,8 @@ def evaluate(
             "Ask for something more common, or for nothing, which compares with all",
         )
     since = time.perf_counter()
-    samples = model.sample(n, guidance=guidance, seed=seed, progress=progress, **request)
+    raw: list[Any] = []
+    samples = model.sample(n, guidance=guidance, seed=seed, progress=progress, plan=plan, raw=raw.extend)
     seconds = time.perf_counter() - since
     reference, floor = subset(test, n, seed), subset(training, n, seed)
     metrics = domain.metrics()
@@ -171,4 +174,5 @@ def evaluate(
         {name: half_interval(f, samples, reference, halves, seed) for name, f in metrics.items()} if halves else {},
         f"{n} samples and, as real data, {len(floor)} training examples, each against {len(reference)} test examples "
         f"({said}).",
+        {name: float(f(raw, reference)) for name, f in metrics.items()} if raw else {},
     )

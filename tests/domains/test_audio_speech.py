@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from gendiff import Aligned
+from gendiff import Aligned, Model, Objective
 from gendiff.errors import DataError, RequestError
 from gendiff.testing import check_condition
 from gendiff_audio import Audio, LogMel, Speech
@@ -89,3 +89,17 @@ def test_a_row_that_does_not_fit_is_rejected_with_its_reason(root: Path, tmp_pat
     table(tmp_path, [{k: v for k, v in row.items() if k != COLUMNS[-1]} for row in rows])
     with pytest.raises(DataError, match="'durations'"):
         Speech().load("train", tmp_path)
+
+
+def test_symbols_alone_are_spoken_for_as_long_as_planned(root: Path) -> None:
+    train = Speech().load("train", root)
+    domain = Audio(source=Speech(), spectrogram=MEL).fit(train.artifacts).fit_conditions(list(train))
+    model = Model.new(domain, channels=(16, 24))
+    plan = model.plan(2, phonemes=["^ h ə l ˈ o ː $", "^ w ɜ d . $"])
+    clips = model.sample(2, plan=plan, steps=2)
+    assert [clip.samples.shape[1] for clip in clips] == [256 * sum(one["durations"]) for one in plan["phonemes"]]
+    with pytest.raises(RequestError, match="durations of 21 sites in all"):
+        model.sample(1, phonemes=("^ h $", [1, 10, 10]), seconds=0.5)
+    assert set(domain.losses) == {"phonemes_durations"}
+    said = Objective(auxiliary={"phonemes_durations": 0.5})
+    assert said.term("phonemes_durations", domain.losses["phonemes_durations"].term).weight == 0.025

