@@ -142,6 +142,7 @@ from .spaces import SO3 as SO3
 from .spaces import Categorical as Categorical
 from .spaces import Centered as Centered
 from .spaces import Euclidean as Euclidean
+from .spaces import Pairs as Pairs
 from .spaces import Product as Product
 from .spaces import Sphere as Sphere
 from .spaces import Torus as Torus

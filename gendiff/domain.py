@@ -3,8 +3,9 @@
     raw --encode--> x0 in a space --process--> x_t --denoiser--> x0_hat --decode--> raw
 
 An *artifact* is one picture, sound or structure, in the user's units. A domain turns one artifact into one state
-(no batch axis) and back; the core does the batching: `collate` pads ragged states along their first axis and makes the
-mask, `crop` undoes it. Trainer, sampler, guidance, checkpoint and benchmark know a domain through this class alone.
+(no batch axis) and back; the core does the batching: `collate` pads ragged states along their first axis (that of
+elements, or of pairs of them, as each part's space says) and makes the mask, `crop` undoes it. Trainer, sampler,
+guidance, checkpoint and benchmark know a domain through this class alone.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from gendiff.files import data_root as data_root
 from gendiff.files import sealed as sealed
 from gendiff.files import unsealed as unsealed
 from gendiff.guidance import Given, Measurement
-from gendiff.processes import Process
+from gendiff.processes import Process, pick
 from gendiff.random import Noise
 from gendiff.sampling.grids import PowerGrid
 from gendiff.sampling.solvers import Adams, Solver
-from gendiff.spaces import State, map_state, tensors
+from gendiff.spaces import ELEMENTS, SiteKind, Space, State, kinds_of, map_state, tensors
 from gendiff.training import Auxiliary
 
 
@@ -472,40 +473,69 @@ class Domain(ABC):
         return {name: batch_of(name, c, asked.get(name), n, sites, lengths) for name, c in own.items()}
 
 
-def collate(states: Sequence[State], ragged: bool, length: int | None = None) -> tuple[State, Tensor | None]:
+def site_kinds(x: State, space: Space | None) -> dict[str, SiteKind]:
+    """The kind of sites of each tensor of a state, by part or by the empty name; elements where no space is known."""
+    found = ELEMENTS if space is None else kinds_of(space, x)
+    return {name: pick(found, name) for name in (x if isinstance(x, Mapping) else ("",))}
+
+
+def length_of(state: State, space: Space | None = None) -> int:
+    """How many elements (atoms, residues, frames) a single ragged state has, whatever its parts count.
+
+    Raises:
+        DataError: For parts that disagree.
+    """
+    kinds = site_kinds(state, space)
+    parts = dict(zip(kinds, tensors(state), strict=True))
+    first = next((name for name, kind in kinds.items() if kind == ELEMENTS), next(iter(kinds)))
+    n = kinds[first].size(len(parts[first]))
+    for name, kind in kinds.items():
+        if len(parts[name]) != kind.count(n):
+            raise DataError(
+                f"A state of {n} elements (by {first!r}) has {len(parts[name])} entries in {name!r}",
+                f"{kind.count(n)}: sites of the kind {kind!r}",
+            )
+    return n
+
+
+def collate(
+    states: Sequence[State], ragged: bool, length: int | None = None, space: Space | None = None
+) -> tuple[State, Tensor | None]:
     """One batch [B, ...] from single states; ragged ones are padded along their first axis.
 
     Args:
         states: Single states.
         ragged: Whether lengths differ.
-        length: Pad to this length instead of the longest.
+        length: Pad to this length, in elements, instead of the longest.
+        space: Whose parts say what their sites are: elements, or pairs of them; elements if it is not given.
 
     Returns:
-        The batch, and the mask bool [B, length] of real sites (None if not ragged).
+        The batch, and the mask bool [B, length] of real elements (None if not ragged).
     """
     if not ragged:
         return map_state(lambda *parts: torch.stack(parts), states[0], *states[1:]), None
-    lengths = [tensors(state)[0].shape[0] for state in states]
-    longest = length or max(lengths)
+    lengths = [length_of(state, space) for state in states]
+    longest, kinds = length or max(lengths), site_kinds(states[0], space)
 
-    def pad(*parts: Tensor) -> Tensor:
-        out = parts[0].new_zeros(len(parts), longest, *parts[0].shape[1:])
+    def pad(kind: SiteKind, *parts: Tensor) -> Tensor:
+        out = parts[0].new_zeros(len(parts), kind.count(longest), *parts[0].shape[1:])
         for row, part in zip(out, parts, strict=True):
             row[: len(part)] = part
         return out
 
     mask = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]
-    return map_state(pad, states[0], *states[1:]), mask
+    return map_state(pad, kinds if isinstance(states[0], Mapping) else kinds[""], *states), mask
 
 
-def crop(x: State, mask: Tensor | None) -> list[State]:
+def crop(x: State, mask: Tensor | None, space: Space | None = None) -> list[State]:
     """Single states on the host from a batch: `collate` undone."""
     x = map_state(lambda part: part.detach().cpu(), x)
     n = tensors(x)[0].shape[0]
     if mask is None:
         return [map_state(lambda part: part[i], x) for i in range(n)]  # noqa: B023
-    lengths = mask.sum(1).tolist()
-    return [map_state(lambda part: part[i, : lengths[i]], x) for i in range(n)]  # noqa: B023
+    found, lengths = site_kinds(x, space), mask.sum(1).tolist()
+    kinds = found if isinstance(x, Mapping) else found[""]
+    return [map_state(lambda part, kind: part[i, : kind.count(lengths[i])], x, kinds) for i in range(n)]  # noqa: B023
 
 
 def finite(x: State, name: str) -> State:

@@ -300,10 +300,10 @@ class Model:
             solver = replace_solver(solver, lambda inner: dataclasses.replace(inner, steps=steps))  # type: ignore[type-var]
         if isinstance(given, Given):
             solver = replace_solver(solver, with_resampling)
-        first = None
+        first, space = None, self.denoiser.process.space
         if start is not None:
             solver = replace_solver(solver, functools.partial(start_at, strength=strength), FlowPath)
-            first, real = collate([self.domain.encode_given(one) for one in starts], self.domain.ragged)
+            first, real = collate([self.domain.encode_given(one) for one in starts], self.domain.ragged, None, space)
             wanted = request.cond.get("mask")
             if (
                 len(starts) > 1
@@ -349,7 +349,7 @@ class Model:
                 )
                 states.append(x)
                 masks.append(cond.get("mask"))
-                singles = crop(x, masks[-1])
+                singles = crop(x, masks[-1], space)
                 odd += sum(not all(bool(p.isfinite().all()) for p in tensors(single)) for single in singles)
                 cut += sum(self.domain.cut(single) > SATURATED for single in singles)
                 if arrived is not None:

@@ -28,13 +28,13 @@ from gendiff.denoisers import TOLD, Denoise, Denoiser, Head, clean, rows_of
 from gendiff.domain import Domain, Request, collate, crop
 from gendiff.errors import RequestError
 from gendiff.guidance import Rule
-from gendiff.processes import Leaf, Process
+from gendiff.processes import Categories, Joint, Leaf, Process
 from gendiff.processes.schedules import Schedule
 from gendiff.random import Noise
 from gendiff.sampling import sample
 from gendiff.sampling.grids import Grid
 from gendiff.sampling.solvers import Euler, Solver
-from gendiff.spaces import Product, Space, State, leaves, map_state, tensors
+from gendiff.spaces import Categorical, Product, Space, State, leaves, map_state, tensors
 from gendiff.training import Weighting, denoising_loss, stratified
 
 
@@ -63,15 +63,27 @@ def check_space(space: Space, like: State, *, tolerance: float = 1e-9, seed: int
     """The laws of a space, in float64.
 
     exp(x, log(x, y)) = y; log(x, x) = 0; dist2 is symmetric and the squared norm of log; lerp ends at its ends and
-    halves the distance; mix of equal points is that point; projections are idempotent; noise belongs to its sample.
+    halves the distance (but of distributions over classes); mix of equal points is that point; projections are
+    idempotent; noise belongs to its sample. Bundles with classes are tried part by part.
 
     Args:
         like: A batch of at least 2 states.
     """
+    if isinstance(space, Product) and any(isinstance(part, Categorical) for part in space.parts.values()):
+        for part, own in space.parts.items():
+            check_space(own, like[part], tolerance=tolerance, seed=seed)
+        return
     like = double(like)
     n = tensors(like)[0].shape[0]
     noise = Noise.of(seed, n)
-    x, y = space.random(like, noise.fork("x")), space.random(like, noise.fork("y"))
+
+    def point(word: str) -> State:
+        """A point: noise, or a distribution over classes."""
+        if not isinstance(space, Categorical):
+            return space.random(like, noise.fork(word))
+        return space.project(noise.fork(word).normal((*like.shape, space.classes), torch.float64))
+
+    x, y = point("x"), point("y")
     name = repr(space)
     require(distance(space.project(x), x), tolerance, f"{name}: random points lie in the space")
     require(distance(space.project(space.project(x)), space.project(x)), tolerance, f"{name}: project is idempotent")
@@ -82,9 +94,9 @@ def check_space(space: Space, like: State, *, tolerance: float = 1e-9, seed: int
     require(distance(space.lerp(x, y, 0.0), x), tolerance, f"{name}: lerp(x, y, 0) = x")
     require(distance(space.lerp(x, y, 1.0), y), tolerance, f"{name}: lerp(x, y, 1) = y")
     half = space.dist2(x, space.lerp(x, y, 0.5))
-    require(
-        float(((half - forth / 4).abs() / (1 + forth)).max()), tolerance, f"{name}: lerp at 1/2 halves the distance"
-    )
+    if not isinstance(space, Categorical):
+        off = float(((half - forth / 4).abs() / (1 + forth)).max())
+        require(off, tolerance, f"{name}: lerp at 1/2 halves the distance")
     require(distance(space.mix([x, x, x], (0.5, 0.8, -0.3)), x), tolerance, f"{name}: a mix of equal points")
     two = space.mix([x, y], (0.7, 0.3))
     require(distance(two, space.lerp(x, y, 0.3)), tolerance, f"{name}: a mix of two is lerp")
@@ -101,8 +113,16 @@ def check_process(process: Process, like: State, *, tolerance: float = 1e-8, see
     """The laws of a process, in float64.
 
     noise(x0, 0) = x0; with the true x0 as target a step lands on the same path, and the step to 0 lands on x0; two
-    half steps are one; clocks fall to 0.
+    half steps are one; clocks fall to 0. Of classes the same holds in distribution (`check_categories`); bundles with
+    classes are tried part by part.
     """
+    if isinstance(process, Joint) and any(isinstance(part, Categories) for part in process.parts.values()):
+        for part, own in process.parts.items():
+            check_process(own, like[part], tolerance=tolerance, seed=seed)
+        return
+    if isinstance(process, Categories):
+        check_categories(process, like, tolerance=tolerance, seed=seed)
+        return
     like = double(like)
     noise = Noise.of(seed, tensors(like)[0].shape[0])
     space, name = process.space, repr(process)
@@ -118,6 +138,56 @@ def check_process(process: Process, like: State, *, tolerance: float = 1e-8, see
     for clock in leaves(process.per_part(lambda leaf: [leaf.schedule.clock(t) for t in grid])):
         assert all(a > b for a, b in pairwise(clock)), f"{name}: the clock does not fall with t"
         assert clock[-1] == 0, f"{name}: the clock is {clock[-1]} at t = 0"
+
+
+def check_categories(process: Categories, like: Tensor, *, tolerance: float = 1e-8, seed: int = 0) -> None:
+    """The laws of a process on classes, by enumerating what one site may be, in float64.
+
+    pi is a distribution; q(x_t | x0) = alpha delta + (1 - alpha) pi; a step t -> s with the true x0, with churn or
+    without, takes it to q(x_s | x0); the bridge's KL and the error vanish at the truth and nowhere fall below 0;
+    noise(x0, 0) = x0, and the step to 0 lands on x0; padded sites hold the class 0; clocks fall to 0.
+    """
+    noise, name, k = Noise.of(seed, len(like)), repr(process), process.classes
+    x0 = process.space.random(like, noise.fork("x0"))
+    for what, got in (
+        ("noise(x0, 0) = x0", process.noise(x0, 0.0, noise)),
+        ("the step to 0 reaches its target", process.step(process.noise(x0, 0.7, noise), x0, 0.7, 0.0, noise=noise)),
+    ):
+        require(distance(process.space.project(got), x0), 0, f"{name}: {what}")
+    start = process.prior(like, noise)
+    require(distance(process.space.project(start), start), 0, f"{name}: the prior lies in the space")
+    bare: Categories = process.masked(None)
+    pi = bare.pi(like)
+    states, clean = torch.arange(len(pi)), torch.arange(k)
+    require(abs(float(pi.sum()) - 1), tolerance, f"{name}: pi sums to one")
+    shown = torch.eye(len(pi), dtype=torch.float64)
+
+    def q(t: float) -> Tensor:
+        alpha = bare.schedule(t)[0]
+        return alpha * shown[:k] + (1 - alpha) * pi
+
+    many = Noise.of(seed, 20000)
+    counts = bare.noise(torch.zeros(20000, 1, dtype=torch.int64), 0.6, many).flatten().bincount(minlength=len(pi))
+    require(float((counts / 20000 - q(0.6)[0]).abs().max()), 0.02, f"{name}: noise follows q(x_t | x0)")
+    x, true = (part.reshape(-1, 1) for part in torch.meshgrid(states, clean, indexing="ij"))
+    possible = (q(0.7).T > 0).reshape(-1)
+    for churn in (0.0, 0.2):
+        step = bare.reverse(x, true, bare.move(0.7, 0.4, churn))[:, 0]
+        step = step / step.sum(-1, keepdim=True).clamp_min(1e-300)
+        reached = (q(0.7).T[..., None] * step.reshape(len(pi), k, -1)).sum(0)
+        require(float((reached - q(0.4)).abs().max()), tolerance, f"{name}: a step stays on its path (churn={churn})")
+    guess = noise.fork("guess").select(slice(0, 1)).normal((1, k), torch.float64).log_softmax(-1).expand(len(x), 1, k)
+    for t in (0.2, 0.7):
+        for own, law in ((true, "vanishes at the truth"), (guess, "is not negative")):
+            for what, value in (
+                ("error", bare.error(x, own, true, torch.full((len(x),), t, dtype=torch.float64))),
+                ("gap", bare.gap(x, own, true, t, t / 2)),
+            ):
+                value = value[possible]
+                off = value.abs() if own is true else -value
+                require(float(off.max()), 1e3 * tolerance, f"{name}: the {what} {law} at t={t}")
+    clock = [bare.schedule.clock(i / 20) for i in range(20, -1, -1)]
+    assert all(a > b for a, b in pairwise(clock)) and clock[-1] == 0, f"{name}: the clock does not fall to 0 with t"
 
 
 def check_head(head: Head, process: Process, like: State, *, tolerance: float = 1e-8, seed: int = 0) -> None:
@@ -196,11 +266,11 @@ def check_domain(
     assert again == domain, f"{domain!r}: its JSON gives {again!r}"
 
     states = [domain.encode(e.artifact) for e in examples[:8]]
-    batch, mask = collate(states, domain.ragged)
+    batch, mask = collate(states, domain.ragged, None, domain.process.space)
     process = domain.process.masked(mask)
-    for state, back in zip(states, crop(batch, mask), strict=True):
+    for state, back in zip(states, crop(batch, mask, process.space), strict=True):
         assert distance(state, back) == 0, f"{domain!r}: batching changed a state"
-        size = max(float(p.abs().max()) for p in tensors(state)) + 1e-9
+        size = max(float(p.abs().max()) for p in tensors(state) if p.numel()) + 1e-9
         twice = domain.encode(domain.decode(back))
         require(distance(twice, state) / size, tolerance, f"{domain!r}: encode(decode(x)) = x")
     check_space(process.space, batch)
@@ -245,7 +315,11 @@ def check_request(domain: Domain, denoiser: Denoiser, request: Request, n: int, 
         cond = rows_of(request.cond, slice(i, i + 1))
         part = sample(denoiser, row(like, i), solver=Euler(3), noise=Noise.of(seed, 1, i), cond=cond)
         require(distance(part, row(whole, i)), 1e-9, f"{domain!r}: sample {i} depends on its batch")
-    for state in crop(map_state(lambda x: x.float(), whole), request.cond.get("mask"))[:2]:
+    for state in crop(
+        map_state(lambda x: x.float() if x.is_floating_point() else x, whole),
+        request.cond.get("mask"),
+        denoiser.process.space,
+    )[:2]:
         domain.decode(state)
 
 

@@ -17,7 +17,7 @@ from gendiff.errors import Range, RequestError, SamplerError, check
 from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.sampling.grids import Grid, LinearGrid
-from gendiff.spaces import State, map_state
+from gendiff.spaces import SiteKind, State, kinds_of, map_state
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ def noised_start(
     """
     mask = cond.get("mask")
 
-    def fit(part: Tensor, other: Tensor) -> Tensor:
-        sizes = {other.shape[1]} if mask is None or mask.ndim != 2 else set(mask.sum(1).tolist())
+    def fit(part: Tensor, other: Tensor, sites: SiteKind) -> Tensor:
+        elements = None if mask is None or mask.ndim != 2 else mask.sum(1).tolist()
+        sizes = {other.shape[1]} if elements is None else set(map(sites.count, elements))
         if (
             part.shape[2:] != other.shape[2:]
             or (other.shape[1] if each else min(sizes)) < part.shape[1]
@@ -86,4 +87,6 @@ def noised_start(
         return wide.to(device=other.device, dtype=other.dtype).expand(other.shape)
 
     process = process.masked(mask)
-    return process.noise(process.space.project(map_state(fit, x0, like)), t, noise.fork("start"))
+    return process.noise(
+        process.space.project(map_state(fit, x0, like, kinds_of(process.space, x0))), t, noise.fork("start")
+    )

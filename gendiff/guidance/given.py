@@ -82,7 +82,8 @@ class Given:
 
     Args:
         x0: The clean state [B, ...]; read where `keep` is True.
-        keep: bool [B, *sites] (or by part, or anything that broadcasts to the state): what is known.
+        keep: bool [B, *sites] (or by part, or anything that broadcasts to the state): what is known. For bundles
+            one of elements is enough: of a part on pairs, those are then known whose two elements are.
     """
 
     x0: State
@@ -96,7 +97,7 @@ class Given:
 
     def put(self, process: Process, x: State, s: float, noise: Noise) -> State:
         """x_s with its known sites replaced by a fresh noising of the known values; exact at s = 0."""
-        own = self.at(x)
+        own = Given(self.x0, process.space.spread(self.keep)).at(x)
         known = own.x0 if s <= 0 else process.noise(own.x0, s, noise)
         return process.space.where(own.keep, settled(process.space, own.keep, known, x), x)
 

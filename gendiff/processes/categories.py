@@ -43,7 +43,7 @@ from gendiff.errors import NOT_NEGATIVE, DataError, GendiffError, SamplerError, 
 from gendiff.processes.base import Leaf, require_noise
 from gendiff.processes.schedules import Linear, Schedule, Time
 from gendiff.random import Noise
-from gendiff.spaces import Categorical, Weight, broadcast_mask, per_sample
+from gendiff.spaces import ELEMENTS, Categorical, SiteKind, Weight, broadcast_mask, per_sample
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,14 @@ class Categories(Leaf):
         classes: K, how many clean classes there are.
         schedule: A flow schedule; alpha is the chance that a site is still clean.
         bridge: `Posterior()` or `DiscreteFlowMatching()`.
+        sites: What its sites are: each element of a state, or `Pairs()` of them.
     """
 
     flows: ClassVar[bool] = False
     classes: int
     schedule: Schedule = field(default_factory=Linear)
     bridge: Bridge = field(default_factory=Posterior)
+    sites: SiteKind = ELEMENTS
     on: Any = field(init=False, repr=False, compare=False)  # the `Categorical` of these classes
 
     def __post_init__(self) -> None:
@@ -121,7 +123,7 @@ class Categories(Leaf):
                 "a flow schedule, alpha + sigma = 1 (Linear, Exponential, Polynomial, or one of them Shifted)",
                 f"{type(self).__name__}({self.classes}, Linear())",
             )
-        object.__setattr__(self, "on", Categorical(classes=self.classes))
+        object.__setattr__(self, "on", Categorical(classes=self.classes, sites=self.sites))
 
     @property
     def straight(self) -> bool:

@@ -1,6 +1,7 @@
 """Where a state lives: points, tangents, geodesics, reference noise.
 
-Read `base` first (the interface and the moves every space derives from exp and log), then `flat`, `torus`, `sphere`,
+Read `base` first (the interface and the moves every space derives from exp and log), `sites` (elements, and pairs of
+them), then `flat`, `torus`, `sphere`,
 `so3` (with `rotations`, the functions on 3 x 3 matrices), `categories`, and `product` for bundles of named parts.
 To add a space: subclass `Space` as a frozen dataclass with exp, log, random, project, tangent, dim and log_random.
 The law that proves it: `gendiff.testing.check_space(space, like)`.
@@ -23,6 +24,7 @@ from gendiff.spaces.categories import Categorical as Categorical
 from gendiff.spaces.flat import Centered as Centered
 from gendiff.spaces.flat import Euclidean as Euclidean
 from gendiff.spaces.product import Product as Product
+from gendiff.spaces.product import kinds_of as kinds_of
 from gendiff.spaces.rotations import IGSO3 as IGSO3
 from gendiff.spaces.rotations import exp_so3 as exp_so3
 from gendiff.spaces.rotations import from_quaternion as from_quaternion
@@ -31,6 +33,13 @@ from gendiff.spaces.rotations import log_so3 as log_so3
 from gendiff.spaces.rotations import orthonormal as orthonormal
 from gendiff.spaces.rotations import quaternion as quaternion
 from gendiff.spaces.rotations import uniform as uniform
+from gendiff.spaces.sites import ELEMENTS as ELEMENTS
+from gendiff.spaces.sites import Elements as Elements
+from gendiff.spaces.sites import Pairs as Pairs
+from gendiff.spaces.sites import SiteKind as SiteKind
+from gendiff.spaces.sites import pair_index as pair_index
+from gendiff.spaces.sites import to_pairs as to_pairs
+from gendiff.spaces.sites import to_square as to_square
 from gendiff.spaces.so3 import SO3 as SO3
 from gendiff.spaces.sphere import Sphere as Sphere
 from gendiff.spaces.torus import Torus as Torus

@@ -13,7 +13,8 @@ and from these all that samplers, losses and guidance need:
     dist2(x, y)       = sum over real sites of |log(x, y)|^2, one number per sample
 
 A state is a tensor [B, *sites, *point] or a dict of such tensors (a bundle). `masked(mask)` gives the space of one
-padded batch: mask [B, *sites] is True where a site is real. Noise, distances and centres then see real sites only.
+padded batch: mask [B, *sites] is True where an element is real, and what the sites are of them, each one or pairs, is
+the space's own (`sites`). Noise, distances and centres then see real sites only.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
-from gendiff.errors import SamplerError
+from gendiff.errors import SamplerError, refuse
 from gendiff.random import Noise
+from gendiff.spaces.sites import ELEMENTS, SiteKind
 
 State: TypeAlias = Any
 
@@ -100,14 +102,20 @@ class Space(ABC):
 
     Attributes:
         mask: None, or bool [B, *sites]: the real sites of one padded batch.
+        sites: What its sites are: each element of a state (the default), or `Pairs()` of them.
         flat: Whether exp is addition, so that mixes are linear.
         framed: Whether tangents are written in a frame that geodesics carry along: from every point of the geodesic to
             y, log leads the same way, so that tangents of different points may be added. Spheres have none.
     """
 
     mask: Tensor | None = None
+    sites: SiteKind = field(default=ELEMENTS, kw_only=True)
     flat: ClassVar[bool] = False
     framed: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sites, SiteKind):
+            refuse(self, "sites", "a kind of sites", "sites=Pairs()")
 
     @abstractmethod
     def exp(self, x: State, v: State) -> State:
@@ -142,11 +150,17 @@ class Space(ABC):
         """The log density [B] of `random` at x, by the space's own volume: Lebesgue's, or the metric's."""
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        return f"{type(self).__name__}({self.told()})"
+
+    def told(self, *words: str) -> str:
+        """Arguments as text, with the kind of sites if it is not the usual one."""
+        return ", ".join([*words, *([] if self.sites == ELEMENTS else [f"sites={self.sites!r}"])])
 
     def masked(self, mask: Any) -> Space:
-        """The space of one padded batch; None gives the unpadded one."""
-        return self if mask is None and self.mask is None else replace(self, mask=mask)
+        """The space of one padded batch, from the mask of its elements; None gives the unpadded one."""
+        if mask is None:
+            return self if self.mask is None else replace(self, mask=None)
+        return replace(self, mask=self.sites.mask(mask))
 
     def scale(self, v: State, w: Weight) -> State:
         """The tangent w v, w a number, [B], or by part."""
@@ -200,6 +214,10 @@ class Space(ABC):
     def dist2(self, x: State, y: State) -> Tensor:
         """Squared geodesic distance per sample, summed over real sites: [B]."""
         return self.norm2(x, self.log(x, y))
+
+    def spread(self, keep: Any) -> Any:
+        """Which sites of the state are meant by a choice of elements; for bundles by part, where parts differ."""
+        return keep
 
     def where(self, keep: Any, x: State, y: State) -> State:
         """x at the sites that `keep` names, y elsewhere; keep is bool [B, *sites] or broadcasts to the state."""

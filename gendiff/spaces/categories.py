@@ -35,11 +35,12 @@ class Categorical(Space):
     classes: int = field(default=2, kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.classes, int) or self.classes < 1:
             refuse(self, "classes", "a whole number of classes, at least 1")
 
     def __repr__(self) -> str:
-        return f"Categorical(classes={self.classes})"
+        return f"Categorical({self.told(f'classes={self.classes}')})"
 
     def logs(self, x: Tensor) -> Tensor:
         """Log-probabilities: of themselves, or of classes, which are certain."""

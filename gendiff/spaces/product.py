@@ -3,7 +3,7 @@ r"""Bundles of named parts, each in its own space: exp, log and noise part by pa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +15,12 @@ from gendiff.spaces.base import (
     State,
     Weight,
 )
+from gendiff.spaces.sites import ELEMENTS
+
+
+def kinds_of(space: Space, x: State) -> Any:
+    """The kind of sites of a state, or of each part of a bundle."""
+    return space.sites if not isinstance(x, Mapping) or isinstance(space.sites, Mapping) else dict.fromkeys(x, ELEMENTS)
 
 
 class Product(Space):
@@ -25,6 +31,10 @@ class Product(Space):
     """
 
     parts: dict[str, Space]
+
+    def __new__(cls, *args: Any, **named: Any) -> Self:
+        """A new object: without this torch.compile hands the defaults of a dataclass's fields to __init__, as parts."""
+        return object.__new__(cls)
 
     def __init__(self, parts: Mapping[str, Space] | None = None, /, **named: Space) -> None:
         object.__setattr__(self, "mask", None)
@@ -44,8 +54,18 @@ class Product(Space):
         """f(name, space) for every part."""
         return {name: f(name, space) for name, space in self.parts.items()}
 
+    @property
+    def sites(self) -> dict[str, Any]:  # type: ignore[override]
+        """The kind of sites of every part."""
+        return self.each(lambda name, space: space.sites)
+
+    def spread(self, keep: Any) -> Any:
+        if isinstance(keep, Mapping) or all(kind == ELEMENTS for kind in self.sites.values()):
+            return keep
+        return self.each(lambda name, space: space.sites.mask(keep))
+
     def masked(self, mask: Any) -> Product:
-        """One mask for all parts, or a dict of masks by part."""
+        """One mask of elements for all parts, or a dict of them by part."""
         pick = mask.get if isinstance(mask, Mapping) else lambda _: mask
         return Product(self.each(lambda name, space: space.masked(pick(name))))
 
@@ -87,5 +107,6 @@ class Product(Space):
         return torch.stack(list(self.each(lambda name, space: space.norm2(x[name], v[name])).values())).sum(0)
 
     def where(self, keep: Any, x: State, y: State) -> State:
+        keep = self.spread(keep)
         pick = keep.__getitem__ if isinstance(keep, Mapping) else lambda _: keep
         return self.each(lambda name, space: space.where(pick(name), x[name], y[name]))

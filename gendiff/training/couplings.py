@@ -216,7 +216,7 @@ def under(space: Space, rows: Tensor) -> Space:
     """The space with the masks of some rows of its batch."""
     if isinstance(space, Product):
         return Product({name: under(part, rows) for name, part in space.parts.items()})
-    return space if space.mask is None else space.masked(space.mask[rows])
+    return space if space.mask is None else replace(space, mask=space.mask[rows])
 
 
 def equals(cond: Mapping[str, Any], cost: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gendiff.conditions import told_of
-from gendiff.domain import Domain, Example, Examples, collate, finite
+from gendiff.domain import Domain, Example, Examples, collate, finite, length_of
 from gendiff.errors import DataError, GendiffError
 from gendiff.spaces import State, tensors
 
@@ -62,11 +62,15 @@ class Encoded(Dataset[tuple[State, dict[str, Any]]]):
         self.states: list[State] | None = []
         self.cond: list[dict[str, Any]] = []
         self.asked: list[dict[str, Any]] = []
+        self.lengths: list[int] = []
+        space = domain.process.space
         bits, moments, said, held, weights = hashlib.sha256(), np.zeros((16, 2)), [], 0, []
         for i, example in enumerate(examples):
             state = finite(domain.encode(example.artifact), example.name)
             self.cond.append(dict(example.cond))
-            sites = (tensors(state)[0].shape[0],) if domain.ragged else ()
+            if domain.ragged:
+                self.lengths.append(length_of(state, space))
+            sites = (self.lengths[-1],) if domain.ragged else ()
             self.asked.append(encode_conditions(domain, example, sites))
             weights.append(checked_weight(example))
             said.append(
@@ -74,13 +78,13 @@ class Encoded(Dataset[tuple[State, dict[str, Any]]]):
             )
             for x in tensors(state):
                 bits.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-                moments[i % 16] += float(x.double().mean()), float(x.double().square().mean())
+                if x.numel():  # one element has no pairs
+                    moments[i % 16] += float(x.double().mean()), float(x.double().square().mean())
                 held += x.nbytes
             if self.states is not None:
                 self.states.append(state)
             if held > most:
                 self.states = None
-        self.lengths = [shapes[0][0] for _, shapes in said] if domain.ragged else None
         relative = torch.tensor(weights, dtype=torch.float64)
         alike = bool((relative == relative[0]).all())
         self.weights = None if alike else (relative / relative.mean()).float()
@@ -227,11 +231,11 @@ class Batches(L.LightningDataModule):
     def collate(self, items: list[tuple[Any, ...]]) -> dict[str, Any]:
         """States, conditions, places and number of one batch."""
         states, conds, indices, places, numbers = zip(*items, strict=True)
-        length = None
+        length, space = None, self.domain.process.space
         if self.domain.ragged:
-            longest = max(tensors(x)[0].shape[0] for x in states)
+            longest = max(length_of(x, space) for x in states)
             length = -(-longest // self.domain.multiple) * self.domain.multiple
-        x0, mask = collate(states, self.domain.ragged, length)
+        x0, mask = collate(states, self.domain.ragged, length, space)
         sites = () if mask is None else (mask.shape[1],)  # else what is said has the states'
         own = self.domain.conditions
         cond: dict[str, Any] = {name: own[name].collate([c[name] for c in conds], sites) for name in own}
@@ -249,7 +253,7 @@ class Batches(L.LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         stream = BatchStream(
             len(self.data), self.batch, seed=self.order_seed, start=self.start, stop=self.stop,
-            lengths=self.data.lengths, rank=rank, world=world, parts=self.parts,
+            lengths=self.data.lengths or None, rank=rank, world=world, parts=self.parts,
         )  # fmt: skip
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return DataLoader(

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from gendiff.conditions import Label
-from gendiff.domain import Domain, Examples
+from gendiff.domain import Domain, Examples, length_of
 from gendiff.errors import DataError
 from gendiff.model import Model
-from gendiff.spaces import tensors
 
 from .recipe import Recipe
 
@@ -102,7 +101,7 @@ def asked_for(domain: Domain, examples: Examples, what: Mapping[str, Any], lengt
     ]
     if not lengths:
         return found
-    sizes = [len(tensors(domain.encode(artifact))[0]) for artifact in found]
+    sizes = [length_of(domain.encode(artifact), domain.process.space) for artifact in found]
     near = [any(abs(size - length) <= NEAR * length for length in lengths) for size in sizes]
     return [artifact for artifact, is_near in zip(found, near, strict=True) if is_near]
 
