@@ -8,6 +8,7 @@ from .conditions import Label as Label
 from .conditions import Number as Number
 from .conditions import Plan as Plan
 from .conditions import PretrainedText as PretrainedText
+from .conditions import Reference as Reference
 from .conditions import Sites as Sites
 from .conditions import Text as Text
 from .denoisers import X0 as X0

@@ -9,6 +9,7 @@ other code. A class of another package that shares its name with one of gendiff'
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -25,7 +26,7 @@ from typing import Any
 from torch import nn
 
 from gendiff.denoisers import Head, Heads
-from gendiff.discovery import is_part, is_record, parts_of_packages, registered_parts
+from gendiff.discovery import domain_class, is_part, is_record, parts_of_packages, registered, registered_parts
 from gendiff.errors import GendiffError, RecipeError, UnknownName, fits, nearest
 from gendiff.processes import Joint, Process
 from gendiff.spaces import Product, Space
@@ -91,6 +92,21 @@ def kind_name(cls: type) -> str:
     return cls.__name__ if own is cls else f"{cls.__module__}.{cls.__qualname__}"
 
 
+def parts_in(package: str) -> list[type]:
+    """The dataclasses and networks of a package, as far as it is imported."""
+    modules = [m for name, m in list(sys.modules.items()) if name == package or name.startswith(package + ".")]
+    return [item for m in modules for item in vars(m).values() if is_part(item)]
+
+
+def parts_of_domains() -> list[type]:
+    """The dataclasses and networks of all installed domains, for a config that names another domain; loads them."""
+    found: list[type] = []
+    for name in registered("domains"):
+        with contextlib.suppress(GendiffError):  # one whose packages are missing has nothing to give
+            found += parts_in(domain_class(name).__module__.partition(".")[0])
+    return found
+
+
 class Kinds:
     """The classes that a config may name.
 
@@ -104,9 +120,7 @@ class Kinds:
         self.parts = tuple(parts)
         self.own = [*parts, *registered_parts()]
         for package in packages:
-            inside = (package.__name__, package.__name__ + ".")
-            modules = [m for name, m in list(sys.modules.items()) if name == inside[0] or name.startswith(inside[1])]
-            self.own += [item for m in modules for item in vars(m).values() if is_part(item)]
+            self.own += parts_in(package.__name__)
 
     def find(self, kind: Any, where: str) -> type:
         """The class of this name.
@@ -121,7 +135,8 @@ class Kinds:
             return core[kind]
         name = kind.rpartition(".")[2]
         found = list(dict.fromkeys(cls for cls in self.own if cls.__name__ == name and cls is not core.get(name)))
-        found = found or list(dict.fromkeys(cls for cls in parts_of_packages() if cls.__name__ == name))
+        for more in (parts_of_packages, parts_of_domains):
+            found = found or list(dict.fromkeys(cls for cls in more() if cls.__name__ == name))
         exact = [cls for cls in found if f"{cls.__module__}.{cls.__qualname__}" == kind]
         if len(exact or found) > 1:
             both = " and ".join(f"{cls.__module__}.{cls.__qualname__}" for cls in found)

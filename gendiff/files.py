@@ -16,6 +16,7 @@ import contextlib
 import csv
 import gzip
 import io
+import json
 import lzma
 import math
 import os
@@ -213,15 +214,50 @@ def read_text(path: str | Path, limit: int = 2**16) -> tuple[str, str]:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise DataError(f"{path} has more than {limit:,} bytes", "a short text")
-        try:
-            return data.decode("utf-8-sig").strip(), ""
-        except UnicodeDecodeError:
-            return data.decode("cp1252").strip(), f"{path.name} is not UTF-8, and was read as cp1252"
+        text, odd = decoded(data, path)
+        return text.strip(), odd
 
 
-def read_rows(path: str | Path) -> list[dict[str, str]]:
+def decoded(data: bytes, path: Path) -> tuple[str, str]:
+    """A text, and what is odd about how it is written: UTF-8, with or without its mark, else Windows' cp1252."""
+    try:
+        return data.decode("utf-8-sig"), ""
+    except UnicodeDecodeError:
+        return data.decode("cp1252"), f"{path.name} is not UTF-8, and was read as cp1252"
+
+
+def read_lines(path: str | Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The objects of a JSON file of lines (JSONL); empty lines are none. What is odd joins the notes.
+
+    Raises:
+        DataError: no such file, no lines, or one (which is named) that is no JSON object.
+    """
+    path = Path(path)
+    with reading(path, "a JSON object on every line"):
+        text, odd = decoded(path.read_bytes(), path)
+        notes += [odd] if odd else []
+        rows: list[dict[str, Any]] = []
+        for number, line in enumerate(text.split("\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}, line {number} is no JSON ({error})", "a JSON object on every line") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number} is {line[:60]!r}", "a JSON object on every line")
+            rows.append(row)
+            if len(rows) > ROWS:
+                raise DataError(f"{path} has more than {ROWS:,} rows", "a smaller table")
+        if not rows:
+            raise DataError(f"{path} has no rows", "a JSON object on every line")
+        return rows
+
+
+def read_rows(path: str | Path, notes: list[str] | None = None) -> list[dict[str, str]]:
     """The rows of a CSV table in UTF-8, each by the names of the first line, which may also be separated by semicolons
-    or tabs, as spreadsheets of many countries write them. Rows of empty fields are none.
+    or tabs, as spreadsheets of many countries write them. Rows of empty fields are none. Where there are notes to join,
+    cp1252 is read as well, and noted.
 
     Raises:
         DataError: no such file, no rows, not UTF-8 text, columns that share a name or have none, or a row (which is
@@ -229,7 +265,11 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
     """
     path = Path(path)
     with reading(path, "a table (CSV, UTF-8) with a line of names and a line for each item"):
-        text = path.read_bytes().decode("utf-8-sig")
+        text, odd = decoded(path.read_bytes(), path)
+        if odd and notes is None:
+            raise DataError(f"{path} is not UTF-8", "text in UTF-8")
+        if odd and notes is not None:
+            notes.append(odd)
         if "\0" in text:
             raise DataError(f"{path} holds zero bytes", "text in UTF-8")
         told = re.match(r"sep=(.)\r?\n", text)  # by which Excel is told

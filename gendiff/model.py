@@ -49,9 +49,11 @@ from gendiff.guidance import (
     PosteriorMean,
     Rule,
     as_rule,
+    check_parts,
     guidance_name,
     is_one,
     noised_start,
+    of_samples,
     start_at,
     with_resampling,
 )
@@ -289,6 +291,7 @@ class Model:
             if said and not self.guides(request, None if name is None else [name]):
                 of = f"guidance={guidance}" if name is None else f"guidance for {name!r}"
                 warn(f"{of} has nothing to guide: nothing is asked for. Ask for one, or leave it out.")
+        idle |= not said and isinstance(guidance, CFGPerCondition) and not self.guides(request, guidance.names())
         guidance = 1.0 if idle else guidance
         solver = sampler or self.sampler
         if sampler is None and isinstance(solver, Calibrated):
@@ -432,6 +435,8 @@ class Model:
         parts = process.parts if isinstance(process, Joint) else {}
         if isinstance(guidance, Mapping) and not (guidance and all(name in parts for name in guidance)):
             guidance = CFGPerCondition(guidance)
+        if isinstance(guidance, Rule):
+            of_samples(guidance, lambda value: (check_parts(process, type(guidance).__name__, value), value)[1])
         for name in guidance.names() if isinstance(guidance, Rule) else ():
             if name not in own:
                 raise RequestError(

@@ -26,14 +26,18 @@ from gendiff.model import Model
 from gendiff.modelfile import digest, write_whole
 
 MANIFEST = "manifest.json"
+SHOWN = 1000  # numbers of a tensor that are written out
 
 
 def jsonable(value: Any) -> Any:
-    """What a manifest can hold of a value: numbers, texts and lists as they are, anything else by its repr."""
+    """What a manifest can hold of a value: numbers, texts and lists as they are, anything else by its repr, and of many
+    numbers their digest.
+    """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
-        return jsonable(value.tolist())
+        many = f"{value.dtype} {list(value.shape)}, SHA-256 "
+        return jsonable(value.tolist()) if value.numel() <= SHOWN else many + digest({"": value})
     if isinstance(value, Mapping):
         return {str(k): jsonable(v) for k, v in value.items()}
     return [jsonable(v) for v in value] if isinstance(value, list | tuple | range) else repr(value)

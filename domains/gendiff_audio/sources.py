@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from gendiff.conditions import Condition, Label, Number
+from gendiff.conditions import Condition, Label, Number, Said, said_of
 from gendiff.domain import Example, Examples, Rejected, Source, data_file, data_root, unsealed
 from gendiff.errors import DataError, RequestError, nearest
 from gendiff.files import listed_name, read_rows
@@ -144,6 +144,10 @@ class Sounds(ClipSource):
         classes: label names and their class names; None looks for them in the files, () is no labels.
         labelled_by: "top" or "parent": the folder that labels a file.
         window: seconds; None is the longest clip that `prepare` takes, 0 rejects longer recordings.
+        table: a CSV or JSONL table with the column path, of which every other column is a condition: numbers, classes
+            or texts, as `gendiff.conditions.columns` decides; "txt" for a text NAME.txt beside each file.
+        asks: columns of it that are wanted, "pitch" or "pitch:number"; all by default.
+        said: what they are; None looks for it in the table.
 
     Raises:
         DataError: no such files, a manifest without the columns named, an empty label (with its row), or a column
@@ -158,6 +162,9 @@ class Sounds(ClipSource):
     classes: Classes | None = None
     labelled_by: str = "top"
     window: float | None = None
+    table: str = ""
+    asks: tuple[str, ...] = ()
+    said: Mapping[str, Condition] | None = None
 
     def __post_init__(self) -> None:
         if self.labelled_by not in FOLDERS:
@@ -172,12 +179,20 @@ class Sounds(ClipSource):
                 "one label, the folder",
                 'Pass manifest="table.csv" or one column.',
             )
+        if self.said is None:
+            object.__setattr__(self, "said", self._said(self._members(None)).conditions if self.table else {})
         if self.classes is None:
-            object.__setattr__(self, "classes", self._classes())
+            told = not self.manifest and self.columns[0] in (self.said or {})
+            object.__setattr__(self, "classes", () if told else self._classes())
 
     @property
     def conditions(self) -> Mapping[str, Condition]:
-        return {name: Label(classes) for name, classes in self.classes or ()}
+        return {**{name: Label(classes) for name, classes in self.classes or ()}, **(self.said or {})}
+
+    def _said(self, members: Members, root: Path | None = None) -> Said:
+        """What the table says of each file."""
+        table = self.table if self.table in ("", "txt") else str(self._find(self.table, root))
+        return said_of(table, members.path, members.names(), "sound", asks=self.asks, apart=("split",))
 
     def describe(self) -> str:
         what = "; ".join(f"{len(values)} of {name}" for name, values in self.classes or ()) or "no labels"
@@ -209,7 +224,14 @@ class Sounds(ClipSource):
             return (int.from_bytes(digest) % 10 == 0) == (split == "test")
 
         window = self.prepare.longest if self.window is None else self.window
-        return _examples(members, table, self.classes or (), self.prepare, choose, window=window, notes=notes)
+        said = self._said(members, root)
+        found = _examples(
+            members, table, self.classes or (), self.prepare, choose, window=window, notes=notes, said=said
+        )
+        if self.table != "txt":
+            return found
+        others = [name for name in found.others if not name.endswith(".txt")]
+        return Examples(found.items, found.rejected, others, found.notes)
 
     def _members(self, root: Path | None) -> Members:
         try:
@@ -342,6 +364,7 @@ def _examples(
     window: float = 0.0,
     notes: Sequence[str] = (),
     all_listed: bool = True,
+    said: Said | None = None,
 ) -> Examples:
     """Reads, checks, prepares and labels each sound that is chosen by its name and digest; what cannot be used joins
     the rejected, and with `all_listed` also what the table does not have.
@@ -364,7 +387,7 @@ def _examples(
                 continue
             if digest in seen:
                 raise AudioError("a copy of another file", name, "sounds that differ")
-            cond = _labels(name, table[name], classes)
+            cond = {**_labels(name, table[name], classes), **(said.of(name) if said else {})}
             with Recording(item, name=name) as file:
                 parts = _windows(file.seconds, window)
                 counts["long"] += len(parts) > 1
@@ -384,20 +407,21 @@ def _examples(
         except OSError as error:
             refused.append(Rejected(name, f"not readable ({error.strerror})"))
     refused += [Rejected(name, "in the manifest, but not among the files") for name in table if name not in met]
-    refused += members.rejected
+    refused += [*members.rejected, *(Rejected(*why) for why in (said.rejected if said else ()))]
     if not items and not refused and counts["apart"]:
         fix = "Add sounds, or say which are which in a column split of a table"
         raise DataError(f"no sound is of this split, {counts['apart']} are of another", "sounds in each split", fix)
     if not items:
         report = Examples([], rejected=refused).report()
         raise DataError(f"none of {len(refused)} sounds is usable: {report}", "at least one usable sound")
-    said = {
+    odd = {
         "two channels": "recordings of two channels became one (see gendiff_audio.mono)",
         "long": f"recordings longer than {window:g} s were cut into windows",
         "length": "recordings hold more than they announce: all was read",
         "apart": "more are not of this split",
     }
-    told = [f"{counts[key]} {text}" for key, text in said.items() if counts[key]]
+    told = [f"{counts[key]} {text}" for key, text in odd.items() if counts[key]]
+    told += said.notes if said else []
     items.sort(key=lambda item: item[:2])
     return Examples([e for _, _, e in items], rejected=refused, others=members.others, notes=[*notes, *told])
 

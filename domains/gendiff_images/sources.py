@@ -21,11 +21,11 @@ from typing import Any, overload
 
 import numpy as np
 
-from gendiff.conditions import Condition, Text
+from gendiff.conditions import Condition, Said, said_of
 from gendiff.domain import Example, Examples, Rejected, Source, data_file, data_root
 from gendiff.errors import DataError, RequestError, nearest, printable
 from gendiff.files import Arrays as Npz
-from gendiff.files import folder_files, listed_name, open_arrays, read_rows, read_text
+from gendiff.files import folder_files, listed_name, open_arrays, read_rows
 from gendiff_images.io import FITS, SUFFIXES, check_size, fit_image, from_values, image_values, open_image
 
 SPLITS = ("train", "test")
@@ -271,6 +271,9 @@ class Folder(PictureSource):
         labelled_by: "top" or "parent": which folder of a picture's place names its class; "" for no classes.
         captions: "txt" takes the text NAME.txt beside each picture; else a CSV table with the columns path and caption;
             "" for none. A picture without a caption stays: nothing is asked of it.
+        table: a CSV or JSONL table with the column path, of which every other column is a condition: numbers, classes
+            or texts, as `gendiff.conditions.columns` decides; "txt" is captions="txt".
+        asks: columns of it that are wanted, "pitch" or "pitch:number"; all by default.
 
     Raises:
         RequestError: a size, channels, share, fit or labelled_by that cannot be.
@@ -285,6 +288,8 @@ class Folder(PictureSource):
     column: str = "label"
     labelled_by: str = "top"
     captions: str = ""
+    table: str = ""
+    asks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_size(self.size, "Folder")
@@ -331,42 +336,37 @@ class Folder(PictureSource):
                 raise DataError(f"{table} has no column {needed!r}", f"it has {have}.{nearest(needed, rows[0])}")
         return table, rows
 
-    def _listed(self, home: Path, manifest: str, column: str, *, empty: bool = False) -> dict[str, str]:
-        """What a column of a table says of each picture, by its name; `empty` ones are left out, or refused."""
+    def _listed(self, home: Path, manifest: str, column: str) -> dict[str, str]:
+        """What a column of a table says of each picture, by its name."""
         table, rows = self._table(home, manifest, column)
         found: dict[str, str] = {}
         for number, row in enumerate(rows, 2):
             name, said = listed_name(row["path"], home, table), row[column].strip()
-            if not said and not empty:
+            if not said:
                 raise DataError(f"{table}, row {number} ({name}): an empty {column}", "the name of a class")
-            if said and found.setdefault(name, said) != said:
+            if found.setdefault(name, said) != said:
                 raise DataError(f"{table}, row {number}: {name} is {said!r} and {found[name]!r}", f"one {column} each")
         return found
 
-    def _captions(
-        self, home: Path, names: Sequence[PurePosixPath], others: list[str]
-    ) -> tuple[dict[str, str], list[Rejected], list[str]]:
-        """The caption of each picture that has one, captions that cannot be used, and what is odd about others.
+    def _said(self, home: Path, names: Sequence[PurePosixPath], others: list[str]) -> Said:
+        """What captions and the table say of each picture. Texts beside pictures are taken out of the other files.
 
-        Those beside a picture are taken out of the other files.
+        Raises:
+            DataError: a table that cannot be, or one that says something that is said already.
         """
-        if self.captions != "txt":
-            found = self._listed(home, self.captions, "caption", empty=True) if self.captions else {}
-            listed = {name.as_posix() for name in names}
-            return found, [Rejected(n, "a caption without a picture") for n in found if n not in listed], []
-        found, rejected, notes = {}, [], []
-        for name in names:
-            beside = name.with_suffix(".txt").as_posix()
-            if beside in others:
-                try:
-                    found[name.as_posix()], odd = read_text(home / beside)
-                    notes += [odd] if odd else []
-                except DataError as error:
-                    rejected.append(Rejected(beside, error.got))
-        own = {name.with_suffix(".txt").as_posix() for name in names}
-        rejected += [Rejected(n, "a caption without a picture") for n in others if n.endswith(".txt") and n not in own]
-        others[:] = [name for name in others if not name.endswith(".txt")]
-        return found, rejected, notes
+        every = [name.as_posix() for name in names]
+        said = said_of(self.captions, home, every, "picture", asks=() if self.captions == "txt" else ("caption:text",))
+        more = said_of(self.table, home, every, "picture", asks=self.asks)
+        twice = next((name for name in more.conditions if name in said.conditions), None)
+        if twice is not None:
+            raise DataError(f"{self.table} and captions={self.captions!r} both say {twice!r}", "one of them")
+        for name, own in more.values.items():
+            said.values.setdefault(name, {}).update(own)
+        if "txt" in (self.captions, self.table):
+            others[:] = [name for name in others if not name.endswith(".txt")]
+        return Said(
+            said.conditions | more.conditions, said.values, said.rejected + more.rejected, said.notes + more.notes
+        )
 
     def _scan(self, home: Path) -> tuple[list[PurePosixPath], list[Rejected], list[str]]:
         """The pictures below the folder by name, those that cannot be used, and the other files."""
@@ -395,8 +395,10 @@ class Folder(PictureSource):
 
     def look(self, root: Path | None = None) -> Look:
         home = self._home(root)
-        classes = tuple(sorted(set(self._labels(home, self._scan(home)[0]).values())))
-        return Look(self.size, self.channels, classes, {"caption": Text()} if self.captions else {})
+        names, _, others = self._scan(home)
+        asked = self._said(home, names, others).conditions
+        classes = () if "label" in asked else tuple(sorted(set(self._labels(home, names).values())))
+        return Look(self.size, self.channels, classes, asked)
 
     def load(self, split: str, root: Path | None = None) -> Examples:
         check_split(split)
@@ -409,9 +411,9 @@ class Folder(PictureSource):
                 "PNG, JPEG, GIF, TIFF, BMP or WebP files, in one sub-folder per class or in none",
                 f"{others[0]} is not a picture" if others else "",
             )
-        labels = self._labels(home, names)
-        captions, odd, said = self._captions(home, names, others)
-        rejected += odd
+        said = self._said(home, names, others)
+        labels = {} if "label" in said.conditions else self._labels(home, names)
+        rejected += [Rejected(*why) for why in said.rejected]
         classes = sorted(set(labels.values()))
         listed = {name.as_posix() for name in names}
         rejected += [Rejected(n, "in the table, but not among the pictures") for n in labels if n not in listed]
@@ -434,9 +436,9 @@ class Folder(PictureSource):
                 rejected.append(Rejected(name, f"not readable ({e.strerror})"))
             else:
                 own: dict[str, Any] = {"label": classes.index(labels[name])} if classes else {}
-                cond.append({**own, "caption": captions.get(name)} if self.captions else own)
+                cond.append({**own, **said.of(name)})
                 kept.append(name)
-        notes = [*self._notes(home, names, apart), *said] if split == "train" else []
+        notes = [*self._notes(home, names, apart), *said.notes] if split == "train" else []
         examples = Examples(Pictures(values, cond, kept), rejected=rejected, others=others, notes=notes)
         return _not_empty(examples, split, str(home), self.test_share)
 

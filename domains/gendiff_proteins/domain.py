@@ -82,7 +82,7 @@ class Proteins(Domain):
 
     @property
     def conditions(self) -> Mapping[str, Condition]:
-        return {"fold": Label(FOLDS), **self.asked}
+        return {"fold": Label(FOLDS), **self.source.conditions, **self.asked}
 
     @property
     def process(self) -> Joint:

@@ -7,13 +7,15 @@ cluster: a hash of the cluster's number (of the file's name, for a folder) sends
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from gendiff.domain import Example, Examples, Rejected, Source, data_file
+from gendiff.conditions import Condition, Said, said_of
+from gendiff.domain import Example, Examples, Rejected, Source, data_file, unsealed
 from gendiff.errors import DataError, GendiffError
 
 from . import ideal
@@ -55,6 +57,11 @@ class Chains(Source):
 
     min_length: int
     max_length: int
+
+    @property
+    def conditions(self) -> Mapping[str, Condition]:
+        """What it says of its chains beside their fold, by name."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -183,16 +190,38 @@ class Structures(Chains):
         min_length: fewest residues.
         max_length: most residues.
         crop: whether longer pieces are cropped to a window.
+        table: a CSV or JSONL table with the column path, of which every other column is a condition of all pieces of
+            that file: numbers, classes or texts, as `gendiff.conditions.columns` decides; "txt" for a text NAME.txt
+            beside each file.
+        asks: columns of it that are wanted, "mass" or "mass:number"; all by default.
+        said: what they are; None looks for it in the table.
     """
 
     folder: str
     min_length: int = 40
     max_length: int = 256
     crop: bool = True
+    table: str = ""
+    asks: tuple[str, ...] = ()
+    said: Mapping[str, Condition] | None = None
 
     def __post_init__(self) -> None:
         if not 4 <= self.min_length <= self.max_length:
             raise DataError(f"{self!r}", "4 <= min_length <= max_length residues")
+        if self.said is None:
+            home = Path(self.folder)
+            paths = [p for p in sorted(unsealed(home).rglob("*")) if _unread(p) is None] if self.table else []
+            found = self._said(home, paths).conditions if self.table else {}
+            object.__setattr__(self, "said", found)
+
+    @property
+    def conditions(self) -> Mapping[str, Condition]:
+        return self.said or {}
+
+    def _said(self, home: Path, paths: Sequence[Path]) -> Said:
+        """What the table says of each file."""
+        names = [path.relative_to(home).as_posix() for path in paths]
+        return said_of(self.table, home, names, "structure", asks=self.asks)
 
     def load(self, split: str, root: Path | None = None) -> Examples:
         test = _checked(split) == "test"
@@ -209,6 +238,10 @@ class Structures(Chains):
                 paths.append(path)
             elif reason and not test:
                 rejected.append(Rejected(clean_path(path.name), reason))
+        said = self._said(folder, paths)
+        rejected += [Rejected(clean_path(name), why) for name, why in ([] if test else said.rejected)]
+        if self.table == "txt":
+            rejected = [r for r in rejected if not (r.name.endswith(".txt") and r.reason.startswith("no file of"))]
         held = _held_out_names({entry(path).lower() for path in paths})
         items: list[Example] = []
         several = 0
@@ -224,7 +257,8 @@ class Structures(Chains):
             several += report.models > 1
             for piece in structure.pieces():
                 kept, out = self._window(structure.name, piece)
-                items += [example(s) for s in kept]
+                own = said.of(path.relative_to(folder).as_posix())
+                items += [replace(e, cond={**e.cond, **own}) for e in map(example, kept)]
                 rejected += out
             rejected += [Rejected(f"{structure.name}_{n}", why) for why, names in report.dropped.items() for n in names]
         if not items:
@@ -237,7 +271,7 @@ class Structures(Chains):
         told = [f"{tests} of {len(paths)} files are for tests, to judge by"] if held and not test else []
         if several:
             told.append(f"{several} files hold several models, of which the first is read")
-        return Examples(items, rejected, notes=told)
+        return Examples(items, rejected, notes=told if test else [*told, *said.notes])
 
     def _window(self, name: str, piece: Structure) -> tuple[list[Structure], list[Rejected]]:
         """What is kept of an unbroken piece, and what is not."""

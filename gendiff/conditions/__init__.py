@@ -14,6 +14,8 @@ from gendiff.conditions.base import Encoded as Encoded
 from gendiff.conditions.base import batch_of as batch_of
 from gendiff.conditions.base import told_of as told_of
 from gendiff.conditions.base import without as without
+from gendiff.conditions.columns import Said as Said
+from gendiff.conditions.columns import said_of as said_of
 from gendiff.conditions.label import Label as Label
 from gendiff.conditions.number import Number as Number
 from gendiff.conditions.plans import Expects as Expects
@@ -23,6 +25,7 @@ from gendiff.conditions.plans import listed as listed
 from gendiff.conditions.plans import sites_of as sites_of
 from gendiff.conditions.plans import with_plan as with_plan
 from gendiff.conditions.pretrained import PretrainedText as PretrainedText
+from gendiff.conditions.reference import Reference as Reference
 from gendiff.conditions.sites import Field as Field
 from gendiff.conditions.sites import Sites as Sites
 from gendiff.conditions.text import Text as Text

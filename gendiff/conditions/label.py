@@ -6,6 +6,7 @@ import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,14 +45,28 @@ class Label(Condition):
         classes = self.classes
         if value is None:
             return len(classes)
-        if isinstance(value, str) and (same := same_name(value, classes)) is not None:
-            return classes.index(same)
+        if isinstance(value, str) and (same := self.same(value)) is not None:
+            return self.numbers[same]
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(classes):
             return value
         listed = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
         raise RequestError(
             f"{value!r} is not a class", f"one of {listed}, or 0 to {len(classes) - 1}.{nearest(value, classes)}"
         )
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of every class."""
+        return {name: i for i, name in enumerate(self.classes)}
+
+    @cached_property
+    def lower(self) -> dict[str, str]:
+        """The first class of each name in lower case."""
+        return {name.lower(): name for name in reversed(self.classes)}
+
+    def same(self, text: str) -> str | None:
+        """The class name that a text is, in its own or another case."""
+        return text if text in self.numbers else self.lower.get(text.lower())
 
     def drop(self, batch: Batched, gone: Tensor) -> Tensor:
         assert isinstance(batch, Tensor)
@@ -79,14 +94,14 @@ class Label(Condition):
 
         Only where no class has the name is a comma a list, `none` nothing, and a whole number the number of a class.
         """
-        if same_name(text, self.classes) is not None:
+        if self.same(text) is not None:
             return self.word(text)
         items = next(csv.reader([text], skipinitialspace=True), [""]) or [""]
         return [self.word(item) for item in items] if len(items) > 1 else self.word(items[0])
 
     def word(self, text: str) -> Any:
         """The class of this name; else None for "none", a number where no class is named by one, or the text."""
-        same = same_name(text, self.classes)
+        same = self.same(text)
         if same is not None:
             return same
         if text.lower() == "none":
@@ -100,10 +115,3 @@ class Label(Condition):
     def describe(self) -> str:
         listed = ", ".join(self.classes[:24])
         return f"one of {listed}{f', ... ({len(self.classes)} classes)' if len(self.classes) > 24 else ''}"
-
-
-def same_name(text: str, classes: Sequence[str]) -> str | None:
-    """The class name that a text is, in its own or another case."""
-    if text in classes:
-        return text
-    return next((name for name in classes if name.lower() == text.lower()), None)

@@ -49,8 +49,10 @@ from gendiff.guidance.rules import GuidanceInterval as GuidanceInterval
 from gendiff.guidance.rules import Outer as Outer
 from gendiff.guidance.rules import Rule as Rule
 from gendiff.guidance.rules import as_rule as as_rule
+from gendiff.guidance.rules import check_parts as check_parts
 from gendiff.guidance.rules import guidance_name as guidance_name
 from gendiff.guidance.rules import is_one as is_one
+from gendiff.guidance.rules import of_samples as of_samples
 from gendiff.guidance.wrappers import Autoguidance as Autoguidance
 from gendiff.guidance.wrappers import ClassifierGuidance as ClassifierGuidance
 from gendiff.guidance.wrappers import Constrained as Constrained

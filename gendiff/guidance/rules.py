@@ -148,7 +148,8 @@ def check_parts(process: Process, name: str, value: Any) -> None:
     raise SamplerError(
         f"{name} got numbers for the parts {', '.join(map(repr, value))}, and {odd[0]!r} does not fit",
         f"one for each of {', '.join(map(repr, parts))}{nearest(odd[0], parts)}" if parts else "one number: no parts",
-        f"{{{', '.join(f'{part!r}: 2.0' for part in parts)}}}" if parts else "",
+        (f"{{{', '.join(f'{part!r}: 2.0' for part in parts)}}}, or " if parts else "")
+        + f"CFGPerCondition({{{', '.join(f'{k!r}: 2.0' for k in value)}}}) where these are conditions",
     )
 
 

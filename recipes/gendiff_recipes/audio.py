@@ -7,11 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from gendiff.conditions import Label
 from gendiff.errors import DataError
 from gendiff.training import LogNormal
 from gendiff_audio import FSDD, Audio, LogMel, Prepare, Sounds, Speech, Tones
 
-from .recipe import Optimizer, Recipe, Trainer, home_of
+from .recipe import Optimizer, Recipe, Trainer, home_of, table_of
 
 
 def tones() -> Recipe:
@@ -69,7 +70,15 @@ SPECTROGRAMS = (
 LONGEST = 600  # frames of a clip
 
 
-def folder(path: str, *, labels: str = "", columns: str = "", rate: int | None = None) -> Recipe:
+def folder(
+    path: str,
+    *,
+    labels: str = "",
+    columns: str = "",
+    rate: int | None = None,
+    conditions: str = "",
+    ask: str = "",
+) -> Recipe:
     """Recordings of your own: gendiff train audio.folder PATH; sub-folders are classes. Twelve minutes on two cores.
 
     Args:
@@ -77,6 +86,9 @@ def folder(path: str, *, labels: str = "", columns: str = "", rate: int | None =
         labels: A CSV table with the columns path and label, instead of sub-folders.
         columns: Of the table, the classes, "digit,speaker"; without it label.
         rate: 8000, 16000, 22050 or 44100 Hz; without it the highest that most recordings have.
+        conditions: A CSV or JSONL table with the column path: every other column may be asked (numbers, classes,
+            texts); "txt" for a text NAME.txt beside each recording.
+        ask: Columns of it, "pitch,kind:label"; all by default. A kind that is not said follows from the values.
     """
     chosen = tuple(name.strip() for name in columns.split(",") if name.strip()) or ("label",)
     home = home_of(path)
@@ -88,8 +100,9 @@ def folder(path: str, *, labels: str = "", columns: str = "", rate: int | None =
     spectrogram = SPECTROGRAMS[rates.index(rate)]
     prepare = Prepare(sample_rate=rate, longest=LONGEST * spectrogram.hop / rate)
     table: dict[str, Any] = {"manifest": str(Path(labels).resolve()), "columns": chosen} if labels else {}
+    table |= table_of(conditions, ask)
     domain = Audio(source=Sounds(str(home), prepare=prepare, **table), spectrogram=spectrogram)
-    asked = any(len(classes) > 1 for classes in domain.labels.values())
+    asked = any(not isinstance(own, Label) or len(own.classes) > 1 for own in domain.conditions.values())
     return Recipe(
         "audio.folder",
         domain,

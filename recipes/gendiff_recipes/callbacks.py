@@ -214,8 +214,7 @@ class SampleLogger(AfterStep):
         if not self.every or step % self.every or not trainer.is_global_zero:
             return
         folder = self.folder / f"step_{step:06d}"
-        request = {name: value for name, value in self.what.items() if name != "guidance"}
-        manifest = {"step": step, "seed": 0, "guidance": self.what.get("guidance", 1.0), "request": request}
+        manifest = {"step": step, "seed": 0, "guidance": self.model.guidance, "request": self.what}
         with self.averaging.applied(module):
             artifacts = self.model.sample(self.n, seed=0, **self.what)
             with written(folder, "room for samples; the checkpoints are whole"):

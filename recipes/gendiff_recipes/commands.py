@@ -262,10 +262,9 @@ class Bench:
         from .trajectories import convergence
 
         model = gendiff.load(args.model)
-        guidance = guidance_of(args.guidance)
         rows = convergence(
             model, args.n, steps=args.steps, reference=args.reference,
-            guidance=model.guidance if guidance is None else guidance, what=default_request(model.domain, args.n),
+            guidance=guidance_of(args.guidance), what=default_request(model.domain, args.n),
         )  # fmt: skip
         print(
             "Nearness to the model's own exact trajectories, which is not quality: "

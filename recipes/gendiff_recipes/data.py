@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gendiff.conditions import told_of
 from gendiff.domain import Domain, Example, Examples, collate, finite, length_of
-from gendiff.errors import DataError, GendiffError
-from gendiff.spaces import State, tensors
+from gendiff.errors import DataError, GendiffError, nearest
+from gendiff.spaces import State, leaves, tensors
 
 WINDOW = 16
 MOST = 2**28
@@ -45,7 +45,7 @@ class Encoded(Dataset[tuple[State, dict[str, Any]]]):
         most: Bytes of states that are kept.
 
     Attributes:
-        cond: What each example says.
+        asked: What each example says, encoded, by condition.
         lengths: The sites of each, of ragged states.
         weights: The weight of each over their mean, float32; None where all are alike.
         fingerprint: What tells these examples from others: their number, a digest of every bit of them, and 32 moments,
@@ -60,22 +60,19 @@ class Encoded(Dataset[tuple[State, dict[str, Any]]]):
             raise DataError(f"The training set is empty ({examples.report()})", "at least one example")
         self.domain, self.examples = domain, examples
         self.states: list[State] | None = []
-        self.cond: list[dict[str, Any]] = []
         self.asked: list[dict[str, Any]] = []
         self.lengths: list[int] = []
         space = domain.process.space
         bits, moments, said, held, weights = hashlib.sha256(), np.zeros((16, 2)), [], 0, []
         for i, example in enumerate(examples):
             state = finite(domain.encode(example.artifact), example.name)
-            self.cond.append(dict(example.cond))
             if domain.ragged:
                 self.lengths.append(length_of(state, space))
             sites = (self.lengths[-1],) if domain.ragged else ()
             self.asked.append(encode_conditions(domain, example, sites))
             weights.append(checked_weight(example))
-            said.append(
-                (sorted((k, spelled(v)) for k, v in example.cond.items()), [tuple(x.shape) for x in tensors(state)])
-            )
+            told = sorted((k, spelled(v, self.asked[-1][k])) for k, v in example.cond.items())
+            said.append((told, [tuple(x.shape) for x in tensors(state)]))
             for x in tensors(state):
                 bits.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().data)
                 if x.numel():  # one element has no pairs
@@ -96,19 +93,28 @@ class Encoded(Dataset[tuple[State, dict[str, Any]]]):
         }  # fmt: skip
 
     def __len__(self) -> int:
-        return len(self.cond)
+        return len(self.asked)
 
     def __getitem__(self, index: int) -> tuple[State, dict[str, Any]]:
         state = self.domain.encode(self.examples[index].artifact) if self.states is None else self.states[index]
         return state, self.asked[index]
 
 
-def spelled(value: Any) -> Any:
-    """A value as its text tells it from others: of numbers for each site, which print in part, the digest of all."""
-    if not isinstance(value, Tensor | np.ndarray):
-        return value
-    whole = np.ascontiguousarray(value.detach().cpu().float() if isinstance(value, Tensor) else value)
-    return str(whole.dtype), whole.shape, hashlib.sha256(whole.tobytes()).hexdigest()
+def spelled(value: Any, encoded: Any) -> Any:
+    """A value as its text tells it from others: of numbers for each site, which print in part, the digest of all; of
+    what has no text of its own (a recording), that of what its condition made of it.
+    """
+    if isinstance(value, Tensor | np.ndarray):
+        whole = np.ascontiguousarray(value.detach().cpu().float() if isinstance(value, Tensor) else value)
+        return str(whole.dtype), whole.shape, hashlib.sha256(whole.tobytes()).hexdigest()
+    return value if is_plain(value) else [spelled(part, None) for part in leaves(encoded)]
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a number, a text, or a list or table of them."""
+    if isinstance(value, Mapping | list | tuple):
+        return all(map(is_plain, value.values() if isinstance(value, Mapping) else value))
+    return value is None or isinstance(value, str | int | float | np.generic)
 
 
 def checked_weight(example: Example) -> float:
@@ -127,16 +133,24 @@ def encode_conditions(domain: Domain, example: Example, sites: tuple[int, ...] =
         sites: Of its state, where lengths differ: those that what is said must have.
 
     Raises:
-        DataError: For a value that is none of its condition's, naming the example.
+        DataError: For a value that is none of its condition's, or a condition that there is not, naming the example.
     """
-    encoded = {}
+    encoded, own = {}, domain.conditions
+    for name in example.cond:
+        if name not in own:
+            raise DataError(
+                f"The example {example.name!r} says {name}={example.cond[name]!r:.60}, and {type(domain).__name__} "
+                "asks for none",
+                f"some of {', '.join(own) or 'no conditions'}.{nearest(name, own)}",
+                f"asked={{{name!r}: ...}} of the domain makes it a condition",
+            )
     try:
-        for name, own in domain.conditions.items():
+        for name, condition in own.items():
             value = example.cond.get(name)
-            with told_of(name, own):
-                encoded[name] = own.encode_example(value)
+            with told_of(name, condition):
+                encoded[name] = condition.encode_example(value)
                 if sites and value is not None:
-                    own.fits(encoded[name], sites)
+                    condition.fits(encoded[name], sites)
     except GendiffError as error:
         raise DataError(f"The example {example.name!r}: {error.got}", error.expected, error.fix) from error
     return encoded

@@ -195,7 +195,7 @@ def demo(out: str | Path, *, minutes: float = 6.5) -> Path:
             f"trainer.minutes={minutes * show.share}", "trainer.show=0", "trainer.steps=1000000"
         )
         model = train(recipe, out / name)
-        result = evaluate(model, show.n, guidance=recipe.guidance)
+        result = evaluate(model, show.n)
         model.metrics = result.generated
         model.save(out / name / "model.safetensors")
         asked = {"seed": 0, "guidance": recipe.guidance, "request": default_request(model.domain, show.n)}

@@ -13,7 +13,7 @@ from gendiff.training import LogitNormal, Objective, Output
 from gendiff_images import CIFAR10, Digits, Emoji, Fashion, Folder, Images, PictureSource, Sprites
 from gendiff_images.io import SUFFIXES
 
-from .recipe import Optimizer, Recipe, Trainer, home_of
+from .recipe import Optimizer, Recipe, Trainer, home_of, table_of
 
 
 def digits() -> Recipe:
@@ -106,6 +106,8 @@ def folder(
     channels: int | None = None,
     flip: bool = False,
     captions: str = "",
+    conditions: str = "",
+    ask: str = "",
 ) -> Recipe:
     """Pictures of your own: gendiff train images.folder PATH; sub-folders are classes. Twenty minutes on two cores.
 
@@ -117,6 +119,9 @@ def folder(
         channels: 1 for grey, 3 for colour; without it 1 if all pictures are grey.
         flip: Whether mirror images are as good as the originals.
         captions: "txt" for a text NAME.txt beside each picture, or a CSV table with the columns path and caption.
+        conditions: A CSV or JSONL table with the column path: every other column may be asked (numbers, classes,
+            texts); "txt" for a text NAME.txt beside each picture.
+        ask: Columns of it, "pitch,kind:label"; all by default. A kind that is not said follows from the values.
     """
     home = home_of(path)
     if home.is_file():
@@ -126,9 +131,10 @@ def folder(
         size = found if size is None else size  # a 0 is refused by the source, not taken for nothing said
         channels = (1 if grey else 3) if channels is None else channels
     table: dict[str, Any] = {"manifest": str(Path(labels).resolve()), "column": column} if labels else {}
+    table |= table_of(conditions, ask)
     told = captions if captions in ("", "txt") else str(Path(captions).resolve())
     domain = Images.of(Folder(str(home), size, channels, captions=told, **table), flip=flip)
-    asked = len(domain.classes) > 1 or bool(captions)
+    asked = len(domain.classes) > 1 or bool(domain.asked)
     return Recipe(
         "images.folder",
         domain,

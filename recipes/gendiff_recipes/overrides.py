@@ -43,11 +43,20 @@ class Slot:
         value: What is in it now.
         hint: Its type.
         about: What its owner's docstring says of it.
+        names: Of what a table in it may hold, beside what it holds.
     """
 
     value: Any
     hint: Any
     about: str = ""
+    names: tuple[str, ...] = ()
+
+    @property
+    def entry(self) -> Any:
+        """The type of what a table in it holds."""
+        tables = (o for o in self.options if isinstance(typing.get_origin(o), type))
+        held = next((typing.get_args(o)[1] for o in tables if issubclass(typing.get_origin(o), Mapping)), Any)
+        return float | None if held is Any else held
 
     @property
     def options(self) -> tuple[Any, ...]:
@@ -141,8 +150,8 @@ class Terms(dict[str, Term]):
     """How each auxiliary loss of a recipe counts."""
 
 
-def slots(owner: Any, recipe: Recipe) -> dict[str, Slot]:
-    """The places of an object that have a name, with what is in them."""
+def slots(owner: Any, recipe: Recipe, place: Slot | None = None) -> dict[str, Slot]:
+    """The places of an object that have a name, with what is in them; `place` is where it is itself."""
     if owner is recipe.network:
         found = {"kind": Slot(None, type, "A network's class, in place of the domain's own."), **sizes(recipe)}
         said = {name: dataclasses.replace(slot, value=owner.get(name, slot.value)) for name, slot in found.items()}
@@ -153,8 +162,10 @@ def slots(owner: Any, recipe: Recipe) -> dict[str, Slot]:
     if isinstance(owner, Terms):
         return {name: Slot(term, Term) for name, term in owner.items()}
     if isinstance(owner, Mapping):
-        parts = list(getattr(recipe.process or recipe.domain.process, "parts", {}))
-        return {name: Slot(owner.get(name), float | None) for name in dict.fromkeys([*owner, *parts])}
+        names = place.names if place is not None else ()
+        parts = names or getattr(recipe.process or recipe.domain.process, "parts", {})
+        hint = float | None if place is None else place.entry
+        return {name: Slot(owner.get(name), hint) for name in dict.fromkeys([*owner, *parts])}
     if not dataclasses.is_dataclass(owner):
         return {}
     hints, about = typing.get_type_hints(type(owner)), described(type(owner))
@@ -168,12 +179,17 @@ def slots(owner: Any, recipe: Recipe) -> dict[str, Slot]:
         for name, value in {**own, "sampler": recipe.domain.sampler}.items():
             if found[name].value is None:
                 found[name] = dataclasses.replace(found[name], value=value())
+        for name, more in (("drop", ["all"]), ("guidance", [])):
+            found[name] = dataclasses.replace(found[name], names=(*more, *recipe.domain.conditions))
+    if owner is recipe.domain and isinstance(found.get("asked", Slot(None, Any)).value, Mapping):
+        own = dict(recipe.domain.conditions)
+        found["asked"] = dataclasses.replace(found["asked"], value=own, names=tuple(own))
     return found
 
 
-def _put(owner: Any, recipe: Recipe, keys: list[str], text: str, where: str) -> Any:
-    """The owner with the value at a path replaced."""
-    known, places = known_kinds(recipe), slots(owner, recipe)
+def _put(owner: Any, recipe: Recipe, keys: list[str], text: str, where: str, place: Slot | None = None) -> Any:
+    """The owner, which is in a `place`, with the value at a path replaced."""
+    known, places = known_kinds(recipe), slots(owner, recipe, place)
     key, *rest = keys
     if key not in places:
         having = [
@@ -196,7 +212,12 @@ def _put(owner: Any, recipe: Recipe, keys: list[str], text: str, where: str) -> 
     if owner is recipe.objective and key == "auxiliary" and rest:  # a number for all, so far
         terms = {name: recipe.objective.term(name, loss.term) for name, loss in recipe.domain.losses.items()}
         slot = dataclasses.replace(slot, value=Terms(terms))
-    value = _put(slot.value, recipe, rest, text, here) if rest else read(text, slot, known, here)
+    if rest and owner is recipe and slot.names:
+        slot = dataclasses.replace(slot, value=recipe.by_condition(key))
+    value = _put(slot.value, recipe, rest, text, here, slot) if rest else read(text, slot, known, here)
+    if owner is recipe.domain and key == "asked":
+        own = recipe.domain.conditions  # of which only those are written down that the domain has not by itself
+        value = {k: v for k, v in value.items() if k in getattr(owner, key) or v != own.get(k)}
     if isinstance(owner, bundles()):
         return type(owner)({**owner.parts, key: value})
     if owner is recipe.network and key == "kind":

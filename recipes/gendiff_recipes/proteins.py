@@ -11,7 +11,7 @@ from gendiff.sampling.solvers import DDPM
 from gendiff.training import LogitNormal, Mixed, Objective, Output, Uniform
 from gendiff_proteins import Backbones, Ideal, Proteins, Structures
 
-from .recipe import Optimizer, Recipe, Trainer, home_of
+from .recipe import Optimizer, Recipe, Trainer, home_of, table_of
 
 TIMES = Mixed(LogitNormal(-0.5, 1.0), Uniform(1e-3), 0.3)
 OBJECTIVE = Objective(weighting=Output(0.1), parts={"rot": 0.5}, auxiliary=0.5)
@@ -62,13 +62,23 @@ def structured() -> Recipe:
 SHORTEST, LONGEST = 16, 128  # residues that a recipe for two cores takes unasked
 
 
-def folder(path: str, *, min_length: int | None = None, max_length: int | None = None) -> Recipe:
+def folder(
+    path: str,
+    *,
+    min_length: int | None = None,
+    max_length: int | None = None,
+    conditions: str = "",
+    ask: str = "",
+) -> Recipe:
     """Structures of your own: gendiff train proteins.folder PATH (PDB, mmCIF). Forty minutes on two cores.
 
     Args:
         path: The folder; all unbroken pieces of chains in it are examples, labelled by their fold.
         min_length: Fewest residues; without it those of the shortest piece, at least 16.
         max_length: Most residues; without it those of the longest piece, at most 128.
+        conditions: A CSV or JSONL table with the column path: every other column may be asked (numbers, classes,
+            texts); "txt" for a text NAME.txt beside each structure.
+        ask: Columns of it, "pitch,kind:label"; all by default. A kind that is not said follows from the values.
     """
     home = home_of(path)
     if home.is_file():
@@ -87,7 +97,7 @@ def folder(path: str, *, min_length: int | None = None, max_length: int | None =
         min_length, max_length = min_length or min(low, max_length or low), max_length or max(high, min_length or high)
     return Recipe(
         "proteins.folder",
-        Proteins(source=Structures(str(home), min_length, max_length)),
+        Proteins(source=Structures(str(home), min_length, max_length, **table_of(conditions, ask))),
         network={"width": 128, "depth": 4, "heads": 8, "pair": 32},
         times=TIMES,
         objective=OBJECTIVE,

@@ -7,7 +7,6 @@ saved beside the weights as JSON, and can be trained from again. Nothing else de
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from gendiff.config import check_type, complete, field_types, from_config, read_json, to_config, unread
 from gendiff.denoisers import Head
 from gendiff.domain import Domain, data_root
-from gendiff.errors import DataError, Range, RecipeError, nearest, positive, refuse
+from gendiff.errors import FINITE, DataError, Range, RecipeError, nearest, positive, refuse
 from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.processes import Process
 from gendiff.sampling.solvers import Solver
@@ -38,6 +37,19 @@ def home_of(path: str | Path) -> Path:
             f"a folder of files.{nearest(here.name, beside)}",
         )
     return found.resolve()
+
+
+def table_of(table: str, ask: str) -> dict[str, Any]:
+    """The fields of a source of files for a table of what may be asked: "txt", or a path from here; and its columns.
+
+    Raises:
+        DataError: For columns without a table.
+    """
+    if ask and not table:
+        raise DataError(f"the columns {ask!r} without a table", "a table", f"--conditions table.csv --ask {ask}")
+    columns = tuple(name.strip() for name in ask.split(",") if name.strip())
+    here = table not in ("", "txt") and Path(table).exists()  # else it may lie in the folder
+    return {"table": str(Path(table).resolve()) if here else table, "asks": columns}
 
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
@@ -168,7 +180,8 @@ class Recipe:
             all at once: {"all": 0.1, "caption": 0.1}.
         ema: The decay of the averaged weights.
         sampler: None for the domain's own.
-        guidance: Used when samples are drawn during and after training; 1 is off.
+        guidance: Used when samples are drawn during and after training; 1 is off. A number, or one for each of some
+            conditions: {"caption": 3.0, "style": 1.5}.
         limit: Train on the first so many examples; None for all.
     """
 
@@ -184,7 +197,7 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
     trainer: Trainer = field(default_factory=Trainer)
     sampler: Solver | None = None
-    guidance: float = 1.0
+    guidance: float | Mapping[str, float] = 1.0
     limit: int | None = None
 
     def __post_init__(self) -> None:
@@ -198,8 +211,19 @@ class Recipe:
                 refuse(self, "drop", "a share from 0 to 1, or shares by condition")
         self.objective.expect(self.domain.losses)
         between(self, "ema")
-        if not math.isfinite(self.guidance):
-            refuse(self, "guidance", "a finite number")
+        scales = self.guidance if isinstance(self.guidance, Mapping) else {}
+        for name in scales:
+            if name not in known[1:]:
+                refuse(self, "guidance", f"scales by {', '.join(known[1:])}.{nearest(name, known[1:])}")
+        if not all(value in FINITE for value in scales.values() or [self.guidance]):
+            refuse(self, "guidance", "a finite number, or one for each of some conditions")
+
+    def by_condition(self, name: str) -> dict[str, float]:
+        """ "drop" or "guidance" as numbers by condition: one number of guidance is that of each."""
+        value = getattr(self, name)
+        if isinstance(value, Mapping):
+            return dict(value)
+        return {"all": value} if name == "drop" else dict.fromkeys(self.domain.conditions, value)
 
     def override(self, *changes: str) -> Recipe:
         """The recipe with fields changed by "path=value" texts: see `gendiff_recipes.overrides` for what can be said.

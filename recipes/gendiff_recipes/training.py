@@ -409,7 +409,7 @@ def fit(
     reference = list(domain.dataset("test", data).artifacts) if options.measure else []
 
     def asked(n: int) -> dict[str, Any]:
-        return {"guidance": recipe.guidance, **default_request(domain, n)}
+        return default_request(domain, n)
 
     batches = Batches(
         domain, encoded, batch=options.batch, start=module.step, stop=options.steps, seed=options.seed,

@@ -28,7 +28,7 @@ class Row:
 
 
 def convergence(
-    model: Model, n: int, *, steps: Sequence[int], reference: int, guidance: float = 1.0, what: dict[str, Any]
+    model: Model, n: int, *, steps: Sequence[int], reference: int, guidance: Any = None, what: dict[str, Any]
 ) -> list[Row]:
     """RMS per degree of freedom between each sampler's end and that of a fine Heun on the model's own grid.
 

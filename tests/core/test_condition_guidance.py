@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 import gendiff
 from gendiff import (
+    APG,
     CFG,
     SO3,
     Absorbing,
@@ -25,12 +27,12 @@ from gendiff import (
     Joint,
 )
 from gendiff.denoisers import rows_of
-from gendiff.errors import RecipeError, RequestError, RequestWarning
+from gendiff.errors import RecipeError, RequestError, RequestWarning, SamplerError
 from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.spaces import State, tensors
 from gendiff.testing import distance
-from tests.core.test_conditions import cards
+from tests.core.test_conditions import Cards, cards
 
 F64 = torch.float64
 
@@ -161,3 +163,30 @@ def test_what_guidance_by_condition_cannot_do_is_said() -> None:
         model.sample(1, caption="red", guidance={})
     with pytest.warns(RequestWarning, match="guidance for 'caption' has nothing to guide"):
         model.sample(1, caption=None, kind="a", guidance={"caption": 2.0, "kind": 2.0}, sampler=Euler(1))
+
+
+def test_numbers_by_condition_in_the_place_of_parts_name_the_rule_for_them() -> None:
+    model = cards()
+    for rule in (GuidanceInterval({"caption": 2.0}), APG({"caption": 2.0}), CFGRescale({"caption": 2.0})):
+        with pytest.raises(SamplerError, match=r"CFGPerCondition\({'caption': 2.0}\) where these are conditions"):
+            model.sample(1, caption="red", guidance=rule)
+    inside = GuidanceInterval(CFGPerCondition({"caption": 2.0}))
+    assert len(model.sample(1, caption="red", guidance=inside, sampler=Euler(1))) == 1
+
+
+def test_a_model_keeps_one_scale_for_each_condition(tmp_path: Path) -> None:
+    """Saved, loaded, used where nothing is said, and off where nothing of it is asked."""
+    model = cards()
+    model.recipe = {"guidance": {"caption": 3.0, "kind": 1.5}}
+    again = gendiff.load(model.save(tmp_path / "m.safetensors"), parts=[Cards])
+    assert again.guidance == {"caption": 3.0, "kind": 1.5} == again.info()["recipe"]["guidance"]
+    asked: dict[str, Any] = {"caption": "red", "kind": "a", "level": None, "sampler": Euler(2)}
+    own, said = (
+        m.sample(1, **asked, guidance=g)[0] for m, g in ((again, None), (model, {"caption": 3.0, "kind": 1.5}))
+    )
+    assert torch.equal(own, said)
+    assert not torch.equal(own, model.sample(1, **asked, guidance=1.0)[0])
+    none = {**asked, "caption": None, "kind": None}
+    assert torch.equal(again.sample(1, **none)[0], again.sample(1, **none, guidance=1.0)[0])
+    found = again.calibrate(3, pilots=8, rounds=0, fine=6, **{k: v for k, v in asked.items() if k != "sampler"})
+    assert "caption" in str(found.guidance)

@@ -587,3 +587,25 @@ def test_every_loop_cuts_what_is_embedded_with_its_samples(name: str, loop: str)
         sample(guided, like, solver=LOOPS[loop], noise=Noise.of(0, 3), cond=own) for own in (denoiser.embed(cond), cond)
     )
     assert distance(embedded, plain) < 1e-9
+
+
+def test_a_class_among_many_is_looked_up_and_not_searched_for() -> None:
+    """Names are compared once when they are first asked for, not for every value."""
+    met = 0
+
+    class Name(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal met
+            met += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    label = Label(tuple(Name(f"Class {i}") for i in range(5000)))
+    assert label.number("Class 4999") == 4999 == label.number("cLASS 4999")
+    met = 0
+    assert [label.number(f"class {i}") for i in range(0, 5000, 50)] == [*range(0, 5000, 50)]
+    assert met < 5000
+    assert Label(("Cat", "cat", "CAT")).number("cAT") == 0 and Label(("Cat", "cat")).read("cat") == "cat"

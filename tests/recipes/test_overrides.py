@@ -212,3 +212,46 @@ def test_a_repr_is_read_back(steps: int, rho: float, grid: str) -> None:
         assert parse_object(repr(unbounded), KNOWN, "x") == unbounded
     assert (parse_object("inf", KNOWN, "x"), parse_object("[-inf, 1]", KNOWN, "x")) == (math.inf, (-math.inf, 1))
     assert parse_object(repr(Gaussian(Linear(), Centered())), KNOWN, "x") == Gaussian(Linear(), Centered())
+
+
+def captioned() -> Recipe:
+    from gendiff import Label, Text
+    from gendiff_images import Images
+
+    domain = Images(size=8, channels=1, classes=("a", "b"), asked={"caption": Text(), "style": Label(("x", "y"))})
+    return Recipe("own", domain, network={"channels": (8, 8), "blocks": 1}, guidance=2.0)
+
+
+def test_one_number_for_each_condition_from_the_shell() -> None:
+    recipe = captioned()
+    assert recipe.override("drop.caption=0.5").drop == {"all": 0.1, "caption": 0.5}
+    assert recipe.override("drop.all=0", "drop.style=0.2").drop == {"all": 0.0, "style": 0.2}
+    each = {"label": 2.0, "caption": 3.0, "style": 2.0}
+    assert recipe.override("guidance.caption=3").guidance == each
+    assert recipe.override("guidance={'caption': 3}", "guidance.style=1").guidance == {"caption": 3.0, "style": 1.0}
+    assert recipe.override("guidance.caption=3", "guidance=1.5").guidance == 1.5
+    with pytest.raises(RecipeError, match='Did you mean "caption"'):
+        recipe.override("drop.captoin=1")
+    with pytest.raises(RecipeError, match=r'scales by label, caption, style.*Did you mean "style"'):
+        recipe.override("guidance={'stile': 1}")
+    with pytest.raises(RecipeError, match="a finite number, or one for each"):
+        recipe.override("guidance.caption=inf")
+    for bad in ("guidance.caption=a", "drop.caption=yes"):
+        with pytest.raises(RecipeError, match="a value of type float"):
+            recipe.override(bad)
+    assert Recipe.of(recipe.override("guidance.caption=3", "drop.caption=0.5").config()).guidance == each
+
+
+def test_conditions_from_the_shell() -> None:
+    from gendiff import PretrainedText, Text
+
+    recipe = captioned()
+    other = recipe.override("domain.asked.caption=Text(tokenizer='bpe')", "domain.asked.caption.longest=20")
+    assert other.domain.conditions["caption"] == Text(tokenizer="bpe", longest=20)
+    assert other.domain.asked.keys() == {"caption", "style"}  # type: ignore[attr-defined]
+    named = recipe.override("domain.asked.caption=PretrainedText('clip')").domain.conditions["caption"]
+    assert named == PretrainedText("clip")
+    with pytest.raises(RecipeError, match='Did you mean "caption"'):
+        recipe.override("domain.asked.captions=Text()")
+    with pytest.raises(GendiffError, match=r"Known: .*PretrainedText"):
+        recipe.override("domain.asked.caption=Heun(3)")

@@ -528,7 +528,7 @@ def test_examples_count_by_their_weight(tmp_path: Path) -> None:
     assert data.weights is not None and float(data.weights.mean()) == pytest.approx(1.0)
     batches = Batches(Weighted(), data, batch=4, stop=1)
     items = [(*data[i], i, place, 0) for place, i in enumerate((7, 3, 0, 5))]
-    kinds = [int(data.cond[i]["kind"]) for i in (7, 3, 0, 5)]
+    kinds = [int(data.asked[i]["kind"]) for i in (7, 3, 0, 5)]
     share = batches.collate(items)["weight"] / batches.collate(items)["weight"].min()
     assert share.tolist() == pytest.approx([(1.0, 3.0)[k] / min((1.0, 3.0)[j] for j in kinds) for k in kinds])
     with pytest.raises(DataError, match=r"the weight 0\.0"):
