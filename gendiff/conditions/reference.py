@@ -4,7 +4,8 @@
     h_0 = start or nothing, h_i = W f_i, read by a small transformer that is trained along
 
 The artifact is of a domain, the model's own or another one's. Where states are ragged a token is `patch` sites of their
-first axis; else a patch of a grid [C, *sites], and of what has no sites all numbers. Classes are told as one of K.
+first axis, and parts on pairs of sites are left out; else a patch of a grid [C, *sites], and of what has no sites all
+numbers. Classes are told as one of K.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from gendiff.conditions.pretrained import padded
 from gendiff.errors import GendiffError, RequestError, at_least, check, refuse
 from gendiff.nn.tokens import FeatureEmbedding
 from gendiff.spaces import Categorical, Product, leaves
+from gendiff.spaces.sites import ELEMENTS
 
 ENOUGH = 64
 """Tokens of a grid at most, where the patch is not said."""
@@ -111,8 +113,8 @@ class Reference(Condition):
                 f"a reference of type {type(value).__name__} ({type(error).__name__}: {error})",
                 f"an artifact of {name}",
             ) from error
-        space = self.domain.process.space
-        parts = [as_numbers(part, own) for part, own in zip(leaves(state), spaces_of(space), strict=True)]
+        both = zip(leaves(state), spaces_of(self.domain.process.space), strict=True)
+        parts = [as_numbers(x, own) for x, own in both if not self.domain.ragged or own.sites == ELEMENTS]
         if not all(bool(part.isfinite().all()) for part in parts):
             raise RequestError(f"a reference of {name} with numbers that are not finite", "finite ones")
         if self.domain.ragged:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import gendiff
-from gendiff import Domain, Euler, Example, Examples, Joint, Model, Reference, Request
+from gendiff import Absorbing, Domain, Euler, Example, Examples, Gaussian, Joint, Model, Pairs, Reference, Request
 from gendiff.conditions import batch_of
 from gendiff.conditions.reference import patches
 from gendiff.errors import DataError, RecipeError, RequestError
@@ -100,8 +100,6 @@ class Letters(Domain):
 
     @property
     def process(self) -> Any:
-        from gendiff import Absorbing, Gaussian
-
         return Joint(kind=Absorbing(3), x=Gaussian())
 
     def encode(self, artifact: Any) -> Any:
@@ -125,6 +123,25 @@ def test_classes_are_told_as_one_of_k() -> None:
     found = Reference(ragged).tokens([0, 2])[0]
     assert found.tolist() == [[1, 0, 0, 0, 0], [0, 0, 1, 0, 0]]
     assert Reference(Letters()).tokens([0, 2])[0].tolist() == [[1, 0, 0, 0, 0, 1, 0, 0, 0, 0]]
+
+
+@dataclass(frozen=True)
+class Bonded(Letters):
+    """Letters with a bond for each pair of them."""
+
+    ragged = True
+
+    @property
+    def process(self) -> Any:
+        return Joint(x=Gaussian(), bond=Absorbing(3, sites=Pairs()))
+
+    def encode(self, artifact: Any) -> Any:
+        n = len(artifact)
+        return {"x": torch.ones(n, 2), "bond": torch.zeros(n * (n - 1) // 2, dtype=torch.int64)}
+
+
+def test_parts_on_pairs_are_left_out() -> None:
+    assert Reference(Bonded()).tokens([0, 2, 1])[0].tolist() == [[1, 1]] * 3
 
 
 def test_what_is_no_reference_is_refused(tmp_path: Path) -> None:
