@@ -220,10 +220,11 @@ class Recipe:
 
     def by_condition(self, name: str) -> dict[str, float]:
         """ "drop" or "guidance" as numbers by condition: one number of guidance is that of each."""
-        value = getattr(self, name)
+        value: float | Mapping[str, float] = getattr(self, name)
         if isinstance(value, Mapping):
             return dict(value)
-        return {"all": value} if name == "drop" else dict.fromkeys(self.domain.conditions, value)
+        names = ["all"] if name == "drop" else list(self.domain.conditions)
+        return dict(zip(names, [value] * len(names), strict=True))
 
     def override(self, *changes: str) -> Recipe:
         """The recipe with fields changed by "path=value" texts: see `gendiff_recipes.overrides` for what can be said.
