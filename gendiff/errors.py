@@ -12,13 +12,16 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+WORD, LINE = 200, 2000  # letters of a word that a near one is looked for, and of a line that is shown
+
 
 def nearest(word: object, options: Iterable[object]) -> str:
     """The hint ' Did you mean "x"?' for the option closest to `word` in any case, or the empty string.
 
     An option that begins with the word, or with which the word begins ("cats" and "cat"), is closer than any other.
     """
-    text, names = str(word).casefold(), {str(option).casefold(): str(option) for option in reversed(list(options))}
+    text = str(word)[:WORD].casefold()
+    names = {str(option).casefold(): str(option) for option in reversed(list(options))}
     begun = [
         name for name in names if min(len(name), len(text)) > 2 and (name.startswith(text) or text.startswith(name))
     ]
@@ -32,6 +35,11 @@ def printable(text: str, keep: str = "") -> str:
     written as a backslash code, but for those in `keep`. Names of files are a stranger's text.
     """
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shortened(line: str) -> str:
+    """A line without its middle where it is very long: what came may be a text of a million letters."""
+    return line if len(line) <= LINE else f"{line[: LINE // 2]} ... {line[-LINE // 3 :]}"
 
 
 def sentence(text: str) -> str:
@@ -61,7 +69,7 @@ class GendiffError(Exception):
     def __init__(self, got: str, expected: str = "", fix: str = "") -> None:
         self.got, self.expected, self.fix = got, expected, fix
         said = " ".join(part for part in (joined(got, expected), sentence(fix)) if part)
-        super().__init__(printable(said, keep="\n"))
+        super().__init__("\n".join(map(shortened, printable(said, keep="\n").split("\n"))))
 
     def __reduce__(self) -> tuple[type[GendiffError], tuple[str, str, str]]:
         return type(self), (self.got, self.expected, self.fix)

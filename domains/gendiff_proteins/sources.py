@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gendiff.conditions import Condition, Said, said_of
+from gendiff.conditions import Condition, Said, Text, said_of
 from gendiff.domain import Example, Examples, Rejected, Source, data_file, unsealed
 from gendiff.errors import DataError, GendiffError
 
@@ -212,6 +212,8 @@ class Structures(Chains):
             home = Path(self.folder)
             paths = [p for p in sorted(unsealed(home).rglob("*")) if _unread(p) is None] if self.table else []
             found = self._said(home, paths).conditions if self.table else {}
+            words = {name: replace(own, tokens=False) for name, own in found.items() if isinstance(own, Text)}
+            found |= words  # the frame network hears vectors and fields
             object.__setattr__(self, "said", found)
 
     @property

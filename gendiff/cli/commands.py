@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gendiff.cli.words import asked, count, seed, share
 from gendiff.discovery import all_recipes, domain_class, registered
-from gendiff.errors import RequestError
+from gendiff.errors import RequestError, printable
 from gendiff.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -154,7 +154,12 @@ class Sample:
 
 
 def questions(model: Model) -> Iterator[str]:
-    """What may be asked of a model, a line each: classes, ranges."""
+    """What may be asked of a model, a line each: classes, ranges. Names of classes are a stranger's text."""
+    return map(printable, asking(model))
+
+
+def asking(model: Model) -> Iterator[str]:
+    """`questions`, with whatever names hold."""
     domain = model.domain
     yield "What may be asked:"
     for name, own in domain.conditions.items():

@@ -27,7 +27,7 @@ def asked(pairs: Sequence[str], conditions: Mapping[str, Condition]) -> dict[str
         conditions: Those of the domain, which read what is theirs.
 
     Raises:
-        RequestError: For a word without "=".
+        RequestError: For a word without "=", and what a condition cannot read.
     """
     out: dict[str, Any] = {}
     for pair in pairs:
@@ -40,7 +40,10 @@ def asked(pairs: Sequence[str], conditions: Mapping[str, Condition]) -> dict[str
             )
         own = conditions.get(name)
         if own is not None:
-            out[name] = own.read(text)
+            from gendiff.conditions import told_of
+
+            with told_of(name, own):
+                out[name] = own.read(text)
             continue
         items = next(csv.reader([text], skipinitialspace=True), [""]) or [""]
         out[name] = [number(item) for item in items] if len(items) > 1 else number(items[0])

@@ -41,6 +41,7 @@ class Reference(Condition):
         longest: Tokens at most; longer training values are cut, and said to be.
         layers: Of the encoder that is trained along.
         pooled: Whether a network also gets it as one vector.
+        tokens: Whether it gets the tokens themselves, to attend to.
         features: Numbers of a token; `fit` finds them.
         grid: Rows and columns of tokens; `fit` finds them.
     """
@@ -50,17 +51,20 @@ class Reference(Condition):
     longest: int = 512
     layers: int = 2
     pooled: bool = True
+    tokens: bool = True
     features: int = 0
     grid: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check(self, patch=at_least(0), longest=at_least(1), layers=at_least(0), features=at_least(0))
+        if not (self.pooled or self.tokens):
+            refuse(self, "tokens", "tokens, or pooled, or both")
         if isinstance(self.domain, type) or not all(hasattr(self.domain, name) for name in ("encode", "read", "fit")):
             refuse(self, "domain", "the domain of the artifact", "Reference(Images(size=32, channels=3))")
 
     @property
     def gives(self) -> tuple[str, ...]:
-        return (*("vector",) * self.pooled, "tokens")
+        return ("vector",) * self.pooled + ("tokens",) * self.tokens
 
     def encode(self, value: Any) -> dict[str, Tensor]:
         """ "features" [tokens, numbers]: no tokens where nothing is asked.
@@ -87,7 +91,7 @@ class Reference(Condition):
                 "one that is fitted to them",
                 "domain = domain.fit_conditions(examples), as training does by itself",
             )
-        found, grid = self.tokens(value)
+        found, grid = self.sites_of(value)
         if found.shape[1] != self.features or (self.grid and grid != self.grid):
             raise RequestError(
                 f"a reference of {len(found)} tokens of {found.shape[1]} numbers",
@@ -95,7 +99,7 @@ class Reference(Condition):
             )
         return found
 
-    def tokens(self, value: Any) -> tuple[Tensor, tuple[int, ...]]:
+    def sites_of(self, value: Any) -> tuple[Tensor, tuple[int, ...]]:
         """The tokens of an artifact [L, F], and how they lie, where they have a fixed place.
 
         Raises:
@@ -134,7 +138,9 @@ class Reference(Condition):
 
     def embedder(self, width: int) -> nn.Module:
         grid = self.grid if len(self.grid) < 3 else ()
-        return FeatureEmbedding(max(self.features, 1), width, self.layers, pooled=self.pooled, grid=grid)
+        return FeatureEmbedding(
+            max(self.features, 1), width, self.layers, pooled=self.pooled, tokens=self.tokens, grid=grid
+        )
 
     def single(self, value: Any) -> bool:
         return not isinstance(value, list)
@@ -144,11 +150,11 @@ class Reference(Condition):
         if self.features or not known:
             return self
         own = replace(self, domain=self.domain.fit(known))
-        found, grid = own.tokens(known[0])
+        found, grid = own.sites_of(known[0])
         if not self.patch and grid:
             patch = next(p for p in (2**k for k in range(20)) if math.prod(-(-n // p) for n in grid) <= ENOUGH)
             own = replace(own, patch=patch)
-            found, grid = own.tokens(known[0])
+            found, grid = own.sites_of(known[0])
         return replace(own, patch=max(own.patch, 1), features=found.shape[1], grid=grid)
 
     def audit(self, values: Sequence[Any]) -> list[str]:

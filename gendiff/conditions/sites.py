@@ -170,6 +170,8 @@ class Field(Condition):
         return [f"{missing} of {len(values)} examples have none"] if missing else []
 
     def read(self, text: str) -> Any:
+        if text.lower() == "none":
+            return None
         raise RequestError("a field on the command line", "a tensor, from Python", "model.sample(1, NAME=tensor)")
 
     def words(self, value: Any) -> str:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import gendiff
-from gendiff import Label, Number, Text
+from gendiff import Label, Model, Number, Text
 from gendiff.conditions import said_of
 from gendiff.domain import Examples
 from gendiff.errors import DataError
@@ -91,6 +91,7 @@ def test_a_table_says_what_may_be_asked(tmp_path: Path, kind: str, form: str) ->
     assert f"1 values of pitch are no finite numbers, the first in row {4 if form == 'jsonl' else 5} (nan)" in report
     assert "pitch is a number (0 to 15)" in report and "kind is one of 2 classes (bell, drum)" in report
     fitted = domain.fit_conditions(examples)
+    assert Model.new(fitted)  # whose network hears them all
     assert fitted.conditions["pitch"].span[1] <= 15
     with gendiff.domain.sealed():  # as a model file is loaded
         assert type(source)(**vars(source)).look if kind == "pictures" else type(source)(**vars(source)).conditions

@@ -120,9 +120,9 @@ class Letters(Domain):
 
 def test_classes_are_told_as_one_of_k() -> None:
     ragged = type("Ragged", (Letters,), {"ragged": True})()
-    found = Reference(ragged).tokens([0, 2])[0]
+    found = Reference(ragged).sites_of([0, 2])[0]
     assert found.tolist() == [[1, 0, 0, 0, 0], [0, 0, 1, 0, 0]]
-    assert Reference(Letters()).tokens([0, 2])[0].tolist() == [[1, 0, 0, 0, 0, 1, 0, 0, 0, 0]]
+    assert Reference(Letters()).sites_of([0, 2])[0].tolist() == [[1, 0, 0, 0, 0, 1, 0, 0, 0, 0]]
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Bonded(Letters):
 
 
 def test_parts_on_pairs_are_left_out() -> None:
-    assert Reference(Bonded()).tokens([0, 2, 1])[0].tolist() == [[1, 1]] * 3
+    assert Reference(Bonded()).sites_of([0, 2, 1])[0].tolist() == [[1, 1]] * 3
 
 
 def test_what_is_no_reference_is_refused(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_longer_references_beside_it_change_nothing() -> None:
     randomised(model.denoiser.network)
     own: Any = domain.conditions["like"]
     by_length = sorted(clips(8), key=lambda clip: clip.seconds)
-    assert len(own.tokens(by_length[0])[0]) < len(own.tokens(by_length[-1])[0])
+    assert len(own.sites_of(by_length[0])[0]) < len(own.sites_of(by_length[-1])[0])
     asked: dict[str, Any] = {"sampler": Euler(2), "seconds": 0.3}
     alone = model.states(1, like=by_length[0], **asked)[0][0]
     both = model.states(2, like=[by_length[0], by_length[-1]], **asked)[0][0]
