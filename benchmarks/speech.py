@@ -79,6 +79,18 @@ def hear(folder: Path) -> None:
     known.write_text(json.dumps(out, ensure_ascii=False, indent=0))
 
 
+def spell(folder: Path) -> None:
+    """In the judge's environment: the symbols of texts, as the voice's own table has them (all of its 2,700)."""
+    from piper.phonemize_espeak import EspeakPhonemizer  # type: ignore[import-not-found]
+
+    speaker, texts = EspeakPhonemizer(), json.loads((folder / "texts.json").read_text())
+    spelled = [
+        ["^", *("_" if s == " " else s for part in speaker.phonemize("en-us", text) for s in part), "$"]
+        for text in texts
+    ]
+    (folder / "symbols.json").write_text(json.dumps(spelled))
+
+
 def words(text: str) -> list[str]:
     return "".join(c for c in text.lower() if c.isalnum() or c in " '").split()
 
@@ -97,6 +109,11 @@ class Judged:
             name = f"{row}-{i:04d}.wav"
             write(clip, self.folder / name)
             self.clips[name] = text
+
+    def symbols(self, texts: list[str]) -> list[list[str]]:
+        (self.folder / "texts.json").write_text(json.dumps(texts))
+        subprocess.run([self.judge, __file__, "--spell", str(self.folder)], check=True)
+        return json.loads((self.folder / "symbols.json").read_text())
 
     def listen(self) -> None:
         (self.folder / "clips.json").write_text(json.dumps(self.clips, ensure_ascii=False))
@@ -191,6 +208,8 @@ def tune(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def score(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import gendiff
+    from gendiff.domain import data_file
+    from gendiff.files import read_rows
 
     model = gendiff.load(args.model)
     options = {"guidance": args.guidance[0], "steps": args.steps[0]}
@@ -219,6 +238,12 @@ def score(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if args.regressor is not None:
         mean = gendiff.load(args.regressor)
         add("L2 regressor, given durations", *drawn(mean, n, phonemes=said, guidance=1.0, steps=1))
+    prompts: dict[str, list[str]] = {}
+    for prompt in read_rows(data_file("audio/joe_prompts.csv")) if args.prompts else []:
+        prompts.setdefault(prompt["set"], []).append(prompt["text"])
+    for name, some in prompts.items():
+        spelled = [{"symbols": symbols} for symbols in judged.symbols(some)]
+        judged.add(f"prompt_{name}", drawn(model, len(some), phonemes=spelled, **options)[1], some)
     judged.listen()
     copy = judged.errors("copy-synthesis")
     found: dict[str, Any] = {"real": rates(judged.errors("real"), copy), "copy-synthesis": rates(copy)}
@@ -234,6 +259,8 @@ def score(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "value": float(ratio[0].sum() / ratio[1].sum()), "low": float(low), "high": float(high),
         "mean error of an utterance": float(np.abs(ratio[0] / ratio[1] - 1).mean()),
     }  # fmt: skip
+    for name in prompts:
+        found[f"prompts without audio, durations planned: {name}"] = rates(judged.errors(f"prompt_{name}"))
     found["lengths of scaled plans over real"] = ratios
     found["options"] = {**options, "sampler": repr(model.sampler)}
     training = {"flow": args.model, **({"L2 regressor": args.regressor} if args.regressor else {})}
@@ -255,10 +282,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[12])
     parser.add_argument("--tune", action="store_true", help="compare guidances and evaluations on training texts")
     parser.add_argument("--keep", type=Path, help="keep the clips here")
+    parser.add_argument("--prompts", action="store_true", help="also texts that nobody has spoken")
     parser.add_argument("--hear", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--spell", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.hear is not None:
-        hear(args.hear)
+    if args.hear or args.spell:
+        hear(args.hear) if args.hear else spell(args.spell)
         return
     with tempfile.TemporaryDirectory() as place:
         found = (tune if args.tune else score)(args, args.keep or Path(place))
