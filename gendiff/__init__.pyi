@@ -78,6 +78,7 @@ from .processes import DiscreteFlowMatching as DiscreteFlowMatching
 from .processes import Gaussian as Gaussian
 from .processes import Geodesic as Geodesic
 from .processes import Joint as Joint
+from .processes import MarginalCategories as MarginalCategories
 from .processes import UniformCategories as UniformCategories
 from .processes.schedules import EDM as EDM
 from .processes.schedules import VE as VE
@@ -150,6 +151,7 @@ from .spaces import Torus as Torus
 from .training import Auxiliary as Auxiliary
 from .training import Beta as Beta
 from .training import CosineInterpolated as CosineInterpolated
+from .training import EquivariantOT as EquivariantOT
 from .training import Immiscible as Immiscible
 from .training import ImportanceTimes as ImportanceTimes
 from .training import Independent as Independent

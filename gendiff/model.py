@@ -67,7 +67,7 @@ from gendiff.modelfile import (
 )
 from gendiff.processes import Joint, Process, leaf_of
 from gendiff.random import Noise
-from gendiff.sampling import Loop, Progress, calibrate, replace_solver, sample
+from gendiff.sampling import Loop, Progress, calibrate, replace_solver, sample, table
 from gendiff.sampling import Path as FlowPath
 from gendiff.sampling.solvers import Calibrated, Solver
 from gendiff.spaces import State, leaves, map_state, tensors
@@ -315,6 +315,7 @@ class Model:
                 and bool((real.sum(1) > wanted.sum(1)).any())
             ):
                 raise RequestError("samples shorter than what they start from", "at least its size", "start=... alone")
+        self.check_noise(solver)
         known = None if given is None else given.expand(n)
         rule = None if is_one(guidance) else as_rule(guidance)
         if rule is not None:
@@ -460,6 +461,27 @@ class Model:
             odd = next((v for v in numbers if not low - slack * abs(low) <= v <= high + slack * abs(high)), None)
             if odd is not None:
                 warn(f"{name}={odd:g} is outside what this model was trained on, {low:g} to {high:g}.")
+
+    def check_noise(self, sampler: Any) -> None:
+        """Warns of a sampler that draws noise for parts that were trained with noise joined to their examples.
+
+        There x_t hangs on x0 by more than its own noise, so that fresh noise shows the network what it never saw.
+        """
+        process = self.denoiser.process
+        said = (self.recipe.get("objective") or {}).get("coupling") or {}
+        by_part = (
+            dict.fromkeys(process.parts if isinstance(process, Joint) else ("",), said) if "kind" in said else said
+        )
+        joined = [name for name, own in by_part.items() if own["kind"] != "Independent"]
+        solver = sampler if isinstance(sampler, Solver) else getattr(sampler, "solver", None)
+        for row in table(solver, process) if joined and isinstance(solver, Solver) else ():
+            moves = row.move if isinstance(row.move, dict) else dict.fromkeys(joined, row.move)
+            noisy = [name for name in joined if moves[name] is None or getattr(moves[name], "churn", 0.0)]
+            if noisy:
+                names = "".join(f" of {name!r}" for name in noisy if name)
+                fix = "a sampler without noise (Adams(20), DDIM(50, eta=0.0)) follows what was trained"
+                warn(f"{type(solver).__name__} draws noise{names} after training with a coupling: {fix}.")
+                return
 
     def follow(self, guidance: Any = 1.0, precision: torch.dtype | None = None) -> Any:
         """The denoiser that sampling follows: the model's, guided."""

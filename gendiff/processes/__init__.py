@@ -20,8 +20,10 @@ from gendiff.processes.categories import Bridge as Bridge
 from gendiff.processes.categories import Categories as Categories
 from gendiff.processes.categories import DiscreteFlowMatching as DiscreteFlowMatching
 from gendiff.processes.categories import Jump as Jump
+from gendiff.processes.categories import MarginalCategories as MarginalCategories
 from gendiff.processes.categories import Posterior as Posterior
 from gendiff.processes.categories import UniformCategories as UniformCategories
+from gendiff.processes.categories import marginal_of as marginal_of
 from gendiff.processes.gaussian import Gaussian as Gaussian
 from gendiff.processes.geodesic import Geodesic as Geodesic
 from gendiff.processes.joint import Joint as Joint

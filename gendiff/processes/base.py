@@ -62,6 +62,11 @@ class Process(ABC):
         """A draw z of the reference noise, of the shape of x0: the far end of the path that `noise` takes."""
         return self.space.random(x0, noise)
 
+    @property
+    def couples(self) -> bool:
+        """Whether it has a path to a given noise (`noised`), so that a coupling may choose the noise."""
+        return type(self).noised is not Process.noised
+
     def noised(self, x0: State, z: State, t: Time) -> State:
         """x_t on the path from x0 to a given z: `noise(x0, t, noise)` is `noised(x0, endpoint(x0, noise), t)`."""
         raise GendiffError(
@@ -178,6 +183,10 @@ class Leaf(Process):
         Only there do solvers mix rates; elsewhere they mix the predictions themselves.
         """
         return self.on.flat or self.on.framed
+
+    def churn(self, t: float, s: float) -> float:
+        """The churn of a step t -> s for which a sampler says none; on flows none."""
+        return 0.0
 
     def masked(self, mask: Any) -> Self:
         on = self.on.masked(mask)

@@ -7,6 +7,7 @@ Noise replaces a class by a draw from a fixed distribution pi, with a flow sched
 
     q(x_t | x0)  = alpha_t delta(x0) + (1 - alpha_t) pi      pi = a further class, "masked"   Absorbing
                                                             pi = 1/K                         UniformCategories
+                                                            pi = the data's own marginal     MarginalCategories
 
 With p(x0) predicted and a = alpha_t/alpha_s, a step t -> s draws every site from one of two bridges,
 
@@ -32,14 +33,14 @@ variational bound, per unit of time, is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from gendiff.errors import NOT_NEGATIVE, DataError, GendiffError, SamplerError, at_least, check
+from gendiff.errors import NOT_NEGATIVE, SHARE, DataError, GendiffError, SamplerError, at_least, check, refuse
 from gendiff.processes.base import Leaf, require_noise
 from gendiff.processes.schedules import Linear, Schedule, Time
 from gendiff.random import Noise
@@ -106,6 +107,8 @@ class Categories(Leaf):
         schedule: A flow schedule; alpha is the chance that a site is still clean.
         bridge: `Posterior()` or `DiscreteFlowMatching()`.
         sites: What its sites are: each element of a state, or `Pairs()` of them.
+        eta: How much samplers churn that say nothing of it: so many times the posterior's, as `DDIM(eta=...)`.
+        below: At which chance of noise, sigma, that begins ("ReMDM-switch", Wang et al. 2025).
     """
 
     flows: ClassVar[bool] = False
@@ -113,10 +116,12 @@ class Categories(Leaf):
     schedule: Schedule = field(default_factory=Linear)
     bridge: Bridge = field(default_factory=Posterior)
     sites: SiteKind = ELEMENTS
+    eta: float = 0.0
+    below: float = 0.5
     on: Any = field(init=False, repr=False, compare=False)  # the `Categorical` of these classes
 
     def __post_init__(self) -> None:
-        check(self, classes=at_least(1))
+        check(self, classes=at_least(1), eta=NOT_NEGATIVE, below=SHARE)
         if not self.schedule.flow:
             raise GendiffError(
                 f"{type(self).__name__} got the schedule {self.schedule!r}",
@@ -183,6 +188,12 @@ class Categories(Leaf):
         u = noise.fork("keep").uniform(x.shape)
         fresh = self.draw(self.pi(x).expand(*x.shape, -1), noise.fork("fresh"))
         return torch.where(u < per_sample(keep, u), x, fresh)
+
+    def churn(self, t: float, s: float) -> float:
+        (alpha, sigma), (then, end) = self.schedule(t), self.schedule(s)
+        if not self.eta or end <= 0 or sigma > self.below * (1 + 1e-9):
+            return 0.0
+        return float(end * (1 - (alpha * end / (then * sigma)) ** (2 * self.eta**2)) ** 0.5)
 
     def move(self, t: Time, s: Time, churn: Weight = 0.0, noise_scale: float = 1.0) -> Jump:
         if noise_scale not in NOT_NEGATIVE:
@@ -255,7 +266,7 @@ class Categories(Leaf):
 
     def gap(self, x: Tensor, guess: Tensor, x0: Tensor, t: Time, s: Time) -> Tensor:
         """KL of the step's law from the one the clean state would give, in nats [B]."""
-        move = self.move(t, s)
+        move = self.move(t, s, 0.0)
         true, p = (self.reverse(x, target, move) for target in (x0, guess))
         true, p = true / true.sum(-1, keepdim=True), p / p.sum(-1, keepdim=True)
         return self.on.total((torch.xlogy(true, true) - torch.xlogy(true, p.clamp_min(1e-45))).sum(-1))
@@ -302,3 +313,43 @@ class UniformCategories(Categories):
 
     def carry(self, x: Tensor, logs: Tensor) -> Tensor:
         return logs
+
+
+@dataclass(frozen=True)
+class MarginalCategories(Categories):
+    """Classes turn into classes drawn as often as the data have them: marginal transitions (Vignac et al. 2023).
+
+
+    What is noised then looks like data, site by site, from the first step: of pairs of atoms most have no bond.
+
+    Args:
+        marginal: The probabilities of the K classes, which sum to one; a domain's `fit` finds them (`marginal_of`).
+    """
+
+    marginal: tuple[float, ...] = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        right = all(0 <= p <= 1 for p in self.marginal) and abs(sum(self.marginal) - 1) < 1e-6
+        if len(self.marginal) != self.classes or not right:
+            refuse(
+                self, "marginal", f"{self.classes} probabilities that sum to one",
+                f"MarginalCategories({self.classes}, marginal=marginal_of(states, {self.classes}))",
+            )  # fmt: skip
+
+    def pi(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.marginal, dtype=torch.float64, device=like.device)
+
+    def carry(self, x: Tensor, logs: Tensor) -> Tensor:
+        return logs
+
+
+def marginal_of(states: Iterable[Tensor], classes: int) -> tuple[float, ...]:
+    """How often each class is met in single states, int64 [*sites] each, every class once more than it is."""
+    counts = torch.ones(classes, dtype=torch.float64)
+    for state in states:
+        counts += torch.bincount(state.flatten(), minlength=classes)[:classes]
+    shares = [round(share, 6) for share in (counts / counts.sum()).tolist()]
+    first = max(range(classes), key=shares.__getitem__)
+    shares[first] = 1.0 - sum(share for k, share in enumerate(shares) if k != first)
+    return tuple(shares)

@@ -7,6 +7,7 @@ The laws that prove them: `gendiff.testing.check_weighting`; tests/core/test_tim
 """
 
 from gendiff.training.couplings import Coupling as Coupling
+from gendiff.training.couplings import EquivariantOT as EquivariantOT
 from gendiff.training.couplings import Immiscible as Immiscible
 from gendiff.training.couplings import Independent as Independent
 from gendiff.training.couplings import KabschAligned as KabschAligned

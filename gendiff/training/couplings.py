@@ -7,6 +7,7 @@ fewer steps to follow (Tong et al. 2024; Pooladian et al. 2023).
     OptimalTransport  the permutation of a batch's z with the least sum of dist2(x0, z)                       (exact)
     Sinkhorn      z_j drawn with probability plan_ij, the plan of transport with entropy                (Cuturi 2013)
     KabschAligned     z rotated onto x0, for clouds of points      (Kabsch 1976; Klein et al. 2023; Song et al. 2023)
+    EquivariantOT     z assigned to the points of x0, then rotated onto them                            (the same two)
     Immiscible    the nearest of several z                                                    (Li et al. 2024, 2025)
     Paired        a z from which a model made this x0: reflow                                       (Liu et al. 2023)
 
@@ -31,7 +32,7 @@ from gendiff.processes import Joint, Process
 from gendiff.random import WORD, Noise
 from gendiff.sampling import sample, table
 from gendiff.sampling.solvers import Solver
-from gendiff.spaces import Centered, Product, Space, State, map_state, per_sample, tensors, widened
+from gendiff.spaces import ELEMENTS, Centered, Product, Space, State, map_state, per_sample, tensors, widened
 
 
 class Coupling(ABC):
@@ -124,6 +125,36 @@ class KabschAligned(Coupling):
         if isinstance(process, Joint):
             return process.each(lambda name, part: self(part, x0[name], z[name], noise, cond))
         return z @ turn(process.space.project(z), process.space.project(x0)) if is_cloud(process.space) else z
+
+
+@dataclass(frozen=True)
+class EquivariantOT(Coupling):
+    """Assigns the points of every cloud's noise to those of x0 by the least sum of squares, and turns it onto them.
+
+    Equivariant optimal transport (Klein et al. 2023; Song et al. 2023), within each sample. Right for networks that
+    commute with permutations and, on `Centered` spaces, with rotations; on `Euclidean` ones nothing is turned. What
+    is no cloud [B, N, D] of elements stays as it is. Solved on the host, so it waits for the device.
+
+    Args:
+        rounds: How often; the turn may ask for another assignment.
+    """
+
+    rounds: int = 1
+
+    def __post_init__(self) -> None:
+        check(self, rounds=at_least(1))
+
+    def __call__(self, process: Process, x0: State, z: State, noise: Noise, cond: Mapping[str, Any]) -> State:
+        if isinstance(process, Joint):
+            return process.each(lambda name, part: self(part, x0[name], z[name], noise, cond))
+        space = process.space
+        if not space.flat or space.sites != ELEMENTS or x0.ndim != 3:
+            return z
+        mask = torch.ones(x0.shape[:2], dtype=torch.bool) if space.mask is None else space.mask
+        for _ in range(self.rounds):
+            z = torch.gather(z, 1, assigned(x0, z, mask)[..., None].expand_as(z))
+            z = z @ turn(space.project(z), space.project(x0)) if is_cloud(space) else z
+        return z
 
 
 @dataclass(frozen=True)
@@ -240,6 +271,18 @@ def flat(cond: Any) -> list[Any]:
 def take(x: State, rows: Tensor) -> State:
     """Some samples of a state."""
     return map_state(lambda part: part[rows.to(part.device)], x)
+
+
+def assigned(x: Tensor, z: Tensor, mask: Tensor) -> Tensor:
+    """Which point of z goes to which of x, by the least sum of squares within each sample: int64 [B, N]."""
+    from scipy.optimize import linear_sum_assignment
+
+    cost = -(x.double() @ z.double().mT).cpu()  # |x - z|^2, but for what no assignment changes
+    order = torch.arange(x.shape[1]).repeat(len(x), 1)
+    for own, costs, real in zip(order, cost, mask.cpu(), strict=True):
+        sites = real.nonzero()[:, 0]
+        own[sites] = sites[torch.as_tensor(linear_sum_assignment(costs[sites][:, sites].numpy())[1])]
+    return order.to(x.device)
 
 
 def is_cloud(space: Space) -> bool:

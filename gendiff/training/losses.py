@@ -80,7 +80,8 @@ class Objective:
         weighting: w(t), for all parts, or by part; parts that are not named have `Output()`.
         parts: Factors by part; 1 where a part is not named.
         auxiliary: Factor on the auxiliary losses; or by name a factor, or a `Term` that replaces the loss's own.
-        coupling: Which noise an example is joined to, or by part; parts that are not named are independent.
+        coupling: Which noise an example is joined to, or by part, each part by itself; parts that are not named, and
+            classes, are independent.
         previous: The share of steps in which a self-conditioned denoiser is told its own first prediction.
     """
 
@@ -155,7 +156,9 @@ def part_losses(process: Any, head: Head, weighting: Any, x: State, guess: State
 
 
 def noised(process: Any, x0: State, t: Any, noise: Noise, coupling: Any, cond: Mapping[str, Any]) -> State:
-    """x_t, from the noise that a coupling (or one by part) joins to x0."""
+    """x_t, from the noise that a coupling (or one by part) joins to x0; what has no path to a given noise, classes, is
+    independent and not seen by the coupling.
+    """
     if isinstance(coupling, Mapping):
         return process.each(
             lambda name, part: noised(
@@ -164,6 +167,11 @@ def noised(process: Any, x0: State, t: Any, noise: Noise, coupling: Any, cond: M
         )
     if isinstance(coupling, Independent):
         return process.noise(x0, t, noise)
+    inner = {name: part for name, part in process.parts.items() if part.couples} if isinstance(process, Joint) else {}
+    if inner and len(inner) < len(process.parts):
+        free = {k: part.noise(x0[k], pick(t, k), noise.fork(k)) for k, part in process.parts.items() if k not in inner}
+        found = {**free, **noised(Joint(inner), {name: x0[name] for name in inner}, t, noise, coupling, cond)}
+        return {name: found[name] for name in process.parts}
     z = coupling(process, x0, process.endpoint(x0, noise), noise, cond)
     process.space.require(f"{type(coupling).__name__} gave", x0, z)
     return process.noised(x0, z, t)

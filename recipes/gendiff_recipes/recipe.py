@@ -17,7 +17,7 @@ from gendiff.denoisers import Head
 from gendiff.domain import Domain, data_root
 from gendiff.errors import FINITE, DataError, Range, RecipeError, nearest, positive, refuse
 from gendiff.modelfile import domain_config, read_domain, write_whole
-from gendiff.processes import Process
+from gendiff.processes import Joint, Process
 from gendiff.sampling.solvers import Solver
 from gendiff.training import Objective, TimeDistribution, Uniform
 
@@ -210,6 +210,8 @@ class Recipe:
             if value not in Range(0, 1):
                 refuse(self, "drop", "a share from 0 to 1, or shares by condition")
         self.objective.expect(self.domain.losses)
+        process = self.process or self.domain.process
+        self.objective.match(process.parts if isinstance(process, Joint) else ("denoising",))
         between(self, "ema")
         scales = self.guidance if isinstance(self.guidance, Mapping) else {}
         for name in scales:

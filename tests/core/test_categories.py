@@ -37,6 +37,7 @@ from gendiff import (
     LinearGrid,
     Logits,
     LogSNRGrid,
+    MarginalCategories,
     Midpoint,
     UniformCategories,
     Velocity,
@@ -47,13 +48,13 @@ from gendiff import (
 from gendiff.config import from_config, to_config
 from gendiff.denoisers import default_head
 from gendiff.errors import GendiffError, SamplerError
-from gendiff.processes import Bridge, Categories
+from gendiff.processes import Bridge, Categories, marginal_of
 from gendiff.processes.schedules import Polynomial
 from gendiff.random import Noise
 from gendiff.sampling import sample
 from gendiff.sampling.solvers import AnnealedLangevin, EulerMaruyama, LogSNR, Points
 from gendiff.spaces import map_state
-from gendiff.testing import distance, randomised
+from gendiff.testing import check_categories, distance, randomised
 from tests.core.test_every_solver import DETERMINISTIC, STOCHASTIC
 
 F64 = torch.float64
@@ -67,7 +68,10 @@ PROCESSES = [
     UniformCategories(K),
     UniformCategories(K, bridge=DiscreteFlowMatching()),
     Absorbing(K, Polynomial(2.0)),
+    MarginalCategories(K, marginal=(0.6, 0.3, 0.1)),
+    Absorbing(K, eta=1.0, below=0.7),
 ]
+EXACT = [PROCESSES[0], PROCESSES[1], PROCESSES[4]]
 
 
 class Enumerated:
@@ -122,7 +126,7 @@ def test_noise_and_steps_have_their_marginals(process: Categories) -> None:
     assert torch.equal(process.step(x1, x0, 1.0, 0.0, 0.0, Noise.of(2, n)), x0)
 
 
-@pytest.mark.parametrize("process", PROCESSES[:2], ids=repr)
+@pytest.mark.parametrize("process", EXACT, ids=repr)
 def test_the_posterior_is_bayes(process: Categories) -> None:
     """q(x_s | x_t) by enumeration of words and of x_s."""
     t, s = 0.6, 0.35
@@ -218,7 +222,7 @@ class KindAndPlace:
         return {"kind": logs[:, None], "pos": x0.sum(-1, keepdim=True)}
 
 
-@pytest.mark.parametrize("kind", PROCESSES[:3], ids=repr)
+@pytest.mark.parametrize("kind", [*PROCESSES[:3], PROCESSES[4]], ids=repr)
 @pytest.mark.parametrize("solver", [DDPM(150), Heun(60), Adams(100), DPMpp2M(100), Midpoint(60)], ids=repr)
 def test_a_joint_has_its_frequencies_and_the_moments_of_each_class(kind: Categories, solver: Any) -> None:
     n = 3000
@@ -475,3 +479,49 @@ def test_configs_and_refusals() -> None:
         Absorbing(3, VP())
     with pytest.raises(GendiffError, match="continuous space"):
         Absorbing(3).drift(torch.zeros(1, 1), torch.zeros(1, 1), 0.5)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+def test_every_kind_keeps_the_laws_of_the_kit(process: Categories) -> None:
+    check_categories(process, torch.zeros(4, 3, dtype=torch.int64))
+    check_categories(process.masked(torch.tensor([[True, True, False]] * 4)), torch.zeros(4, 3, dtype=torch.int64))
+
+
+def test_the_kit_catches_a_wrong_bridge_and_a_wrong_distribution() -> None:
+    class Short(UniformCategories):
+        def pi(self, like: Tensor) -> Tensor:
+            return super().pi(like) * 0.9
+
+    for wrong, law in ((UniformCategories(K, bridge=Hasty()), "stays on its path|reaches"), (Short(K), "sums to one")):
+        with pytest.raises(AssertionError, match=law):
+            check_categories(wrong, torch.zeros(4, 3, dtype=torch.int64))
+
+
+def test_marginals_are_counted_saved_and_checked() -> None:
+    states = [torch.tensor([0, 0, 0, 1]), torch.tensor([0, 2])]
+    marginal = marginal_of(states, 3)
+    assert sum(marginal) == 1 and marginal == pytest.approx((5 / 9, 2 / 9, 2 / 9), abs=1e-6)
+    process = MarginalCategories(3, marginal=marginal)
+    assert from_config(json.loads(json.dumps(to_config(process)))) == process
+    x1 = process.prior(torch.zeros(4000, 2, dtype=torch.int64), Noise.of(0, 4000))
+    assert chi_square(x1.flatten().bincount(minlength=3).double(), torch.tensor(marginal, dtype=F64)) > 1e-4
+    for wrong in ((0.5, 0.5), (0.5, 0.4, 0.2), (-0.1, 0.6, 0.5)):
+        with pytest.raises(GendiffError, match=r"marginal=.*3 probabilities that sum to one.*marginal_of"):
+            MarginalCategories(3, marginal=wrong)
+
+
+def test_classes_have_a_churn_of_their_own_where_a_sampler_says_none() -> None:
+    """eta of the posterior's, once the chance of noise is at most `below`; what a sampler says goes before it."""
+    joint = Joint(a=Gaussian(Linear()), kind=Absorbing(3, eta=1.0, below=0.5))
+    for solver in (Euler(8, LinearGrid()), DDPM(8), DDIM(8), Adams(8, times=LinearGrid()), Heun(8, LinearGrid())):
+        rows = [row for row in solver.rows(joint) if not row.redo]
+        for row in rows:
+            assert (row.move["kind"].renew > 0) == (row.s > 0 and row.t <= 0.5), (solver, row.t)
+    full = DDIM(8, eta={"a": 0.0, "kind": 1.0}).rows(joint)
+    own = DDIM(8).rows(joint)
+    assert [r.move["kind"].renew for r in full[4:]] == pytest.approx([r.move["kind"].renew for r in own[4:]])
+    assert all(row.move["kind"].renew == 0 for row in DDIM(8, eta=0.0).rows(joint))
+    assert all(row.move["kind"].renew == 0 for row in DDPM(8).rows(Joint(a=Gaussian(), kind=Absorbing(3))))
+    Adams(8, eta={"a": 0.0, "kind": 1.0}).rows(joint)
+    with pytest.raises(SamplerError, match="classes alone"):
+        Adams(8, eta={"a": 0.5, "kind": 1.0}).rows(joint)

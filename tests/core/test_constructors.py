@@ -64,6 +64,7 @@ def required(kind: str) -> dict[str, Any]:
     given: dict[str, dict[str, Any]] = {
         "Absorbing": {"classes": 3},
         "UniformCategories": {"classes": 3},
+        "MarginalCategories": {"classes": 3, "marginal": (0.5, 0.3, 0.2)},
         "Discrete": {"betas": (0.1, 0.2)},
         "Fixed": {"times": (1.0, 0.0)},
         "Geodesic": {"on": gendiff.Torus()},

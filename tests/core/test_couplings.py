@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +15,17 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from gendiff import (
+    DDIM,
+    DDPM,
     EDM,
     SO3,
     VP,
+    Absorbing,
     Centered,
+    Churn,
     Denoiser,
+    EquivariantOT,
+    Euler,
     Exponential,
     Gaussian,
     Geodesic,
@@ -29,9 +36,11 @@ from gendiff import (
     KabschAligned,
     Linear,
     LinearGrid,
+    Model,
     Objective,
     OptimalTransport,
     Paired,
+    Pairs,
     PowerGrid,
     Sinkhorn,
     Sphere,
@@ -43,12 +52,15 @@ from gendiff import (
 )
 from gendiff.config import from_config, to_config
 from gendiff.denoisers import Normal
-from gendiff.errors import GendiffError, SamplerError
+from gendiff.errors import GendiffError, RequestWarning, SamplerError
 from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.spaces import State, map_state, uniform
 from gendiff.testing import randomised
-from gendiff.training import Coupling, pairwise, turn
+from gendiff.training import Coupling, Output, pairwise, turn
+from gendiff.training.losses import noised
+from gendiff_recipes.recipe import Recipe
+from tests.core.test_site_kinds import Graphs
 
 Golden = Callable[[str], dict[str, Tensor]]
 F64 = torch.float64
@@ -309,3 +321,85 @@ def test_reflow_refuses_grids_that_do_not_start_at_the_noise(grid: Any) -> None:
     with pytest.raises(SamplerError, match=r"starts at t = 0\.9.*Heun\(5, times=LinearGrid\(\)\)"):
         reflow(oracle, like, solver=Heun(5, grid), noise=Noise.of(0, 4))
     reflow(oracle, like, solver=Heun(5, times=LinearGrid()), noise=Noise.of(0, 4))
+
+
+def test_points_are_assigned_as_well_as_any_permutation_can() -> None:
+    """By brute force over permutations, under masks; then turned; parts that are no clouds stay as they are."""
+    n, process = 5, Gaussian(Linear())
+    mask = torch.arange(5)[None] < torch.tensor([5, 4, 2, 1, 5])[:, None]
+    bound = process.masked(mask)
+    x0, z = (bound.space.random(torch.empty(n, 5, 3, dtype=F64), Noise.of(seed, n)) for seed in (1, 2))
+    got = EquivariantOT()(bound, x0, z, Noise.of(0, n), {})
+    least = bound.space.dist2(x0, got)
+    for k in range(n):
+        real = int(mask[k].sum())
+        costs = [(x0[k, :real] - z[k, list(order)]).square().sum() for order in itertools.permutations(range(real))]
+        assert float(least[k]) == pytest.approx(float(torch.stack(costs).min()))
+    torch.testing.assert_close(got.square().sum((1, 2)), z.square().sum((1, 2)))
+    centred = Gaussian(Linear(), Centered()).masked(mask)
+    x0, z = centred.space.project(x0), centred.space.project(z)
+    nearer = centred.space.dist2(x0, EquivariantOT()(centred, x0, z, Noise.of(0, n), {}))
+    turned = centred.space.dist2(x0, KabschAligned()(centred, x0, z, Noise.of(0, n), {}))
+    twice = centred.space.dist2(x0, EquivariantOT(rounds=3)(centred, x0, z, Noise.of(0, n), {}))
+    assert bool((nearer <= turned + 1e-9).all()) or float(nearer.sum()) < float(turned.sum())
+    assert bool((twice <= nearer + 1e-9).all())
+    order = torch.tensor([3, 0, 4, 1, 2])
+    whole = x0[:1]
+    small = 1e-3 * Noise.of(8, 1).normal((1, 5, 3), F64)
+    alike = EquivariantOT()(Gaussian(Linear()), whole, (whole + small)[:, order], Noise.of(0, 1), {})
+    torch.testing.assert_close(alike, whole + small)
+
+
+COUPLINGS = [OptimalTransport(), Sinkhorn(), Immiscible(3), KabschAligned(), EquivariantOT()]
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS, ids=lambda c: type(c).__name__)
+def test_classes_stay_independent_of_a_coupling_and_are_not_seen_by_it(coupling: Coupling) -> None:
+    """Of a bundle with classes all else is coupled, as if the classes were not there; by part, that part alone."""
+    joint = Joint(pos=Gaussian(Linear(), Centered()), kind=Absorbing(3), pair=Absorbing(4, sites=Pairs()))
+    x0 = {
+        "pos": joint.parts["pos"].space.random(torch.empty(6, 4, 3, dtype=F64), Noise.of(1, 6)),
+        "kind": torch.randint(3, (6, 4)), "pair": torch.randint(4, (6, 6)),
+    }  # fmt: skip
+    t, noise = torch.linspace(0.2, 0.9, 6, dtype=F64), Noise.of(2, 6)
+    plain = joint.noise(x0, t, noise)
+    alone = noised(Joint(pos=joint.parts["pos"]), {"pos": x0["pos"]}, t, noise, coupling, {})["pos"]
+    for said in (coupling, {"pos": coupling}):
+        got = noised(joint, x0, t, noise, said, {})
+        assert list(got) == list(x0)
+        for name in ("kind", "pair"):
+            assert torch.equal(got[name], plain[name])
+        if said is coupling:
+            torch.testing.assert_close(got["pos"], alone)
+        assert not torch.equal(got["pos"], plain["pos"])
+    with pytest.raises(GendiffError, match="no path to a given noise"):
+        noised(joint.parts["kind"], x0["kind"], t, noise, coupling, {})
+
+
+def test_noise_in_a_sampler_after_training_with_a_coupling_is_said() -> None:
+    """Only of parts that were coupled, and never of classes; without a coupling, or noise, nothing is said."""
+    untrained = Model.new(Graphs(), width=4)
+
+    def asked(coupling: Any, sampler: Any) -> list[str]:
+        recipe = {"objective": to_config(Objective(coupling=coupling))}
+        model = Model(untrained.domain, untrained.denoiser, size=untrained.size, recipe=recipe)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            model.sample(2, sampler=sampler)
+        return [str(w.message) for w in found if issubclass(w.category, RequestWarning)]
+
+    calm = dict.fromkeys(("tie", "kind", "far"), 0.0)
+    for coupling in ({"pos": KabschAligned()}, KabschAligned()):
+        (said,) = asked(coupling, DDPM(2))
+        assert said.startswith("DDPM draws noise of 'pos'") and "DDIM(50, eta=0.0)" in said and "'kind'" not in said
+        assert len(asked(coupling, Churn(8, solver=Euler()))) == 1
+        assert asked(coupling, Euler(2)) == []
+    assert asked({"pos": KabschAligned()}, DDIM(3, eta={**calm, "pos": 0.5})) != []
+    assert asked({"pos": KabschAligned()}, DDIM(3, eta={**calm, "pos": 0.0, "far": 1.0, "tie": 1.0})) == []
+    assert asked(Independent(), DDPM(2)) == [] and asked({"far": Independent()}, DDPM(2)) == []
+
+
+def test_a_recipe_refuses_a_setting_for_a_part_that_there_is_not() -> None:
+    for setting in ({"coupling": {"poss": KabschAligned()}}, {"weighting": {"poss": Output()}}, {"parts": {"poss": 1}}):
+        with pytest.raises(GendiffError, match=r"no part 'poss'.*Did you mean \"pos\""):
+            Recipe("graphs.wrong", Graphs(), objective=Objective(**setting))

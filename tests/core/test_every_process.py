@@ -31,7 +31,7 @@ from gendiff import (
 )
 from gendiff.denoisers import Normal
 from gendiff.errors import SamplerError
-from gendiff.processes import Absorbing, Leaf, Process, UniformCategories
+from gendiff.processes import Absorbing, Leaf, MarginalCategories, Process, UniformCategories
 from gendiff.processes import __dict__ as PROCESSES
 from gendiff.random import Noise
 from gendiff.sampling import Progress, sample
@@ -57,7 +57,11 @@ PROCESS: dict[str, tuple[Process, State]] = {
         {"pos": torch.empty(N, 3, 3), "rot": torch.empty(N, 3, 3), "turn": torch.empty(N, 3, 3)},
     ),
 }
-CLASSES: dict[str, Process] = {"masks": Absorbing(5), "uniform classes": UniformCategories(5)}
+CLASSES: dict[str, Process] = {
+    "masks": Absorbing(5),
+    "uniform classes": UniformCategories(5),
+    "marginal classes": MarginalCategories(5, marginal=(0.4, 0.3, 0.15, 0.1, 0.05)),
+}
 
 
 class Constant:

@@ -26,6 +26,7 @@ from gendiff.processes import Gaussian, Leaf, Move, Process
 from gendiff.sampling.grids import Grid, LinearGrid, LogSNRGrid
 from gendiff.sampling.solvers.single import DDPM
 from gendiff.sampling.solvers.table import Past, Row, Solver
+from gendiff.sampling.solvers.weights import plain
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class AnnealedLangevin(Solver):
         if s > 0:
             yield Row(t, s, move=process.per_part(lambda leaf: level(leaf, t, s)))
         else:
-            yield Row(t, s, at=t, move=process.move(t, s))
+            yield Row(t, s, at=t, move=plain(process, t, s))
 
 
 def corrected(process: Process, t: float, count: int, snr: float) -> Iterator[Row]:

@@ -14,7 +14,7 @@ the weights of (D_t, D_r, ...) before the step t -> s.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -23,7 +23,18 @@ from gendiff.processes import Gaussian, Leaf, Move, Process
 from gendiff.sampling.grids import Grid, Karras, LogSNRGrid, PowerGrid
 from gendiff.sampling.solvers.table import Past, Row, Setting, Solver, by_part
 from gendiff.sampling.solvers.views import Circle, HalfSlope, Points, Rates, View, leads, norms
-from gendiff.sampling.solvers.weights import Clock, Index, LogSNR, adams, between, multistep2, multistep3, noisy, unipc
+from gendiff.sampling.solvers.weights import (
+    Clock,
+    Index,
+    LogSNR,
+    adams,
+    between,
+    multistep2,
+    multistep3,
+    noisy,
+    plain,
+    unipc,
+)
 from gendiff.spaces import leaves
 
 
@@ -42,7 +53,7 @@ class DPMpp2M(Solver):
     remembers: ClassVar[bool] = True
     steps: int = 20
     times: Grid = field(default_factory=PowerGrid)
-    eta: Setting = 0.0
+    eta: Setting | None = None
     noise_scale: Setting = 1.0
     settle: bool = False
 
@@ -81,7 +92,7 @@ class Adams(Solver):
         corrector: Of how many predictions the last move is redone, the newest included; 0 for none. By default
             order + 1, but not before the last step, nor where the redone move would let more than STEEP of an error of
             the newest prediction into the state: the rate (x - x0)/c of a network is least right where c is small.
-        eta: Noise of the reverse SDE, for points.
+        eta: Noise of the reverse SDE, for points; by part, classes may have theirs in every view.
         noise_scale: Factor on that noise.
         settle: Lower the order over the last steps.
         low: The sigma/alpha below which a step begins without that noise; with `high`, SA-Solver's tau(t).
@@ -94,7 +105,7 @@ class Adams(Solver):
     times: Grid = field(default_factory=lambda: PowerGrid(1.65))
     view: View = field(default_factory=lambda: Circle(share=0.4))
     corrector: int | None = None
-    eta: Setting = 0.0
+    eta: Setting | None = None
     noise_scale: Setting = 1.0
     settle: bool = False
     low: float = 0.0
@@ -102,10 +113,15 @@ class Adams(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eta and not isinstance(self.view, Points):
+        if not isinstance(self.eta, Mapping):
+            self.written(self.eta)
+
+    def written(self, eta: float | None) -> None:
+        """Refuses noise on a flow in a view that has none."""
+        if eta and not isinstance(self.view, Points):
             raise SamplerError(
                 f"Adams got the noise eta={self.eta} in the view {self.view!r}",
-                "points, of which alone the reverse SDE is written",
+                "points, of which alone the reverse SDE is written, or classes alone",
                 f"Adams({self.steps}, view=Points(LogSNR()), eta={self.eta})",
             )
 
@@ -138,8 +154,10 @@ class Adams(Solver):
     ) -> Row:
         """The move t -> s towards the mix of predictions at the nodes; `kept` are those of the move that it redoes."""
 
-        def mixed(leaf: Leaf, eta: float) -> tuple[float, ...]:
-            eta = self.noisiness(leaf, t, eta)
+        def mixed(leaf: Leaf, eta: float | None) -> tuple[float, ...]:
+            if leaf.flows:
+                self.written(eta)
+            eta = self.noisiness(leaf, t, eta) or 0.0
             w = self.view.weights(leaf, nodes, t, s, eta)
             steep = STEEP if self.corrector is None else math.inf
             if not kept or (len(w) > 1 and share(leaf, t, s, w[0]) <= steep):
@@ -156,7 +174,7 @@ class Adams(Solver):
             norms=None if alone else process.per_part(lambda leaf: self.view.norms(leaf, nodes[0], t, s)),
         )  # fmt: skip
 
-    def noisiness(self, leaf: Leaf, t: float, eta: float) -> float:
+    def noisiness(self, leaf: Leaf, t: float, eta: float | None) -> float | None:
         """eta for a step that begins at t: 0 outside of [low, high]."""
         return eta if between(leaf, t, self.low, self.high) else 0.0
 
@@ -185,7 +203,7 @@ class DPMpp3S(Solver):
         nodes = (t, *reversed(past[len(past) - place :]))
         weights = process.per_part(lambda leaf: adams(leaf, nodes, nodes[-1], s, LogSNR(), 1.0))
         yield Row(
-            nodes[-1], s, at=t, weights=weights, redo=place > 0, move=process.move(nodes[-1], s),
+            nodes[-1], s, at=t, weights=weights, redo=place > 0, move=plain(process, nodes[-1], s),
             last=place == self.order - 1 or not past.ahead,
         )  # fmt: skip
 
@@ -208,7 +226,7 @@ class DPMpp3M(Solver):
     remembers: ClassVar[bool] = True
     steps: int = 20
     times: Grid = field(default_factory=Karras)
-    eta: Setting = 0.0
+    eta: Setting | None = None
     noise_scale: Setting = 1.0
     midpoint: bool = True
     settle: bool | None = None
@@ -217,7 +235,8 @@ class DPMpp3M(Solver):
         settle = self.steps < 15 if self.settle is None else self.settle
         nodes = (t, *reversed(past))[: min(3, past.ahead + 1) if settle else 3]
 
-        def weights(leaf: Leaf, eta: float) -> tuple[float, ...]:
+        def weights(leaf: Leaf, eta: float | None) -> tuple[float, ...]:
+            eta = eta or 0.0
             if len(nodes) == 3:
                 return multistep3(leaf, nodes, t, s, eta)
             if len(nodes) == 2 and self.midpoint:
@@ -286,14 +305,14 @@ class UniPC(Solver):
         again = list(self.correction(process, t, past))
         yield from again
         weights = process.per_part(lambda leaf: unipc(leaf, at, t, s, self.bh2, False))
-        yield Row(t, s, at=None if again else t, weights=weights, move=process.move(t, s))
+        yield Row(t, s, at=None if again else t, weights=weights, move=plain(process, t, s))
 
     def correction(self, process: Process, t: float, past: Past) -> Iterator[Row]:
         if self.corrector and past:
             # The corrector has the order of the predictor whose move it redoes.
             at = (t, *reversed(past))[: self.at_most(len(past) - 1, past.ahead + 1) + 1]
             weights = process.per_part(lambda leaf: unipc(leaf, at, past[-1], t, self.bh2, True))
-            yield Row(past[-1], t, at=t, weights=weights, redo=True, move=process.move(past[-1], t))
+            yield Row(past[-1], t, at=t, weights=weights, redo=True, move=plain(process, past[-1], t))
 
 
 @dataclass(frozen=True)
@@ -308,7 +327,7 @@ class PNDM(Solver):
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         def row(at: float, nodes: Sequence[float], w: Sequence[float], redo: bool = False, last: bool = True) -> Row:
             weights = process.per_part(lambda leaf: leads(leaf, t, nodes, w))
-            move, both = process.move(t, s), norms(process, at, t)
+            move, both = plain(process, t, s), norms(process, at, t)
             return Row(t, s, at=at, weights=weights, redo=redo, move=move, last=last, norms=both)
 
         nodes = [t, *reversed(past)][:4]
@@ -323,7 +342,7 @@ class PNDM(Solver):
             yield row(t, (t,), (1.0,), last=False)
             yield row(s, (s, t), (0.5, 0.5), redo=True)
         else:
-            yield Row(t, s, at=t, move=process.move(t, s))
+            yield Row(t, s, at=t, move=plain(process, t, s))
 
 
 def process_free(order: int) -> tuple[float, ...]:

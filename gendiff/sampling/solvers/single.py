@@ -36,7 +36,7 @@ from gendiff.processes import Gaussian, Leaf, Move, Process, leaf_of, schedule_o
 from gendiff.sampling.grids import Grid, Karras, LinearGrid, LogSNRGrid, PowerGrid
 from gendiff.sampling.solvers.table import Past, Row, Setting, Solver, by_part
 from gendiff.sampling.solvers.views import leads, norms
-from gendiff.sampling.solvers.weights import LogSNR, adams, between, heun, posterior, ratio, remaining
+from gendiff.sampling.solvers.weights import LogSNR, adams, between, heun, plain, posterior, ratio, remaining
 from gendiff.spaces import leaves
 
 
@@ -49,7 +49,7 @@ class Euler(Solver):
     times: Grid = field(default_factory=LinearGrid)
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
-        yield Row(t, s, at=t, move=process.move(t, s))
+        yield Row(t, s, at=t, move=plain(process, t, s))
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,14 @@ class DDIM(Solver):
     """Song et al. (2021), Eq. 12: eta = 0 is deterministic, eta = 1 is DDPM.
 
     Args:
-        eta: Share of the posterior's noise, one number or one for every part by name.
+        eta: Share of the posterior's noise, one number or one for every part by name; None is what parts have of their
+            own, none on flows.
         noise_scale: Factor on the injected noise, likewise; below 1 samples colder than the model.
     """
 
     order: ClassVar[int] = 1
     steps: int = 50
-    eta: Setting = 0.0
+    eta: Setting | None = None
     noise_scale: Setting = 1.0
     times: Grid = field(default_factory=LinearGrid)
 
@@ -75,8 +76,9 @@ class DDIM(Solver):
 class DDPM(Solver):
     """Ancestral sampling; exact as steps grow: `DDIM` with eta = 1.
 
-    On classes the churn of the posterior is remasking: a site forgets what it shows with probability 1 - (c_s/c_t)^2,
-    c the clock. `DDIM(eta={"pos": 1.0, "kind": 0.0})` keeps the shown classes of the part "kind".
+    Classes are moved by their own posterior, which forgets nothing that is shown, and churned as they say themselves
+    (`Absorbing(eta=...)`). `DDIM(eta={"pos": 1.0, "kind": 1.0})` remasks: a site forgets what it shows with probability
+    1 - (c_s/c_t)^2, c the clock.
 
     Args:
         noise_scale: Factor on the noise, one number or one for every part by name; on classes a temperature.
@@ -91,7 +93,7 @@ class DDPM(Solver):
     large: bool = False
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
-        churn = process.per_part(lambda leaf: posterior(leaf, t, s))
+        churn = process.per_part(lambda leaf: posterior(leaf, t, s) if leaf.flows else leaf.churn(t, s))
 
         def factor(leaf: Leaf, noise_scale: float) -> float:
             # The forward step's deviation is sigma_t/sigma_s times the posterior's; classes have no deviation.
@@ -181,7 +183,7 @@ class Heun(Solver):
     times: Grid = field(default_factory=PowerGrid)
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
-        move = process.move(t, s)
+        move = plain(process, t, s)
         yield Row(t, s, at=t, move=move, last=s <= 0)
         if s > 0:
             weights = process.per_part(lambda leaf: heun(leaf.schedule.clock(t), leaf.schedule.clock(s)))
@@ -198,7 +200,7 @@ class Midpoint(Solver):
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         if s <= 0:
-            yield Row(t, s, at=t, move=process.move(t, s))
+            yield Row(t, s, at=t, move=plain(process, t, s))
             return
         u = (t + s) / 2
         yield stage(process, t, u, t, (t,), (1.0,))
@@ -215,7 +217,7 @@ class RK4(Solver):
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         if s <= 0:
-            yield Row(t, s, at=t, move=process.move(t, s))
+            yield Row(t, s, at=t, move=plain(process, t, s))
             return
         schedule = schedule_of(process)
         c = (schedule.clock(t) + schedule.clock(s)) / 2
@@ -244,7 +246,7 @@ class DPMSolver(Solver):
     order: int = 2  # type: ignore[misc]
     orders: tuple[int, ...] = ()
     times: Grid = field(default_factory=LogSNRGrid)
-    eta: Setting = 0.0
+    eta: Setting | None = None
     noise_scale: Setting = 1.0
 
     def __post_init__(self) -> None:
@@ -290,7 +292,7 @@ class DPMpp2S(Solver):
     order: ClassVar[int] = 2
     steps: int = 10
     times: Grid = field(default_factory=Karras)
-    eta: Setting = 0.0
+    eta: Setting | None = None
     noise_scale: Setting = 1.0
     inner: bool = False
 
@@ -356,11 +358,11 @@ class OnePath(Solver):
 
 def ancestral(process: Process, t: float, s: float, eta: Any, noise_scale: Any) -> Any:
     """The move t -> s with eta times the posterior's noise; both may be by part."""
-    churn = process.per_part(lambda leaf, eta: eta * posterior(leaf, t, s), eta)
+    churn = process.per_part(lambda leaf, eta: leaf.churn(t, s) if eta is None else eta * posterior(leaf, t, s), eta)
     return process.move(t, s, churn, by_part(process, noise_scale))
 
 
-def reached(process: Process, t: float, s: float, eta: Setting) -> float:
+def reached(process: Process, t: float, s: float, eta: Setting | None) -> float:
     """`remaining` of the first part, whose levels decide where a step is divided."""
     return next(iter(leaves(process.per_part(lambda leaf, eta: remaining(leaf, t, s, eta), eta))))
 
@@ -400,6 +402,6 @@ def stage(
         return leads(leaf, t, nodes, w)
 
     return Row(
-        t, s, at=at, weights=process.per_part(mixed), redo=redo, move=process.move(t, s), last=last,
+        t, s, at=at, weights=process.per_part(mixed), redo=redo, move=plain(process, t, s), last=last,
         norms=norms(process, at, t),
     )  # fmt: skip

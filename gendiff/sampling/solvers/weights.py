@@ -26,11 +26,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import inf
+from typing import Any
 
 import numpy as np
 
 from gendiff.errors import POSITIVE, check
-from gendiff.processes import Leaf
+from gendiff.processes import Leaf, Process
 from gendiff.processes.schedules import Schedule
 
 
@@ -180,13 +181,23 @@ def adams(leaf: Leaf, at: Sequence[float], t: float, s: float, variable: Variabl
     return integrals(nodes, q, mass / mass.sum())
 
 
+def plain(process: Process, t: float, s: float) -> Any:
+    """The move t -> s of a solver that says nothing of churn: none on flows, on classes their own."""
+    return process.move(t, s, process.per_part(lambda leaf: leaf.churn(t, s)))
+
+
 def posterior(leaf: Leaf, t: float, s: float) -> float:
     """sigma_s sqrt(1 - (alpha_t sigma_s/(alpha_s sigma_t))^2): the deviation of q(x_s | x_t, x0)."""
     return noisy(leaf, t, s, 1.0)
 
 
-def noisy(leaf: Leaf, t: float, s: float, eta: float) -> float:
-    """sigma_s sqrt(1 - (c_s/c_t)^(2 eta^2)): the reverse SDE with eta times its noise; eta = 1 is the posterior."""
+def noisy(leaf: Leaf, t: float, s: float, eta: float | None) -> float:
+    """sigma_s sqrt(1 - (c_s/c_t)^(2 eta^2)): the reverse SDE with eta times its noise; eta = 1 is the posterior.
+
+    None is what the part has of its own.
+    """
+    if eta is None:
+        return leaf.churn(t, s)
     if s <= 0 or eta == 0:
         return 0.0
     (alpha_t, sigma_t), (alpha_s, sigma_s) = leaf.schedule(t), leaf.schedule(s)
@@ -194,10 +205,10 @@ def noisy(leaf: Leaf, t: float, s: float, eta: float) -> float:
     return sigma_s * math.sqrt(max(1 - share ** (2 * eta * eta), 0.0))
 
 
-def remaining(leaf: Leaf, t: float, s: float, eta: float) -> float:
+def remaining(leaf: Leaf, t: float, s: float, eta: float | None) -> float:
     """The log-SNR that an ancestral step t -> s reaches before its noise is added, that noise being eta sigma_q."""
     alpha, sigma = leaf.schedule(s)
-    down = sigma * sigma - (eta * posterior(leaf, t, s)) ** 2
+    down = sigma * sigma - ((eta or 0.0) * posterior(leaf, t, s)) ** 2
     return math.log(alpha * alpha / down) if down > 0 else inf
 
 
