@@ -400,6 +400,9 @@ def test_noise_in_a_sampler_after_training_with_a_coupling_is_said() -> None:
 
 
 def test_a_recipe_refuses_a_setting_for_a_part_that_there_is_not() -> None:
-    for setting in ({"coupling": {"poss": KabschAligned()}}, {"weighting": {"poss": Output()}}, {"parts": {"poss": 1}}):
+    settings: list[dict[str, Any]] = [
+        {"coupling": {"poss": KabschAligned()}}, {"weighting": {"poss": Output()}}, {"parts": {"poss": 1}},
+    ]  # fmt: skip
+    for setting in settings:
         with pytest.raises(GendiffError, match=r"no part 'poss'.*Did you mean \"pos\""):
             Recipe("graphs.wrong", Graphs(), objective=Objective(**setting))
