@@ -1,21 +1,26 @@
-"""What conditions cost a model that has none, and what a large folder costs.
+"""What conditions cost a model that has none, and what large sets cost in memory and time.
 
-    python benchmarks/costs.py step      a training step and ten evaluations of a U-Net and a DiT without conditions
-    python benchmarks/costs.py folder    20,000 PNG files of 64 pixels: seconds to the third step, and memory
+    python benchmarks/costs.py step       a step and ten evaluations of a U-Net and a DiT without conditions
+    python benchmarks/costs.py pictures   20,000 PNG files of 64 pixels, prepared and not: seconds, memory
+    python benchmarks/costs.py sounds     three WAV files of 20 minutes, beside three of a second; a second of an hour
 
 To compare two states of the code, run `step` in a checkout of each, by turns; it prints the least of some tries, since
-other programs only add. `folder` writes its pictures once, below --data, and trains in a process of its own.
+other programs only add. The others write their files once, below --data, train in processes of their own, and write
+what they find into --out. `resident` is the most of a process, with all that it imports.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import wave
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,31 +66,100 @@ def step() -> None:
         print(f"{name}: a step {least(train, 25):.2f} ms, ten evaluations {least(draw, 6):.2f} ms")
 
 
-def folder(home: Path, count: int = 20_000) -> None:
+def child(*words: str) -> dict[str, float]:
+    """Seconds and most resident MB of a gendiff command in a process of its own."""
+    since = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "gendiff", *words], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"gendiff {' '.join(words)} ended with {process.returncode}")
+    return {"seconds": round(time.perf_counter() - since, 1), "resident_mb": round(used.ru_maxrss / 1e3)}
+
+
+def pictures(home: Path, count: int = 20_000) -> Iterator[tuple[str, Any]]:
+    """Training steps on many small pictures, and on one."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
     for i in range(count):
-        path = home / f"c{i % 10}" / f"{i}.png"
+        path = home / "many" / f"c{i % 10}" / f"{i}.png"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
             small.resize((64, 64)).save(path, compress_level=1)
-    with tempfile.TemporaryDirectory() as out:
-        call = ["train", "images.folder", str(home), "--size", "64", "trainer.steps=3", "trainer.show=0", "--quiet"]
-        since = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "gendiff", *call, "--out", f"{out}/run"], check=True)
-        seconds = time.perf_counter() - since
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(f"{count} pictures: {seconds:.1f} s to the end of the third step, {memory:.2f} GiB resident")
+    own = ["images.folder", str(home / "many"), "--size", "64", "domain.source.test_share=0.01"]
+    steps = ["trainer.show=0", "--quiet"]
+    with tempfile.TemporaryDirectory(dir=home) as out:
+        store, three = ["--prepared", f"{out}/store"], ["trainer.steps=3", *steps]
+        long = ["trainer.batch=256", "network.channels=8,8", "trainer.steps=20", *steps]
+        yield "digits, three steps", child("train", "images.digits", *three, "--out", f"{out}/a")
+        yield "prepare", child("prepare", *own, "--quiet", "--out", f"{out}/store")
+        yield "store, MB", round(sum(p.stat().st_size for p in Path(out, "store").rglob("*")) / 1e6)
+        yield "prepared, three steps", child("train", *own, *three, *store, "--out", f"{out}/b")
+        yield "not prepared, three steps", child("train", *own, *three, "--out", f"{out}/c")
+        yield "prepared, 20 batches of 256", child("train", *own, *long, *store, "--out", f"{out}/d")
+        yield "not prepared, 20 batches of 256", child("train", *own, *long, "--out", f"{out}/e")
+
+
+def noise(path: Path, seconds: int, rate: int, channels: int) -> None:
+    """A WAV file of 16 bits."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(zlib.crc32(path.name.encode()))
+    with wave.open(str(path), "wb") as file:
+        file.setparams((channels, 2, rate, 0, "NONE", ""))
+        for _ in range(seconds):
+            file.writeframes((3000 * rng.standard_normal((rate, channels))).astype("<i2").tobytes())
+
+
+def sounds(home: Path) -> Iterator[tuple[str, Any]]:
+    """Training steps on three recordings of 20 minutes, beside three of a second; a second out of an hour."""
+    from gendiff_audio import read
+
+    for i in range(3):
+        noise(home / "long" / f"{i}.wav", 1200, 44_100, 2)
+        noise(home / "short" / f"{i}.wav", 1, 44_100, 2)
+    noise(home / "hour.wav", 3600, 48_000, 2)
+    yield "hour, MB", round((home / "hour.wav").stat().st_size / 1e6)
+    read(home / "short" / "0.wav")  # with its imports
+    rng = np.random.default_rng(0)
+    places = iter(rng.uniform(0, 3598, 21).tolist())
+    spent = sorted(1e3 * timed(lambda: read(home / "hour.wav", start=next(places), seconds=1)) for _ in range(21))
+    yield "a second of the hour, ms", {"median": round(spent[10], 1), "most": round(spent[-1], 1)}
+    steps = ["trainer.steps=3", "trainer.batch=4", "trainer.show=0", "--quiet"]
+    with tempfile.TemporaryDirectory(dir=home) as out:
+        for name in ("short", "long"):
+            own = ["audio.folder", str(home / name)]
+            yield f"{name}, three steps", child("train", *own, *steps, "--out", f"{out}/{name}")
+            yield f"{name}, prepare", child("prepare", *own, "--quiet", "--out", f"{out}/{name}.store")
+            store = ["--prepared", f"{out}/{name}.store", "--out", f"{out}/{name}.b"]
+            yield f"{name}, prepared, three steps", child("train", *own, *steps, *store)
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Seconds of a call."""
+    since = time.perf_counter()
+    run()
+    return time.perf_counter() - since
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("step", "folder"))
-    parser.add_argument("--data", type=Path, default=Path("data/many"), help="where the pictures of `folder` are")
+    parser.add_argument("what", choices=("step", "pictures", "sounds"))
+    parser.add_argument("--data", type=Path, default=Path("data/costs"), help="where the files are written")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/costs.json"), help="what was found")
     args = parser.parse_args()
-    step() if args.what == "step" else folder(args.data)
+    if args.what == "step":
+        step()
+        return
+    before = json.loads(args.out.read_text()) if args.out.exists() else {}
+    found: dict[str, Any] = {}
+    for name, value in {"pictures": pictures, "sounds": sounds}[args.what](args.data):
+        print(f"{name}: {value}", flush=True)
+        found[name] = value
+        args.out.write_text(json.dumps({**before, args.what: found}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

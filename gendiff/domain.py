@@ -105,6 +105,16 @@ class Examples(Sequence[Example]):
         """The artifacts alone: a list, or one at a time where the examples are made when asked for."""
         return [item.artifact for item in self.items] if isinstance(self.items, tuple) else Artifacts(self.items)
 
+    @property
+    def conds(self) -> Sequence[Mapping[str, Any]]:
+        """What is said of each, without its artifact being made."""
+        return self.items.cond if isinstance(self.items, Made) else [item.cond for item in self.items]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Where each came from, without its artifact being made."""
+        return self.items.names if isinstance(self.items, Made) else [item.name for item in self.items]
+
     def report(self) -> str:
         """How many were read, how many rejected, by reason, with the first names of each, and how many are others."""
         lines = [f"{len(self)} read, {len(self.rejected)} rejected"]
@@ -117,6 +127,37 @@ class Examples(Sequence[Example]):
             lines.append(printable(f"  {len(self.others)} other files: {listed}"))
         lines += [printable(f"  {note}") for note in self.notes]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class Made(Sequence[Example]):
+    """Examples of which each artifact is made when it is asked for, while what is said of it is at hand.
+
+    Args:
+        values: What artifacts are made of: a sequence that may make its items too (see `gendiff.lazy`).
+        cond: What is said of each.
+        names: Of each.
+    """
+
+    values: Sequence[Any] | np.ndarray
+    cond: Sequence[Mapping[str, Any]]
+    names: Sequence[str]
+
+    def artifact(self, value: Any) -> Any:
+        """The artifact of a value; by default itself."""
+        return value
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> Example | Self:
+        if isinstance(index, slice):
+            return type(self)(self.values[index], self.cond[index], self.names[index])
+        return Example(self.artifact(self.values[index]), self.cond[index], self.names[index])
 
 
 class Artifacts(Sequence[Any]):
@@ -258,7 +299,13 @@ class Domain(ABC):
 
     def fit_conditions(self, examples: Sequence[Example]) -> Self:
         """The same with ranges and vocabularies taken from the conditions of training examples."""
-        said = [e.cond for e in examples] if self.conditions else []  # once: examples may be made when asked for
+        said = (
+            []
+            if not self.conditions
+            else examples.conds
+            if isinstance(examples, Examples)
+            else [e.cond for e in examples]
+        )
         fitted = {}
         for name, own in self.conditions.items():
             with told_of(name, own):

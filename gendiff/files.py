@@ -160,6 +160,31 @@ class Arrays:
         with reading(self.path, "an undamaged .npz file"), self.archive.open(self.infos[key]) as file:
             return read_array(file, self.infos[key].file_size, self.limit, f"{self.path}: {key}")
 
+    def mapped(self, key: str) -> np.ndarray:
+        """An array that stays on the disk, if it lies there unpacked, as `numpy.savez` writes it; else the array.
+
+        Raises:
+            DataError: As for the array; its bytes are read once, to be checked.
+        """
+        info = self.infos.get(key)
+        if info is None or info.compress_type != zipfile.ZIP_STORED or not info.file_size:
+            return self[key]
+        with reading(self.path, "an undamaged .npz file"):
+            with self.archive.open(info) as file:
+                shape, dtype = header_of(file, f"{self.path}: {key}")
+                first = file.tell()
+                if math.prod(shape) * dtype.itemsize != info.file_size - first or not math.prod(shape):
+                    return self[key]
+                file.seek(0)
+                fortran = b"'fortran_order': True" in file.read(first)
+                while file.read(2**20):  # to its end, where it is checked
+                    pass
+            with self.path.open("rb") as raw:
+                raw.seek(info.header_offset + 26)
+                names = sum(struct.unpack("<HH", raw.read(4)))
+            at = info.header_offset + 30 + names + first
+            return np.memmap(self.path, dtype, "r", at, shape, "F" if fortran else "C")
+
     def shape(self, key: str) -> tuple[tuple[int, ...], np.dtype]:
         """Shape and type of an array, from its header alone."""
         if key not in self.infos:
@@ -177,6 +202,23 @@ def open_arrays(path: str | Path) -> Arrays:
     path = Path(path)
     with reading(path, "a NumPy .npz file without pickles"):
         return Arrays(path, zipfile.ZipFile(path))
+
+
+Stamp = tuple[int, int]
+
+
+def stamp(path: str | Path) -> Stamp:
+    """A file's size in bytes and its time of change in nanoseconds."""
+    facts = Path(path).stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+def check_stamp(path: str | Path, known: Stamp) -> None:
+    """Refuses a file that has changed since it was looked at."""
+    with reading(path, "the file that was there before"):
+        now = stamp(path)
+    if now != known:
+        raise DataError(f"{path} has changed since it was looked at", "the same file", "Begin again")
 
 
 def load_array(path: str | Path) -> np.ndarray:

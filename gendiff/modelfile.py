@@ -33,6 +33,7 @@ from gendiff.config import (
     check_type,
     complete,
     from_config,
+    kind_name,
     parse_json,
     to_config,
     unread,
@@ -138,7 +139,8 @@ def domain_type(config: Mapping[str, Any], where: str, parts: Sequence[type] = (
     name, kind = config["name"], config.get("kind")
     check_name(name, f"the name in {where}")
     for part in (*parts, *registered_parts()):
-        if issubclass(part, Domain) and (part.__name__ == kind if kind else getattr(part, "name", None) == name):
+        own = kind in (part.__name__, kind_name(part)) if kind else getattr(part, "name", None) == name
+        if own and issubclass(part, Domain):
             return part
     cls = domain_class(name)
     return cls if kind in (None, cls.__name__) else Kinds(package_of(cls)).find(kind, where)

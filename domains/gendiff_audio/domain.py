@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -188,20 +188,27 @@ class Audio(Domain):
         return float((bands > math.log(10) / 20).float().mean())
 
     def fit(self, artifacts: Sequence[Clip]) -> Audio:
-        """The same domain with mean, std and lengths of these clips. Sums are exact, so their order does not matter.
+        """The same domain with mean, std and lengths of these clips, in two passes over them, of which nothing is held.
+        Sums are exact, so their order does not matter.
 
         Raises:
             DataError: no clips.
         """
-        if not artifacts:
+        if not len(artifacts):
             raise DataError("no clips to fit", "the training clips")
-        raw = replace(self, mean=(0.0,), std=(1.0,))
-        states = [raw.encode(clip).double() for clip in artifacts]
-        count = sum(len(x) for x in states)
-        mean = torch.tensor(_exact(x.sum(0) for x in states), dtype=torch.float64) / count
-        variance = torch.tensor(_exact((x - mean).square().sum(0) for x in states), dtype=torch.float64) / count
+        raw, sizes = replace(self, mean=(0.0,), std=(1.0,)), []
+
+        def sums(take: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+            sizes.clear()
+            for clip in artifacts:
+                x = raw.encode(clip).double()
+                sizes.append(len(x))
+                yield take(x).sum(0)
+
+        mean = torch.tensor(_exact(sums(lambda x: x)), dtype=torch.float64) / sum(sizes)
+        variance = torch.tensor(_exact(sums(lambda x: (x - mean).square())), dtype=torch.float64) / sum(sizes)
         std = variance.sqrt().clamp_min(1e-3)
-        frames = np.sort([len(x) for x in states])
+        frames = np.sort(sizes)
         lengths = tuple(int(frames[int(q * len(frames))]) for q in (np.arange(32) + 0.5) / 32)
         rounded = [tuple(round(float(value), 5) for value in values) for values in (mean, std)]
         return replace(self, mean=rounded[0], std=rounded[1], lengths=lengths)

@@ -1,7 +1,8 @@
 """Where clips come from: sounds made on the fly, the Free Spoken Digit Dataset, or a person's own folder or archive.
 
 Every file becomes an example (or several: windows of a long recording), or is listed as rejected, with its reason, or
-as one of the other files, which are no sounds. Files are read one at a time, and none is kept.
+as one of the other files, which are no sounds. Each is read once to be checked; clips are made when they are asked for,
+from the part of the file where they lie, and remembered up to 64 MiB. Of an archive the files are held as they are.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from gendiff.conditions import Condition, Label, Number, Said, said_of
-from gendiff.domain import Example, Examples, Rejected, Source, data_file, data_root, unsealed
+from gendiff.domain import Examples, Made, Rejected, Source, data_file, data_root, unsealed
 from gendiff.errors import DataError, RequestError, nearest
-from gendiff.files import listed_name, read_rows
-from gendiff_audio.clip import AudioError
+from gendiff.files import Stamp, check_stamp, listed_name, read_rows, stamp
+from gendiff.lazy import Kept, Lazy
+from gendiff_audio.clip import AudioError, Clip
 from gendiff_audio.io import Members, Recording
 from gendiff_audio.prepare import Prepare
 from gendiff_audio.synthesis import SOUNDS, pitch_of, sound
@@ -73,14 +76,47 @@ class Tones(ClipSource):
         """Clips by seed; `root` is not needed."""
         _check(split)
         first, count = (0, self.count) if split == "train" else (self.count, max(len(SOUNDS), self.count // 5))
-        items = []
+        names, cond, keys = [], [], []
         for i in range(first, first + count):
             k = i % len(SOUNDS)
-            seed = 1_000_003 * self.seed + i
-            clip = sound(SOUNDS[k], seed, sample_rate=self.prepare.sample_rate)
-            said = {"sound": k, **({"pitch": pitch_of(SOUNDS[k], seed)} if self.pitch else {})}
-            items.append(Example(self.prepare(clip), said, f"{SOUNDS[k]}-{i}"))
-        return Examples(items)
+            keys.append((SOUNDS[k], 1_000_003 * self.seed + i))
+            cond.append({"sound": k, **({"pitch": pitch_of(*keys[-1])} if self.pitch else {})})
+            names.append(f"{SOUNDS[k]}-{i}")
+        return Examples(Made(Lazy(keys, Kept(Sounded(self.prepare))), cond, names))
+
+
+@dataclass(frozen=True)
+class Sounded:
+    """From a sound's name and seed to its clip."""
+
+    prepare: Prepare
+
+    def __call__(self, key: tuple[str, int]) -> Clip:
+        return self.prepare(sound(*key, sample_rate=self.prepare.sample_rate))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a clip lies: in a file that had this stamp, or in the bytes of one; None seconds are all of it."""
+
+    item: Path | bytes
+    stamp: Stamp | None
+    name: str
+    start: float
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Heard:
+    """From a part of a recording to its clip."""
+
+    prepare: Prepare
+
+    def __call__(self, part: Part) -> Clip:
+        if isinstance(part.item, Path) and part.stamp is not None:
+            check_stamp(part.item, part.stamp)
+        with Recording(part.item, name=part.name) as file:
+            return self.prepare(file.read(start=part.start, seconds=part.seconds))
 
 
 @dataclass(frozen=True)
@@ -369,7 +405,8 @@ def _examples(
     """Reads, checks, prepares and labels each sound that is chosen by its name and digest; what cannot be used joins
     the rejected, and with `all_listed` also what the table does not have.
     """
-    items: list[tuple[str, int, Example]] = []
+    items: list[tuple[str, int, Part, Mapping[str, Any], str]] = []
+    make = Kept(Heard(prepare))
     refused: list[Rejected] = []
     seen: set[bytes] = set()
     met: set[str] = set()
@@ -388,19 +425,21 @@ def _examples(
             if digest in seen:
                 raise AudioError("a copy of another file", name, "sounds that differ")
             cond = {**_labels(name, table[name], classes), **(said.of(name) if said else {})}
+            known = stamp(item) if isinstance(item, Path) else None
             with Recording(item, name=name) as file:
                 parts = _windows(file.seconds, window)
                 counts["long"] += len(parts) > 1
                 counts["two channels"] += file.channels == 2 and prepare.channel is None
                 counts["length"] += bool(file.note)
                 for k, (start, seconds) in enumerate(parts):
-                    part = name if seconds is None else f"{name} [{start:g}-{start + seconds:g} s]"
+                    called = name if seconds is None else f"{name} [{start:g}-{start + seconds:g} s]"
+                    part = Part(item, known, name, start, seconds)
                     try:
-                        clip = prepare(file.read(start=start, seconds=seconds))
+                        make.keep(part, prepare(file.read(start=start, seconds=seconds)))
                     except AudioError as error:
-                        refused.append(Rejected(part, error.reason))
+                        refused.append(Rejected(called, error.reason))
                     else:
-                        items.append((name, k, Example(clip, cond, part)))
+                        items.append((name, k, part, cond, called))
                         seen.add(digest)
         except AudioError as error:
             refused.append(Rejected(name, error.reason))
@@ -423,7 +462,9 @@ def _examples(
     told = [f"{counts[key]} {text}" for key, text in odd.items() if counts[key]]
     told += said.notes if said else []
     items.sort(key=lambda item: item[:2])
-    return Examples([e for _, _, e in items], rejected=refused, others=members.others, notes=[*notes, *told])
+    clips = Lazy([item[2] for item in items], make)
+    made = Made(clips, [item[3] for item in items], [item[4] for item in items])
+    return Examples(made, rejected=refused, others=members.others, notes=[*notes, *told])
 
 
 def _windows(seconds: float, window: float) -> list[tuple[float, float | None]]:

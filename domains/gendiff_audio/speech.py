@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from gendiff.conditions import Aligned, Condition
-from gendiff.domain import Example, Examples, Rejected, data_file
+from gendiff.domain import Examples, Made, Rejected, data_file
 from gendiff.errors import DataError, RequestError, nearest
 from gendiff.files import read_rows
+from gendiff.lazy import Kept, Lazy
 from gendiff_audio.clip import Clip
 from gendiff_audio.io import Recording
 from gendiff_audio.prepare import Prepare
@@ -81,7 +81,15 @@ class Speech(ClipSource):
                 kept.append(row)
         if not kept:
             raise DataError(f"no utterance of {archive} is usable: {Examples([], rejected).report()}", "at least one")
-        return Examples(Utterances(str(archive), tuple(kept), self.prepare), rejected)
+        clips = Lazy(
+            [(row["path"], int(row["start"]), int(row["frames"])) for row in kept],
+            Kept(Uttered(str(archive), self.prepare)),
+        )
+        said = [
+            {"symbols": row["phonemes"].split(" "), "durations": [int(d) for d in row["durations"].split(" ")]}
+            for row in kept
+        ]
+        return Examples(Made(clips, [{"phonemes": one} for one in said], [row["uid"] for row in kept]), rejected)
 
 
 def held_out(text: str) -> bool:
@@ -99,32 +107,17 @@ def odd(row: Mapping[str, str]) -> str:
     return "" if sum(map(int, durations)) * HOP == int(row["frames"]) else "durations that are not those of the clip"
 
 
-@dataclass(frozen=True, eq=False)
-class Utterances(Sequence[Example]):
-    """Examples, each read from the archive when it is asked for.
-
-    Args:
-        archive: a tar archive of recordings.
-        rows: the utterances.
-        prepare: what is done to every clip.
-    """
+@dataclass(frozen=True)
+class Uttered:
+    """From the path of a recording in the archive, and where an utterance lies in it, to its clip."""
 
     archive: str
-    rows: tuple[Mapping[str, str], ...]
     prepare: Prepare
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, slice):
-            return Utterances(self.archive, self.rows[key], self.prepare)
-        row = self.rows[key]
-        begin = int(row["start"])
-        samples = recording(self.archive, row["path"])
-        clip = Clip(samples.samples[:, begin : begin + int(row["frames"])], samples.sample_rate)
-        said = {"symbols": row["phonemes"].split(" "), "durations": [int(d) for d in row["durations"].split(" ")]}
-        return Example(self.prepare(clip), {"phonemes": said}, row["uid"])
+    def __call__(self, key: tuple[str, int, int]) -> Clip:
+        path, begin, count = key
+        samples = recording(self.archive, path)
+        return self.prepare(Clip(samples.samples[:, begin : begin + count], samples.sample_rate))
 
 
 @lru_cache(maxsize=2)

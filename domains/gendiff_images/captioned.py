@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from gendiff.conditions import Label, Text
 from gendiff.domain import Examples, Rejected, data_file
 from gendiff.errors import DataError, RequestError, nearest
 from gendiff.files import open_arrays
-from gendiff_images.io import open_image
-from gendiff_images.sources import Look, Pictures, PictureSource
+from gendiff.lazy import Kept, Lazy
+from gendiff_images.sources import Look, Packed, Pictures, PictureSource
 
 WHITE = 255
 
@@ -44,7 +43,9 @@ class Frames(Sequence[np.ndarray]):
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, slice):
-            return Frames(self.cells, self.palette, self.which[key])
+            which = self.which[key]
+            first, stop = min(which, default=(0, 0))[0], max(which, default=(-1, 0))[0] + 1  # no more than is needed
+            return Frames(self.cells[first:stop], self.palette[first:stop], tuple((i - first, k) for i, k in which))
         i, frame = self.which[key]
         rgba = self.palette[i][self.cells[i, frame]]
         return np.where(rgba[..., 3:] > 0, rgba[..., :3], WHITE).astype(np.uint8)
@@ -144,18 +145,20 @@ class Emoji(PictureSource):
         rows = table(data_file("images/emoji4_64.csv", root, "captions and styles"), ("code", "caption", "style"))
         with open_arrays(data_file("images/emoji4_64.npz", root, "emoji as WebP files end to end")) as z:
             data, offset = z["image"], z["offset"]
-        values, names, cond, rejected = [], [], [], []
+        make = Kept(Packed(3))
+        keys, names, cond, rejected = [], [], [], []
         for i, row in enumerate(rows):
             test = hashlib.sha256(row["code"].encode()).digest()[0] < 26
             if test != (split == "test"):
                 continue
             name = f"emoji/{row['code']}/{row['style']}"
+            key = data[offset[i] : offset[i + 1]].tobytes()
             try:
-                image = open_image(io.BytesIO(data[offset[i] : offset[i + 1]].tobytes()), channels=3)
+                make(key)
             except DataError as error:
                 rejected.append(Rejected(name, error.got))
                 continue
-            values.append(np.asarray(image))
+            keys.append(key)
             names.append(name)
             cond.append({"caption": row["caption"], "style": row["style"]})
-        return Examples(Pictures(values, cond, names), rejected)
+        return Examples(Pictures(Lazy(keys, make), cond, names), rejected)

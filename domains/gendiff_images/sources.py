@@ -1,7 +1,8 @@
 """Where pictures come from. A source lists every file it could not use, with the reason, and every file beside the
 pictures that is none: read + rejected + others are all files.
 
-Pictures are kept in memory as they came, in 8 bits where the file has 8, and become float32 one at a time.
+Pictures are read when they are asked for, into 8 bits where the file has 8, and remembered up to 64 MiB; what an array
+in a file holds unpacked stays on the disk. They become float32 one at a time.
 
 Every split is disjoint from the other: data sets with an official split keep it; `Digits` is cut by a fixed
 permutation; `Folder` and `Arrays` without one decide by a hash of each picture's bytes, so equal pictures never
@@ -17,15 +18,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from gendiff.conditions import Condition, Said, said_of
-from gendiff.domain import Example, Examples, Rejected, Source, data_file, data_root
+from gendiff.domain import Example, Examples, Made, Rejected, Source, data_file, data_root
 from gendiff.errors import DataError, RequestError, nearest, printable
 from gendiff.files import Arrays as Npz
-from gendiff.files import folder_files, listed_name, open_arrays, read_rows
+from gendiff.files import Stamp, check_stamp, folder_files, listed_name, open_arrays, read_rows, stamp
+from gendiff.lazy import Kept, Lazy
 from gendiff_images.io import FITS, SUFFIXES, check_size, fit_image, from_values, image_values, open_image
 
 SPLITS = ("train", "test")
@@ -63,8 +66,7 @@ def check_split(split: str) -> str:
     return split
 
 
-@dataclass(frozen=True, eq=False)
-class Pictures(Sequence[Example]):
+class Pictures(Made):
     """Pictures with their names and conditions, each made a float32 tensor [C, H, W] when it is asked for.
 
     Args:
@@ -73,21 +75,46 @@ class Pictures(Sequence[Example]):
         names: of each.
     """
 
-    values: Sequence[np.ndarray] | np.ndarray
-    cond: Sequence[Mapping[str, Any]]
-    names: Sequence[str]
+    def artifact(self, value: np.ndarray) -> Tensor:
+        return from_values(value)
 
-    def __len__(self) -> int:
-        return len(self.names)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> Pictures: ...
-    def __getitem__(self, index: int | slice) -> Example | Pictures:
-        if isinstance(index, slice):
-            return Pictures(self.values[index], self.cond[index], self.names[index])
-        return Example(from_values(self.values[index]), self.cond[index], self.names[index])
+@dataclass(frozen=True)
+class Packed:
+    """From the bytes of a picture's file to its values, of a size where one is given."""
+
+    channels: int
+    size: tuple[int, int] | None = None
+
+    def __call__(self, content: bytes) -> np.ndarray:
+        image = open_image(io.BytesIO(content), channels=self.channels)
+        if self.size not in (None, image.size):
+            raise DataError(f"wrong size {image.size[0]}x{image.size[1]}", "{}x{}".format(*self.size or ()))
+        return image_values(image, self.channels)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """From the name of a picture's file, with its stamp, to its values, brought to a size."""
+
+    home: Path
+    channels: int
+    sides: tuple[int, int]
+    fit: str
+
+    def __call__(self, key: tuple[str, Stamp]) -> np.ndarray:
+        name, known = key
+        check_stamp(self.home / name, known)
+        return image_values(
+            fit_image(open_image(self.home / name, channels=self.channels), self.sides, self.fit), self.channels
+        )
+
+
+def those(values: Sequence[np.ndarray] | np.ndarray, which: Sequence[int]) -> Sequence[np.ndarray]:
+    """Some of the values, of which none is made for it."""
+    return (
+        Lazy([values.keys[i] for i in which], values.make) if isinstance(values, Lazy) else [values[i] for i in which]
+    )
 
 
 def whole_labels(y: np.ndarray, count: int, where: str) -> np.ndarray:
@@ -121,7 +148,7 @@ def _examples(
         labels = whole
     keep = [i for i in range(len(values)) if i not in bad]
     pictures = Pictures(
-        values if not bad else [values[i] for i in keep],
+        values if not bad else those(values, keep),
         [{} if labels is None else {"label": int(labels[i])} for i in keep],
         [f"{name}/{i}" for i in keep],
     )
@@ -215,13 +242,10 @@ class CIFAR10(PictureSource):
                 f"{path}: jpeg {data.dtype} {data.shape}, offset {offset.dtype} {offset.shape}, y {y.shape}",
                 "bytes, rising offsets that begin at 0 and end at their number, and a label for each picture",
             )
-        values, bad = np.empty((len(y), 32, 32, 3), np.uint8), {}
-        for i, (start, stop) in enumerate(pairwise(offset)):
+        values, bad = Lazy([data[a:b].tobytes() for a, b in pairwise(offset)], Kept(Packed(3, (32, 32)))), {}
+        for i in range(len(y)):
             try:
-                image = open_image(io.BytesIO(data[start:stop].tobytes()), channels=3)
-                if image.size != (32, 32):
-                    raise DataError(f"wrong size {image.size[0]}x{image.size[1]}", "32x32")
-                values[i] = image_values(image, 3)
+                values[i]
             except DataError as e:
                 bad[i] = e.got
         return _examples(values, y, f"cifar10/{split}", 10, bad)
@@ -417,19 +441,17 @@ class Folder(PictureSource):
         classes = sorted(set(labels.values()))
         listed = {name.as_posix() for name in names}
         rejected += [Rejected(n, "in the table, but not among the pictures") for n in labels if n not in listed]
-        values, cond, kept, apart = [], [], [], 0
+        make = Kept(Opened(home, self.channels, check_size(self.size, "Folder"), self.fit))
+        keys, cond, kept, apart = [], [], [], 0
         for name in (n.as_posix() for n in names):
             try:
                 if classes and name not in labels:
                     raise DataError("no class: " + ("not in the table" if self.manifest else "beside class folders"))
-                content = (home / name).read_bytes()
-                if _is_test(content, self.test_share) != (split == "test"):
+                key = name, stamp(home / name)
+                if _is_test((home / name).read_bytes(), self.test_share) != (split == "test"):
                     apart += 1
                     continue
-                image = fit_image(
-                    open_image(io.BytesIO(content), channels=self.channels), check_size(self.size, "Folder"), self.fit
-                )
-                values.append(image_values(image, self.channels))
+                make(key)
             except DataError as e:
                 rejected.append(Rejected(name, e.got))
             except OSError as e:
@@ -438,8 +460,9 @@ class Folder(PictureSource):
                 own: dict[str, Any] = {"label": classes.index(labels[name])} if classes else {}
                 cond.append({**own, **said.of(name)})
                 kept.append(name)
+                keys.append(key)
         notes = [*self._notes(home, names, apart), *said.notes] if split == "train" else []
-        examples = Examples(Pictures(values, cond, kept), rejected=rejected, others=others, notes=notes)
+        examples = Examples(Pictures(Lazy(keys, make), cond, kept), rejected=rejected, others=others, notes=notes)
         return _not_empty(examples, split, str(home), self.test_share)
 
     def describe(self) -> str:
@@ -501,7 +524,7 @@ class Arrays(PictureSource):
             own = "x_train" in z
             suffix = f"_{split}" if own else ""
             check_pictures(path, "x" + suffix, *z.shape("x" + suffix))
-            x = z["x" + suffix]
+            x = z.mapped("x" + suffix)
             y = z.get("y" + suffix)
             classes = len(self._classes(z, "x_train" if own else "x"))
         if y is not None and len(y) != len(x):
@@ -529,7 +552,7 @@ def chosen(examples: Examples, names: set[str]) -> Examples:
     pictures = examples.items
     assert isinstance(pictures, Pictures)
     keep = [i for i, name in enumerate(pictures.names) if name in names]
-    values, cond = [pictures.values[i] for i in keep], [pictures.cond[i] for i in keep]
+    values, cond = those(pictures.values, keep), [pictures.cond[i] for i in keep]
     kept = Pictures(values, cond, [pictures.names[i] for i in keep])
     return Examples(kept, [r for r in examples.rejected if r.name in names])
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,6 +39,7 @@ from gendiff import (
     Tangent,
     Velocity,
 )
+from gendiff.domain import Made
 from gendiff.errors import DataError, RequestError, nearest
 from gendiff.processes import schedule_of
 from gendiff.sampling.solvers import Solver
@@ -196,7 +197,8 @@ class Proteins(Domain):
         examples = self.source.load(split, root)
         if "structure" not in self.asked:
             return examples
-        items = [replace(e, cond={"structure": three_states(e.artifact), **e.cond}) for e in examples]
+        cond = [{"structure": three_states(e.artifact), **e.cond} for e in examples]
+        items = Made(examples.artifacts, cond, examples.names)
         return Examples(items, examples.rejected, examples.others, examples.notes)
 
     def metrics(self) -> dict[str, Callable[[list[Structure], list[Structure]], float]]:

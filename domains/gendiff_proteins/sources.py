@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from gendiff.conditions import Condition, Said, Text, said_of
-from gendiff.domain import Example, Examples, Rejected, Source, data_file, unsealed
+from gendiff.domain import Example, Examples, Made, Rejected, Source, data_file, unsealed
 from gendiff.errors import DataError, GendiffError
+from gendiff.files import Stamp, check_stamp, stamp
+from gendiff.lazy import Kept, Lazy
 
 from . import ideal
 from .metrics import radii, radius, secondary_structure
@@ -122,9 +124,9 @@ class Backbones(Chains):
         )
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=8)
 def _read(path: Path, size: int, changed: int) -> tuple[Structure, Report]:
-    """`load`, once for as long as the file keeps its size in bytes and its time of change in nanoseconds."""
+    """`load`, once for the chains of a file that are asked for together."""
     return load(path)
 
 
@@ -155,7 +157,14 @@ def _backbones(source: Backbones, split: str, path: Path) -> Examples:
         rejected += [Rejected(s.name, "the cluster is full") for s in everything[source.per_cluster :]]
     if not items:
         raise DataError(f"{source!r} found no chains in {path}", "a range of lengths that the file holds (40 to 256)")
-    return Examples([example(s) for s in items], rejected)
+    keys = [(s.backbone.astype(atoms.dtype), s.sequence, s.name) for s in items]
+    return Examples(Made(Lazy(keys, _chain), [example(s).cond for s in items], [s.name for s in items]), rejected)
+
+
+def _chain(key: tuple[np.ndarray, str, str]) -> Structure:
+    """The chain of packed atoms."""
+    atoms, sequence, name = key
+    return Structure(atoms, sequence, name=name)
 
 
 def _spread(structures: list[Structure]) -> list[Structure]:
@@ -245,25 +254,28 @@ class Structures(Chains):
         if self.table == "txt":
             rejected = [r for r in rejected if not (r.name.endswith(".txt") and r.reason.startswith("no file of"))]
         held = _held_out_names({entry(path).lower() for path in paths})
-        items: list[Example] = []
+        make, keys, cond, names = Kept(_piece), [], [], []
         several = 0
         for path in paths:
             if (entry(path).lower() in held) != test:
                 continue
             try:
-                facts = path.stat()
-                structure, report = _read(path, facts.st_size, facts.st_mtime_ns)
+                known = stamp(path)
+                structure, report = _read(path, *known)
             except GendiffError as error:
                 rejected.append(Rejected(clean_path(path.name), error.got.removeprefix(f"{clean_path(path)}: ")))
                 continue
             several += report.models > 1
-            for piece in structure.pieces():
+            for number, piece in enumerate(structure.pieces()):
                 kept, out = self._window(structure.name, piece)
                 own = said.of(path.relative_to(folder).as_posix())
-                items += [replace(e, cond={**e.cond, **own}) for e in map(example, kept)]
                 rejected += out
+                for start, window in kept:
+                    keys.append((path, known, number, start, len(window), window.name))
+                    cond.append({**example(make.keep(keys[-1], window)).cond, **own})
+                    names.append(window.name)
             rejected += [Rejected(f"{structure.name}_{n}", why) for why, names in report.dropped.items() for n in names]
-        if not items:
+        if not keys:
             raise DataError(
                 f"{folder} gave no examples for {split!r} ({len(paths)} files, {len(rejected)} rejected"
                 f"{': ' + rejected[0].name + ', ' + rejected[0].reason if rejected else ''})",
@@ -273,17 +285,17 @@ class Structures(Chains):
         told = [f"{tests} of {len(paths)} files are for tests, to judge by"] if held and not test else []
         if several:
             told.append(f"{several} files hold several models, of which the first is read")
-        return Examples(items, rejected, notes=told if test else [*told, *said.notes])
+        return Examples(Made(Lazy(keys, make), cond, names), rejected, notes=told if test else [*told, *said.notes])
 
-    def _window(self, name: str, piece: Structure) -> tuple[list[Structure], list[Rejected]]:
-        """What is kept of an unbroken piece, and what is not."""
+    def _window(self, name: str, piece: Structure) -> tuple[list[tuple[int, Structure]], list[Rejected]]:
+        """What is kept of an unbroken piece, with its place in it, and what is not."""
 
         def called(part: Structure) -> Structure:
             label = f"{name}_{part.chains[0]}{part.numbers[0]}-{part.numbers[-1]}"
             return Structure(part.backbone, part.sequence, part.numbers, part.chains, label)
 
         if self.min_length <= len(piece) <= self.max_length:
-            return [called(piece)], []
+            return [(0, called(piece))], []
         if len(piece) < self.min_length:
             return [], [Rejected(called(piece).name, f"fewer than {self.min_length} residues without a break")]
         if not self.crop:
@@ -295,7 +307,7 @@ class Structures(Chains):
         start, stop = starts[best], starts[best] + self.max_length
         outside = [part for part in (piece.take(slice(0, start)), piece.take(slice(stop, None))) if len(part)]
         reason = f"outside the most compact window of {self.max_length} residues, which was kept"
-        return [called(windows[best])], [Rejected(called(part).name, reason) for part in outside]
+        return [(start, called(windows[best]))], [Rejected(called(part).name, reason) for part in outside]
 
     def describe(self) -> str:
         longer = "cropped to their most compact window" if self.crop else "left out"
@@ -303,6 +315,14 @@ class Structures(Chains):
             f"The structures below {self.folder}, unbroken pieces of {self.min_length} to {self.max_length} residues; "
             f"longer ones are {longer}."
         )
+
+
+def _piece(key: tuple[Path, Stamp, int, int, int, str]) -> Structure:
+    """The residues of an unbroken piece of a file, by its number, their place and how many they are."""
+    path, known, number, start, size, name = key
+    check_stamp(path, known)
+    part = _read(path, *known)[0].pieces()[number].take(slice(start, start + size))
+    return Structure(part.backbone, part.sequence, part.numbers, part.chains, name)
 
 
 def _unread(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The commands `train`, `evaluate`, `bench`, `report` and `demo`, registered as gendiff.commands.
+"""The commands `train`, `prepare`, `evaluate`, `bench`, `report` and `demo`, registered as gendiff.commands.
 
 Heavy imports stay inside `run`, so that listing commands is quick.
 """
@@ -15,6 +15,7 @@ import shlex
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +45,8 @@ class Train:
     help = "train a recipe, or a folder of your own: gendiff train images.folder PATH --minutes 10 --out runs/mine"
 
     def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-        parser.add_argument("recipe", help="a name like images.fashion (see `gendiff recipes`), a recipe.json, a run")
-        parser.add_argument(
-            "changes", nargs="*", metavar="PATH|path=value",
-            help="the folder for a recipe of folders; changes such as trainer.steps=500 network.channels=32,64 head=V",
-        )  # fmt: skip
         parser.add_argument("--out", type=Path, help="the run's folder (runs/NAME)")
+        parser.add_argument("--prepared", type=Path, metavar="STORE", help="read what `gendiff prepare` encoded")
         parser.add_argument("--minutes", type=minutes, help="training time: trainer.minutes")
         parser.add_argument("--seed", type=seed, help="of all that is random: trainer.seed")
         parser.add_argument("--from", dest="start", type=Path, metavar="MODEL", help="begin from a model's weights")
@@ -57,10 +54,7 @@ class Train:
         parser.add_argument("--overwrite", action="store_true", help="delete the run that --out holds, and begin anew")
         parser.add_argument("--quiet", action="store_true", help="no progress bar")
         data_option(parser)
-        self.own = own_arguments(words)
-        for name, (about, default) in self.own.items():
-            shown = "" if default in (None, "") else f" ({default})"
-            parser.add_argument(f"--{name.replace('_', '-')}", dest=f"own_{name}", metavar="VALUE", help=about + shown)
+        recipe_options(parser, words)
 
     def explain(self, words: Sequence[str]) -> str:
         from gendiff.discovery import all_recipes
@@ -89,9 +83,9 @@ class Train:
 
         if args.out is not None and not (args.resume or args.overwrite) and rank() == 0:
             Folder(args.out).begin(resume=False, overwrite=False)  # a used folder is refused before data are read
-        given = {name: getattr(args, f"own_{name}") for name in self.own}
-        recipe = recipe_of(args.recipe, args.changes, {k: v for k, v in given.items() if v is not None})
-        more = {"trainer.minutes": args.minutes, "trainer.seed": args.seed}
+        recipe = recipe_asked(args)
+        store = None if args.prepared is None else json.dumps(str(args.prepared.resolve()))
+        more = {"trainer.minutes": args.minutes, "trainer.seed": args.seed, "trainer.prepared": store}
         recipe = recipe.override(*(f"{path}={value}" for path, value in more.items() if value is not None))
         run = Path(args.recipe)
         if args.out is not None:
@@ -111,6 +105,45 @@ class Train:
             return
         line = shlex.join(["gendiff", "sample", str(out), "--out", str(out / "drawn")])
         print(f"The model is {out / 'model.safetensors'}; sample it: {line}")
+
+
+class Prepare:
+    """Encodes a training set into a store on disk."""
+
+    help = "encode a training set once, into a store on disk, for sets larger than memory: train --prepared STORE"
+
+    def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+        parser.add_argument("--out", type=Path, required=True, help="the store's folder; what is done there is kept")
+        parser.add_argument("--workers", type=seed, default=0, help="processes that encode (0: this one alone)")
+        parser.add_argument("--quiet", action="store_true", help="no progress bar")
+        data_option(parser)
+        recipe_options(parser, words)
+
+    def run(self, args: argparse.Namespace) -> None:
+        use_data(args.data)
+        from .prepared import prepare
+
+        with nullcontext() if args.quiet else progress_bar("preparing") as progress:
+            report = prepare(recipe_asked(args), args.out, workers=args.workers, progress=progress)
+        print(report)
+
+
+def recipe_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Adds the recipe, its changes, and what its function is asked by name."""
+    parser.add_argument("recipe", help="a name like images.fashion (see `gendiff recipes`), a recipe.json, a run")
+    parser.add_argument(
+        "changes", nargs="*", metavar="PATH|path=value",
+        help="the folder for a recipe of folders; changes such as trainer.steps=500 network.channels=32,64 head=V",
+    )  # fmt: skip
+    for name, (about, default) in own_arguments(words).items():
+        shown = "" if default in (None, "") else f" ({default})"
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=f"own_{name}", metavar="VALUE", help=about + shown)
+
+
+def recipe_asked(args: argparse.Namespace) -> Recipe:
+    """The recipe that a command line asks for."""
+    given = {k.removeprefix("own_"): v for k, v in vars(args).items() if k.startswith("own_") and v is not None}
+    return recipe_of(args.recipe, args.changes, given)
 
 
 def summary(function: Callable[..., Any]) -> str:

@@ -1,8 +1,9 @@
 """Batches as pure functions of (seed, number): the same after a resume, on any number of devices and of workers.
 
-Every epoch is a permutation drawn from (seed, epoch). Ragged examples are sorted by length inside windows of 16
-batches, and those batches shuffled, so that little is padding. Examples are encoded once and kept in memory while they
-fit into a quarter of a gibibyte; of a larger set each is encoded when its batch comes.
+Every epoch is a permutation drawn from (seed, epoch). Examples whose states could not be stacked, since their shapes
+differ, are batched apart from each other. Ragged examples are sorted by length inside windows of 16 batches, and those
+batches shuffled, so that little is padding. Examples are encoded once and kept in memory while they fit into a quarter
+of a gibibyte; of a larger set each is encoded when its batch comes, or read from a store (see `prepared`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -36,20 +39,100 @@ def same_data(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return alike and a["examples"] == b["examples"] and a["labels"] == b["labels"]
 
 
-class Encoded(Dataset[tuple[State, dict[str, Any]]]):
+@dataclass(frozen=True)
+class Fact:
+    """What tells an example from others: a digest of the bits of its state, the sums over its parts of their mean and
+    mean square, what is said of it, the shapes of its state, its weight, and its elements, of a ragged state.
+    """
+
+    bits: str
+    moments: tuple[float, float]
+    said: str
+    shapes: tuple[tuple[int, ...], ...]
+    weight: float
+    length: int | None
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Encodes in one thread, so that sums are formed in one order whatever the number of threads and processes is."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def encoded(domain: Domain, example: Example) -> tuple[State, dict[str, Any], Fact]:
+    """The state of an example, what is asked of it, and what there is to know of both.
+
+    Raises:
+        DataError: For one that is not finite, and values or weights that cannot be.
+    """
+    state = finite(domain.encode(example.artifact), example.name)
+    shapes = tuple(tuple(x.shape) for x in tensors(state))
+    length = length_of(state, domain.process.space) if domain.ragged else None
+    asked = encode_conditions(domain, example, () if length is None else (length,))
+    bits, mean, square = hashlib.sha256(), 0.0, 0.0
+    for x in tensors(state):
+        bits.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        wide, count = x.double(), max(x.numel(), 1)
+        mean, square = mean + float(wide.sum()) / count, square + float(wide.square().sum()) / count
+    said = repr(sorted((k, spelled(v, asked.get(k))) for k, v in example.cond.items()))
+    return state, asked, Fact(bits.hexdigest(), (mean, square), said, shapes, checked_weight(example), length)
+
+
+class Data(Dataset[tuple[State, dict[str, Any]]]):
+    """What a training reads: by index a state, and what is asked of it, as its conditions encode that.
+
+    `Encoded` encodes examples in this process, `Prepared` reads what was encoded before; whoever streams shards from
+    elsewhere gives the same attributes.
+
+    Attributes:
+        lengths: The elements of each, of ragged states; else None.
+        groups: A number for each, the same for states that can be stacked; None where all can.
+        weights: The weight of each over their mean, float32; None where all are alike.
+        fingerprint: What tells these examples from others: their number, a digest of every bit of them, and 32 moments,
+            by which the same data are known again on a machine that encodes them with other rounding.
+    """
+
+    lengths: list[int] | None
+    groups: list[int] | None
+    weights: Tensor | None
+    fingerprint: dict[str, Any]
+
+    def describe(self, facts: Sequence[Fact]) -> None:
+        """Takes the attributes from what is known of each example."""
+        lengths = [fact.length for fact in facts if fact.length is not None]
+        self.lengths = lengths or None
+        kinds: dict[Any, int] = {}
+        alike = [tuple(shape[1:] for shape in fact.shapes) if lengths else fact.shapes for fact in facts]
+        groups = [kinds.setdefault(kind, len(kinds)) for kind in alike]
+        self.groups = groups if len(kinds) > 1 else None
+        relative = torch.tensor([fact.weight for fact in facts], dtype=torch.float64)
+        self.weights = None if bool((relative == relative[0]).all()) else (relative / relative.mean()).float()
+        bits, labels, moments = hashlib.sha256(), hashlib.sha256(), np.zeros((16, 2))
+        for i, fact in enumerate(facts):
+            bits.update(fact.bits.encode())
+            own = "" if self.weights is None else f", {float(self.weights[i])!r}"
+            labels.update(f"({fact.said}, {list(fact.shapes)!r}{own})".encode())
+            moments[i % 16] += fact.moments
+        self.fingerprint = {
+            "examples": len(facts), "bits": bits.hexdigest(), "labels": labels.hexdigest(), "moments": moments.tolist(),
+        }  # fmt: skip
+
+    def __len__(self) -> int:
+        return self.fingerprint["examples"]
+
+
+class Encoded(Data):
     """Examples as states with their conditions, each encoded once where there is room, else whenever it is asked for.
 
     Args:
         domain: Encodes.
-        examples: To learn from; where they are made when asked for (pictures in 8 bits), nothing else is held of them.
+        examples: To learn from; where they are made when asked for, nothing else is held of them.
         most: Bytes of states that are kept.
-
-    Attributes:
-        asked: What each example says, encoded, by condition.
-        lengths: The sites of each, of ragged states.
-        weights: The weight of each over their mean, float32; None where all are alike.
-        fingerprint: What tells these examples from others: their number, a digest of every bit of them, and 32 moments,
-            by which the same data are known again on a machine that encodes them with other rounding.
 
     Raises:
         DataError: For no examples, one that is not finite, and values or weights that cannot be.
@@ -61,43 +144,24 @@ class Encoded(Dataset[tuple[State, dict[str, Any]]]):
         self.domain, self.examples = domain, examples
         self.states: list[State] | None = []
         self.asked: list[dict[str, Any]] = []
-        self.lengths: list[int] = []
-        space = domain.process.space
-        bits, moments, said, held, weights = hashlib.sha256(), np.zeros((16, 2)), [], 0, []
-        for i, example in enumerate(examples):
-            state = finite(domain.encode(example.artifact), example.name)
-            if domain.ragged:
-                self.lengths.append(length_of(state, space))
-            sites = (self.lengths[-1],) if domain.ragged else ()
-            self.asked.append(encode_conditions(domain, example, sites))
-            weights.append(checked_weight(example))
-            told = sorted((k, spelled(v, self.asked[-1][k])) for k, v in example.cond.items())
-            said.append((told, [tuple(x.shape) for x in tensors(state)]))
-            for x in tensors(state):
-                bits.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-                if x.numel():  # one element has no pairs
-                    moments[i % 16] += float(x.double().mean()), float(x.double().square().mean())
-                held += x.nbytes
-            if self.states is not None:
-                self.states.append(state)
-            if held > most:
-                self.states = None
-        relative = torch.tensor(weights, dtype=torch.float64)
-        alike = bool((relative == relative[0]).all())
-        self.weights = None if alike else (relative / relative.mean()).float()
-        labels = hashlib.sha256()
-        for i, about in enumerate(said):
-            labels.update(repr(about if self.weights is None else (*about, float(self.weights[i]))).encode())
-        self.fingerprint: dict[str, Any] = {
-            "examples": len(self), "bits": bits.hexdigest(), "labels": labels.hexdigest(), "moments": moments.tolist(),
-        }  # fmt: skip
-
-    def __len__(self) -> int:
-        return len(self.asked)
+        facts, held = [], 0
+        with one_thread():
+            for i, example in enumerate(examples, 1):
+                state, asked, fact = encoded(domain, example)
+                self.asked.append(asked)
+                facts.append(fact)
+                held += sum(x.nbytes for x in tensors(state))
+                if self.states is not None:
+                    self.states.append(state)
+                if held > most or (i == 32 and held / 32 * len(examples) > 2 * most):  # as it is going to be
+                    self.states = None
+        self.describe(facts)
 
     def __getitem__(self, index: int) -> tuple[State, dict[str, Any]]:
-        state = self.domain.encode(self.examples[index].artifact) if self.states is None else self.states[index]
-        return state, self.asked[index]
+        if self.states is not None:
+            return self.states[index], self.asked[index]
+        with one_thread():
+            return self.domain.encode(self.examples[index].artifact), self.asked[index]
 
 
 def spelled(value: Any, encoded: Any) -> Any:
@@ -166,39 +230,45 @@ class BatchStream(Sampler[list[tuple[int, int, int]]]):
         start: The first batch's number.
         stop: The number after the last batch's.
         lengths: Of ragged examples.
+        groups: A number for each example: those of one number are batched together, and apart from others.
         rank, world: This device's share: every world-th place.
         parts: This device's share in so many lists, one after the other.
     """
 
     def __init__(
         self, n: int, batch: int, *, seed: int = 0, start: int = 0, stop: int = 1 << 40,
-        lengths: Sequence[int] | None = None, rank: int = 0, world: int = 1, parts: int = 1,
+        lengths: Sequence[int] | None = None, groups: Sequence[int] | None = None, rank: int = 0, world: int = 1,
+        parts: int = 1,
     ) -> None:  # fmt: skip
         self.n, self.batch, self.seed, self.start, self.stop = n, batch, seed, start, stop
-        self.lengths, self.rank, self.world, self.parts = lengths, rank, world, parts
+        self.lengths = None if lengths is None else np.asarray(lengths)
+        self.rank, self.world, self.parts = rank, world, parts
+        kinds = np.zeros(n, int) if groups is None else np.asarray(groups)
+        self.groups = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.parts
 
     def epoch(self, number: int) -> list[np.ndarray]:
-        """The batches of one epoch; a set smaller than a batch is repeated to fill it."""
+        """The batches of one epoch; examples of a group smaller than a batch are repeated to fill it."""
         rng = np.random.default_rng((self.seed, number))
-        order = rng.permutation(self.n)
-        while len(order) < self.batch:
-            order = np.concatenate([order, rng.permutation(self.n)])
-        count = len(order) // self.batch
-        if self.lengths is None:
-            return [order[i * self.batch : (i + 1) * self.batch] for i in range(count)]
-        lengths = np.asarray(self.lengths)
         batches: list[np.ndarray] = []
-        for i in range(0, count, WINDOW):
-            window = order[i * self.batch : min(i + WINDOW, count) * self.batch]
-            window = window[np.argsort(lengths[window], kind="stable")]
-            batches += np.split(window, len(window) // self.batch)
+        for group in self.groups:
+            order = rng.permutation(group)
+            while len(order) < self.batch:
+                order = np.concatenate([order, rng.permutation(group)])
+            count = len(order) // self.batch
+            for i in range(0, count, WINDOW):
+                window = order[i * self.batch : min(i + WINDOW, count) * self.batch]
+                if self.lengths is not None:
+                    window = window[np.argsort(self.lengths[window], kind="stable")]
+                batches += np.split(window, len(window) // self.batch)
+        if self.lengths is None and len(self.groups) == 1:
+            return batches
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        per_epoch = max(max(self.n, self.batch) // self.batch, 1)
+        per_epoch = sum(max(len(group), self.batch) // self.batch for group in self.groups)
         number = self.start
         while number < self.stop:
             for batch in self.epoch(number // per_epoch)[number % per_epoch :]:
@@ -213,7 +283,7 @@ class BatchStream(Sampler[list[tuple[int, int, int]]]):
 class Places(Dataset[tuple[Any, ...]]):
     """Examples addressed by (example, place, batch number), so that a batch knows its own number."""
 
-    def __init__(self, data: Encoded) -> None:
+    def __init__(self, data: Data) -> None:
         self.data = data
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Any, ...]:
@@ -235,7 +305,7 @@ class Batches(L.LightningDataModule):
     """
 
     def __init__(
-        self, domain: Domain, data: Encoded, *, batch: int, start: int = 0, stop: int, seed: int = 0, parts: int = 1,
+        self, domain: Domain, data: Data, *, batch: int, start: int = 0, stop: int, seed: int = 0, parts: int = 1,
         workers: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -267,7 +337,7 @@ class Batches(L.LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         stream = BatchStream(
             len(self.data), self.batch, seed=self.order_seed, start=self.start, stop=self.stop,
-            lengths=self.data.lengths or None, rank=rank, world=world, parts=self.parts,
+            lengths=self.data.lengths, groups=self.data.groups, rank=rank, world=world, parts=self.parts,
         )  # fmt: skip
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return DataLoader(

@@ -58,9 +58,9 @@ def subset(artifacts: Sequence[Any], n: int, seed: int) -> list[Any]:
 
 
 def about_examples(recipe: Recipe, examples: Examples) -> list[str]:
-    """What a training run tells at its start: how many examples, of which classes, and a warm-up that is too long."""
+    """What a training run tells of its examples at its start: how many, of which classes."""
     said = f"{recipe.name}: {len(examples)} examples"
-    conds = [e.cond for e in examples] if recipe.domain.conditions else []
+    conds = examples.conds if recipe.domain.conditions else []
     notes = [] if examples.rejected else list(examples.notes)  # with rejections they stand in the report
     for name, own in recipe.domain.conditions.items():
         values = [cond.get(name) for cond in conds]
@@ -71,9 +71,14 @@ def about_examples(recipe: Recipe, examples: Examples) -> list[str]:
         else:
             said += f"; {name}: {own.describe()}"
         notes += [f"{name}: {note}" for note in own.audit(values)]
+    return [said + ".", *(f"{recipe.name}: {note}." for note in notes)]
+
+
+def about_warmup(recipe: Recipe) -> list[str]:
+    """What a training run tells of a warm-up that is too long."""
     warmup, steps = recipe.optimizer.warmup, recipe.trainer.steps
     slow = f"The warm-up of {warmup} steps is longer than the run of {steps}; optimizer.warmup={steps // 10} is not."
-    return [said + ".", *([f"{recipe.name}: {note}." for note in notes]), *([slow] if warmup > steps else [])]
+    return [slow] if warmup > steps else []
 
 
 def asked_lengths(domain: Domain, n: int, request: Mapping[str, Any], what: Mapping[str, Any]) -> set[int]:
@@ -97,7 +102,9 @@ def asked_for(domain: Domain, examples: Examples, what: Mapping[str, Any], lengt
         if None not in values:
             wanted[name] = {own.number(value) for value in values}
     found = [
-        e.artifact for e in examples if all(labels[k].number(e.cond.get(k)) in numbers for k, numbers in wanted.items())
+        examples[i].artifact
+        for i, said in enumerate(examples.conds)
+        if all(labels[k].number(said.get(k)) in numbers for k, numbers in wanted.items())
     ]
     if not lengths:
         return found

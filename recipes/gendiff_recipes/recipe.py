@@ -52,6 +52,13 @@ def table_of(table: str, ask: str) -> dict[str, Any]:
     return {"table": str(Path(table).resolve()) if here else table, "asks": columns}
 
 
+def leaves(config: Any, path: str = "") -> dict[str, Any]:
+    """The values of a config by their dotted paths."""
+    if not isinstance(config, Mapping) or not config:
+        return {path: config}
+    return {k: v for key, item in config.items() for k, v in leaves(item, f"{path}.{key}" if path else key).items()}
+
+
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 ACCELERATORS = ("auto", "cpu", "gpu")
 LOGGERS = ("csv", "tensorboard", "wandb")
@@ -116,6 +123,7 @@ class Trainer:
         compile: Compile the network.
         seed: Of weights, data order, noise and times.
         workers: Processes that load data beside the trainer; 0 loads in the trainer itself.
+        prepared: A store that `gendiff prepare` made of these examples, to read from; "" encodes them at the beginning.
         accumulate: The batch is taken in so many parts, one after the other, for as many times less memory; the step,
             and so the run, is that of the whole batch.
         strategy: Lightning's name of how several devices work together, one of `STRATEGIES`; "auto" is "ddp" for them.
@@ -139,6 +147,7 @@ class Trainer:
     compile: bool = False
     seed: int = 0
     workers: int = 0
+    prepared: str = ""
     accumulate: int = 1
     strategy: str = "auto"
     threads: int | None = None

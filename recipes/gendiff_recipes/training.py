@@ -47,11 +47,12 @@ from .callbacks import (
     SampleLogger,
     Signals,
 )
-from .data import Batches, Encoded, same_data
-from .evaluation import about_examples, default_request, subset
+from .data import Batches, Data, Encoded, same_data
+from .evaluation import about_examples, about_warmup, default_request, subset
 from .folder import Folder, Pace, Table, rank
 from .module import Denoising
-from .recipe import Recipe, Trainer
+from .prepared import Prepared, fitted
+from .recipe import Recipe, Trainer, leaves
 from .start import begin_from
 
 # What may change when a run goes on: how long, on what, and how often it is looked at. Anything else is another run.
@@ -59,7 +60,7 @@ FREE = (
     "name", "sampler", "guidance", "trainer.steps", "trainer.minutes", "trainer.accelerator", "trainer.devices",
     "trainer.compile", "trainer.workers", "trainer.accumulate", "trainer.strategy", "trainer.threads",
     "trainer.logger", "trainer.checkpoint", "trainer.checkpoint_minutes", "trainer.show", "trainer.samples",
-    "trainer.measure", "trainer.measured",
+    "trainer.measure", "trainer.measured", "trainer.prepared",
 )  # fmt: skip
 ROUNDING = ("trainer.accelerator", "trainer.devices", "trainer.compile", "trainer.accumulate", "trainer.threads")
 
@@ -140,13 +141,6 @@ def machine(options: Trainer) -> Iterator[None]:
         torch.set_num_threads(threads)
         random.setstate(python)
         np.random.set_state(numbers)  # noqa: NPY002
-
-
-def leaves(config: Any, path: str = "") -> dict[str, Any]:
-    """The values of a config by their dotted paths."""
-    if not isinstance(config, Mapping) or not config:
-        return {path: config}
-    return {k: v for key, item in config.items() for k, v in leaves(item, f"{path}.{key}" if path else key).items()}
 
 
 def agree(old: Mapping[str, Any], new: Mapping[str, Any], data: tuple[Any, Any], taken: int) -> list[str]:
@@ -301,15 +295,9 @@ def run(
 ) -> Model:
     """`train` with the folder at hand: its recipe `before`, and what is to be said already."""
     options, out, state, leader = recipe.trainer, folder.path, folder.state, folder.leader
-    examples = recipe.domain.dataset("train", data)
-    if recipe.limit is not None:
-        examples = examples[: recipe.limit]
-    if examples.rejected:
-        warnings.warn(f"{recipe.name}: {examples.report()}", stacklevel=3)
-    domain = recipe.domain.fit(examples.artifacts).fit_conditions(examples)
-    recipe = dataclasses.replace(recipe, domain=domain)
-    encoded, config, taken = Encoded(domain, examples), recipe.config(), 0
-    said = [*about_examples(recipe, examples), *said]
+    recipe, encoded, told = training_data(recipe, data)
+    domain, config, taken = recipe.domain, recipe.config(), 0
+    said = [*told, *about_warmup(recipe), *said]
     if before is not None:
         taken = state["step"] if state is not None else 0
         said += agree(before, json.loads(json.dumps(config)), (state and state["data"], encoded.fingerprint), taken)
@@ -364,10 +352,25 @@ def run(
             "training.json",
             {
                 "steps": state["step"], "seconds": state["spent"], "precision": options.precision,
-                "examples": len(examples),
+                "examples": len(encoded),
             },
         )  # fmt: skip
     return model
+
+
+def training_data(recipe: Recipe, data: Path | None) -> tuple[Recipe, Data, list[str]]:
+    """The recipe with its domain fitted, its training examples as states, and what is to be said of them."""
+    if recipe.trainer.prepared:
+        store = Prepared(recipe.trainer.prepared)
+        recipe = dataclasses.replace(recipe, domain=store.domain(recipe))
+        encoded, rejected, report, told = store, store.rejected, store.report, store.about
+    else:
+        recipe, examples = fitted(recipe, data)
+        encoded, rejected, report = Encoded(recipe.domain, examples), examples.rejected, examples.report()
+        told = about_examples(recipe, examples)
+    if rejected:
+        warnings.warn(f"{recipe.name}: {report}", stacklevel=4)
+    return recipe, encoded, told
 
 
 def written_steps(out: Path) -> int | None:
@@ -397,7 +400,7 @@ def restore(module: Denoising, state: Mapping[str, Any]) -> None:
 
 
 def fit(
-    module: Denoising, model: Model, folder: Folder, encoded: Encoded, data: Path | None, signals: Signals, quiet: bool
+    module: Denoising, model: Model, folder: Folder, encoded: Data, data: Path | None, signals: Signals, quiet: bool
 ) -> None:
     """Takes the steps that are left."""
     recipe, domain, state = module.recipe, module.domain, folder.state
@@ -406,7 +409,7 @@ def fit(
     clock = Clock(signals, options.checkpoint_minutes)
     table = Table(out / "metrics.csv", module.step if folder.leader else None)
     facts = {"recipe": recipe.config(), "data": encoded.fingerprint, "version": gendiff.__version__}
-    reference = list(domain.dataset("test", data).artifacts) if options.measure else []
+    reference = domain.dataset("test", data).artifacts if options.measure else []
 
     def asked(n: int) -> dict[str, Any]:
         return default_request(domain, n)

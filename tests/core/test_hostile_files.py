@@ -58,8 +58,28 @@ def test_arrays_that_lie_about_themselves(tmp_path: Path, content: bytes, messag
         load_array(tmp_path / "a.npy")
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", content)
-    with pytest.raises(DataError, match=message), open_arrays(tmp_path / "a.npz") as z:
-        z["x"]
+    with open_arrays(tmp_path / "a.npz") as z:
+        for ask in (z.__getitem__, z.mapped):
+            with pytest.raises(DataError, match=message):
+                ask("x")
+
+
+def test_arrays_that_lie_unpacked_stay_on_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    x = {"x": np.arange(24.0).reshape(4, 3, 2), "f": np.asfortranarray(np.arange(12.0).reshape(3, 4)), "e": np.zeros(0)}
+    for save in (np.savez, np.savez_compressed):
+        save(path, **x)
+        with open_arrays(path) as z:
+            for name, array in x.items():
+                found = z.mapped(name)
+                assert found.dtype == array.dtype and np.array_equal(found, array)
+                assert isinstance(found, np.memmap) == (save is np.savez and name != "e")
+    np.savez(path, **x)
+    content = bytearray(path.read_bytes())
+    content[content.find(x["x"].tobytes()) + 50] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="CRC"), open_arrays(path) as z:
+        z.mapped("x")
 
 
 def test_what_unpacks_to_far_more_than_it_takes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

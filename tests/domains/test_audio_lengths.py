@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import io
 import logging
 import struct
@@ -9,6 +11,7 @@ import time
 import tracemalloc
 import warnings
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -307,7 +310,7 @@ def test_long_recordings_become_windows(tones):
         Sounds(str(folder), window=60.0)
 
 
-def test_a_folder_is_read_a_file_at_a_time(tones):
+def test_of_long_recordings_no_more_is_held_than_there_is_room_for(tones):
     folder, save = tones
     rng = np.random.default_rng(0)
     for i in range(12):
@@ -317,10 +320,32 @@ def test_a_folder_is_read_a_file_at_a_time(tones):
     assert tracemalloc.get_traced_memory()[1] < 2**20  # names alone
     examples = source.load("train")
     held, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
     clips = sum(e.artifact.samples.nbytes for e in examples)
     assert held < clips + 2**21
     assert peak < clips + 30 * 2**20  # of one recording: samples in float64, resampled, scaled
+    again = copy.deepcopy(examples)
+    cast("Any", again).items.values.make.room = 0
+    before = tracemalloc.get_traced_memory()[0]
+    for a, b in zip(again, examples, strict=True):
+        assert np.array_equal(a.artifact.samples, b.artifact.samples) and a.cond == b.cond and a.name == b.name
+    assert tracemalloc.get_traced_memory()[0] < before + 2**22  # of 19 MB
+    tracemalloc.stop()
+
+
+def test_windows_are_read_from_their_place(tones):
+    folder, save = tones
+    save("a/long.wav", 0.1 * np.random.default_rng(0).standard_normal(RATE * 75).astype("f4"))
+    examples = Sounds(str(folder), window=10.0, classes=()).load("train" if chosen_for_training(folder) else "test")
+    assert len(examples) == 8
+    fresh = copy.deepcopy(examples)
+    assert all(np.array_equal(a.artifact.samples, b.artifact.samples) for a, b in zip(fresh, examples, strict=True))
+    save("a/long.wav", 0.2 * np.ones(RATE * 75, "f4"))
+    with pytest.raises(DataError, match=r"long\.wav has changed since it was looked at"):
+        copy.deepcopy(examples)[2].artifact  # noqa: B018
+
+
+def chosen_for_training(folder) -> bool:
+    return int.from_bytes(hashlib.sha1((folder / "a" / "long.wav").read_bytes()).digest()) % 10 != 0
 
 
 def test_stereo_is_announced_once(tones):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
+import pickle
 import struct
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -430,6 +433,25 @@ def test_real_files(source, train, test):
         first = domain.dataset("train", root)
         assert len(first) == train
         assert len({e.name for e in first} & {e.name for e in held_out}) == 0
+
+
+def test_pictures_of_a_folder_are_read_when_they_are_asked_for(zoo):
+    examples = Folder(str(zoo), 16, test_share=0.0).load("train")
+    values = cast("Any", examples).items.values
+    held = values.make.held
+    assert set(held) == set(values.keys)
+    whole = [e.artifact for e in examples]
+    again = copy.deepcopy(examples)  # as a worker gets them: the index, and no picture
+    assert not cast("Any", again).items.values.make.held and len(pickle.dumps(examples)) < 2**14
+    assert all(torch.equal(a.artifact, b) for a, b in zip(again, whole, strict=True))
+    again = copy.deepcopy(examples)
+    cast("Any", again).items.values.make.room = 0
+    assert all(torch.equal(e.artifact, b) for e, b in zip(again, whole, strict=True))
+    assert not cast("Any", again).items.values.make.held and again.conds == examples.conds
+    save(zoo / examples[3].name, 999)
+    assert torch.equal(examples[3].artifact, whole[3])  # it is remembered
+    with pytest.raises(DataError, match=f"{examples[3].name} has changed since it was looked at"):
+        again[3].artifact  # noqa: B018
 
 
 def captioned_folder(home: Path) -> None:

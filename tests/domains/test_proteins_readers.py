@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import tarfile
 import tracemalloc
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -467,3 +469,17 @@ def test_files_of_one_entry_are_in_one_split_and_nothing_in_a_folder_is_passed_o
     assert len(train) + len(test) == 24 and not entries[0] & entries[1]
     assert {item.name for item in train.rejected} == {"._e1.pdb", "gone.pdb", "linked"} and not test.rejected
     assert sum("1 files hold several models" in note for note in (*train.notes, *test.notes)) == 1
+
+
+def test_pieces_of_a_folder_are_read_again_when_they_are_asked_for(tmp_path):
+    chains = [e.artifact for e in Ideal(12, 20, 60).load("train")]
+    for i, chain in enumerate(chains):
+        write(chain, tmp_path / f"{i}.pdb")
+    examples = Structures(str(tmp_path), min_length=20, max_length=40).load("train")
+    again = copy.deepcopy(examples)
+    cast("Any", again).items.values.make.room = 0
+    for a, b in zip(again, examples, strict=True):
+        assert np.array_equal(a.artifact.backbone, b.artifact.backbone) and a.cond == b.cond
+        assert (a.artifact.numbers, a.artifact.sequence) == (b.artifact.numbers, b.artifact.sequence)
+        assert a.artifact.name == a.name == b.name
+    assert len(examples) > 1

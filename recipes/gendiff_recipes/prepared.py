@@ -1,0 +1,215 @@
+"""A prepared store: a training set encoded once, on disk, and read from there state by state.
+
+    store.json      what was prepared: the recipe's domain, before it was fitted to the examples and after; the shards,
+                    in order; what was rejected
+    shards/         files of some 16 MiB of whole examples (see `shards`)
+
+The key of an example is a digest of its artifact, of what is said of it, and of the encoding (the fitted domain's
+config and the version): one that is there is taken over, one that has changed is made again. A shard appears whole or
+not at all and carries the digests of its records, so whatever interrupts the preparing, what is done is kept. Shards
+are made by an executor, in any order, with the same bytes.
+
+Records are read at their place and not mapped: pages that were ever touched would count as this process's memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gendiff
+from gendiff.config import classes_in, read_json
+from gendiff.domain import Domain, Examples, Made, Rejected
+from gendiff.errors import DataError, GendiffError, RecipeError
+from gendiff.lazy import digest
+from gendiff.modelfile import domain_config, read_domain, write_whole
+from gendiff.spaces import State, tensors
+
+from .data import Data, Fact, one_thread
+from .evaluation import about_examples
+from .folder import Lock, written
+from .recipe import Recipe, leaves
+from .shards import ROOM, Done, Job, Shard, local, results, unpack
+
+SHARD = 2**24  # bytes of records, if all are as large as the first
+FORMAT = 1
+
+
+@contextmanager
+def held(store: Path) -> Iterator[None]:
+    """One process at a time prepares a store."""
+    with written(store, "a folder that can be written"):
+        (store / "shards").mkdir(parents=True, exist_ok=True)
+    lock = Lock(store / ".lock")
+    lock.take()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def about(recipe: Recipe) -> dict[str, Any]:
+    """What examples are prepared from, JSON-able."""
+    return json.loads(json.dumps({"domain": domain_config(recipe.domain), "limit": recipe.limit}))
+
+
+def prepare(
+    recipe: Recipe, out: str | Path, *, data: str | Path | None = None, workers: int = 0,
+    executor: Executor | None = None, progress: Callable[[float, str], None] | None = None,
+) -> str:  # fmt: skip
+    """Encodes the training examples of a recipe into a store, from which `trainer.prepared` trains.
+
+    Again over the same store, it makes what is missing, damaged or has changed. A store that is not finished, or that
+    is being prepared anew, is left as it was by whatever interrupts.
+
+    Args:
+        recipe: Its domain and `limit` count.
+        out: The store's folder.
+        data: The data folder, instead of GENDIFF_DATA.
+        workers: Local processes that encode; 0 encodes in this one. The store's bytes do not depend on it.
+        executor: Who encodes instead: Dask's, Ray's, submitit's, MPI's, on machines that share the store's folder.
+        progress: Called with the share done, and a note.
+
+    Returns:
+        The report: how many are prepared, made and taken over, and each that was rejected, with the reason.
+
+    Raises:
+        DataError: If no example can be used.
+        RunError: If another process prepares there, or the disk is full; what is done is kept.
+    """
+    store, asked = Path(out).resolve(), about(recipe)
+    if store.exists() and not (store / "shards").is_dir() and any(store.iterdir()):
+        raise RecipeError(f"{store} holds something else than a store", "a new folder", "--out STORE")
+    with held(store):
+        recipe, examples = fitted(recipe, None if data is None else Path(data))
+        domain = domain_config(recipe.domain)
+        encoding = digest([json.dumps(domain, sort_keys=True), gendiff.__version__, FORMAT])
+        for left in (store / "shards").glob(".*.part"):
+            left.unlink()
+        before = tuple(sorted((p.name, p.stat().st_mtime_ns) for p in (store / "shards").iterdir()))
+        each = share_of(recipe.domain, examples)
+        jobs = (
+            Job(store, k, i, recipe.domain, Examples(examples.items[i : i + each]), encoding, before)
+            for k, i in enumerate(range(0, len(examples), each))
+        )
+        pool = executor or local(workers)
+        done: list[Done] = []
+        try:
+            for one in results(jobs, pool):
+                done.append(one)
+                if progress is not None:
+                    progress(min(len(done) * each / len(examples), 1.0), f"{sum(d.count for d in done)} examples")
+        finally:
+            if pool is not None and executor is None:
+                pool.shutdown(cancel_futures=True)
+        shards = sorted(one.name for one in done)
+        refused = {i: Rejected(*why) for name in shards for i, *why in Shard(store / "shards" / name).rejected}
+        count, kept = sum(one.count for one in done), sum(one.kept for one in done)
+        used = [i for i in range(len(examples)) if i not in refused]
+        conds, names = examples.conds, examples.names
+        said = Made(used, [conds[i] for i in used], [names[i] for i in used])
+        whole = Examples(said, [*examples.rejected, *refused.values()], examples.others, examples.notes)
+        if not count:
+            raise DataError(f"No example can be used ({whole.report()})", "at least one example")
+        index = {
+            "format": FORMAT, "version": gendiff.__version__, "asked": asked, "domain": domain,
+            "shards": shards,
+            "rejected": [[r.name, r.reason] for r in whole.rejected], "report": whole.report(),
+            "about": about_examples(recipe, whole),
+        }  # fmt: skip
+        with written(store, ROOM):
+            write_whole(store / "store.json", (json.dumps(index, indent=1) + "\n").encode())
+        for name in {name for name, _ in before} - set(shards):
+            (store / "shards" / name).unlink()
+    told = sorted({text for one in done for text in one.damaged})
+    counts = f"{count} examples in {store}: {count - kept} made, {kept} there already"
+    return "\n".join([counts, *(f"{text}: made again" for text in told), whole.report()])
+
+
+def fitted(recipe: Recipe, data: Path | None) -> tuple[Recipe, Examples]:
+    """The recipe with its domain fitted to its training examples, and these."""
+    examples = recipe.domain.dataset("train", data)
+    if recipe.limit is not None:
+        examples = examples[: recipe.limit]
+    with one_thread():
+        domain = recipe.domain.fit(examples.artifacts).fit_conditions(examples)
+    return replace(recipe, domain=domain), examples
+
+
+def share_of(domain: Domain, examples: Examples) -> int:
+    """Examples of a shard: a function of the first that can be encoded alone."""
+    for example in examples:
+        try:
+            size = sum(x.nbytes for x in tensors(domain.encode(example.artifact)))
+        except GendiffError:
+            continue
+        return min(max(SHARD // max(size, 1), 1), 4096)
+    return 1
+
+
+class Prepared(Data):
+    """A store as training data.
+
+    Args:
+        path: The store's folder.
+
+    Attributes:
+        about: What a run tells of the examples.
+        report: What was rejected, and why.
+
+    Raises:
+        DataError: For a store that is not there, not finished, or damaged, naming the shard.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        if not (self.path / "store.json").exists():
+            got = "is not finished" if (self.path / "shards").is_dir() else "is no prepared store"
+            raise DataError(f"{self.path} {got}", "one that is", f"gendiff prepare RECIPE --out {self.path}")
+        index = read_json(self.path / "store.json")
+        if index.get("format") != FORMAT:
+            raise DataError(f"{self.path} has the format {index.get('format')}", f"{FORMAT}", "Prepare it anew")
+        self.index, self.about, self.report = index, list(index["about"]), index["report"]
+        self.rejected = [Rejected(*pair) for pair in index["rejected"]]
+        self.shards = [Shard(self.path / "shards" / Path(name).name) for name in index["shards"]]
+        rows, facts, known, self.layouts = [], [], [], []
+        for k, shard in enumerate(self.shards):
+            at, first = 0, len(self.layouts)
+            self.layouts += shard.layouts
+            for item in shard.items:
+                rows.append((k, at, item["size"], first + item["layout"]))
+                known.append(item["digest"])
+                at += item["size"]
+                bits, moments, said, shapes, *rest = item["fact"]
+                facts.append(Fact(bits, tuple(moments), said, tuple(tuple(shape) for shape in shapes), *rest))
+            shard.items = []
+        self.rows, self.known = np.array(rows, np.int64), b"".join(map(bytes.fromhex, known))
+        self.describe(facts)
+
+    def domain(self, recipe: Recipe) -> Domain:
+        """The domain of a recipe as it was fitted to these examples.
+
+        Raises:
+            RecipeError: For a recipe of other examples or another encoding, naming every difference.
+        """
+        now, then = about(recipe), self.index["asked"]
+        if now != then and now != {**then, "domain": self.index["domain"]}:
+            a, b = leaves(then), leaves(now)
+            differ = [f"{k} ({a.get(k)!r}, now {b.get(k)!r})" for k in {**a, **b} if a.get(k) != b.get(k)]
+            fix = f"gendiff prepare {recipe.name} ... --out STORE, with the same changes as the training"
+            got = f"The store {self.path} was prepared with another {', another '.join(differ)}"
+            raise RecipeError(got, "the same domain and limit", fix)
+        return read_domain(self.index["domain"], f"the store {self.path}", list(classes_in(recipe.domain)))[0]
+
+    def __getitem__(self, index: int) -> tuple[State, dict[str, Any]]:
+        k, at, size, layout = self.rows[index].tolist()
+        record = self.shards[k].record(at, size, self.known[32 * index : 32 * index + 32].hex())
+        found = unpack(self.layouts[layout], record)
+        return found["state"], found.get("asked", {})
