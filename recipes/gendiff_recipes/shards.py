@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -209,9 +212,17 @@ def local(workers: int) -> Executor | None:
 
 
 def begin_worker() -> None:
-    """A worker leaves the signals that end the preparing to the process that began it."""
+    """A worker leaves the signals that end the preparing to the process that began it, and ends when that is gone."""
     torch.set_num_threads(1)
     quiet_worker(0)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def results(jobs: Iterator[Job], executor: Executor | None) -> Iterator[Done]:
