@@ -38,6 +38,8 @@ CORE = (
 BUNDLES: dict[str, tuple[type, type]] = {"Joint": (Joint, Process), "Product": (Product, Space), "Heads": (Heads, Head)}
 LONGEST, DEEPEST, LARGEST = 4 * 2**20, 64, 2**63  # characters of a config, its nesting, and its integers
 LONGEST_NAME = 200
+TABLE = "dict"
+"""The kind of a table that has a name "kind" itself."""
 
 
 def to_config(value: Any) -> Any:
@@ -61,7 +63,14 @@ def to_config(value: Any) -> Any:
     if isinstance(value, type) and issubclass(value, nn.Module):
         return kind_name(value)
     if isinstance(value, Mapping):
-        return {str(k): to_config(v) for k, v in value.items()}
+        written = value.get("kind") == TABLE and isinstance(
+            value.get("items"), Mapping
+        )  # a config's config is the same
+        items = {str(k): to_config(v) for k, v in (value["items"] if written else value).items()}
+        named = not written and isinstance(
+            value.get("kind", ""), str | type
+        )  # else it is a name in the table, a condition's say
+        return items if named else {"kind": TABLE, "items": items}
     if isinstance(value, list | tuple):
         return [to_config(v) for v in value]
     name = type(value).__name__
@@ -262,6 +271,11 @@ def build(data: Any, kinds: Kinds, where: str, means: type | None = None, infini
         return data
     if "kind" not in data:
         return {k: build(v, kinds, f"{where}.{k}", infinite=infinite) for k, v in data.items()}
+    if data["kind"] == TABLE:
+        unread(data, ["kind", "items"], where)
+        complete(data, ["items"], where)
+        check_type(data["items"], Mapping, f"{where}.items")
+        return {k: build(v, kinds, f"{where}.{k}", infinite=infinite) for k, v in data["items"].items()}
     cls = means or kinds.find(data["kind"], where)
     kind, rest = cls.__name__, {k: v for k, v in data.items() if k != "kind"}
     named = f"{where} ({kind})"

@@ -25,9 +25,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from gendiff.conditions import Plan, listed, with_plan
-from gendiff.config import (
-    to_config,
-)
+from gendiff.config import from_config, to_config
 from gendiff.denoisers import Denoiser, Head, asides, rows_of
 from gendiff.domain import Domain, Request, collate, crop
 from gendiff.errors import (
@@ -393,7 +391,8 @@ class Model:
     @property
     def guidance(self) -> Any:
         """What `sample` uses when no guidance is said: what the model was trained to be judged with."""
-        return self.recipe.get("guidance", 1.0)
+        own = self.recipe.get("guidance", 1.0)
+        return from_config(own, where="recipe.guidance") if isinstance(own, Mapping) else own
 
     @torch.no_grad()
     def plan(self, n: int, *args: Any, shown: bool = True, **what: Any) -> Plan:

@@ -77,3 +77,22 @@ def test_shipped_weights_load_sample_and_hold_their_recipe(path: Path, tmp_path:
     assert model.sampler.evaluations(model.denoiser.process) == int(sampled[2])
     artifact = model.sample(1, steps=6, **model.domain.preview(1))[0]
     model.domain.write(artifact, tmp_path / f"sample{model.domain.suffix}")
+
+
+def test_a_condition_may_be_called_kind(tmp_path: Path) -> None:
+    """ "kind" is also the word by which a config names a class."""
+    from gendiff import Label, Model
+    from gendiff.config import from_config
+    from gendiff_images import Images
+
+    domain = Images(size=8, channels=1, asked={"kind": Label(("a", "b"))})
+    scales = {"kind": 2.0}
+    recipe = Recipe("own", domain, guidance=scales, drop={"all": 0.1, "kind": 0.2})
+    recipe.save(tmp_path / "recipe.json")
+    assert Recipe.load(tmp_path / "recipe.json") == recipe
+    model = Model.new(domain, channels=(8, 8), blocks=1)
+    model.recipe = recipe.config()
+    again = gendiff.load(model.save(tmp_path / "m.safetensors"))
+    assert again.domain == domain and again.guidance == scales == model.guidance
+    with pytest.raises(RecipeError, match="'itmes'"):
+        from_config({"kind": "dict", "itmes": {}})
