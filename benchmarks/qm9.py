@@ -14,8 +14,8 @@ Sizes are drawn as training has them, in no order. Of each way of sampling, 50 e
     lengths     Wasserstein-1 distance of bond lengths from test molecules, kind by kind, weighted by how many; angstrom
     right       of the centres that RDKit calls R or S from the positions, the share R; mirror images exchange the two
 
-`data` are test molecules under the same measures, the floor. GENDIFF_DATA names the data folder. The budget of the run
-is in steps, since minutes of a shared machine are no measure: training.json has what they took.
+`data` are test molecules, from which lengths are measured, and `other data` as many others: the floor. GENDIFF_DATA
+names the data folder. The budget of the run is in steps, since minutes of a shared machine are no measure.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def sample(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     model = gendiff.load(args.run, parts=[QM9])
     test = model.domain.dataset("test")
-    chosen = np.random.default_rng(0).permutation(len(test))[: args.n]
-    found = {"data": [test[int(k)].artifact for k in chosen]}
+    order = np.random.default_rng(0).permutation(len(test))
+    halves = {"data": order[: args.n], "other data": order[args.n : 2 * args.n]}
+    found = {name: [test[int(k)].artifact for k in rows] for name, rows in halves.items()}
     for eta, below in sorted({(eta, below if eta else 1.0) for eta in args.eta for below in args.below}):
         own = {"eta": eta, "below": below}
         process = Joint({**model.denoiser.process.parts, "atom": Absorbing(4, **own)})
