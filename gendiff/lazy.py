@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROOM = 2**26
+ROOM = 2**25
 """Bytes that a `Kept` remembers."""
 
 

@@ -8,6 +8,8 @@ of a gibibyte; of a larger set each is encoded when its batch comes, or read fro
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -156,12 +158,22 @@ class Encoded(Data):
                 if held > most or (i == 32 and held / 32 * len(examples) > 2 * most):  # as it is going to be
                     self.states = None
         self.describe(facts)
+        facts.clear()
+        return_memory()
 
     def __getitem__(self, index: int) -> tuple[State, dict[str, Any]]:
         if self.states is not None:
             return self.states[index], self.asked[index]
         with one_thread():
             return self.domain.encode(self.examples[index].artifact), self.asked[index]
+
+
+def return_memory() -> None:
+    """Gives what was freed back to the system where the C library can (glibc): what was encoded and let go leaves holes
+    between what is kept.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def spelled(value: Any, encoded: Any) -> Any:

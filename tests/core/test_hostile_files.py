@@ -163,7 +163,7 @@ def test_an_archive_says_what_it_holds_beside_files(tmp_path: Path) -> None:
         (b"path,\na,b\n", "different names"),
         (b"path,label\na\n", "line 2: 1 fields.*2: path, label"),
         (b"path,label\na,b\nc,d,e\n", "line 3: 3 fields"),
-        (b"path,label\n\xff\xfe,b\n", "not readable"),
+        (b"path,label\n\xff\xfe,b\n", "not UTF-8"),
         (b"path,label\na\0,b\n", "zero bytes"),
         (b'path,label\n"a,b\n', "not readable"),
         (b"path,label\n" + b"a" * 200_000 + b",b\n", "not readable"),
