@@ -5,7 +5,7 @@
     python benchmarks/asked.py brightness --model runs/bright   mean brightness of garments, by the pixels themselves
     python benchmarks/asked.py structure --model runs/structured   helix and strand by residue, by DSSP and torsions
 
-Models: gendiff train images.sprites --out runs/sprites (60 minutes);
+Models: gendiff train images.sprites --out runs/sprites (100 minutes);
 gendiff train audio.tones domain.source.pitch=true domain.source.count=3200 trainer.steps=20000 --minutes 12 --out
 runs/tones; python benchmarks/asked.py brightness --minutes 12 trains its own. Numbers go to
 benchmarks/results/asked_NAME.json. Intervals are 95 %, of shares by Wilson, else by bootstrap over samples.
@@ -230,7 +230,7 @@ def sprites(args: argparse.Namespace) -> dict[str, Any]:
             pictures = drawn(rows, guidance, 1)
             found[key] = score(judges, pictures, rows)
             print(key, {n: round(v["share"], 3) for n, v in found[key].items()}, flush=True)
-            if guidance == 2.5:
+            if guidance == args.guidance[len(args.guidance) // 2]:
                 turned = [rows[(i + len(rows) // 2) % len(rows)] for i in range(len(rows))]
                 found[f"{which}, captions shuffled"] = score(judges, pictures, turned)
                 if args.sheet:

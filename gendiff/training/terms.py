@@ -58,6 +58,9 @@ class Auxiliary:
     loss: Callable[..., Tensor]
     term: Term = field(default_factory=Term)
 
+    def __post_init__(self) -> None:
+        check(self)
+
 
 def leaves_of(t: Any) -> list[Any]:
     """The times of all parts."""

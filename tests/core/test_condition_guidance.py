@@ -179,7 +179,7 @@ def test_a_model_keeps_one_scale_for_each_condition(tmp_path: Path) -> None:
     model = cards()
     model.recipe = {"guidance": {"caption": 3.0, "kind": 1.5}}
     again = gendiff.load(model.save(tmp_path / "m.safetensors"), parts=[Cards])
-    assert again.guidance == {"caption": 3.0, "kind": 1.5} == again.info()["recipe"]["guidance"]
+    assert again.guidance == {"caption": 3.0, "kind": 1.5}
     asked: dict[str, Any] = {"caption": "red", "kind": "a", "level": None, "sampler": Euler(2)}
     own, said = (
         m.sample(1, **asked, guidance=g)[0] for m, g in ((again, None), (model, {"caption": 3.0, "kind": 1.5}))

@@ -47,13 +47,14 @@ from gendiff.guidance import (
 from gendiff.sampling import EvenSteps
 from gendiff.sampling.grids import Grid
 from gendiff.training import EMA, Independent, LossHistogram, MinSNR, Output, Profiles, TimeDistribution
+from gendiff_images import Images
 
 HARD = (math.nan, math.inf, -math.inf, -1.0, 0.0, 1e300, "2", 2.5)
 UNBOUNDED = {"high", "sigma_max", "still_above", "radius"}  # may be infinite
 # What solvers, samplers and bounds hand over, made by the library itself.
 LEFT = {
     "Row", "Move", "Jump", "Turn", "Progress", "Snapshot", "Arrival", "Stage", "Increment", "Range", "Along", "Fitted",
-    "Calibrated", "Pilot", "IGSO3",
+    "Calibrated", "Pilot", "IGSO3", "Plan", "Said",
 }  # fmt: skip
 
 
@@ -87,6 +88,9 @@ def required(kind: str) -> dict[str, Any]:
         "Blur": {"kernel": (0.25, 0.5, 0.25)},
         "Measurement": {"operator": measured.operator, "y": measured.y},
         "Likelihood": {"measured": measured},
+        "PretrainedText": {"path": "clip"},
+        "Reference": {"domain": Images(size=8, channels=1)},
+        "Auxiliary": {"loss": lambda x, x0, t, side: x.sum(-1)},
         "FeynmanKac": {"solver": DDPM(2), "potential": Reward(lambda x: x.sum(-1))},
     }
     return given.get(kind, {})
