@@ -108,10 +108,12 @@ def noise(path: Path, seconds: int, rate: int, channels: int) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(zlib.crc32(path.name.encode()))
-    with wave.open(str(path), "wb") as file:
+    part = path.with_suffix(".part")  # a file that was cut in the middle would be taken for whole
+    with wave.open(str(part), "wb") as file:
         file.setparams((channels, 2, rate, 0, "NONE", ""))
         for _ in range(seconds):
             file.writeframes((3000 * rng.standard_normal((rate, channels))).astype("<i2").tobytes())
+    part.replace(path)
 
 
 def sounds(home: Path) -> Iterator[tuple[str, Any]]:
@@ -131,7 +133,7 @@ def sounds(home: Path) -> Iterator[tuple[str, Any]]:
     steps = ["trainer.steps=3", "trainer.batch=4", "trainer.show=0", "--quiet"]
     with tempfile.TemporaryDirectory(dir=home) as out:
         for name in ("short", "long"):
-            own = ["audio.folder", str(home / name)]
+            own = ["audio.folder", str(home / name), "domain.source.window=1"]  # as long as the short ones
             yield f"{name}, three steps", child("train", *own, *steps, "--out", f"{out}/{name}")
             yield f"{name}, prepare", child("prepare", *own, "--quiet", "--out", f"{out}/{name}.store")
             store = ["--prepared", f"{out}/{name}.store", "--out", f"{out}/{name}.b"]

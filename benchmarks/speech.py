@@ -282,6 +282,7 @@ def report(found: dict[str, Any]) -> None:
         "threads": torch.get_num_threads(),
     }
     merged = {k: {**before.get(k, {}), **v} for k, v in found.items()}
+    RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps({**before, **about, **merged}, indent=1) + "\n")
 
 

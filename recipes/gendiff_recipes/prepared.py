@@ -32,7 +32,7 @@ from gendiff.lazy import digest
 from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.spaces import State, tensors
 
-from .data import Data, Fact, one_thread
+from .data import Data, Fact, one_thread, return_memory
 from .evaluation import about_examples
 from .folder import Lock, written
 from .recipe import Recipe, leaves
@@ -104,6 +104,7 @@ def prepare(
         try:
             for one in results(jobs, pool):
                 done.append(one)
+                return_memory()
                 if progress is not None:
                     progress(min(len(done) * each / len(examples), 1.0), f"{sum(d.count for d in done)} examples")
         finally:
