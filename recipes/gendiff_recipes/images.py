@@ -87,7 +87,7 @@ def sprites() -> Recipe:
 
 
 def emoji() -> Recipe:
-    """Emoji by caption and style, 64 x 64: three hours on two cores. Measured in benchmarks/results/asked_emoji.json.
+    """Emoji by caption and style, 64 x 64: three hours on two cores. Judged by benchmarks/emoji.py, not yet measured.
 
     Two of the five styles are share-alike: models of them are not to be shipped.
     """
