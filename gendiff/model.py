@@ -636,7 +636,7 @@ class Model:
         return write_whole(path, serialise(weights, metadata=metadata))
 
 
-TOLD = frozenset(("x", "t", "mask", "previous", "embedded", "side", "all"))
+RESERVED = frozenset(("x", "t", "mask", "previous", "embedded", "side", "all"))
 """What the core itself tells a network by name, and what training calls all conditions."""
 
 
@@ -646,7 +646,7 @@ def check_names(domain: Domain) -> None:
     Raises:
         RequestError: For the first of them.
     """
-    taken = TOLD | inspect.signature(Model.states).parameters.keys() | domain.ranges().keys()
+    taken = RESERVED | inspect.signature(Model.states).parameters.keys() | domain.ranges().keys()
     for name in domain.conditions:
         if name in taken:
             raise RequestError(

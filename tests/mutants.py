@@ -227,7 +227,7 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant(
         "a text that is dropped is still read",
-        "gendiff/conditions/text.py",
+        "gendiff/conditions/base.py",
         'return {**batch, "mask": batch["mask"] & ~gone[:, None]}',
         "return dict(batch)",
         ("tests/core/test_conditions.py",),

@@ -165,6 +165,12 @@ class Condition(ABC):
         """What may be asked, in one line."""
 
 
+def unmasked(batch: Batched, gone: Tensor) -> dict[str, Tensor]:
+    """The batch without the tokens of the samples that are `gone` (bool [B])."""
+    assert isinstance(batch, dict)
+    return {**batch, "mask": batch["mask"] & ~gone[:, None]}
+
+
 def printed(text: str, most: int = 40) -> str:
     """A text in one line, without what a terminal would obey, cut where it is long."""
     text = printable(" ".join(text.split()))

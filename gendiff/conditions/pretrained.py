@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gendiff.conditions.base import Batched, Condition, printed
+from gendiff.conditions.base import Batched, Condition, printed, unmasked
 from gendiff.conditions.pieces import missing
 from gendiff.conditions.text import letters_of, spread
 from gendiff.errors import RequestError, at_least, check
@@ -176,8 +176,7 @@ class PretrainedText(Condition):
         return padded(singles)
 
     def drop(self, batch: Batched, gone: Tensor) -> dict[str, Tensor]:
-        assert isinstance(batch, dict)
-        return {**batch, "mask": batch["mask"] & ~gone[:, None]}
+        return unmasked(batch, gone)
 
     def embedder(self, width: int) -> nn.Module:
         return FeatureEmbedding(

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gendiff.conditions.base import Batched, Condition
+from gendiff.conditions.base import Batched, Condition, unmasked
 from gendiff.conditions.pretrained import padded
 from gendiff.errors import GendiffError, RequestError, at_least, check, refuse
 from gendiff.nn.tokens import FeatureEmbedding
@@ -133,8 +133,7 @@ class Reference(Condition):
         return padded(singles)
 
     def drop(self, batch: Batched, gone: Tensor) -> dict[str, Tensor]:
-        assert isinstance(batch, dict)
-        return {**batch, "mask": batch["mask"] & ~gone[:, None]}
+        return unmasked(batch, gone)
 
     def embedder(self, width: int) -> nn.Module:
         grid = self.grid if len(self.grid) < 3 else ()

@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from gendiff.conditions.base import Batched, Condition, distinct, printed
+from gendiff.conditions.base import Batched, Condition, distinct, printed, unmasked
 from gendiff.conditions.pieces import ALPHABET, chunks, merged, trained
 from gendiff.errors import Range, RequestError, at_least, check, nearest, refuse
 from gendiff.nn.tokens import TextEmbedding
@@ -178,8 +178,7 @@ class Text(Condition):
         return {"words": words, "mask": torch.arange(length) < counts[:, None]}
 
     def drop(self, batch: Batched, gone: Tensor) -> dict[str, Tensor]:
-        assert isinstance(batch, dict)
-        return {**batch, "mask": batch["mask"] & ~gone[:, None]}
+        return unmasked(batch, gone)
 
     def embedder(self, width: int) -> nn.Module:
         return TextEmbedding(len(self.vocabulary), width, self.layers, pooled=self.pooled, tokens=self.tokens)

@@ -26,6 +26,7 @@ from gendiff import (
     Guided,
     Joint,
 )
+from gendiff.config import from_config
 from gendiff.denoisers import rows_of
 from gendiff.errors import RecipeError, RequestError, RequestWarning, SamplerError
 from gendiff.processes import Process
@@ -179,7 +180,7 @@ def test_a_model_keeps_one_scale_for_each_condition(tmp_path: Path) -> None:
     model = cards()
     model.recipe = {"guidance": {"caption": 3.0, "kind": 1.5}}
     again = gendiff.load(model.save(tmp_path / "m.safetensors"), parts=[Cards])
-    assert again.guidance == {"caption": 3.0, "kind": 1.5}
+    assert again.guidance == {"caption": 3.0, "kind": 1.5} == from_config(again.info()["recipe"]["guidance"])
     asked: dict[str, Any] = {"caption": "red", "kind": "a", "level": None, "sampler": Euler(2)}
     own, said = (
         m.sample(1, **asked, guidance=g)[0] for m, g in ((again, None), (model, {"caption": 3.0, "kind": 1.5}))
