@@ -129,12 +129,17 @@ class Emoji(PictureSource):
     """Emoji in five drawing styles with captions (`images/emoji4_64`), 64x64 RGB on white.
 
     Some pairs of an emoji and a style are missing on purpose; `split="test"` is a tenth of the emoji, in all styles.
+
+    Args:
+        tokens: Whether a network gets the words of a caption, to attend to, beside the one vector of all of them.
     """
+
+    tokens: bool = True
 
     def look(self, root: Path | None = None) -> Look:
         with open_arrays(data_file("images/emoji4_64.npz", root, "emoji as WebP files end to end")) as z:
             styles = tuple(str(name) for name in z["styles"])
-        return Look(64, 3, (), {"caption": Text(), "style": Label(styles)})
+        return Look(64, 3, (), {"caption": Text(tokens=self.tokens), "style": Label(styles)})
 
     def describe(self) -> str:
         return "6,434 pictures of 1,428 emoji by five projects (Fluent, Noto, Twemoji, OpenMoji and others), 64x64."
