@@ -70,6 +70,12 @@ from .guidance import PiGDM as PiGDM
 from .guidance import PosteriorMean as PosteriorMean
 from .guidance import Reward as Reward
 from .guidance import steer as steer
+from .latents import FSQ as FSQ
+from .latents import KL as KL
+from .latents import Autoencoder as Autoencoder
+from .latents import Codec as Codec
+from .latents import Latent as Latent
+from .latents import Reconstruction as Reconstruction
 from .loading import load as load
 from .model import Model as Model
 from .processes import Absorbing as Absorbing

@@ -33,7 +33,7 @@ from gendiff.spaces import Product, Space
 
 CORE = (
     "spaces", "processes", "processes.schedules", "denoisers", "sampling", "sampling.grids", "sampling.solvers",
-    "guidance", "training", "conditions",
+    "guidance", "training", "conditions", "latents",
 )  # fmt: skip
 BUNDLES: dict[str, tuple[type, type]] = {"Joint": (Joint, Process), "Product": (Product, Space), "Heads": (Heads, Head)}
 LONGEST, DEEPEST, LARGEST = 4 * 2**20, 64, 2**63  # characters of a config, its nesting, and its integers

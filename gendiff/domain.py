@@ -400,6 +400,19 @@ class Domain(ABC):
         """A random variant of a batch of clean states."""
         return x
 
+    def variants(self, artifact: Any) -> Sequence[Any]:
+        """All that `augment` may make of an artifact, each as likely, where states are made once and kept (`Latent`).
+
+        Raises:
+            RequestError: For a domain that draws variants and does not list them.
+        """
+        if type(self).augment is not Domain.augment:
+            raise RequestError(
+                f"{type(self).__name__} draws variants of its states at random, and lists none",
+                "variants(artifact) beside augment, where they are few",
+            )
+        return [artifact]
+
     @property
     def auxiliary(self) -> Mapping[str, Auxiliary]:
         """Losses beside the denoising loss, by name: on the predicted clean state, or on side outputs."""
@@ -447,6 +460,34 @@ class Domain(ABC):
 
     def fit(self, artifacts: Sequence[Any]) -> Domain:
         """The same domain with statistics taken from training artifacts."""
+        return self
+
+    def with_statistics(self, other: Domain) -> Self:
+        """The same with what `fit` of another domain of this kind found, so that states mean the same in both.
+
+        By default all that `fit` finds is taken to leave states as they are.
+        """
+        return self
+
+    def carried(self) -> dict[str, nn.Module]:
+        """Networks that are part of the domain and stand in a model's file, by name: a codec."""
+        return {}
+
+    def carry(self, shapes: Mapping[str, tuple[int, ...]], tensor: Callable[[str], Tensor], where: str) -> Domain:
+        """The same with the networks that a file carries: its tensors by "NAME.weight", as `carried` named them.
+
+        Args:
+            shapes: Of the tensors, by name.
+            tensor: f(name) -> the tensor.
+            where: What is being read, for messages.
+
+        Raises:
+            RequestError: For tensors that are not this domain's.
+        """
+        if shapes:
+            raise RequestError(
+                f"{where} carries {len(shapes)} weights of a domain that has none", "a model's own weights"
+            )
         return self
 
     def read(self, path: str | Path) -> Any:

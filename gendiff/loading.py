@@ -23,6 +23,7 @@ from gendiff.modelfile import (
     as_checkpoint_error,
     check_size,
     digest,
+    divided,
     domain_type,
     make_network,
     open_model,
@@ -58,13 +59,19 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", parts: Sequenc
                 raise
             raise as_checkpoint_error(error) from error
         check_names(domain)
-        check_size(domain, size, file.shapes, f"{where}: network")
+        shapes, more = divided(file.shapes)
+        check_size(domain, size, shapes, f"{where}: network")
         with sealed():
             network = make_network(domain, size)
         weights = {name: file.tensor(name) for name in file.shapes}
         if "weights_sha256" in file.metadata:
             require_digest(file.metadata["weights_sha256"], digest(weights), file.path, "weights")
-        network.load_state_dict(weights)
+        own, theirs = divided(weights)
+        network.load_state_dict(own)
+        try:
+            domain = domain.carry(more, theirs.__getitem__, where)
+        except GendiffError as error:
+            raise as_checkpoint_error(error) from error
     model = Model(
         domain,
         Denoiser(network, head, process),

@@ -56,6 +56,7 @@ from gendiff.guidance import (
     with_resampling,
 )
 from gendiff.modelfile import (
+    CARRIED,
     FORMAT,
     digest,
     domain_config,
@@ -630,6 +631,8 @@ class Model:
         """
         own = self.denoiser.network.state_dict()
         kept = {k: v.to(dtype) if v.is_floating_point() and dtype else v for k, v in own.items()}
+        for name, module in self.domain.carried().items():
+            kept |= {f"{CARRIED}{name}.{key}": value for key, value in module.state_dict().items()}
         weights = {k: v.detach().cpu().contiguous() for k, v in kept.items()}
         text = json.dumps(self.config())
         metadata = {"gendiff": text, "config_sha256": text_digest(text), "weights_sha256": digest(weights)}

@@ -57,7 +57,8 @@ HINTS = {
     "metrics": Mapping[str, float | None],
 }  # fmt: skip
 
-KEYS = ("format", "version", *HINTS)
+CARRIED = "@"
+"""Before the names of weights in a model's file that are its domain's; no network's begins so."""
 
 LONGEST_HEADER = 64 * 2**20
 
@@ -224,8 +225,8 @@ def place_of(name: str, entry: Mapping[str, Any]) -> tuple[torch.dtype, tuple[in
 
 
 @contextlib.contextmanager
-def open_model(path: str | Path) -> Iterator[tuple[ModelFile, dict[str, Any]]]:
-    """An open model file and its config.
+def open_model(path: str | Path, hints: Mapping[str, Any] = HINTS) -> Iterator[tuple[ModelFile, dict[str, Any]]]:
+    """An open model file and its config, with the keys of `hints` and values of these types; by default a model's.
 
     Raises:
         CheckpointError: If it is missing, damaged, not gendiff's, or of another format.
@@ -234,7 +235,7 @@ def open_model(path: str | Path) -> Iterator[tuple[ModelFile, dict[str, Any]]]:
     try:
         with path.open("rb") as stream:
             file = ModelFile(stream, path)
-            yield file, checked_config(file.metadata, path)
+            yield file, checked_config(file.metadata, path, hints)
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no model file {path}", "a .safetensors file that Model.save wrote") from error
     except OSError as error:
@@ -247,9 +248,9 @@ def model_path(path: str | Path) -> Path:
     return path / "model.safetensors" if path.is_dir() else path
 
 
-def checked_config(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+def checked_config(metadata: Mapping[str, str], path: Path, hints: Mapping[str, Any] = HINTS) -> dict[str, Any]:
     """The config in a model file's metadata, checked for its format, its digest and its keys."""
-    text = metadata.get("gendiff")
+    text, keys = metadata.get("gendiff"), ("format", "version", *hints)
     if text is None:
         raise CheckpointError(f"{path} is safetensors, but no gendiff model", "a file that Model.save wrote")
     try:
@@ -259,16 +260,22 @@ def checked_config(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
             require_digest(metadata["config_sha256"], text_digest(text), path, "config")
         config = parse_json(text, f"The config in {path}")
         if not isinstance(config, dict):
-            raise RecipeError(f"The config in {path} is a {type(config).__name__}", f"a table of {', '.join(KEYS)}")
+            raise RecipeError(f"The config in {path} is a {type(config).__name__}", f"a table of {', '.join(keys)}")
         if config.get("format") != FORMAT:
             raise RecipeError(
                 f"{path} has format {config.get('format')!r} (written by gendiff {config.get('version', 'unknown')})",
                 f"format {FORMAT}",
                 "Load it with the gendiff version that wrote it",
             )
-        unread(config, list(KEYS), str(path))
-        complete(config, list(KEYS), str(path))
-        for key, hint in HINTS.items():
+        is_codec = "bottleneck" in config
+        if is_codec != ("bottleneck" in hints):
+            raise RecipeError(
+                f"{path} holds a {'codec' if is_codec else 'model'}", f"a {'model' if is_codec else 'codec'}",
+                "gendiff.Codec.load(path) reads a codec" if is_codec else "gendiff.load(path) reads a model",
+            )  # fmt: skip
+        unread(config, list(keys), str(path))
+        complete(config, list(keys), str(path))
+        for key, hint in hints.items():
             check_type(config[key], hint, f"{path}: {key}")
         complete(config["domain"], ["name"], f"{path}: domain")
     except GendiffError as error:
@@ -321,6 +328,12 @@ def rebuild(config: Mapping[str, Any], where: str, parts: Sequence[type] = ()) -
 
         process, head, sampler = part("process", Process), part("head", Head), part("sampler", Solver | Loop)
         return Rebuilt(domain.with_process(process, head), process, head, sampler, dict(part("network", Mapping)))
+
+
+def divided(named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What stands in a model's file by name: the network's, and the domain's (`Domain.carried`)."""
+    own = {name: value for name, value in named.items() if not name.startswith(CARRIED)}
+    return own, {name[len(CARRIED) :]: value for name, value in named.items() if name.startswith(CARRIED)}
 
 
 def check_size(domain: Domain, size: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], where: str) -> None:

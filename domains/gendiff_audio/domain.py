@@ -187,6 +187,17 @@ class Audio(Domain):
         bands = x.float() * torch.tensor(self.std) + torch.tensor(self.mean) - math.log(self.spectrogram.win)
         return float((bands > math.log(10) / 20).float().mean())
 
+    def with_statistics(self, other: Domain) -> Audio:
+        """The same with mean and std of another.
+
+        Raises:
+            RequestError: another spectrogram.
+        """
+        assert isinstance(other, Audio)
+        if other.spectrogram != self.spectrogram:
+            raise RequestError(f"frames of {other.spectrogram!r}", f"those of {self.spectrogram!r}")
+        return replace(self, mean=other.mean, std=other.std)
+
     def fit(self, artifacts: Sequence[Clip]) -> Audio:
         """The same domain with mean, std and lengths of these clips, in two passes over them, of which nothing is held.
         Sums are exact, so their order does not matter.

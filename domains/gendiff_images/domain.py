@@ -22,7 +22,7 @@ from gendiff.denoisers import Head, Velocity
 from gendiff.domain import Domain, Examples, Request
 from gendiff.errors import DataError, RequestError, nearest
 from gendiff.guidance import Given, Measurement
-from gendiff.nn import DiT, UNet
+from gendiff.nn import grid_network
 from gendiff.processes import Gaussian, Process
 from gendiff.processes.schedules import Linear
 from gendiff.random import Noise
@@ -202,46 +202,13 @@ class Images(Domain):
         for word in unknown:
             sizes = ("channels", "blocks", "attention", "patch", "width", "depth", "heads", "dropout", "previous")
             raise RequestError(f"network({word}=...)", f"one of {', '.join(sizes)}.{nearest(word, sizes)}")
-        if width is not None:
-            if channels is not None or attention is not None:
-                raise RequestError(
-                    "the network got width= with channels= or attention=",
-                    "channels, blocks, attention, patch, dropout (a U-Net has these), or width, depth, heads (a DiT)",
-                    "For a DiT: network.channels=none network.width=192",
-                )
-            if any(side % (patch or 2) for side in self.sides):
-                raise RequestError(
-                    f"a DiT of patch={patch or 2} for pictures of (height, width) = {self.sides}",
-                    f"sides that are multiples of {patch or 2}",
-                    "patch=1, or another size",
-                )
-            return DiT(
-                2,
-                in_channels=self.channels,
-                out_channels=self.channels,
-                patch=patch or 2,
-                width=width,
-                depth=depth,
-                heads=heads,
-                conditions=self.conditions,
-                dropout=dropout,
-                previous=previous,
-            )
         small = max(self.sides) <= 16
-        channels = tuple(channels or ((64, 128) if small else (96, 160, 192)))
-        net = UNet(
-            2,
-            in_channels=self.channels,
-            out_channels=self.channels,
-            channels=channels,
-            blocks=blocks,
-            attention=attention or tuple(i == len(channels) - 1 for i in range(len(channels))),
-            conditions=self.conditions,
-            patch=patch or (1 if small else 2),
-            dropout=dropout,
-            previous=previous,
-        )
-        return net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        unet = width is None
+        return grid_network(
+            2, self.channels, self.conditions, sites=self.sides, width=width, depth=depth, heads=heads, blocks=blocks,
+            channels=channels if channels or not unet else ((64, 128) if small else (96, 160, 192)),
+            attention=attention, patch=patch or (1 if small and unet else 2), dropout=dropout, previous=previous,
+        )  # fmt: skip
 
     def dataset(self, split: str, root: Path | None = None) -> Examples:
         """The pictures of "train" or "test"; sizes, channels and labels fit this domain.
@@ -285,6 +252,14 @@ class Images(Domain):
             return x
         mirrored = noise.uniform((x.shape[0],))[:, None, None, None] < 0.5
         return torch.where(mirrored.to(x.device), x.flip(-1), x)
+
+    def variants(self, artifact: Any) -> list[Any]:
+        """A picture, and its mirror image if `flip`."""
+        picture = io.as_picture(artifact, channels=self.channels)
+        return [picture, picture.flip(-1)] if self.flip else [picture]
+
+    def with_statistics(self, other: Domain) -> Images:
+        return replace(self, mean=other.mean, std=other.std) if isinstance(other, Images) else self
 
     def metrics(self) -> dict[str, Callable[[list[Any], list[Any]], float]]:
         """Distances that need no trained network (see `gendiff_images.distances`); `Judge` has those that do.

@@ -15,6 +15,7 @@ from gendiff.nn.embeddings import (
     SiteEmbedding,
     pooled_field,
 )
+from gendiff.nn.grids import grid_network
 from gendiff.nn.tokens import AlignedEmbedding, FeatureEmbedding, TextEmbedding, TokenBlock
 from gendiff.nn.unet import MaskedGroupNorm, ResidualBlock, UNet
 
@@ -40,6 +41,7 @@ __all__ = [
     "TextEmbedding",
     "TokenBlock",
     "UNet",
+    "grid_network",
     "grid_positions",
     "pooled_field",
     "rotate",

@@ -7,6 +7,7 @@ loggers; `Keeper` writes the checkpoint, which therefore holds all that the step
 
 from __future__ import annotations
 
+import contextlib
 import mimetypes
 import os
 import signal
@@ -23,13 +24,15 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from gendiff.errors import RequestError
+from gendiff.latents import Codec
 from gendiff.model import Model
 from gendiff.progress import progress_bar
 from gendiff.samples import write_samples
 from gendiff.training import EMA, ImportanceTimes
 
 from .folder import Folder, RunError, Table, written
-from .module import Denoising
+from .module import Coding, Denoising, Learning
 
 EVERY = 10
 """Steps between two rows for the loggers."""
@@ -46,7 +49,7 @@ class AfterStep(L.Callback):
         if (batch_idx + 1) % pl_module.recipe.trainer.accumulate == 0:
             self.after(trainer, pl_module)
 
-    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+    def after(self, trainer: L.Trainer, module: Learning) -> None:
         """What is done after a step."""
         raise NotImplementedError
 
@@ -122,7 +125,7 @@ class Clock(AfterStep):
         """The time of the next step begins."""
         self.since = time.perf_counter()
 
-    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+    def after(self, trainer: L.Trainer, module: Learning) -> None:
         self.waited += time.perf_counter() - self.since
         self.steps += 1
         module.step += 1
@@ -135,7 +138,7 @@ class Clock(AfterStep):
         usual = self.waited / self.steps
         following = 1 if alone else min(max(int(self.TICK / max(usual, 1e-6)), 1), 50)
         spent = pace.spent(step - 1) + self.steps * pace.counted(usual)
-        bad = [at for at, loss in module.losses if not bool(torch.isfinite(loss))]
+        bad = [at for at, loss in module.recent if not bool(torch.isfinite(loss))]
         due = time.monotonic() - self.saved >= 60 * self.minutes
         own = torch.tensor([spent, following, due, self.signals.number or 0, min(bad, default=0)], dtype=torch.float64)
         if trainer.world_size > 1:
@@ -145,7 +148,7 @@ class Clock(AfterStep):
         if not pace.known(step):
             pace.add(spent)
         self.tick, self.due, self.signal = step + int(following), bool(due), int(number) or None
-        self.waited, self.steps, module.losses = 0.0, 0, []
+        self.waited, self.steps, module.recent = 0.0, 0, []
         if first:
             raise RunError(f"The loss of step {int(first)} is not finite", "finite losses", SMALLER)
 
@@ -163,29 +166,31 @@ class EMAWeights(AfterStep):
         self.ema: EMA | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.ema = EMA(pl_module.denoiser.network, self.decay)
+        self.ema = EMA(pl_module.network, self.decay)
         if self.state is not None:
             self.ema.load_state_dict(dict(self.state))
             self.state = None
 
-    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+    def after(self, trainer: L.Trainer, module: Learning) -> None:
         assert self.ema is not None
-        self.ema.update(module.denoiser.network)
+        self.ema.update(module.network)
 
     @contextmanager
-    def applied(self, module: Denoising) -> Iterator[None]:
+    def applied(self, module: Learning) -> Iterator[None]:
         """The averaged weights, for the length of a block."""
         assert self.ema is not None
-        with self.ema.applied(module.denoiser.network):
+        with self.ema.applied(module.network):
             yield
 
 
 class LearnTimes(AfterStep):
     """Tells `ImportanceTimes` the losses of all devices, so that all go on from the same histogram."""
 
-    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+    def after(self, trainer: L.Trainer, module: Learning) -> None:
         times = module.recipe.times
-        if module.learned is not None and isinstance(times, ImportanceTimes) and module.step % times.every == 0:
+        if not isinstance(module, Denoising) or module.learned is None or not isinstance(times, ImportanceTimes):
+            return
+        if module.step % times.every == 0:
             t, losses = module.told()
             module.learned.update(t, losses, module.denoiser.process)
             module.seen = []
@@ -209,7 +214,7 @@ class SampleLogger(AfterStep):
         self.model, self.averaging, self.folder = model, averaging, folder
         self.every, self.n, self.what = every, n, what
 
-    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+    def after(self, trainer: L.Trainer, module: Learning) -> None:
         step = module.step
         if not self.every or step % self.every or not trainer.is_global_zero:
             return
@@ -229,7 +234,7 @@ def show(trainer: L.Trainer, path: Path, step: int) -> None:
     for logger in trainer.loggers:
         if not isinstance(logger, TensorBoardLogger):
             continue
-        if kind == "image/png" and path.name == "all.png":
+        if kind == "image/png" and (path.name == "all.png" or path.stem.startswith("step_")):
             from matplotlib import image
 
             pixels = np.asarray(image.imread(path))
@@ -241,6 +246,35 @@ def show(trainer: L.Trainer, path: Path, step: int) -> None:
 
             samples, rate = soundfile.read(path, dtype="float32")
             logger.experiment.add_audio(f"samples/{path.stem}", torch.from_numpy(samples)[None], step, sample_rate=rate)
+
+
+class ReconstructionLogger(AfterStep):
+    """Draws what a codec makes of some artifacts, with the averaged weights: each, and below it its reconstruction.
+
+    Args:
+        codec: In training.
+        averaging: Whose weights to use.
+        folder: Where `step_000500.png` goes.
+        artifacts: To look at.
+        every: Steps between.
+    """
+
+    def __init__(self, codec: Codec, averaging: EMAWeights, folder: Path, artifacts: list[Any], every: int) -> None:
+        self.codec, self.averaging, self.folder = codec, averaging, folder
+        self.artifacts, self.every = artifacts, every
+
+    def after(self, trainer: L.Trainer, module: Learning) -> None:
+        step, domain = module.step, self.codec.domain
+        if not self.every or step % self.every or not trainer.is_global_zero or not isinstance(module, Coding):
+            return
+        with self.averaging.applied(module), written(self.folder, "room for pictures; the checkpoints are whole"):
+            made = [domain.decode(self.codec.restored(domain.encode(a), module.autoencoder)) for a in self.artifacts]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / f"step_{step:06d}.png"
+            with contextlib.suppress(RequestError):  # a domain that draws no pictures
+                domain.plot([*self.artifacts, *made], path, labels=["real"] * len(made) + ["codec"] * len(made))
+        if path.exists():
+            show(trainer, path, step)
 
 
 class MetricLogger(AfterStep):
@@ -261,7 +295,7 @@ class MetricLogger(AfterStep):
         self.model, self.averaging, self.reference = model, averaging, reference
         self.every, self.n, self.what = every, n, what
 
-    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+    def after(self, trainer: L.Trainer, module: Learning) -> None:
         if not self.every or module.step % self.every or not trainer.is_global_zero:
             return
         with self.averaging.applied(module):
@@ -298,7 +332,7 @@ class Report(AfterStep):
     Every `EVERY` steps, and whenever there are metrics. Milliseconds a step are of training alone.
     """
 
-    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+    def after(self, trainer: L.Trainer, module: Learning) -> None:
         row, module.row = module.row, {}
         step, every = module.step, min(EVERY, module.recipe.trainer.steps)
         if step % every == 0:
@@ -333,7 +367,7 @@ class ProgressBar(AfterStep):
         if trainer.is_global_zero:
             self._tick = self.bar.__enter__()
 
-    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+    def after(self, trainer: L.Trainer, module: Learning) -> None:
         if self._tick is not None and module.step % EVERY == 0:
             loss = float(module.row.get("train/loss", float("nan")))
             self._tick(module.progress(), f"step {module.step}, loss {loss:.3g}")
@@ -371,7 +405,7 @@ class Keeper(AfterStep):
         if self.saved != pl_module.step:
             self.save(trainer, pl_module)
 
-    def after(self, trainer: L.Trainer, module: Denoising) -> None:
+    def after(self, trainer: L.Trainer, module: Learning) -> None:
         options, step = module.recipe.trainer, module.step
         ended = module.progress() >= 1
         if ended or self.clock.signal or self.clock.due or (options.checkpoint and step % options.checkpoint == 0):
@@ -380,7 +414,7 @@ class Keeper(AfterStep):
             trainer.should_stop = True
         self.clock.go_on()
 
-    def save(self, trainer: L.Trainer, module: Denoising) -> None:
+    def save(self, trainer: L.Trainer, module: Learning) -> None:
         """Writes a checkpoint, on one device; all of them call this, and all stop if it fails.
 
         Raises:
@@ -388,13 +422,13 @@ class Keeper(AfterStep):
         """
         assert self.averaging.ema is not None
         told = None if module.learned is None else module.told()
-        step, network = module.step, module.denoiser.network
+        step, network = module.step, module.network
         norms = torch.stack([p.detach().abs().max().float() for p in network.parameters() if p.numel()])
         wrong: tuple[str, ...] = ()
         if not bool(torch.isfinite(norms).all()):
             wrong = f"After step {step} there are weights that are not finite", "finite weights", SMALLER
         if not wrong and trainer.is_global_zero:
-            names = [name for name, _ in module.denoiser.named_parameters()]
+            names = [name for name, _ in module.trained.named_parameters()]
             optimizer = trainer.optimizers[0].state_dict()["state"]
             state = {
                 **self.facts,

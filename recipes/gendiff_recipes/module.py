@@ -1,9 +1,9 @@
-r"""The one LightningModule: any domain, any process, any head.
+r"""What is trained, as LightningModules: `Denoising`, for any domain, process and head, and `Coding`, for codecs.
 
-A step draws stratified times, noise keyed by (seed, place in the batch, batch number), drops some conditions, and
-takes the mean of `gendiff.training.denoising_loss`. All randomness is a function of the seed and the batch's number,
-dropout's too: a resumed run repeats the uninterrupted one exactly. Times and noise do not depend on the number of
-devices or of parts a batch is taken in; what a network draws by itself (dropout) does.
+A step of `Denoising` draws stratified times, noise keyed by (seed, place in the batch, batch number), drops some
+conditions, and takes the mean of `gendiff.training.denoising_loss`. All randomness is a function of the seed and the
+batch's number, dropout's too: a resumed run repeats the uninterrupted one exactly. Times and noise do not depend on the
+number of devices or of parts a batch is taken in; what a network draws by itself (dropout) does.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendiff.denoisers import Denoiser
 from gendiff.domain import Domain
+from gendiff.latents import Autoencoder, Codec
 from gendiff.random import Noise
 from gendiff.spaces import tensors
-from gendiff.training import Binned, ImportanceTimes, denoising_loss, stratified
+from gendiff.training import Binned, ImportanceTimes, LossHistogram, denoising_loss, stratified
 
 from .folder import Pace
-from .recipe import Recipe
+from .recipe import CodecRecipe, Recipe
 
 
 def seed_everything(device: torch.device, *key: int) -> None:
@@ -38,7 +39,100 @@ def seed_everything(device: torch.device, *key: int) -> None:
     random.seed(number)
 
 
-class Denoising(L.LightningModule):
+class Learning(L.LightningModule):
+    """What every training shares: steps, their time, the optimiser and its learning rate.
+
+    Args:
+        domain: Gives augmentation and conditions.
+        recipe: Everything else.
+
+    Attributes:
+        step: Optimiser steps taken, over all the times that the run was resumed.
+        pace: The training time after each of them.
+        row: What this step has to say to the loggers.
+        recent: Detached losses since they were last looked at, each with its step.
+        learned: A histogram of times that is learned along, of a training that has one.
+    """
+
+    learned: LossHistogram | None = None
+
+    def __init__(self, domain: Domain, recipe: Recipe) -> None:
+        super().__init__()
+        self.domain, self.recipe = domain, recipe
+        self.step = 0
+        self.pace = Pace(None)
+        self.row: dict[str, Any] = {}
+        self.recent: list[tuple[int, Tensor]] = []
+        self.resumed: dict[str, dict[str, Any]] | None = None  # the optimiser's state by parameter, to go on with
+
+    @property
+    def trained(self) -> nn.Module:
+        """The module whose parameters are trained."""
+        raise NotImplementedError
+
+    @property
+    def network(self) -> nn.Module:
+        """What is saved and averaged."""
+        raise NotImplementedError
+
+    def losses(self, x0: Any, cond: dict[str, Any], noise: Noise, batch: Mapping[str, Any], part: int) -> Any:
+        """The losses of the samples of a batch by name, each [B]; "loss" is the one to follow.
+
+        Args:
+            x0: Clean states, augmented.
+            cond: What is asked of them.
+            noise: Of this batch.
+            batch: As it was loaded.
+            part: Which part of the batch of the step it is.
+        """
+        raise NotImplementedError
+
+    def told(self) -> Tensor | None:
+        """What the learned histogram has not yet been told, of all devices, which all call this."""
+        return None
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        recipe, place, number = self.recipe, batch["place"], int(batch["number"])
+        parts = recipe.trainer.accumulate
+        part = batch_idx % parts
+        seed_everything(self.device, recipe.trainer.seed, number, self.trainer.global_rank, part)
+        noise = Noise(recipe.trainer.seed, place).fork("train").at(number)
+        x0 = self.domain.augment(batch["x0"], noise.fork("augment"))
+        losses = self.losses(x0, batch["cond"], noise, batch, part)
+        if "weight" in batch:
+            losses["loss"] = losses["loss"] * batch["weight"].to(losses["loss"])
+        means = {name: value.mean() for name, value in losses.items()}
+        self.recent.append((self.step + 1, means["loss"].detach()))
+        for name, value in means.items():
+            so_far = self.row.get(f"train/{name}", 0.0) if part else 0.0
+            self.row[f"train/{name}"] = so_far + value.detach() / parts
+        return means["loss"]
+
+    def progress(self) -> float:
+        """The share of the run that is over, by steps or by training time, whichever is further."""
+        trainer = self.recipe.trainer
+        by_time = self.pace.spent(self.step) / (60 * trainer.minutes) if trainer.minutes else 0.0
+        return min(max(self.step / trainer.steps, by_time), 1.0)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        o = self.recipe.optimizer
+        optimizer = torch.optim.AdamW(
+            self.trained.parameters(), lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay, foreach=True
+        )
+        if self.resumed is not None:
+            names = [name for name, _ in self.trained.named_parameters()]
+            moments = {names.index(name): value for name, value in self.resumed.items()}
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+            self.resumed = None
+        return optimizer
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        rate = self.recipe.optimizer.lr * self.recipe.optimizer.factor(self.step, self.progress())
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate
+
+
+class Denoising(Learning):
     """Trains a denoiser by a recipe.
 
     Args:
@@ -47,24 +141,23 @@ class Denoising(L.LightningModule):
         recipe: Everything else.
 
     Attributes:
-        step: Optimiser steps taken, over all the times that the run was resumed.
-        pace: The training time after each of them.
-        row: What this step has to say to the loggers.
-        losses: Detached losses since they were last looked at, each with its step.
         seen: Times and losses since `ImportanceTimes` was last told, float64 [2, b] each, with their places.
     """
 
     def __init__(self, denoiser: Denoiser, domain: Domain, recipe: Recipe) -> None:
-        super().__init__()
-        self.denoiser, self.domain, self.recipe = denoiser, domain, recipe
-        self.step = 0
-        self.pace = Pace(None)
-        self.row: dict[str, Any] = {}
-        self.losses: list[tuple[int, Tensor]] = []
+        super().__init__(domain, recipe)
+        self.denoiser = denoiser
         self.learned = recipe.times.started() if isinstance(recipe.times, ImportanceTimes) else None
         self.seen: list[Tensor] = []
-        self.resumed: dict[str, dict[str, Any]] | None = None  # the optimiser's state by parameter, to go on with
         self.told_before: Tensor | None = None  # what all devices had seen when the checkpoint was written
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.denoiser
+
+    @property
+    def network(self) -> nn.Module:
+        return self.denoiser.network
 
     def drop(self, cond: dict[str, Any], noise: Noise) -> dict[str, Any]:
         """Nothing asked by all conditions of a share of the examples, or by single ones where the recipe names them."""
@@ -79,17 +172,12 @@ class Denoising(L.LightningModule):
                 out[own] = self.domain.conditions[own].drop(out[own], gone)
         return out
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        recipe, place, number = self.recipe, batch["place"], int(batch["number"])
-        parts = recipe.trainer.accumulate
-        seed_everything(self.device, recipe.trainer.seed, number, self.trainer.global_rank, batch_idx % parts)
-        noise = Noise(recipe.trainer.seed, place).fork("train").at(number)
-        x0 = self.domain.augment(batch["x0"], noise.fork("augment"))
-        cond = self.drop(batch["cond"], noise)
-        common = Noise.of(recipe.trainer.seed, 1).fork("times").at(number)
-        first, slots = self.trainer.global_rank + self.trainer.world_size * (batch_idx % parts), self.slots
+    def losses(self, x0: Any, cond: dict[str, Any], noise: Noise, batch: Mapping[str, Any], part: int) -> Any:
+        recipe, process = self.recipe, self.denoiser.process
+        cond = self.drop(cond, noise)
+        common = Noise.of(recipe.trainer.seed, 1).fork("times").at(int(batch["number"]))
+        first, slots = self.trainer.global_rank + self.trainer.world_size * part, self.slots
         u = stratified(recipe.trainer.batch, common)[first::slots]
-        process = self.denoiser.process
         drawn_from = recipe.times if self.learned is None else self.learned.snapshot()
         t = drawn_from.quantile(u, process)
         losses = denoising_loss(
@@ -98,14 +186,7 @@ class Denoising(L.LightningModule):
         if isinstance(drawn_from, Binned):
             self.seen.append(torch.stack([t.to(tensors(x0)[0].device), losses["loss"].detach().double()]))
             losses["loss"] = losses["loss"] * drawn_from.correction(t, process).to(losses["loss"])
-        if "weight" in batch:
-            losses["loss"] = losses["loss"] * batch["weight"].to(losses["loss"])
-        means = {name: value.mean() for name, value in losses.items()}
-        self.losses.append((self.step + 1, means["loss"].detach()))
-        for name, value in means.items():
-            so_far = self.row.get(f"train/{name}", 0.0) if batch_idx % parts else 0.0
-            self.row[f"train/{name}"] = so_far + value.detach() / parts
-        return means["loss"]
+        return losses
 
     @property
     def slots(self) -> int:
@@ -133,30 +214,51 @@ class Denoising(L.LightningModule):
         own = torch.cat(self.seen, 1)
         return self.in_places(torch.as_tensor(self.all_gather(own)).reshape(-1, *own.shape))
 
-    def progress(self) -> float:
-        """The share of the run that is over, by steps or by training time, whichever is further."""
-        trainer = self.recipe.trainer
-        by_time = self.pace.spent(self.step) / (60 * trainer.minutes) if trainer.minutes else 0.0
-        return min(max(self.step / trainer.steps, by_time), 1.0)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        o = self.recipe.optimizer
-        optimizer = torch.optim.AdamW(
-            self.denoiser.parameters(), lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay, foreach=True
-        )
-        if self.resumed is not None:
-            names = [name for name, _ in self.denoiser.named_parameters()]
-            moments = {names.index(name): value for name, value in self.resumed.items()}
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-            self.resumed = None
-        return optimizer
-
     def on_train_start(self) -> None:
         if self.told_before is not None:
             self.seen = [self.own(self.told_before).to(self.device)] if self.told_before.numel() else []
             self.told_before = None
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        rate = self.recipe.optimizer.lr * self.recipe.optimizer.factor(self.step, self.progress())
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = rate
+
+class Coding(Learning):
+    """Trains a codec by a recipe.
+
+    Args:
+        codec: Says how the states lie on their grid.
+        network: Its network.
+        recipe: Everything else.
+    """
+
+    recipe: CodecRecipe
+
+    def __init__(self, codec: Codec, network: Autoencoder, recipe: CodecRecipe) -> None:
+        super().__init__(codec.domain, recipe)
+        self.grid, self.autoencoder = codec.grid, network
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.autoencoder
+
+    @property
+    def network(self) -> nn.Module:
+        return self.autoencoder
+
+    def losses(self, x0: Any, cond: dict[str, Any], noise: Noise, batch: Mapping[str, Any], part: int) -> Any:
+        x = self.window(self.grid.channels_first(x0), cond.get("mask"), noise.fork("window"))
+        y, own = self.autoencoder(x, noise.fork("bottleneck"))
+        terms = self.recipe.loss(y, x)
+        return {"loss": torch.stack([*terms.values(), own]).sum(0), **terms, "bottleneck": own}
+
+    def window(self, x: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:
+        """States [B, C, *sites] whose sites fit the stride: whole, or of ragged ones a part of each, of equal length,
+        drawn at random from its real sites.
+        """
+        stride = self.autoencoder.stride
+        if mask is None:
+            return self.autoencoder.padded(x)
+        lengths = mask.sum(1)
+        length = max(min(int(lengths.min()), self.recipe.segment) // stride * stride, stride)
+        room = (lengths - length + 1).clamp_min(1)
+        first = (noise.uniform((len(x),)).to(x.device) * room).long()
+        place = torch.minimum(first[:, None] + torch.arange(length, device=x.device), lengths[:, None] - 1)
+        return x.gather(2, place[:, None].expand(-1, x.shape[1], -1))

@@ -27,7 +27,6 @@ from gendiff.cli import expressions
 from gendiff.cli.expressions import kinds_of, parse_object, similar
 from gendiff.config import BUNDLES
 from gendiff.errors import RecipeError, UnknownName, fits, nearest
-from gendiff.modelfile import make_network
 from gendiff.spaces import Space
 from gendiff.training import Term
 
@@ -115,7 +114,7 @@ def check_network(recipe: Recipe) -> None:
                 raise RecipeError(f"{recipe.name}.network got {name}={size!r}", "whole numbers, at least 1")
     try:
         with torch.device("meta"):
-            make_network(recipe.domain.with_process(recipe.process, recipe.head), recipe.network)
+            recipe.build()
     except (TypeError, ValueError, ArithmeticError) as error:
         raise RecipeError(
             f"{recipe.name}: the network refused {dict(recipe.network)!r} ({error})",
@@ -139,7 +138,7 @@ def bundles() -> tuple[type, ...]:
 def sizes(recipe: Recipe) -> dict[str, Slot]:
     """What a recipe's network takes, from the signature of `Domain.network`, or of the network's own class."""
     own = recipe.network.get("kind")
-    make = own if own is not None else recipe.domain.network
+    make = own if own is not None else recipe.maker
     signature, about = inspect.signature(make), described(make)
     hints = typing.get_type_hints(own.__init__ if own is not None else make)
     named = [p for p in signature.parameters.values() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -172,9 +171,9 @@ def slots(owner: Any, recipe: Recipe, place: Slot | None = None) -> dict[str, Sl
     found = {
         f.name: Slot(getattr(owner, f.name), hints[f.name], about.get(f.name, ""))
         for f in dataclasses.fields(owner)
-        if f.init and not (f.name == "mask" and isinstance(owner, Space))
+        if f.init and not (f.name == "mask" and isinstance(owner, Space)) and f.name not in getattr(owner, "unused", ())
     }
-    if owner is recipe:
+    if owner is recipe and not recipe.unused:
         own = {"process": lambda: recipe.domain.process, "head": lambda: recipe.domain.head}
         for name, value in {**own, "sampler": recipe.domain.sampler}.items():
             if found[name].value is None:

@@ -6,16 +6,20 @@ saved beside the weights as JSON, and can be trained from again. Nothing else de
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from torch import nn
 
 from gendiff.config import check_type, complete, field_types, from_config, read_json, to_config, unread
 from gendiff.denoisers import Head
 from gendiff.domain import Domain, data_root
 from gendiff.errors import FINITE, DataError, Range, RecipeError, nearest, positive, refuse
+from gendiff.latents import KL, Autoencoder, Bottleneck, Codec, Grid, Reconstruction
 from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.processes import Joint, Process
 from gendiff.sampling.solvers import Solver
@@ -209,6 +213,9 @@ class Recipe:
     guidance: float | Mapping[str, float] = 1.0
     limit: int | None = None
 
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Fields that say nothing in a recipe of this kind."""
+
     def __post_init__(self) -> None:
         whole(self, "limit")
         shares = self.drop if isinstance(self.drop, Mapping) else {"all": self.drop}
@@ -247,9 +254,19 @@ class Recipe:
 
         return change(self, *changes)
 
+    @property
+    def maker(self) -> Callable[..., nn.Module]:
+        """What `network` is given to, by name, where it names no class of its own."""
+        return self.domain.with_process(self.process, self.head).network
+
+    def build(self) -> nn.Module:
+        """The network, untrained."""
+        own = dict(self.network)
+        return own.pop("kind", self.maker)(**own)
+
     def config(self) -> dict[str, Any]:
         """JSON-able form, complete."""
-        out = {k: v for k, v in to_config(self).items() if k not in ("kind", "domain")}
+        out = {k: v for k, v in to_config(self).items() if k not in ("kind", "domain", *self.unused)}
         return {**out, "domain": domain_config(self.domain)}
 
     def save(self, path: str | Path) -> None:
@@ -264,14 +281,15 @@ class Recipe:
             RecipeError: For a key nobody reads.
         """
         data = dict(config)
-        unread(data, list(Recipe.__dataclass_fields__), "recipe")
+        cls = CodecRecipe if "bottleneck" in data else Recipe
+        unread(data, [name for name in cls.__dataclass_fields__ if name not in cls.unused], "recipe")
         complete(data, ["name", "domain"], "recipe")
         check_type(data["domain"], Mapping, "recipe.domain")
         domain, kinds = read_domain(data.pop("domain"), "recipe.domain", parts)
         kinds.own += [Optimizer, Trainer]
-        hints = field_types(Recipe)
+        hints = field_types(cls)
         rest = {k: from_config(v, where=f"recipe.{k}", kinds=kinds, hint=hints[k]) for k, v in data.items()}
-        return Recipe(domain=domain, **rest)
+        return cls(domain=domain, **rest)
 
     @staticmethod
     def load(path: str | Path, parts: Sequence[type] = ()) -> Recipe:
@@ -284,3 +302,41 @@ class Recipe:
         if not path.exists():
             raise RecipeError(f"There is no recipe file {path}", "a recipe.json that a training run wrote")
         return Recipe.of(read_json(path), parts)
+
+
+@dataclass(frozen=True)
+class CodecRecipe(Recipe):
+    """What codec to train on the states of a domain, and how; the result is what `Latent` takes.
+
+    Attributes:
+        loss: How far reconstructions are from states.
+        bottleneck: Between encoder and decoder.
+        segment: Of ragged states, sites that are looked at, at most.
+        measured: States on which the finished codec is measured; it is whitened on up to eight times as many.
+    """
+
+    loss: Reconstruction = field(default_factory=Reconstruction)
+    bottleneck: Bottleneck = field(default_factory=KL)
+    segment: int = 128
+    measured: int = 512
+
+    unused: ClassVar[tuple[str, ...]] = ("process", "head", "times", "objective", "drop", "sampler", "guidance")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole(self, "segment", "measured")
+        for name in self.unused:
+            own = type(self).__dataclass_fields__[name]
+            plain = own.default if own.default_factory is MISSING else own.default_factory()
+            if getattr(self, name) != plain:
+                refuse(self, name, "nothing: a codec has none")
+
+    @property
+    def codec(self) -> Codec:
+        """The codec, untrained."""
+        return Codec(self.domain, self.network, self.bottleneck)
+
+    @property
+    def maker(self) -> Callable[..., nn.Module]:
+        grid = Grid.of(self.domain)
+        return functools.partial(Autoencoder, grid.dims, channels=grid.channels, bottleneck=self.bottleneck)

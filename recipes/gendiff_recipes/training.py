@@ -32,28 +32,16 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 import gendiff
 from gendiff.config import read_json
 from gendiff.errors import RecipeError
-from gendiff.loading import check_loadable
 from gendiff.model import Model
 
-from .callbacks import (
-    CSV,
-    Clock,
-    EMAWeights,
-    Keeper,
-    LearnTimes,
-    MetricLogger,
-    ProgressBar,
-    Report,
-    SampleLogger,
-    Signals,
-)
+from .callbacks import CSV, Clock, EMAWeights, Keeper, ProgressBar, Report, Signals
 from .data import Batches, Data, Encoded, same_data
-from .evaluation import about_examples, about_warmup, default_request, subset
+from .evaluation import about_examples, about_warmup
 from .folder import Folder, Pace, Table, rank
-from .module import Denoising
+from .module import Denoising, Learning
 from .prepared import Prepared, fitted
-from .recipe import Recipe, Trainer, leaves
-from .start import begin_from
+from .recipe import CodecRecipe, Recipe, Trainer, leaves
+from .tasks import CodecTask, ModelTask, Task
 
 # What may change when a run goes on: how long, on what, and how often it is looked at. Anything else is another run.
 FREE = (
@@ -240,7 +228,7 @@ def train(
     overwrite: bool = False,
     start: Model | str | Path | None = None,
     quiet: bool = False,
-) -> Model:
+) -> Any:
     """Trains a recipe.
 
     Args:
@@ -255,7 +243,7 @@ def train(
         quiet: No progress bar.
 
     Returns:
-        The model with averaged weights, also saved as `out`/model.safetensors.
+        The model with averaged weights, or the `Codec` of a `CodecRecipe`, also saved as `out`/model.safetensors.
 
     Raises:
         RunError: If `out` holds a run and neither `resume` nor `overwrite` is given, if another process trains there,
@@ -292,11 +280,11 @@ def run(
     start: Model | None,
     said: list[str],
     quiet: bool,
-) -> Model:
+) -> Any:
     """`train` with the folder at hand: its recipe `before`, and what is to be said already."""
     options, out, state, leader = recipe.trainer, folder.path, folder.state, folder.leader
     recipe, encoded, told = training_data(recipe, data)
-    domain, config, taken = recipe.domain, recipe.config(), 0
+    config, taken = recipe.config(), 0
     said = [*told, *about_warmup(recipe), *said]
     if before is not None:
         taken = state["step"] if state is not None else 0
@@ -304,21 +292,17 @@ def run(
         said.append(f"Resuming {out} from step {taken}.")
 
     torch.manual_seed(options.seed)
-    model = Model.new(domain, process=recipe.process, head=recipe.head, **recipe.network)
-    model.denoiser.precision = torch.bfloat16 if options.precision == "bfloat16" else None
-    model.sampler = recipe.sampler or model.sampler
-    model.recipe = config
-    parts = check_loadable(model, recipe.times, recipe.objective)
-    if parts:
-        names = ", ".join(part.__name__ for part in parts)
-        said.append(f"The model will be loaded by gendiff.load({str(out)!r}, parts=[{names}]).")
+    task: Task = CodecTask(recipe) if isinstance(recipe, CodecRecipe) else ModelTask(recipe)
+    said += task.check(out)
     begun = None
     if start is not None:
-        begun = begin_from(model, start)
+        begun = task.begin_from(start)
         said.append(begun["said"])
+    elif state is None:
+        task.begin(encoded)
+    module = task.module
     if options.compile:
-        model.denoiser.network.compile()
-    module = Denoising(model.denoiser, domain, recipe)
+        module.network.compile()
     if state is not None:
         restore(module, state)
 
@@ -332,22 +316,18 @@ def run(
     ended = state is not None and module.progress() >= 1
     if not ended:
         with Signals() as signals:
-            fit(module, model, folder, encoded, data, signals, quiet)
+            fit(task, folder, encoded, data, signals, quiet)
         state = newest_state(folder)
         finished(recipe, out, state, signals, leader, data)
     else:
         say(leader, f"The budget of {out} is used up; a larger trainer.steps or trainer.minutes would go on.")
     assert state is not None
-    model.to("cpu")
-    model.denoiser.network.load_state_dict(state["network"])
-    averaged = dict(model.denoiser.network.named_parameters())
-    with torch.no_grad():
-        for name, value in state["ema"]["average"].items():
-            averaged[name].copy_(value)
-    model.denoiser.precision = None
-    model.denoiser.eval()
+    take_average(module, state)
+    path = out / "model.safetensors"
     if leader and written_steps(out) != state["step"]:
-        model.save(out / "model.safetensors")
+        told = task.finish(encoded, data)
+        task.save(path)
+        say(leader, *told)
         folder.write(
             "training.json",
             {
@@ -355,7 +335,18 @@ def run(
                 "examples": len(encoded),
             },
         )  # fmt: skip
-    return model
+    return task.result(path)
+
+
+def take_average(module: Learning, state: Mapping[str, Any]) -> None:
+    """Puts the averaged weights of a checkpoint into the network of a module, on the host."""
+    network = module.to("cpu").network
+    network.load_state_dict(state["network"])
+    averaged = dict(network.named_parameters())
+    with torch.no_grad():
+        for name, value in state["ema"]["average"].items():
+            averaged[name].copy_(value)
+    network.eval()
 
 
 def training_data(recipe: Recipe, data: Path | None) -> tuple[Recipe, Data, list[str]]:
@@ -389,31 +380,25 @@ def newest_state(folder: Folder) -> dict[str, Any]:
     return folder.state
 
 
-def restore(module: Denoising, state: Mapping[str, Any]) -> None:
+def restore(module: Learning, state: Mapping[str, Any]) -> None:
     """Puts a checkpoint's weights, step and learned times into the module; EMA and optimiser wait for their device."""
     module.step = state["step"]
-    module.denoiser.network.load_state_dict(state["network"])
+    module.network.load_state_dict(state["network"])
     module.resumed = state["optimizer"]
-    if module.learned is not None:
+    if isinstance(module, Denoising) and module.learned is not None:
         module.learned.load_state_dict(state["times"])
         module.told_before = state["times"]["told"]
 
 
-def fit(
-    module: Denoising, model: Model, folder: Folder, encoded: Data, data: Path | None, signals: Signals, quiet: bool
-) -> None:
+def fit(task: Task, folder: Folder, encoded: Data, data: Path | None, signals: Signals, quiet: bool) -> None:
     """Takes the steps that are left."""
+    module = task.module
     recipe, domain, state = module.recipe, module.domain, folder.state
     options, out = recipe.trainer, folder.path
     averaging = EMAWeights(recipe.ema, None if state is None else state["ema"])
     clock = Clock(signals, options.checkpoint_minutes)
     table = Table(out / "metrics.csv", module.step if folder.leader else None)
     facts = {"recipe": recipe.config(), "data": encoded.fingerprint, "version": gendiff.__version__}
-    reference = domain.dataset("test", data).artifacts if options.measure else []
-
-    def asked(n: int) -> dict[str, Any]:
-        return default_request(domain, n)
-
     batches = Batches(
         domain, encoded, batch=options.batch, start=module.step, stop=options.steps, seed=options.seed,
         parts=options.accumulate, workers=options.workers,
@@ -431,23 +416,7 @@ def fit(
             callbacks=[
                 clock,
                 averaging,
-                LearnTimes(),
-                SampleLogger(
-                    model,
-                    averaging,
-                    out / "samples",
-                    every=options.show,
-                    n=options.samples,
-                    what=asked(options.samples),
-                ),
-                MetricLogger(
-                    model,
-                    averaging,
-                    subset(reference, options.measured, 0),
-                    every=options.measure,
-                    n=options.measured,
-                    what=asked(options.measured),
-                ),
+                *task.looks(averaging, out, data),
                 *([] if quiet else [ProgressBar(recipe.name)]),
                 Report(),
                 Keeper(folder, clock, averaging, table, facts, None if state is None else state["step"]),

@@ -1,0 +1,75 @@
+"""The networks of states on a grid: a U-Net, or a DiT where the width of its tokens is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from gendiff.errors import RequestError
+from gendiff.nn.dit import DiT
+from gendiff.nn.embeddings import Embeds
+from gendiff.nn.unet import UNet
+
+
+def grid_network(
+    dims: int,
+    in_channels: int,
+    conditions: Mapping[str, Embeds] | None = None,
+    *,
+    sites: Sequence[int] | None = None,
+    channels: Sequence[int] | None = None,
+    blocks: int = 2,
+    attention: Sequence[bool] | None = None,
+    patch: int = 1,
+    width: int | None = None,
+    depth: int = 8,
+    heads: int = 4,
+    dropout: float = 0.0,
+    previous: bool = False,
+) -> nn.Module:
+    """f(x [B, C, *sites], t [B], **cond) to [B, C, *sites].
+
+    Args:
+        dims: 1 for sequences, 2 for pictures.
+        in_channels: of x.
+        conditions: what may be asked, by name.
+        sites: of every x, where all have the same; a DiT is refused whose patches do not fit.
+        channels: of each level of the U-Net; (96, 160) by default.
+        blocks: of the U-Net, per level.
+        attention: of the U-Net, per level; by default on the last level.
+        patch: sites folded into channels along each axis.
+        width: of the DiT's tokens.
+        depth: of the DiT.
+        heads: of the DiT.
+        dropout: in either.
+        previous: whether either is told the prediction before (self-conditioning).
+
+    Raises:
+        RequestError: For settings of both, and patches that do not fit.
+    """
+    if width is None:
+        levels = tuple(channels or (96, 160))
+        made = UNet(
+            dims, in_channels=in_channels, out_channels=in_channels, channels=levels, blocks=blocks,
+            attention=attention or tuple(i == len(levels) - 1 for i in range(len(levels))), conditions=conditions,
+            patch=patch, dropout=dropout, previous=previous,
+        )  # fmt: skip
+        return made.to(memory_format=torch.channels_last) if dims == 2 else made  # pyright: ignore[reportCallIssue]
+    if channels is not None or attention is not None:
+        raise RequestError(
+            "the network got width= with channels= or attention=",
+            "channels, blocks, attention, patch, dropout (a U-Net has these), or width, depth, heads (a DiT)",
+            "For a DiT: network.channels=none network.width=192",
+        )
+    if any(count % patch for count in sites or ()):
+        raise RequestError(
+            f"a DiT of patch={patch} for states of {' x '.join(map(str, sites or ()))} sites",
+            f"sides that are multiples of {patch}",
+            "patch=1, or another size",
+        )
+    return DiT(
+        dims, in_channels=in_channels, out_channels=in_channels, patch=patch, width=width, depth=depth, heads=heads,
+        conditions=conditions, dropout=dropout, previous=previous,
+    )  # fmt: skip
