@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gendiff_images.captioned import Emoji, Sprites
+from gendiff_images.captioned import ClipArt, Emoji, Several, Sprites
 from gendiff_images.distances import copies, novelty
 from gendiff_images.domain import Images, cifar10, digits, fashion, mnist
 from gendiff_images.grid import Sheet, save_grid
@@ -15,6 +15,7 @@ __all__ = [
     "CIFAR10",
     "MNIST",
     "Arrays",
+    "ClipArt",
     "Digits",
     "Emoji",
     "Fashion",
@@ -23,6 +24,7 @@ __all__ = [
     "Judge",
     "Masked",
     "PictureSource",
+    "Several",
     "Sheet",
     "Sprites",
     "cifar10",

@@ -9,14 +9,16 @@ import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from gendiff.conditions import Label, Text
-from gendiff.domain import Examples, Rejected, data_file
-from gendiff.errors import DataError, RequestError, nearest
+from gendiff.domain import Example, Examples, Made, Rejected, data_file
+from gendiff.errors import DataError, RequestError, check, nearest, refuse
 from gendiff.files import open_arrays
 from gendiff.lazy import Kept, Lazy
 from gendiff_images.sources import Look, Packed, Pictures, PictureSource
@@ -145,25 +147,102 @@ class Emoji(PictureSource):
         return "6,434 pictures of 1,428 emoji by five projects (Fluent, Noto, Twemoji, OpenMoji and others), 64x64."
 
     def load(self, split: str, root: Path | None = None) -> Examples:
-        if split not in ("train", "test"):
-            raise RequestError(f"split {split!r}", '"train" or "test"')
         rows = table(data_file("images/emoji4_64.csv", root, "captions and styles"), ("code", "caption", "style"))
-        with open_arrays(data_file("images/emoji4_64.npz", root, "emoji as WebP files end to end")) as z:
-            data, offset = z["image"], z["offset"]
-        make = Kept(Packed(3))
-        keys, names, cond, rejected = [], [], [], []
-        for i, row in enumerate(rows):
-            test = hashlib.sha256(row["code"].encode()).digest()[0] < 26
-            if test != (split == "test"):
-                continue
-            name = f"emoji/{row['code']}/{row['style']}"
-            key = data[offset[i] : offset[i + 1]].tobytes()
-            try:
-                make(key)
-            except DataError as error:
-                rejected.append(Rejected(name, error.got))
-                continue
-            keys.append(key)
-            names.append(name)
-            cond.append({"caption": row["caption"], "style": row["style"]})
-        return Examples(Pictures(Lazy(keys, make), cond, names), rejected)
+        return packed(
+            data_file("images/emoji4_64.npz", root, "emoji as WebP files end to end"),
+            split,
+            keys=[row["code"] for row in rows],
+            names=[f"emoji/{row['code']}/{row['style']}" for row in rows],
+            cond=[{"caption": row["caption"], "style": row["style"]} for row in rows],
+        )
+
+
+@dataclass(frozen=True)
+class ClipArt(PictureSource):
+    """Clip art with captions (`images/openclipart_64`, public domain), 64x64 RGB on white.
+
+    `split="test"` is a tenth of the drawings.
+    """
+
+    def look(self, root: Path | None = None) -> Look:
+        return Look(64, 3, (), {"caption": Text()})
+
+    def describe(self) -> str:
+        return "4,148 drawings by 367 authors of the Open Clip Art Library, 64x64."
+
+    def load(self, split: str, root: Path | None = None) -> Examples:
+        rows = table(data_file("images/openclipart_64.csv", root, "titles"), ("caption", "path"))
+        return packed(
+            data_file("images/openclipart_64.npz", root, "drawings as WebP files end to end"),
+            split,
+            keys=[row["path"] for row in rows],
+            names=[f"openclipart/{row['path']}" for row in rows],
+            cond=[{"caption": row["caption"]} for row in rows],
+        )
+
+
+@dataclass(frozen=True)
+class Several(PictureSource):
+    """The pictures of several sources of one size, without what is said of them: what a codec learns from.
+
+    Args:
+        sources: In their order.
+    """
+
+    sources: tuple[PictureSource, ...] = (ClipArt(), Emoji())
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.sources:
+            refuse(self, "sources", "one or more sources of pictures")
+
+    def look(self, root: Path | None = None) -> Look:
+        looks = [source.look(root) for source in self.sources]
+        if len({(look.size, look.channels) for look in looks}) > 1:
+            raise DataError(
+                f"sources of {', '.join(f'{look.size} pixels and {look.channels} channels' for look in looks)}",
+                "pictures of one size",
+            )
+        return Look(looks[0].size, looks[0].channels, (), {})
+
+    def describe(self) -> str:
+        return " ".join(source.describe() for source in self.sources)
+
+    def load(self, split: str, root: Path | None = None) -> Examples:
+        each = [source.load(split, root) for source in self.sources]
+        names = [name for examples in each for name in examples.names]
+        places = [(k, i) for k, examples in enumerate(each) for i in range(len(examples))]
+        items = Made(Lazy(places, partial(artifact_at, [e.items for e in each])), [{} for _ in names], names)
+        return Examples(
+            items, [r for e in each for r in e.rejected], [o for e in each for o in e.others],
+            [n for e in each for n in e.notes],
+        )  # fmt: skip
+
+
+def artifact_at(each: Sequence[Sequence[Example]], place: tuple[int, int]) -> Tensor:
+    """The picture of one of several sequences of examples."""
+    return each[place[0]][place[1]].artifact
+
+
+def packed(
+    path: Path, split: str, *, keys: Sequence[str], names: Sequence[str], cond: Sequence[dict[str, Any]]
+) -> Examples:
+    """Pictures of a file that holds WebP files end to end: a tenth of their keys, by a digest, are those of "test"."""
+    if split not in ("train", "test"):
+        raise RequestError(f"split {split!r}", '"train" or "test"')
+    with open_arrays(path) as z:
+        data, offset = z["image"], z["offset"]
+    make = Kept(Packed(3))
+    contents, used, rejected = [], [], []
+    for i, key in enumerate(keys):
+        if (hashlib.sha256(key.encode()).digest()[0] < 26) != (split == "test"):
+            continue
+        content = data[offset[i] : offset[i + 1]].tobytes()
+        try:
+            make(content)
+        except DataError as error:
+            rejected.append(Rejected(names[i], error.got))
+            continue
+        contents.append(content)
+        used.append(i)
+    return Examples(Pictures(Lazy(contents, make), [cond[i] for i in used], [names[i] for i in used]), rejected)

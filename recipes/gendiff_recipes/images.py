@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gendiff.denoisers import X0, Velocity
 from gendiff.errors import DataError
+from gendiff.latents import KL, Codec, Latent, Reconstruction
 from gendiff.sampling.grids import PowerGrid
 from gendiff.sampling.solvers import Adams
 from gendiff.training import LogitNormal, Objective, Output
-from gendiff_images import CIFAR10, Digits, Emoji, Fashion, Folder, Images, PictureSource, Sprites
+from gendiff_images import CIFAR10, Digits, Emoji, Fashion, Folder, Images, PictureSource, Several, Sprites
 from gendiff_images.io import SUFFIXES
 
-from .recipe import Optimizer, Recipe, Trainer, home_of, table_of
+from .recipe import CodecRecipe, Optimizer, Recipe, Trainer, home_of, table_of
 
 
 def digits() -> Recipe:
@@ -92,6 +94,34 @@ def emoji() -> Recipe:
     Two of the five styles are share-alike: models of them are not to be shipped.
     """
     return _captioned("images.emoji", Emoji(), 180, width=256, depth=6, heads=8, patch=8)
+
+
+def codec() -> CodecRecipe:
+    """A codec of drawings, 64 x 64 x 3 to 8 x 8 x 24: half an hour on one core. See benchmarks/results/codec.json.
+
+    A part of the data is share-alike: such a codec is not to be shipped.
+    """
+    return CodecRecipe(
+        "images.codec",
+        Images.of(Several(), flip=True),
+        network={"latent": 24, "stride": 8, "widths": (96, 160), "blocks": 1, "deep": 2},
+        loss=Reconstruction(l1=0.5, l2=1.0),
+        bottleneck=KL(1e-4, std=0.1),
+        ema=0.995,
+        optimizer=Optimizer(lr=1e-3, warmup=50, decay=0.5),
+        trainer=Trainer(steps=100000, minutes=30, batch=16, show=0, precision="float32"),
+    )
+
+
+def emoji_latent(codec: str) -> Recipe:
+    """Emoji by caption and style on a codec's latents: gendiff train images.emoji_latent runs/images.codec.
+
+    Args:
+        codec: The run of images.codec, or its file.
+    """
+    recipe = _captioned("images.emoji_latent", Emoji(), 120, width=256, depth=6, heads=8, patch=2)
+    domain = Latent(recipe.domain, Codec.load(codec))
+    return replace(recipe, domain=domain, head=Velocity(), objective=Objective(), guidance=2.5)
 
 
 SIDES = (8, 16, 24, 32, 48, 64)

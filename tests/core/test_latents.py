@@ -1,0 +1,367 @@
+"""Codecs: whitening, tiles, principal components, bottlenecks, files; and domains on their latents."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import gendiff
+from gendiff import FSQ, KL, Autoencoder, Codec, Latent, Model, Noise, Reconstruction
+from gendiff.config import from_config, to_config
+from gendiff.errors import CheckpointError, RecipeError, RequestError
+from gendiff.latents import Grid
+from gendiff.latents.autoencoder import Down, Up, fold, unfold
+from gendiff_audio import Audio, Tones
+from gendiff_images import Digits, Images
+from gendiff_images.masked import without
+
+BOTTLENECKS = (KL(), KL(std=0.2), FSQ((5, 4, 7)))
+
+
+def shaken(network: Autoencoder, seed: int = 0) -> Autoencoder:
+    """The network with every weight random, those that start at zero too."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype) / math.sqrt(max(p[0].numel(), 4)))
+    return network.eval()
+
+
+def states(dims: int, count: int = 6, sites: int = 16, channels: int = 2) -> Tensor:
+    """Correlated numbers on a grid."""
+    x = Noise.of(1, count).normal((count, channels, *[sites] * dims), torch.float64)
+    for axis in range(2, 2 + dims):
+        x = x.cumsum(axis) / 3
+    return x
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("by", [1, 2, 4])
+def test_folding_is_undone_and_keeps_patches_together(dims: int, by: int) -> None:
+    x = states(dims)
+    y = fold(x, by)
+    assert y.shape == (6, 2 * by**dims, *[16 // by] * dims) and torch.equal(unfold(y, by), x)
+    first = x[(slice(None), slice(None), *[slice(by)] * dims)]
+    assert torch.equal(y.flatten(2)[..., 0].sort(1)[0], first.flatten(1).sort(1)[0])
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_ways_down_and_up_have_shortcuts(dims: int) -> None:
+    x = states(dims, channels=4)
+    down, up = Down(dims, 4, 8).double(), Up(dims, 8, 4).double()
+    for layer in (down, up):
+        torch.nn.init.zeros_(layer.conv.weight)
+        torch.nn.init.zeros_(layer.conv.bias)  # type: ignore[arg-type]
+    mean = down(x)
+    assert torch.allclose(mean.mean(1), x.unfold(2, 2, 2).mean(-1).mean(1) if dims == 1 else fold(x, 2).mean(1))
+    back = up(torch.ones_like(mean))
+    assert back.shape == x.shape and torch.equal(back, torch.ones_like(x))
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("bottleneck", BOTTLENECKS)
+@pytest.mark.parametrize(("stride", "widths"), [(4, (6, 8)), (4, (8,)), (8, (4, 6, 8))])
+def test_latents_are_white_and_reconstructions_the_same(
+    dims: int, bottleneck: gendiff.latents.Bottleneck, stride: int, widths: tuple[int, ...]
+) -> None:
+    network = shaken(
+        Autoencoder(dims, channels=2, latent=3, stride=stride, widths=widths, blocks=1, deep=2, bottleneck=bottleneck)
+    ).double()
+    x = states(dims, count=40)
+    before, latents = network.decode(network.encode(x)), network.encode(x)
+    assert latents.shape == (40, 3, *[16 // stride] * dims)
+    for _ in range(2):  # whitening what is white changes nothing
+        network.whiten(network.encode(part) for part in x.split(7))
+        z = network.encode(x).movedim(1, -1).flatten(0, -2)
+        assert torch.allclose(z.mean(0), torch.zeros(3, dtype=z.dtype), atol=1e-6)
+        assert torch.allclose(z.T @ z / len(z), torch.eye(3, dtype=z.dtype), atol=1e-5)
+        assert torch.allclose(network.decode(network.encode(x)), before, atol=1e-5 * float(before.detach().abs().max()))
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize(("stride", "widths"), [(4, (6, 8)), (4, (8,)), (8, (4, 6, 8)), (2, (6,))])
+@pytest.mark.parametrize("tile", [1, 3, 5])
+def test_tiles_are_the_whole(dims: int, stride: int, widths: tuple[int, ...], tile: int) -> None:
+    network = shaken(Autoencoder(dims, channels=1, latent=3, stride=stride, widths=widths, deep=1)).double()
+    z = Noise.of(3, 2).normal((2, 3, *[11, 7][:dims]), torch.float64)
+    assert torch.allclose(network.decode(z, tile), network.decode(z), atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [4, 8])
+def test_a_latent_reaches_no_further_than_the_margin(stride: int) -> None:
+    network = shaken(Autoencoder(1, channels=1, latent=2, stride=stride, widths=(5, 6), deep=2)).double()
+    z = Noise.of(0, 1).normal((1, 2, 31), torch.float64).requires_grad_()
+    reached = set()
+    for place in range(stride):  # every place in the middle latent
+        (grad,) = torch.autograd.grad(network.decode(z)[0, 0, 15 * stride + place], z)
+        reached |= {abs(int(i) - 15) for i in grad[0].abs().sum(0).nonzero()[:, 0]}
+    assert max(reached) == network.margin
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_it_begins_as_the_principal_components(dims: int) -> None:
+    network = Autoencoder(dims, channels=2, latent=3, stride=4, widths=(6, 8), bottleneck=KL(std=0.1)).double()
+    x = states(dims, count=60)
+    network.begin(network.patches(x))
+    patches = network.patches(x)
+    u, s, v = torch.linalg.svd(patches - patches.mean(0), full_matrices=False)
+    best = patches.mean(0) + (u[:, :3] * s[:3]) @ v[:3]
+    assert torch.allclose(network.patches(network.decode(network.encode(x))), best, atol=1e-8)
+    z = network.encode(x).movedim(1, -1).flatten(0, -2)
+    assert torch.allclose(z.T @ z / len(z), torch.eye(3, dtype=z.dtype), atol=1e-8)
+
+
+def test_fewer_components_than_latents_are_enough() -> None:
+    network = Autoencoder(1, channels=1, latent=6, stride=4, widths=(4,), bottleneck=KL(std=0.1)).double()
+    x = states(1, count=20, channels=1)
+    network.begin(network.patches(x))
+    assert torch.allclose(network.decode(network.encode(x)), x, atol=1e-5)
+
+
+def test_kl_is_the_divergence_and_its_noise_has_its_deviation() -> None:
+    mean, logvar = states(1, channels=1)[:2], states(1, channels=1)[2:4] / 4
+    z, loss = KL(2.0).draw(torch.cat([mean, logvar], 1), Noise.of(0, 2))
+    own = 20 * torch.tanh(logvar / 20)
+    q = torch.distributions.Normal(mean, (own / 2).exp())
+    exact = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0))
+    assert torch.allclose(loss, 2.0 * exact.flatten(1).mean(1))
+    many, _ = KL(std=0.3).draw(torch.zeros(400, 1, 50), Noise.of(0, 400))
+    assert abs(float(many.std()) - 0.3) < 0.01 and not torch.equal(z, mean)
+
+
+def test_levels_are_counted_reached_and_differentiable() -> None:
+    bottleneck = FSQ((5, 4))
+    h = torch.linspace(-9, 9, 4001, dtype=torch.float64).expand(1, 2, -1).clone().requires_grad_()
+    z = bottleneck.settle(h)
+    for channel, count in enumerate((5, 4)):
+        found = z[0, channel].unique()
+        assert torch.allclose(found, torch.linspace(-1, 1, count, dtype=found.dtype), atol=1e-12)
+    drawn, loss = bottleneck.draw(h, Noise.of(0, 1))
+    assert torch.allclose(drawn, z) and float(loss.sum()) == 0
+    (grad,) = torch.autograd.grad(drawn.sum(), h)
+    half = torch.tensor([2.0, 1.5], dtype=torch.float64).view(1, 2, 1)
+    assert torch.allclose(grad, (1 - torch.tanh(h.detach()) ** 2) * half / half, atol=1e-12)
+
+
+def test_the_loss_is_what_it_says() -> None:
+    x, y = states(2)[:3], states(2)[3:]
+    terms = Reconstruction(l1=2.0, l2=3.0, gradient=0.5)(y, x)
+    assert torch.allclose(terms["l1"][1], 2 * (y[1] - x[1]).abs().mean())
+    assert torch.allclose(terms["l2"][2], 3 * (y[2] - x[2]).square().mean())
+    rows = (y - x)[:, :, 1:] - (y - x)[:, :, :-1]
+    columns = (y - x)[..., 1:] - (y - x)[..., :-1]
+    assert torch.allclose(terms["gradient"], 0.5 * (rows.abs().mean((1, 2, 3)) + columns.abs().mean((1, 2, 3))))
+    wave = Noise.of(0, 1).normal((1, 1, 8192))
+    same = Reconstruction(l1=0, l2=0, spectrum=1.0)
+    turned, louder = same(-wave, wave)["spectrum"], same(2 * wave, wave)["spectrum"]
+    assert float(turned) == 0  # a phase is not heard
+    assert abs(float(louder) - 1 - math.log(2)) < 1e-3  # |2a - a| / |a| and ln 2
+    with pytest.raises(RequestError, match="spectral"):
+        same(x, x)
+
+
+def codec_of(domain: gendiff.Domain, explained: float = 0.95, **size: object) -> Codec:
+    """A codec with random weights, whitened on noise."""
+    codec = Codec(domain, {"latent": 3, "stride": 4, "widths": (6, 8), "blocks": 1, "deep": 1, **size})
+    network = shaken(codec.built())
+    grid = codec.grid
+    network.whiten([network.encode(states(grid.dims, channels=grid.channels).float())])
+    return codec.with_network(network, {"explained": explained})
+
+
+DOMAINS = {
+    "pictures": Images(size=(10, 12), channels=3, classes=("a", "b"), mean=0.4, std=0.3),
+    "sound": Audio(source=Tones(count=4)),
+}
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_a_domain_on_latents_is_a_domain(name: str) -> None:
+    domain = DOMAINS[name]
+    examples = None
+    if name == "pictures":
+        examples = gendiff.Examples(
+            [gendiff.Example(torch.rand(3, 10, 12), {"label": i % 2}, str(i)) for i in range(4)]
+        )
+    else:
+        examples = domain.dataset("train")
+        domain = domain.fit(examples.artifacts).fit_conditions(examples)
+    latent = Latent(domain, codec_of(domain))
+    z = latent.encode(examples[0].artifact)
+    again = latent.encode(latent.decode(z))
+    assert z.shape[-1 if latent.ragged else 0] == 3 and again.shape == z.shape
+    request = latent.request(2, **domain.preview(2))
+    assert request.like.shape[2:] == z.shape[1:] or latent.ragged
+    assert latent.conditions == domain.conditions and latent.metrics().keys() == domain.metrics().keys()
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_a_model_of_latents_carries_its_codec(name: str, tmp_path: Path) -> None:
+    domain = DOMAINS[name]
+    size = {"channels": (8,), "blocks": 1}
+    latent = Latent(domain, codec_of(domain))
+    model = Model.new(latent, **size)
+    path = model.save(tmp_path / "model.safetensors")
+    other = gendiff.load(path)
+    assert isinstance(other.domain, Latent) and other.domain.codec.digest == latent.codec.digest
+    a, b = model.sample(2, steps=3, seed=5), other.sample(2, steps=3, seed=5)
+    for one, two in zip(a, b, strict=True):
+        x, y = (torch.as_tensor(getattr(s, "samples", s)) for s in (one, two))
+        assert torch.equal(x, y)
+
+
+def test_the_loss_sees_the_same_from_a_codec_and_from_kept_latents() -> None:
+    domain = DOMAINS["pictures"]
+    latent = Latent(domain, codec_of(domain))
+    pictures = torch.rand(5, 3, 10, 12)
+    kept = torch.stack([latent.encode(p) for p in pictures])
+    together = latent.codec.encode(torch.stack([domain.encode(p) for p in pictures]))
+    assert torch.allclose(kept, together, atol=1e-6)
+
+
+def test_statistics_are_those_of_the_codec() -> None:
+    codec = codec_of(Images(size=(10, 12), channels=3, mean=0.4, std=0.3))
+    latent = Latent(Images(size=(10, 12), channels=3, mean=0.1, std=0.9), codec)
+    assert (latent.domain.mean, latent.domain.std) == (0.4, 0.3)  # type: ignore[attr-defined]
+    fitted = latent.fit([torch.rand(3, 10, 12) for _ in range(3)])
+    assert (fitted.domain.mean, fitted.domain.std) == (0.4, 0.3)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("explained", [0.5, math.nan, None])
+def test_a_codec_that_loses_too_much_is_refused_unless_told(explained: float | None) -> None:
+    domain = DOMAINS["pictures"]
+    codec = codec_of(domain)
+    codec = codec.with_network(codec.network, {"explained": explained} if explained is not None else {"other": 1.0})
+    pictures = [torch.rand(3, 10, 12) for _ in range(3)]
+    with pytest.raises(RequestError, match=r"gate"):
+        Latent(domain, codec).fit(pictures)
+    if explained == 0.5:
+        Latent(domain, codec, gate=0.4).fit(pictures)
+
+
+def test_what_does_not_belong_together_is_refused() -> None:
+    pictures = codec_of(DOMAINS["pictures"])
+    with pytest.raises(RequestError, match="Images"):
+        Latent(DOMAINS["sound"], pictures)
+    with pytest.raises(RequestError, match="1 channels"):
+        Latent(Images(size=12, channels=1), pictures)
+    with pytest.raises(RequestError, match="latents of latents"):
+        Latent(Latent(DOMAINS["pictures"], pictures), pictures)
+    asked = dataclasses.replace(DOMAINS["pictures"], asked={"edges": gendiff.Field(1)})  # type: ignore[type-var]
+    with pytest.raises(RequestError, match="edges"):
+        Latent(asked, pictures)
+    with pytest.raises(CheckpointError, match="without its weights"):
+        _ = Codec(DOMAINS["pictures"]).network
+    with pytest.raises(RequestError, match="levels"):
+        Autoencoder(1, channels=1, latent=2, bottleneck=FSQ((3, 3, 3)))
+
+
+def test_a_codec_goes_through_its_file(tmp_path: Path) -> None:
+    codec = codec_of(DOMAINS["pictures"])
+    path = codec.save(tmp_path / "codec.safetensors", {"name": "mine"})
+    other = Codec.load(path)
+    x = torch.rand(2, 3, 10, 12)
+    assert other.digest == codec.digest and torch.equal(other.encode(x), codec.encode(x))
+    assert other.metrics == codec.metrics and from_config(to_config(other)) == other
+    with pytest.raises(CheckpointError, match="holds a codec"):
+        gendiff.load(path)
+    model = Model.new(Images(size=12, channels=1), channels=(8,), blocks=1).save(tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="holds a model"):
+        Codec.load(model)
+
+
+def test_a_codec_is_found_again_by_its_path_and_only_itself(tmp_path: Path) -> None:
+    codec = codec_of(DOMAINS["pictures"])
+    path = codec.save(tmp_path / "codec.safetensors")
+    described = from_config(json.loads(json.dumps(to_config(Codec.load(path)))))
+    x = torch.rand(1, 3, 10, 12)
+    assert torch.equal(described.encode(x), codec.encode(x))
+    described = from_config(json.loads(json.dumps(to_config(Codec.load(path)))))
+    codec_of(DOMAINS["pictures"], deep=2).save(path)
+    with pytest.raises(CheckpointError, match="another codec"):
+        described.encode(x)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="no model file"):
+        described.encode(x)
+
+
+@pytest.mark.parametrize("damage", ["bit", "missing", "swapped"])
+def test_damaged_codecs_in_model_files_are_refused(damage: str, tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    latent = Latent(DOMAINS["pictures"], codec_of(DOMAINS["pictures"]))
+    path = Model.new(latent, channels=(8,), blocks=1).save(tmp_path / "model.safetensors")
+    with safe_open(path, "pt") as file:
+        metadata = {"gendiff": file.metadata()["gendiff"]}  # without digests
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    first = next(name for name in weights if name.startswith("@codec.up."))
+    if damage == "bit":
+        weights[first].flatten()[0] += 1
+    elif damage == "missing":
+        weights = {name: value for name, value in weights.items() if not name.startswith("@")}
+    else:
+        weights = {name.replace("@codec", "@other"): value for name, value in weights.items()}
+    save_file(weights, path, metadata)
+    with pytest.raises(CheckpointError):
+        gendiff.load(path)
+
+
+def test_mirror_images_are_examples_of_their_own() -> None:
+    domain = Images.of(Digits(), flip=True)
+    codec = codec_of(domain)
+    plain, both = Latent(Images.of(Digits()), codec).dataset("train"), Latent(domain, codec).dataset("train")
+    assert len(both) == 2 * len(plain) and len(Latent(domain, codec).dataset("test")) < len(plain)
+    assert torch.equal(both[6].artifact, plain[3].artifact)
+    assert torch.equal(both[7].artifact, plain[3].artifact.flip(-1)) and both[7].cond == plain[3].cond
+    assert len(set(both.names)) == len(both)
+
+
+def test_a_domain_that_draws_variants_without_number_is_refused() -> None:
+    class Turned(Images):
+        def augment(self, x: gendiff.State, noise: Noise) -> gendiff.State:
+            return x
+
+        def variants(self, artifact: object) -> list[object]:
+            return gendiff.Domain.variants(self, artifact)  # type: ignore[return-value]
+
+    domain = Turned(size=8, channels=1, source=Digits())
+    with pytest.raises(RequestError, match="variants"):
+        Latent(domain, codec_of(domain)).dataset("train")
+
+
+def test_known_parts_of_a_picture_stay_in_latents() -> None:
+    domain = Images(size=16, channels=1)
+    model = Model.new(Latent(domain, codec_of(domain)), channels=(8,), blocks=1)
+    picture = torch.rand(1, 16, 16)
+    given, _ = model.domain.known(without(picture, 0, 0, 16, 6), {})
+    keep = given.keep[0, 0]  # type: ignore[union-attr]
+    assert keep.tolist() == [[False, False, True, True]] * 4  # the second column of latents is cut through
+    (drawn,) = model.sample(1, given=without(picture, 0, 0, 16, 6), steps=4)
+    assert drawn.shape == picture.shape
+
+
+def test_grids_are_those_of_numbers() -> None:
+    assert Grid.of(DOMAINS["pictures"]) == Grid(3, 2, False)
+    assert Grid.of(DOMAINS["sound"]).last
+    proteins = pytest.importorskip("gendiff_proteins")
+    with pytest.raises(RequestError, match="bundles"):
+        Grid.of(proteins.Proteins())
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (KL, {"weight": -1.0}), (KL, {"std": 0.0}), (FSQ, {"levels": (1, 2)}), (FSQ, {"levels": ()}),
+        (Reconstruction, {"l1": 0.0, "l2": 0.0}), (Reconstruction, {"windows": (2,)}),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(kind: type, settings: dict[str, object]) -> None:
+    with pytest.raises(RecipeError):
+        kind(**settings)
