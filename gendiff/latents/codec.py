@@ -153,6 +153,12 @@ class Codec:
         found.attach(network)
         return found
 
+    def at(self, path: str | Path) -> Codec:
+        """The same, found again in a file."""
+        found = replace(self, path=str(Path(path).resolve()))
+        found.attach(self.network)
+        return found
+
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """A batch of states to latents, channels where those of the states are: [B, C, *sites], or [B, sites, C]."""

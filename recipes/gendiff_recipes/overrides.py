@@ -139,9 +139,11 @@ def sizes(recipe: Recipe) -> dict[str, Slot]:
     """What a recipe's network takes, from the signature of `Domain.network`, or of the network's own class."""
     own = recipe.network.get("kind")
     make = own if own is not None else recipe.maker
-    signature, about = inspect.signature(make), described(make)
-    hints = typing.get_type_hints(own.__init__ if own is not None else make)
+    base, told = getattr(make, "func", make), getattr(make, "keywords", {})  # of what is told some arguments already
+    signature, about = inspect.signature(make), described(base)
+    hints = typing.get_type_hints(base.__init__ if isinstance(base, type) else base)
     named = [p for p in signature.parameters.values() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    named = [p for p in named if p.name not in told]
     return {p.name: Slot(p.default, hints.get(p.name, Any), about.get(p.name, "")) for p in named}
 
 

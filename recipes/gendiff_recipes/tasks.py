@@ -191,6 +191,7 @@ class CodecTask(Task):
     def save(self, path: Path) -> None:
         assert self.done is not None
         self.done.save(path, self.recipe.config())
+        self.done = self.done.at(path)
 
     def result(self, path: Path) -> Codec:
         return self.done or (Codec.load(path) if path.exists() else self.codec.with_network(self.network))

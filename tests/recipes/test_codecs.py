@@ -1,0 +1,174 @@
+"""Codecs through the trainer: cut and resumed, finished, given to latents, prepared, and asked for wrongly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import gendiff
+from gendiff import FSQ, KL, Codec, Latent, Reconstruction
+from gendiff.errors import CheckpointError, RecipeError, RequestError
+from gendiff_audio import Audio, Tones
+from gendiff_images import Digits, Images
+from gendiff_recipes.callbacks import Clock
+from gendiff_recipes.module import Coding
+from gendiff_recipes.prepared import prepare
+from gendiff_recipes.recipe import CodecRecipe, Optimizer, Recipe, Trainer
+from gendiff_recipes.training import Interrupted, train
+
+SIZE = {"latent": 4, "stride": 4, "widths": (8,), "blocks": 1, "deep": 1}
+SHORT = Trainer(steps=6, batch=8, show=3, samples=2, accelerator="cpu", precision="float32", threads=1, logger=("csv",))
+FAST = Optimizer(lr=1e-3, warmup=2)
+
+
+def recipe_of(name: str = "pictures", **changes: Any) -> CodecRecipe:
+    domain = {"pictures": Images.of(Digits(), flip=True), "sound": Audio(source=Tones(count=24))}[name]
+    made = CodecRecipe(
+        f"{name}.codec",
+        domain,
+        SIZE,
+        ema=0.9,
+        optimizer=FAST,
+        trainer=SHORT,
+        loss=Reconstruction(l1=0.0),
+        segment=32,
+        measured=16,
+        limit=64,
+    )
+    return dataclasses.replace(made, **changes)
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> Codec:
+    return train(recipe_of(), tmp_path_factory.mktemp("codec") / "run", quiet=True)
+
+
+@pytest.mark.parametrize("name", ["pictures", "sound"])
+def test_a_codec_is_trained_measured_and_read_again(name: str, tmp_path: Path) -> None:
+    steps = dataclasses.replace(SHORT, steps=40)
+    found = train(recipe_of(name, trainer=steps), tmp_path / "run", quiet=True)
+    assert (
+        found.metrics["explained"] > found.metrics["pca"] - 0.03
+        and found.metrics["states"] == {"pictures": 16, "sound": 8}[name]
+    )
+    other = Codec.load(tmp_path / "run")
+    assert other.digest == found.digest and other.metrics == found.metrics
+    assert (tmp_path / "run/samples/step_000039.png").exists() or list((tmp_path / "run/samples").glob("*.png"))
+    assert Recipe.load(tmp_path / "run/recipe.json").config() == json.loads(
+        json.dumps(recipe_of(name, trainer=steps, domain=found.domain).config())
+    )
+
+
+def test_training_makes_it_better_than_its_beginning(tmp_path: Path) -> None:
+    steps = dataclasses.replace(SHORT, steps=250, batch=32, show=0)
+    found = train(recipe_of(trainer=steps, bottleneck=KL(1e-5, std=0.05)), tmp_path / "run", quiet=True)
+    assert found.metrics["explained"] > found.metrics["pca"] + 0.01
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5])
+@pytest.mark.parametrize("name", ["pictures", "sound"])
+def test_cut_anywhere_it_goes_on_to_the_same_bits(
+    name: str, cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(recipe_of(name), tmp_path / "whole", quiet=True)
+    after = Clock.after
+
+    def stop(self: Clock, trainer: Any, module: Any) -> None:
+        after(self, trainer, module)
+        self.signal = 15 if module.step == cut else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Clock, "after", stop)
+        with pytest.raises(Interrupted):
+            train(recipe_of(name), tmp_path / "cut", quiet=True)
+    again = train(recipe_of(name), tmp_path / "cut", quiet=True, resume=True)
+    assert again.digest == whole.digest and again.metrics == whole.metrics
+    read = train(recipe_of(name), tmp_path / "cut", quiet=True, resume=True)  # its budget is used up
+    assert read.digest == whole.digest
+
+
+def test_a_model_of_latents_is_trained_cut_and_loaded(
+    codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = codec.save(tmp_path / "codec.safetensors")
+    latent = Latent(Images.of(Digits(), flip=True), Codec.load(path), gate=0.0)
+    recipe = Recipe("digits.latent", latent, {"channels": (8,), "blocks": 1}, optimizer=FAST, trainer=SHORT, limit=24)
+    model = train(recipe, tmp_path / "whole", quiet=True)
+    after = Clock.after
+
+    def stop(self: Clock, trainer: Any, module: Any) -> None:
+        after(self, trainer, module)
+        self.signal = 15 if module.step == 2 else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Clock, "after", stop)
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "cut", quiet=True)
+    again = train(Recipe.load(tmp_path / "cut/recipe.json"), tmp_path / "cut", quiet=True, resume=True)
+    ours, theirs = model.denoiser.network.state_dict(), again.denoiser.network.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    path.unlink()  # a model's file carries it
+    loaded = gendiff.load(tmp_path / "whole")
+    assert torch.equal(loaded.sample(2, steps=2)[0], model.sample(2, steps=2)[0])
+    with pytest.raises(CheckpointError, match="no model file"):
+        train(Recipe.load(tmp_path / "cut/recipe.json"), tmp_path / "new", quiet=True)
+
+
+def test_prepared_latents_are_the_same_and_follow_the_codec(codec: Codec, tmp_path: Path) -> None:
+    latent = Latent(Images.of(Digits(), flip=True), codec, gate=0.0)
+    recipe = Recipe("digits.latent", latent, {"channels": (8,), "blocks": 1}, trainer=SHORT, limit=40)
+    report = prepare(recipe, tmp_path / "store")
+    assert "40" in report
+    shards = sorted((tmp_path / "store/shards").iterdir())
+    before = [shard.read_bytes() for shard in shards]
+    plain = train(recipe, tmp_path / "plain", quiet=True)
+    stored = dataclasses.replace(recipe, trainer=dataclasses.replace(SHORT, prepared=str(tmp_path / "store")))
+    other = train(stored, tmp_path / "stored", quiet=True)
+    ours, theirs = plain.denoiser.network.state_dict(), other.denoiser.network.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert "40 made" not in prepare(recipe, tmp_path / "store")
+    network = codec.built()
+    network.load_state_dict(codec.network.state_dict())
+    network.mean += 0.5
+    moved = dataclasses.replace(recipe, domain=Latent(latent.domain, codec.with_network(network), gate=0.0))
+    prepare(moved, tmp_path / "store")
+    assert [shard.read_bytes() for shard in sorted((tmp_path / "store/shards").iterdir())] != before
+
+
+def test_windows_are_real_sites_of_one_length(tmp_path: Path) -> None:
+    recipe = recipe_of("sound")
+    task = Coding(recipe.codec, recipe.codec.built(), recipe)
+    x = torch.arange(60.0).expand(3, 64, 60).clone()
+    mask = torch.arange(60)[None] < torch.tensor([60, 37, 41])[:, None]
+    x[~mask[:, None].expand_as(x)] = -1
+    found = task.window(x, mask, gendiff.Noise.of(0, 3))
+    assert found.shape == (3, 64, 32) and bool((found >= 0).all())
+    assert bool((found.diff(dim=2) == 1).all())
+    short = task.window(x[..., :3], mask[:, :3] & (torch.arange(3) < 2), gendiff.Noise.of(0, 3))
+    assert short.shape[2] == 4 and short[0, 0].tolist() == [0, 1, 1, 1]
+
+
+def test_a_codec_has_neither_sampler_nor_times() -> None:
+    with pytest.raises(RecipeError, match="guidance"):
+        recipe_of(guidance=2.0)
+    with pytest.raises(RecipeError, match="sampler"):
+        recipe_of().override("sampler=Heun(4)")
+    changed = recipe_of().override("loss.gradient=0.5", "bottleneck=FSQ((5, 5, 5, 5))", "network.deep=2")
+    assert changed.loss.gradient == 0.5 and isinstance(changed.bottleneck, FSQ) and changed.network["deep"] == 2
+    with pytest.raises(RequestError, match="stride"):
+        recipe_of().override("network.widths=8,8,8,8")
+    with pytest.raises(RecipeError, match=r"bfloat16"):
+        train(recipe_of(trainer=dataclasses.replace(SHORT, precision="bfloat16")), "unused", quiet=True)
+
+
+def test_a_gate_is_said_before_a_step_is_taken(codec: Codec, tmp_path: Path) -> None:
+    low = codec.with_network(codec.network, {"explained": 0.3, "pca": 0.4})
+    recipe = Recipe("digits.latent", Latent(Images.of(Digits()), low), {"channels": (8,)}, trainer=SHORT)
+    with pytest.raises(RequestError, match=r"0\.300.*domain\.gate=0\.3"):
+        train(recipe, tmp_path / "run", quiet=True)
+    assert recipe_of().loss == Reconstruction(l1=0.0)
