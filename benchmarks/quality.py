@@ -5,6 +5,7 @@
     python benchmarks/quality.py backbones    proteins.backbones, 40 minutes: geometry, handedness, secondary structure
     python benchmarks/quality.py samplers     the shipped model of Fashion-MNIST by several samplers: the same judge
     python benchmarks/quality.py heard        audio.fsdd, 12 minutes, by several samplers: the same judge
+    python benchmarks/quality.py chains       the shipped model of proteins by the number of evaluations
 
 Numbers go to benchmarks/results/quality_NAME.json with hardware, versions and settings; the run to runs/NAME.
 `--model FILE` judges a saved model, by the recipe's sampler, instead of training one.
@@ -26,9 +27,11 @@ import numpy as np
 import torch
 
 import gendiff
-from gendiff import Adams, DPMpp2M, Euler, Heun, Karras, LinearGrid, PowerGrid
+from gendiff import DDPM, Adams, DPMpp2M, Euler, Heun, Karras, LinearGrid, PowerGrid
 from gendiff.model import Model
 from gendiff.samples import write_samples
+from gendiff_proteins import Structure
+from gendiff_proteins.domain import GOLDEN
 from gendiff_proteins.metrics import METRICS as MEASURES
 from gendiff_recipes import audio, images, proteins
 from gendiff_recipes.evaluation import default_request, subset
@@ -166,8 +169,8 @@ def judge_fsdd(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
 def judge_backbones(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
     """Every metric of the domain on samples of lengths spread over the data's, beside real test and training chains.
 
-    Intervals are 1.96 standard errors to both sides, from 50 resamples of the chains; none for the mean TM-score of
-    pairs.
+    Intervals are 1.96 standard errors to both sides, from groups of 12 chains; none for the measures that compare
+    distributions or pairs, which depend on the number of chains.
     """
     training, test = model.domain.dataset("train"), model.domain.dataset("test")
     samples, asked, seconds = drawn(model, recipe, n, seed=1, fold=None)
@@ -180,7 +183,7 @@ def judge_backbones(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
         "lengths": [int(np.min(asked["length"])), int(np.max(asked["length"]))],
         "by_length": by_length(samples, reference),
         **found,
-        "interval_95": {group: half_widths(metrics, *groups[group]) for group in ("samples", "real_test")},
+        "interval_95": {"samples": half_widths(samples), "real_test": half_widths(reference)},
         "seconds_sampling": seconds,
     }
 
@@ -198,15 +201,90 @@ def by_length(samples: list[Any], reference: list[Any]) -> list[Numbers]:
     return rows
 
 
-def half_widths(metrics: Numbers, samples: list[Any], reference: list[Any], resamples: int = 50) -> dict[str, float]:
-    """1.96 standard errors of each metric, by drawing the samples again with replacement."""
-    rng = np.random.default_rng(0)
-    drawn_again = [[samples[i] for i in rng.integers(0, len(samples), len(samples))] for _ in range(resamples)]
+def judge_chains(model: Model, recipe: Recipe, n: int, out: Path) -> Numbers:
+    """Every measure of chains of 60 to 96 residues by the number of evaluations, 12 chains of each seed.
+
+    Chain i of a seed has the same length and starts from the same noise whatever the sampler, so that differences to
+    the first sampler are paired. What is drawn is kept in `out`: a run that was cut goes on where it was. Intervals
+    are 1.96 standard errors to both sides, from the seeds; none for the measures that compare distributions, which
+    depend on the number of chains.
+    """
+    samplers = [DDPM(steps, noise_scale=0.75) for steps in (60, 30)]
+    lengths = [60 + int((i + 1) * GOLDEN % 1 * 37) for i in range(12)]
+    every: dict[str, list[list[Structure]]] = {repr(sampler): [] for sampler in samplers}
+    seconds = dict.fromkeys(every, 0.0)
+    for seed in range(1, n // 12 + 1):
+        for sampler in samplers:
+            chains, spent = kept_or_drawn(model, lengths, sampler, seed, out / f"{sampler.steps}_{seed}.npz")
+            every[repr(sampler)].append(chains)
+            seconds[repr(sampler)] += spent / n
+    real = [[e for e in model.domain.dataset(k).artifacts if 60 <= len(e) <= 96] for k in ("test", "train")]
+    reference, floor = (subset(chains, n, 0) for chains in real)
+    base = in_groups(every[repr(samplers[0])])
+    found = []
+    for sampler in samplers:
+        seeds = every[repr(sampler)]
+        values = in_groups(seeds)
+        less = {name: each - base[name] for name, each in values.items()}
+        found.append(
+            {
+                "sampler": repr(sampler),
+                "evaluations": sampler.evaluations(model.denoiser.process),
+                "cpu_seconds_a_chain": seconds[repr(sampler)],
+                "value": measured([chain for chains in seeds for chain in chains], reference),
+                "interval_95": {name: half_of(each) for name, each in values.items()},
+                "less_first": {name: float(each.mean()) for name, each in less.items()},
+                "less_first_interval_95": {name: half_of(each) for name, each in less.items()},
+            }
+        )
     return {
-        name: 1.96 * float(np.std([f(group, reference) for group in drawn_again]))
-        for name, f in metrics.items()
-        if name != "pairwise_tm"
+        "lengths": [min(lengths), max(lengths)],
+        "seeds": n // 12,
+        "samplers": found,
+        "real_test": {"chains": len(reference), **measured(reference, floor)},
+        "real_test_interval_95": half_widths(reference),
+        "real_training": {"chains": len(floor), **measured(floor, reference)},
     }
+
+
+def kept_or_drawn(
+    model: Model, lengths: list[int], sampler: DDPM, seed: int, path: Path
+) -> tuple[list[Structure], float]:
+    """The chains of a seed and the CPU seconds they took, from the file if it is there, written to it if not."""
+    if not path.exists():
+        since = time.process_time()
+        chains = model.sample(len(lengths), length=lengths, fold=None, sampler=sampler, seed=seed)
+        spent = time.process_time() - since
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, atoms=np.concatenate([c.backbone for c in chains]), seconds=spent, lengths=lengths)
+        print(path, f"{spent:.0f} s", flush=True)
+    with np.load(path) as kept:
+        if kept["lengths"].tolist() != lengths:
+            raise SystemExit(f"{path} holds chains of other lengths: another --out, or remove it")
+        parts = np.split(kept["atoms"], np.cumsum(lengths)[:-1])
+        return [Structure(part) for part in parts], float(kept["seconds"])
+
+
+AGAINST = ("ramachandran_jsd", "rg_w1", "ca_dihedral_w1")  # distances of distributions
+
+
+def measured(chains: list[Structure], reference: list[Structure]) -> dict[str, float]:
+    return {name: float(f(chains, reference)) for name, f in MEASURES.items()}
+
+
+def in_groups(groups: list[list[Structure]]) -> dict[str, np.ndarray]:
+    """Each measure of each group."""
+    return {name: np.array([f(g, ()) for g in groups]) for name, f in MEASURES.items() if name not in AGAINST}
+
+
+def half_widths(chains: list[Structure]) -> dict[str, float]:
+    """1.96 standard errors of each measure, from groups of 12 chains."""
+    groups = in_groups([chains[i : i + 12] for i in range(0, len(chains) - 11, 12)])
+    return {name: half_of(each) for name, each in groups.items()}
+
+
+def half_of(values: np.ndarray) -> float:
+    return 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5
 
 
 JUDGES: dict[str, tuple[Callable[[], Recipe], float, int, Callable[[Model, Recipe, int, Path], Numbers]]] = {
@@ -215,8 +293,12 @@ JUDGES: dict[str, tuple[Callable[[], Recipe], float, int, Callable[[Model, Recip
     "backbones": (proteins.backbones, 40, 120, judge_backbones),
     "samplers": (images.fashion, 0, 1000, judge_samplers),
     "heard": (audio.fsdd, 12, 300, judge_heard),
+    "chains": (proteins.backbones, 0, 96, judge_chains),
 }
-SHIPPED = Path("weights/images_fashion.safetensors")
+SHIPPED = {
+    "samplers": Path("weights/images_fashion.safetensors"),
+    "chains": Path("weights/proteins_backbones.safetensors"),
+}
 
 
 def hardware() -> Numbers:
@@ -250,7 +332,7 @@ def main() -> None:
     minutes, n = args.minutes or minutes, args.n or n
     out = args.out or Path("runs") / args.name
     recipe = make().override(*([f"trainer.minutes={minutes}"] if minutes else []), *args.changes)
-    saved = args.model or (SHIPPED if args.name == "samplers" else None)
+    saved = args.model or SHIPPED.get(args.name)
     model = gendiff.load(saved) if saved else train(recipe, out, quiet=True)
     model.sampler = recipe.sampler or model.sampler
     numbers = judge(model, recipe, n, out)

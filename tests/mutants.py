@@ -42,6 +42,27 @@ class Mutant:
 
 MUTANTS: list[Mutant] = [
     Mutant(
+        "a list of neighbours that is never made again",
+        "domains/gendiff_proteins/repulsion.py",
+        "if self.at is not None and float(",
+        "if self.at is not None or float(",
+        ("tests/domains/test_proteins_repulsion.py",),
+    ),
+    Mutant(
+        "a list of neighbours kept until a residue has moved by a whole skin",
+        "domains/gendiff_proteins/repulsion.py",
+        "< SKIN / 2:",
+        "< SKIN:",
+        ("tests/domains/test_proteins_repulsion.py",),
+    ),
+    Mutant(
+        "pushes not shared among those that push",
+        "domains/gendiff_proteins/repulsion.py",
+        "total[:, :3] / total[:, 3:].clamp_min(1)",
+        "total[:, :3]",
+        ("tests/domains/test_proteins_repulsion.py",),
+    ),
+    Mutant(
         "particles drawn whatever their weights",
         "gendiff/guidance/particles.py",
         "    return torch.searchsorted(ends, places * ends[:, -1:]).clamp_max(weights.shape[1] - 1)",
