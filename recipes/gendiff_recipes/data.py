@@ -88,8 +88,8 @@ def encoded(domain: Domain, example: Example) -> tuple[State, dict[str, Any], Fa
 class Data(Dataset[tuple[State, dict[str, Any]]]):
     """What a training reads: by index a state, and what is asked of it, as its conditions encode that.
 
-    `Encoded` encodes examples in this process, `Prepared` reads what was encoded before; whoever streams shards from
-    elsewhere gives the same attributes.
+    `Encoded` encodes examples in this process, `Prepared` reads what was encoded before, from a folder or a URL;
+    whoever streams from elsewhere gives the same attributes.
 
     Attributes:
         lengths: The elements of each, of ragged states; else None.
@@ -126,6 +126,10 @@ class Data(Dataset[tuple[State, dict[str, Any]]]):
 
     def __len__(self) -> int:
         return self.fingerprint["examples"]
+
+    def batches(self, stream: BatchStream) -> Sampler[list[tuple[int, int, int]]]:
+        """The same stream of batches, for whoever has to make ready what they need."""
+        return stream
 
 
 class Encoded(Data):
@@ -353,7 +357,7 @@ class Batches(L.LightningDataModule):
         )  # fmt: skip
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return DataLoader(
-            Places(self.data), batch_sampler=stream, collate_fn=self.collate, pin_memory=on_gpu,
+            Places(self.data), batch_sampler=self.data.batches(stream), collate_fn=self.collate, pin_memory=on_gpu,
             num_workers=self.workers, worker_init_fn=quiet_worker if self.workers else None,
         )  # fmt: skip
 
