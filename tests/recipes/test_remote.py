@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import sys
@@ -22,12 +23,14 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from torch import Tensor
 
-from benchmarks.interruptions import Chains, Cut, Pairs, cut_at, install, recipe
+from benchmarks.interruptions import Chains, Cut, Pairs, cut_at, install, recipe, together
 from gendiff.cli import main
 from gendiff.errors import DataError, RecipeError
+from gendiff.lazy import digest
 from gendiff_recipes import prepared, remote
 from gendiff_recipes.data import Batches, BatchStream
 from gendiff_recipes.folder import RunError
+from gendiff_recipes.module import Denoising
 from gendiff_recipes.prepared import Prepared, prepare
 from gendiff_recipes.recipe import Recipe
 from gendiff_recipes.remote import Cache, look_ahead
@@ -410,3 +413,45 @@ def test_a_run_goes_on_with_a_url(store: Path, cache: Path, tmp_path: Path) -> N
         assert all(torch.equal(value, again[key]) for key, value in whole.items())
     assert held(cache)
     assert main(["train", str(tmp_path / "whole"), "--prepared", "frail://bucket/gone", "--quiet"]) == 2
+
+
+def told(batch: dict[str, Any]) -> dict[str, str]:
+    """The examples of a batch by their places: a digest of each one's bits, without its padding."""
+    found, cond = {}, {key: value for key, value in batch["cond"].items() if key != "mask"}
+    for i, place in enumerate(batch["place"].tolist()):
+        mask = batch["cond"].get("mask")
+        own = [batch["x0"][i] if mask is None else batch["x0"][i][mask[i]], *(cond[key][i] for key in sorted(cond))]
+        found[str(place)] = digest([x.contiguous() for x in own])
+    return found
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(("name", "place"), [("pairs", "folder"), ("chains", "url")])
+def test_two_processes_see_the_batches_of_one(
+    name: str, place: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Joined by gloo, of one store: each has every other place of each batch, none is missing or other by a bit."""
+    prepare(recipe_of(name), tmp_path / "store")
+    upload(tmp_path / "store")
+    url = str(tmp_path / "store") if place == "folder" else "frail://bucket/store"
+    run = recipe_of(name).override(f"trainer.prepared='{url}'", f"trainer.workers={2 * (place == 'url')}")
+    step = Denoising.training_step
+
+    def note(self: Denoising, batch: dict[str, Any], *args: Any) -> Any:
+        with (tmp_path / f"seen-{self.trainer.world_size}-{self.trainer.global_rank}").open("a") as file:
+            file.write(json.dumps([batch["number"], told(batch)]) + "\n")
+        return step(self, batch, *args)
+
+    monkeypatch.setattr(Denoising, "training_step", note)
+    train(run, tmp_path / "alone", quiet=True)
+    two = replace(run, trainer=replace(run.trainer, devices=2))
+    assert together(lambda: train(two, tmp_path / "both", quiet=True)) == [0, 0]
+    one, first, second = [
+        dict(map(json.loads, (tmp_path / f"seen-{rank}").read_text().splitlines())) for rank in ("1-0", "2-0", "2-1")
+    ]
+    assert list(one) == list(first) == list(second) == list(range(12))
+    for number, whole in one.items():
+        assert list(whole) == list("01234567") and len(set(whole.values())) == 8
+        assert list(first[number]) == list("0246") and list(second[number]) == list("1357")
+        assert {**first[number], **second[number]} == whole
+    assert cache.exists() == (place == "url")
