@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import hashlib
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from gendiff.spaces import State, leaves, tensors
 WINDOW = 16
 MOST = 2**28
 """Bytes of encoded states that are kept in memory."""
+RETURNED = [0.0]  # when memory was last given back
 
 
 def same_data(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
@@ -82,6 +84,7 @@ def encoded(domain: Domain, example: Example) -> tuple[State, dict[str, Any], Fa
         wide, count = x.double(), max(x.numel(), 1)
         mean, square = mean + float(wide.sum()) / count, square + float(wide.square().sum()) / count
     said = repr(sorted((k, spelled(v, asked.get(k))) for k, v in example.cond.items()))
+    return_memory(every=1.0)
     return state, asked, Fact(bits.hexdigest(), (mean, square), said, shapes, checked_weight(example), length)
 
 
@@ -172,10 +175,13 @@ class Encoded(Data):
             return self.domain.encode(self.examples[index].artifact), self.asked[index]
 
 
-def return_memory() -> None:
+def return_memory(every: float = 0.0) -> None:
     """Gives what was freed back to the system where the C library can (glibc): what was encoded and let go leaves holes
-    between what is kept.
+    between what is kept. At most once in so many seconds.
     """
+    if time.monotonic() < RETURNED[0] + every:
+        return
+    RETURNED[0] = time.monotonic()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -19,10 +19,11 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ import gendiff
 from gendiff.config import classes_in, read_json
 from gendiff.domain import Domain, Examples, Made, Rejected
 from gendiff.errors import DataError, GendiffError, RecipeError
-from gendiff.lazy import digest
+from gendiff.lazy import Lazy, digest
 from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.spaces import State, tensors
 
@@ -154,8 +155,16 @@ def fitted(recipe: Recipe, data: Path | None) -> tuple[Recipe, Examples]:
     if recipe.limit is not None:
         examples = examples[: recipe.limit]
     with one_thread():
-        domain = recipe.domain.fit(examples.artifacts).fit_conditions(examples)
+        artifacts = Lazy(range(len(examples)), partial(artifact_of, examples.artifacts))
+        domain = recipe.domain.fit(artifacts).fit_conditions(examples)
+    return_memory()
     return replace(recipe, domain=domain), examples
+
+
+def artifact_of(artifacts: Sequence[Any], index: int) -> Any:
+    """An artifact, before which what others before it have left goes back to the system."""
+    return_memory(every=1.0)
+    return artifacts[index]
 
 
 def share_of(domain: Domain, examples: Examples) -> int:

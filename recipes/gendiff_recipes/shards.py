@@ -186,7 +186,8 @@ def records(
 def make(job: Job) -> Done:
     """Encodes the examples of a job, or takes them over, and writes them as a shard."""
     known, damaged = records(job.store, job.before)
-    items, layouts, rejected, out, told, kept = [], [], [], bytearray(), list(damaged), 0
+    items, layouts, rejected, told, kept = [], [], [], list(damaged), 0
+    out: list[bytearray] = []  # joined once: a growing array would leave a hole wherever it was
     for i, name in enumerate(job.examples.names):
         try:
             example = job.examples[i]
@@ -214,9 +215,9 @@ def make(job: Job) -> Done:
         if layout not in layouts:
             layouts.append(layout)
         items.append({**item, "name": name, "layout": layouts.index(layout)})
-        out += record
+        out.append(record)
     header = json.dumps({"items": items, "layouts": layouts, "rejected": rejected}, sort_keys=True).encode()
-    content = len(header).to_bytes(8, "little") + header + out
+    content = b"".join([len(header).to_bytes(8, "little"), header, *out])
     name = f"{job.number:06}-{hashlib.sha256(content).hexdigest()[:16]}"
     path = job.store / "shards" / name
     if not (path.exists() and path.read_bytes() == content):
