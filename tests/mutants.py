@@ -330,6 +330,55 @@ MUTANTS: list[Mutant] = [
         "asked = dict(cond)",
         ("tests/core/test_previous.py",),
     ),
+    Mutant(
+        "shards kept as they arrive",
+        "recipes/gendiff_recipes/remote.py",
+        "if content[:16] == path.name[-16:]:",
+        "if content:",
+        ("tests/recipes/test_remote.py",),
+    ),
+    Mutant(
+        "a cache that lets go the newest",
+        "recipes/gendiff_recipes/remote.py",
+        "in sorted(held):",
+        "in sorted(held, reverse=True):",
+        ("tests/recipes/test_remote.py",),
+    ),
+    Mutant(
+        "a cache without bound",
+        "recipes/gendiff_recipes/remote.py",
+        "excess = sum(size for *_, size in held) - self.room",
+        "excess = 0.0",
+        ("tests/recipes/test_remote.py",),
+    ),
+    Mutant(
+        "batches in another order when looking ahead",
+        "recipes/gendiff_recipes/remote.py",
+        "held.append((batch, size))",
+        "held.appendleft((batch, size))",
+        ("tests/recipes/test_remote.py",),
+    ),
+    Mutant(
+        "no shard asked for early",
+        "recipes/gendiff_recipes/remote.py",
+        "jobs.put((number, name))",
+        "pass",
+        ("tests/recipes/test_remote.py",),
+    ),
+    Mutant(
+        "a shard that the disk lost, for good",
+        "recipes/gendiff_recipes/remote.py",
+        "if not self.cache.forget(self.name):",
+        "if self.cache.forget(self.name):",
+        ("tests/recipes/test_remote.py",),
+    ),
+    Mutant(
+        "every device takes the first one's share",
+        "recipes/gendiff_recipes/data.py",
+        "rank, world = (trainer.global_rank, trainer.world_size)",
+        "rank, world = (0, trainer.world_size)",
+        ("tests/recipes/test_remote.py",),
+    ),
 ]
 
 

@@ -46,7 +46,9 @@ class Train:
 
     def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         parser.add_argument("--out", type=Path, help="the run's folder (runs/NAME)")
-        parser.add_argument("--prepared", type=Path, metavar="STORE", help="read what `gendiff prepare` encoded")
+        parser.add_argument(
+            "--prepared", metavar="STORE", help="read what `gendiff prepare` encoded: a folder or a URL"
+        )
         parser.add_argument("--minutes", type=minutes, help="training time: trainer.minutes")
         parser.add_argument("--seed", type=seed, help="of all that is random: trainer.seed")
         parser.add_argument("--from", dest="start", type=Path, metavar="MODEL", help="begin from a model's weights")
@@ -80,12 +82,18 @@ class Train:
     def run(self, args: argparse.Namespace) -> None:
         use_data(args.data)
         from .folder import Folder, rank
+        from .remote import local_path
 
         if args.out is not None and not (args.resume or args.overwrite) and rank() == 0:
             Folder(args.out).begin(resume=False, overwrite=False)  # a used folder is refused before data are read
         recipe = recipe_asked(args)
-        store = None if args.prepared is None else json.dumps(str(args.prepared.resolve()))
-        more = {"trainer.minutes": args.minutes, "trainer.seed": args.seed, "trainer.prepared": store}
+        folder = None if args.prepared is None else local_path(args.prepared)
+        store = args.prepared if folder is None else str(folder.resolve())
+        more = {
+            "trainer.minutes": args.minutes,
+            "trainer.seed": args.seed,
+            "trainer.prepared": store and json.dumps(store),
+        }
         recipe = recipe.override(*(f"{path}={value}" for path, value in more.items() if value is not None))
         run = Path(args.recipe)
         if args.out is not None:
@@ -113,7 +121,7 @@ class Prepare:
     help = "encode a training set once, into a store on disk, for sets larger than memory: train --prepared STORE"
 
     def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-        parser.add_argument("--out", type=Path, required=True, help="the store's folder; what is done there is kept")
+        parser.add_argument("--out", required=True, help="the store's folder; what is done there is kept")
         parser.add_argument("--workers", type=seed, default=0, help="processes that encode (0: this one alone)")
         parser.add_argument("--quiet", action="store_true", help="no progress bar")
         data_option(parser)

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import hashlib
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from gendiff.spaces import State, leaves, tensors
 WINDOW = 16
 MOST = 2**28
 """Bytes of encoded states that are kept in memory."""
+RETURNED = [0.0]  # when memory was last given back
 
 
 def same_data(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
@@ -82,14 +84,15 @@ def encoded(domain: Domain, example: Example) -> tuple[State, dict[str, Any], Fa
         wide, count = x.double(), max(x.numel(), 1)
         mean, square = mean + float(wide.sum()) / count, square + float(wide.square().sum()) / count
     said = repr(sorted((k, spelled(v, asked.get(k))) for k, v in example.cond.items()))
+    return_memory(every=1.0)
     return state, asked, Fact(bits.hexdigest(), (mean, square), said, shapes, checked_weight(example), length)
 
 
 class Data(Dataset[tuple[State, dict[str, Any]]]):
     """What a training reads: by index a state, and what is asked of it, as its conditions encode that.
 
-    `Encoded` encodes examples in this process, `Prepared` reads what was encoded before; whoever streams shards from
-    elsewhere gives the same attributes.
+    `Encoded` encodes examples in this process, `Prepared` reads what was encoded before, from a folder or a URL;
+    whoever streams from elsewhere gives the same attributes.
 
     Attributes:
         lengths: The elements of each, of ragged states; else None.
@@ -126,6 +129,10 @@ class Data(Dataset[tuple[State, dict[str, Any]]]):
 
     def __len__(self) -> int:
         return self.fingerprint["examples"]
+
+    def batches(self, stream: BatchStream) -> Sampler[list[tuple[int, int, int]]]:
+        """The same stream of batches, for whoever has to make ready what they need."""
+        return stream
 
 
 class Encoded(Data):
@@ -168,10 +175,13 @@ class Encoded(Data):
             return self.domain.encode(self.examples[index].artifact), self.asked[index]
 
 
-def return_memory() -> None:
+def return_memory(every: float = 0.0) -> None:
     """Gives what was freed back to the system where the C library can (glibc): what was encoded and let go leaves holes
-    between what is kept.
+    between what is kept. At most once in so many seconds.
     """
+    if time.monotonic() < RETURNED[0] + every:
+        return
+    RETURNED[0] = time.monotonic()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -353,7 +363,7 @@ class Batches(L.LightningDataModule):
         )  # fmt: skip
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return DataLoader(
-            Places(self.data), batch_sampler=stream, collate_fn=self.collate, pin_memory=on_gpu,
+            Places(self.data), batch_sampler=self.data.batches(stream), collate_fn=self.collate, pin_memory=on_gpu,
             num_workers=self.workers, worker_init_fn=quiet_worker if self.workers else None,
         )  # fmt: skip
 

@@ -55,12 +55,12 @@ class RunError(GendiffError):
 
 
 @contextmanager
-def written(what: Path | str, then: str) -> Iterator[None]:
+def written(what: Path | str, then: str, choose: str = "--out FOLDER") -> Iterator[None]:
     """Turns an OSError while writing into a RunError that says what stands."""
     try:
         yield
     except OSError as error:
-        fix = "Make room and resume" if error.errno in FULL else "Choose a folder that can be written: --out FOLDER"
+        fix = "Make room and resume" if error.errno in FULL else f"Choose a folder that can be written: {choose}"
         raise RunError(f"{what} cannot be written ({error.strerror or error})", then, fix) from error
 
 

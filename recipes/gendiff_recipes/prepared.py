@@ -2,6 +2,7 @@
 
     store.json      what was prepared: the recipe's domain, before it was fitted to the examples and after; the shards,
                     in order; what was rejected
+    headers-DIGEST  the headers of all shards, one after the other: what a reader from afar needs (see `remote`)
     shards/         files of some 16 MiB of whole examples (see `shards`)
 
 The key of an example is a digest of its artifact, of what is said of it, and of the encoding (the fitted domain's
@@ -14,29 +15,35 @@ Records are read at their place and not mapped: pages that were ever touched wou
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.utils.data import Sampler
 
 import gendiff
 from gendiff.config import classes_in, read_json
 from gendiff.domain import Domain, Examples, Made, Rejected
 from gendiff.errors import DataError, GendiffError, RecipeError
-from gendiff.lazy import digest
+from gendiff.lazy import Lazy, digest
 from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.spaces import State, tensors
 
-from .data import Data, Fact, one_thread, return_memory
+from .data import BatchStream, Data, Fact, one_thread, return_memory
 from .evaluation import about_examples
 from .folder import Lock, written
 from .recipe import Recipe, leaves
-from .shards import ROOM, Done, Job, Shard, local, results, unpack
+from .remote import CACHE_GB, Fetched, is_url, local_path, look_ahead, open_store
+from .shards import ROOM, Done, Job, Shard, header_of, local, results, unpack
 
 SHARD = 2**24  # bytes of records, if all are as large as the first
 FORMAT = 1
@@ -84,6 +91,9 @@ def prepare(
         DataError: If no example can be used.
         RunError: If another process prepares there, or the disk is full; what is done is kept.
     """
+    if is_url(out):
+        fix = "Prepare into a folder, copy that there, and train --prepared URL"
+        raise RecipeError(f"A store is prepared on a disk, and {out} is a URL", "a folder", fix)
     store, asked = Path(out).resolve(), about(recipe)
     if store.exists() and not (store / "shards").is_dir() and any(store.iterdir()):
         raise RecipeError(f"{store} holds something else than a store", "a new folder", "--out STORE")
@@ -119,16 +129,21 @@ def prepare(
         whole = Examples(said, [*examples.rejected, *refused.values()], examples.others, examples.notes)
         if not count:
             raise DataError(f"No example can be used ({whole.report()})", "at least one example")
+        headers = b"".join(header_of(store / "shards" / name) for name in shards)
         index = {
             "format": FORMAT, "version": gendiff.__version__, "asked": asked, "domain": domain,
-            "shards": shards,
+            "shards": shards, "headers": f"headers-{hashlib.sha256(headers).hexdigest()[:16]}",
             "rejected": [[r.name, r.reason] for r in whole.rejected], "report": whole.report(),
             "about": about_examples(recipe, whole),
         }  # fmt: skip
         with written(store, ROOM):
+            write_whole(store / index["headers"], headers)
             write_whole(store / "store.json", (json.dumps(index, indent=1) + "\n").encode())
         for name in {name for name, _ in before} - set(shards):
             (store / "shards" / name).unlink()
+        for path in store.glob("headers-*"):
+            if path.name != index["headers"]:
+                path.unlink()
     told = sorted({text for one in done for text in one.damaged})
     counts = f"{count} examples in {store}: {count - kept} made, {kept} there already"
     return "\n".join([counts, *(f"{text}: made again" for text in told), whole.report()])
@@ -140,8 +155,16 @@ def fitted(recipe: Recipe, data: Path | None) -> tuple[Recipe, Examples]:
     if recipe.limit is not None:
         examples = examples[: recipe.limit]
     with one_thread():
-        domain = recipe.domain.fit(examples.artifacts).fit_conditions(examples)
+        artifacts = Lazy(range(len(examples)), partial(artifact_of, examples.artifacts))
+        domain = recipe.domain.fit(artifacts).fit_conditions(examples)
+    return_memory()
     return replace(recipe, domain=domain), examples
+
+
+def artifact_of(artifacts: Sequence[Any], index: int) -> Any:
+    """An artifact, before which what others before it have left goes back to the system."""
+    return_memory(every=1.0)
+    return artifacts[index]
 
 
 def share_of(domain: Domain, examples: Examples) -> int:
@@ -159,7 +182,9 @@ class Prepared(Data):
     """A store as training data.
 
     Args:
-        path: The store's folder.
+        path: The store's folder, or a URL that it was copied to: its shards are then fetched when they are needed, and
+            kept in a folder of this machine (see `remote`).
+        room: Bytes of shards that are kept.
 
     Attributes:
         about: What a run tells of the examples.
@@ -169,17 +194,15 @@ class Prepared(Data):
         DataError: For a store that is not there, not finished, or damaged, naming the shard.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
-        if not (self.path / "store.json").exists():
-            got = "is not finished" if (self.path / "shards").is_dir() else "is no prepared store"
-            raise DataError(f"{self.path} {got}", "one that is", f"gendiff prepare RECIPE --out {self.path}")
-        index = read_json(self.path / "store.json")
+    def __init__(self, path: str | Path, room: float = 1e9 * CACHE_GB) -> None:
+        folder = local_path(path)
+        self.path = path if folder is None else folder
+        index, shards = open_store(str(path), room) if folder is None else open_folder(folder)
         if index.get("format") != FORMAT:
             raise DataError(f"{self.path} has the format {index.get('format')}", f"{FORMAT}", "Prepare it anew")
         self.index, self.about, self.report = index, list(index["about"]), index["report"]
         self.rejected = [Rejected(*pair) for pair in index["rejected"]]
-        self.shards = [Shard(self.path / "shards" / Path(name).name) for name in index["shards"]]
+        self.shards, self.room = shards(), room
         rows, facts, known, self.layouts = [], [], [], []
         for k, shard in enumerate(self.shards):
             at, first = 0, len(self.layouts)
@@ -191,6 +214,11 @@ class Prepared(Data):
                 bits, moments, said, shapes, *rest = item["fact"]
                 facts.append(Fact(bits, tuple(moments), said, tuple(tuple(shape) for shape in shapes), *rest))
             shard.items = []
+        whole = sum(shard.size for shard in self.shards)
+        if folder is None and whole > room:
+            few = f"{self.path} has {whole / 1e9:.3g} GB and {room / 1e9:.3g} are kept on this machine"
+            fix = f"a machine with room: trainer.cache_gb={math.ceil(whole / 1e9)}"
+            warnings.warn(f"{few}: most examples will wait for a shard to be fetched again; {fix}", stacklevel=4)
         self.rows, self.known = np.array(rows, np.int64), b"".join(map(bytes.fromhex, known))
         self.describe(facts)
 
@@ -214,3 +242,36 @@ class Prepared(Data):
         record = self.shards[k].record(at, size, self.known[32 * index : 32 * index + 32].hex())
         found = unpack(self.layouts[layout], record)
         return found["state"], found.get("asked", {})
+
+    def batches(self, stream: BatchStream) -> Sampler[list[tuple[int, int, int]]]:
+        """A stream of batches, whose shards are fetched early from a store at a URL."""
+        return Ahead(stream, self) if any(isinstance(shard, Fetched) for shard in self.shards) else stream
+
+
+class Ahead(Sampler[list[tuple[int, int, int]]]):
+    """The batches of a stream, whose shards are asked for some batches earlier."""
+
+    def __init__(self, stream: BatchStream, store: Prepared) -> None:
+        self.stream, self.store = stream, store
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        shards, first = self.store.shards, self.store.shards[0]
+        assert isinstance(first, Fetched)
+
+        def needs(batch: list[tuple[int, int, int]]) -> dict[str, int]:
+            own = [shards[k] for k in self.store.rows[[example for example, _, _ in batch], 0].tolist()]
+            return {shard.name: shard.size for shard in own if isinstance(shard, Fetched)}
+
+        return look_ahead(self.stream, first.cache, needs, sum(shard.size for shard in shards))
+
+
+def open_folder(folder: Path) -> tuple[dict[str, Any], Callable[[], list[Shard]]]:
+    """The index of a store in a folder, and what reads the headers of its shards."""
+    if not (folder / "store.json").exists():
+        got = "is not finished" if (folder / "shards").is_dir() else "is no prepared store"
+        raise DataError(f"{folder} {got}", "one that is", f"gendiff prepare RECIPE --out {folder}")
+    index = read_json(folder / "store.json")
+    return index, lambda: [Shard(folder / "shards" / Path(name).name) for name in index["shards"]]

@@ -127,7 +127,9 @@ class Trainer:
         compile: Compile the network.
         seed: Of weights, data order, noise and times.
         workers: Processes that load data beside the trainer; 0 loads in the trainer itself.
-        prepared: A store that `gendiff prepare` made of these examples, to read from; "" encodes them at the beginning.
+        prepared: A store that `gendiff prepare` made of these examples, to read from: a folder, or a URL that it was
+            copied to; "" encodes them at the beginning.
+        cache_gb: Of a store at a URL, so many GB are kept on this machine, in GENDIFF_CACHE.
         accumulate: The batch is taken in so many parts, one after the other, for as many times less memory; the step,
             and so the run, is that of the whole batch.
         strategy: Lightning's name of how several devices work together, one of `STRATEGIES`; "auto" is "ddp" for them.
@@ -152,6 +154,7 @@ class Trainer:
     seed: int = 0
     workers: int = 0
     prepared: str = ""
+    cache_gb: float = 16.0
     accumulate: int = 1
     strategy: str = "auto"
     threads: int | None = None
@@ -167,7 +170,7 @@ class Trainer:
     def __post_init__(self) -> None:
         whole(self, "steps", "batch", "devices", "accumulate", "samples", "measured", "threads")
         whole(self, "seed", "workers", "checkpoint", "show", "measure", zero=True)
-        positive(self, "checkpoint_minutes")
+        positive(self, "checkpoint_minutes", "cache_gb")
         if self.minutes is not None:
             positive(self, "minutes")
         for name, options in {"precision": PRECISIONS, "strategy": STRATEGIES, "accelerator": ACCELERATORS}.items():

@@ -4,6 +4,8 @@
 header      JSON: of each example its key, its record's size and digest and what is known of it (`Fact`); the
             layouts of records; what was rejected
 records     one after the other: the arrays of a state and of what is asked of it
+
+A shard's name is its number and the first 16 digits of the SHA-256 of its bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from itertools import islice
 from math import prod
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -70,27 +72,40 @@ class Shard:
         DataError: For a file that is not whole, which it names.
     """
 
+    fix = "Prepare again, with the same line: it alone is made again"
+
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path: Path | str = path
         try:
             size = path.stat().st_size
-            with path.open("rb") as file:
+            with self.open() as file:
                 length = int.from_bytes(file.read(8), "little")
-                self.first = 8 + length
-                text = file.read(length if self.first <= size else 0)
-            header = parse_json(text.decode("utf8"), str(path), longest=size)
+                text = file.read(length if 8 + length <= size else 0)
+        except OSError as error:
+            raise self.broken(f"cannot be read ({error.strerror})") from error
+        self.parse(text)
+        if self.size != size:
+            raise self.broken(f"has {size:,} bytes of {self.size:,}")
+
+    def parse(self, text: bytes) -> None:
+        """Takes what the header says."""
+        try:
+            header = parse_json(text.decode("utf8"), str(self.path), longest=len(text))
             self.items: list[dict[str, Any]] = header["items"]
             self.layouts: list[Layout] = header["layouts"]
             self.rejected: list[tuple[int, str, str]] = header["rejected"]
-            whole = self.first + sum(item["size"] for item in self.items)
-        except (OSError, ValueError, KeyError, TypeError, GendiffError) as error:
-            raise self.broken(f"cannot be read ({getattr(error, 'strerror', None) or 'no header'})") from error
-        if whole != size:
-            raise self.broken(f"has {size:,} bytes of {whole:,}")
+            self.first = 8 + len(text)
+            self.size = self.first + sum(item["size"] for item in self.items)
+        except (ValueError, KeyError, TypeError, GendiffError) as error:
+            raise self.broken("cannot be read (no header)") from error
+
+    def open(self) -> BinaryIO:
+        """Its file."""
+        assert isinstance(self.path, Path)
+        return self.path.open("rb", buffering=0)
 
     def broken(self, why: str) -> DataError:
-        fix = "Prepare again, with the same line: it alone is made again"
-        return DataError(f"The shard {self.path} {why}", "a whole file", fix)
+        return DataError(f"The shard {self.path} {why}", "a whole file", self.fix)
 
     def record(self, at: int, size: int, known: str) -> bytearray:
         """The record of `size` bytes at a place.
@@ -100,14 +115,21 @@ class Shard:
         """
         record = bytearray(size)
         try:
-            with self.path.open("rb", buffering=0) as file:
+            with self.open() as file:
                 file.seek(self.first + at)
-                got = file.readinto(record)
+                got = file.readinto(record)  # type: ignore[attr-defined]
         except OSError as error:
             raise self.broken(f"cannot be read ({error.strerror})") from error
         if got != size or hashlib.sha256(record).hexdigest() != known:
             raise self.broken(f"is damaged at byte {self.first + at:,}")
         return record
+
+
+def header_of(path: Path) -> bytes:
+    """The header of a shard, with its length before it."""
+    with path.open("rb") as file:
+        length = file.read(8)
+        return length + file.read(int.from_bytes(length, "little"))
 
 
 @dataclass(frozen=True)
@@ -164,7 +186,8 @@ def records(
 def make(job: Job) -> Done:
     """Encodes the examples of a job, or takes them over, and writes them as a shard."""
     known, damaged = records(job.store, job.before)
-    items, layouts, rejected, out, told, kept = [], [], [], bytearray(), list(damaged), 0
+    items, layouts, rejected, told, kept = [], [], [], list(damaged), 0
+    out: list[bytearray] = []  # joined once: a growing array would leave a hole wherever it was
     for i, name in enumerate(job.examples.names):
         try:
             example = job.examples[i]
@@ -192,9 +215,9 @@ def make(job: Job) -> Done:
         if layout not in layouts:
             layouts.append(layout)
         items.append({**item, "name": name, "layout": layouts.index(layout)})
-        out += record
+        out.append(record)
     header = json.dumps({"items": items, "layouts": layouts, "rejected": rejected}, sort_keys=True).encode()
-    content = len(header).to_bytes(8, "little") + header + out
+    content = b"".join([len(header).to_bytes(8, "little"), header, *out])
     name = f"{job.number:06}-{hashlib.sha256(content).hexdigest()[:16]}"
     path = job.store / "shards" / name
     if not (path.exists() and path.read_bytes() == content):

@@ -48,7 +48,7 @@ FREE = (
     "name", "sampler", "guidance", "trainer.steps", "trainer.minutes", "trainer.accelerator", "trainer.devices",
     "trainer.compile", "trainer.workers", "trainer.accumulate", "trainer.strategy", "trainer.threads",
     "trainer.logger", "trainer.checkpoint", "trainer.checkpoint_minutes", "trainer.show", "trainer.samples",
-    "trainer.measure", "trainer.measured", "trainer.prepared",
+    "trainer.measure", "trainer.measured", "trainer.prepared", "trainer.cache_gb",
 )  # fmt: skip
 ROUNDING = ("trainer.accelerator", "trainer.devices", "trainer.compile", "trainer.accumulate", "trainer.threads")
 
@@ -352,7 +352,7 @@ def take_average(module: Learning, state: Mapping[str, Any]) -> None:
 def training_data(recipe: Recipe, data: Path | None) -> tuple[Recipe, Data, list[str]]:
     """The recipe with its domain fitted, its training examples as states, and what is to be said of them."""
     if recipe.trainer.prepared:
-        store = Prepared(recipe.trainer.prepared)
+        store = Prepared(recipe.trainer.prepared, 1e9 * recipe.trainer.cache_gb)
         recipe = dataclasses.replace(recipe, domain=store.domain(recipe))
         encoded, rejected, report, told = store, store.rejected, store.report, store.about
     else:

@@ -160,6 +160,7 @@ def test_mistakes_are_answered_for_their_case(make: Any, text: str, message: str
         (Trainer, "batch", -4), (Trainer, "steps", 0), (Trainer, "steps", 2.5), (Trainer, "devices", 0),
         (Trainer, "seed", -1), (Trainer, "minutes", 0.0), (Trainer, "minutes", math.nan), (Trainer, "show", -1),
         (Trainer, "precision", "float8"), (Trainer, "accelerator", "cuba"), (Trainer, "checkpoint", -1),
+        (Trainer, "cache_gb", 0.0), (Trainer, "cache_gb", math.inf),
         (Optimizer, "lr", 0.0), (Optimizer, "decay", -1.0), (Optimizer, "decay", 1.5), (Optimizer, "clip", -1.0),
         (Optimizer, "betas", (0.9, 1.0)), (Optimizer, "warmup", -3), (Optimizer, "weight_decay", -0.1),
         (Recipe, "ema", 2.0), (Recipe, "drop", 5.0), (Recipe, "limit", 0), (Recipe, "guidance", math.inf),
