@@ -213,13 +213,15 @@ def score(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from gendiff.domain import data_file
     from gendiff.files import read_rows
 
-    model = gendiff.load(args.model)
+    alone = set(args.rows) <= {"regressor"}  # beside what was measured of the flow before
+    model = gendiff.load(args.regressor if alone else args.model)
     options = {"guidance": args.guidance[0], "steps": args.steps[0]}
     clips, texts, said = examples_of(model, "test", args.n)
     n, domain, judged = len(said), model.domain, Judged(args.judge, folder)
     real = [domain.encode(clip) for clip in clips]
-    found: dict[str, Any] = {"options": {**options, "sampler": repr(model.sampler)}}
-    training = {"flow": args.model, **({"L2 regressor": args.regressor} if args.regressor else {})}
+    found: dict[str, Any] = {} if alone else {"options": {**options, "sampler": repr(model.sampler)}}
+    training = {} if alone else {"flow": args.model}
+    training |= {"L2 regressor": args.regressor} if args.regressor else {}
 
     judged.add("copy", [domain.decode(x) for x in real], texts)
     judged.listen()
@@ -238,9 +240,9 @@ def score(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if "regressor" in args.rows and args.regressor is not None:
         mean = drawn(gendiff.load(args.regressor), n, phonemes=said, guidance=1.0, steps=1)
         row("regressor", "L2 regressor, given durations", *mean)
-    plan = model.plan(n, phonemes=[{"symbols": one["symbols"]} for one in said])
-    found["planned totals over real"] = totals(said, plan["phonemes"])
     if "planned" in args.rows:
+        plan = model.plan(n, phonemes=[{"symbols": one["symbols"]} for one in said])
+        found["planned totals over real"] = totals(said, plan["phonemes"])
         row("planned", "flow, planned durations", *drawn(model, n, plan=plan, **options))
     for factor in SPEEDS if "speeds" in args.rows else ():
         frames, sounds = drawn(model, n, plan=model.plan(n, phonemes=said).scaled(factor), **options)

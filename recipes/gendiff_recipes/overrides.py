@@ -33,6 +33,8 @@ from gendiff.training import Term
 if TYPE_CHECKING:
     from .recipe import Recipe
 
+R = typing.TypeVar("R", bound="Recipe")
+
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
@@ -72,7 +74,7 @@ class Slot:
         return tuple(o for o in found if o.__module__.partition(".")[0] not in ("builtins", "collections", "typing"))
 
 
-def change(recipe: Recipe, *changes: str) -> Recipe:
+def change(recipe: R, *changes: str) -> R:
     """The recipe with fields changed by "path=value" texts, in their order.
 
     Raises:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
@@ -247,7 +247,7 @@ class Recipe:
         names = ["all"] if name == "drop" else list(self.domain.conditions)
         return dict(zip(names, [value] * len(names), strict=True))
 
-    def override(self, *changes: str) -> Recipe:
+    def override(self, *changes: str) -> Self:
         """The recipe with fields changed by "path=value" texts: see `gendiff_recipes.overrides` for what can be said.
 
         Raises:
