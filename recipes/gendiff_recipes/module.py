@@ -22,7 +22,7 @@ from gendiff.denoisers import Denoiser
 from gendiff.domain import Domain
 from gendiff.random import Noise
 from gendiff.spaces import tensors
-from gendiff.training import Binned, ImportanceTimes, denoising_loss, stratified
+from gendiff.training import Binned, ImportanceTimes, denoising_loss, stratified, trained_state
 
 from .folder import Pace
 from .recipe import Recipe
@@ -139,13 +139,22 @@ class Denoising(L.LightningModule):
         by_time = self.pace.spent(self.step) / (60 * trainer.minutes) if trainer.minutes else 0.0
         return min(max(self.step / trainer.steps, by_time), 1.0)
 
+    def trained(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """The parameters that train, by name, as the optimiser numbers them."""
+        return [(name, p) for name, p in self.denoiser.named_parameters() if p.requires_grad]
+
+    def network_state(self) -> dict[str, Tensor]:
+        """The weights that a checkpoint holds: all, or of an adapter those that are not its base's."""
+        network = self.denoiser.network
+        return network.state_dict() if self.recipe.adapter is None else trained_state(network)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         o = self.recipe.optimizer
         optimizer = torch.optim.AdamW(
-            self.denoiser.parameters(), lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay, foreach=True
+            [p for _, p in self.trained()], lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay, foreach=True
         )
         if self.resumed is not None:
-            names = [name for name, _ in self.denoiser.named_parameters()]
+            names = [name for name, _ in self.trained()]
             moments = {names.index(name): value for name, value in self.resumed.items()}
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
             self.resumed = None

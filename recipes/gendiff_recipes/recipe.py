@@ -19,7 +19,7 @@ from gendiff.errors import FINITE, DataError, Range, RecipeError, nearest, posit
 from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.processes import Joint, Process
 from gendiff.sampling.solvers import Solver
-from gendiff.training import Objective, TimeDistribution, Uniform
+from gendiff.training import Adapter, Objective, TimeDistribution, Uniform
 
 
 def home_of(path: str | Path) -> Path:
@@ -192,6 +192,8 @@ class Recipe:
         guidance: Used when samples are drawn during and after training; 1 is off. A number, or one for each of some
             conditions: {"caption": 3.0, "style": 1.5}.
         limit: Train on the first so many examples; None for all.
+        adapter: How a model to begin from is adapted, which itself stays as it is (`LoRA(16)`, `Partial(("out",))`,
+            `Control("edges")`); None trains all weights.
     """
 
     name: str
@@ -208,9 +210,13 @@ class Recipe:
     sampler: Solver | None = None
     guidance: float | Mapping[str, float] = 1.0
     limit: int | None = None
+    adapter: Adapter | None = None
 
     def __post_init__(self) -> None:
         whole(self, "limit")
+        name = None if self.adapter is None else self.adapter.condition
+        if name is not None and name not in self.domain.conditions:
+            refuse(self, "adapter", f"one for a condition of the domain.{nearest(name, self.domain.conditions)}")
         shares = self.drop if isinstance(self.drop, Mapping) else {"all": self.drop}
         known = ("all", *self.domain.conditions)
         for name, value in shares.items():

@@ -30,10 +30,13 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 import gendiff
+from gendiff.adaptation import on_scale_of
 from gendiff.config import read_json
+from gendiff.domain import Domain
 from gendiff.errors import RecipeError
 from gendiff.loading import check_loadable
 from gendiff.model import Model
+from gendiff.training import load_trained
 
 from .callbacks import (
     CSV,
@@ -53,7 +56,7 @@ from .folder import Folder, Pace, Table, rank
 from .module import Denoising
 from .prepared import Prepared, fitted
 from .recipe import Recipe, Trainer, leaves
-from .start import begin_from
+from .start import BASE, adapt_from, base_of, begin_from, like_base
 
 # What may change when a run goes on: how long, on what, and how often it is looked at. Anything else is another run.
 FREE = (
@@ -251,11 +254,12 @@ def train(
             the budget, devices, workers, checkpoints and looks may have changed; all of that is said. A larger budget
             plans the learning rate anew. A run whose budget is used up is given back as it is.
         overwrite: Delete the run that is in `out` and begin anew.
-        start: A model, or its file, whose weights to begin from; see `begin_from`.
+        start: A model, or its file, whose weights to begin from; see `begin_from`. A recipe with an adapter needs it, and
+            a run that is resumed finds it by itself, where it was.
         quiet: No progress bar.
 
     Returns:
-        The model with averaged weights, also saved as `out`/model.safetensors.
+        The model with averaged weights, also saved as `out`/model.safetensors, or `out`/adapter.safetensors.
 
     Raises:
         RunError: If `out` holds a run and neither `resume` nor `overwrite` is given, if another process trains there,
@@ -264,7 +268,7 @@ def train(
         RecipeError: If a resumed run would become another one.
         Interrupted: After Ctrl-C or SIGTERM, with a checkpoint of the last step.
     """
-    if resume and (overwrite or start is not None):
+    if resume and (overwrite or (start is not None and recipe.adapter is None)):
         raise RecipeError(
             f"train(resume=True) got {'overwrite=True' if overwrite else 'start='}",
             "one of them",
@@ -295,7 +299,11 @@ def run(
 ) -> Model:
     """`train` with the folder at hand: its recipe `before`, and what is to be said already."""
     options, out, state, leader = recipe.trainer, folder.path, folder.state, folder.leader
-    recipe, encoded, told = training_data(recipe, data)
+    if recipe.adapter is not None:
+        start = base_of(recipe, out, start, before is not None)
+        recipe, changed = like_base(recipe, start)
+        said = [*changed, *said]
+    recipe, encoded, told = training_data(recipe, data, None if recipe.adapter is None or start is None else start.domain)
     domain, config, taken = recipe.domain, recipe.config(), 0
     said = [*told, *about_warmup(recipe), *said]
     if before is not None:
@@ -314,7 +322,7 @@ def run(
         said.append(f"The model will be loaded by gendiff.load({str(out)!r}, parts=[{names}]).")
     begun = None
     if start is not None:
-        begun = begin_from(model, start)
+        begun = begin_from(model, start) if recipe.adapter is None else adapt_from(model, recipe, start)
         said.append(begun["said"])
     if options.compile:
         model.denoiser.network.compile()
@@ -326,8 +334,13 @@ def run(
     say(leader, *said)
     if leader:
         folder.write("recipe.json", config)
-        if begun is not None:
-            folder.write("start.json", begun)
+        if begun is not None and start is not None:
+            origin = start.origin.resolve() if start.origin is not None else None
+            if model.adaptation is not None and (origin is None or not origin.is_file()):
+                origin = start.save(out / BASE).resolve()
+            folder.write("start.json", {**begun, "path": str(origin or "")})
+            if model.adaptation is not None:
+                model.adaptation = dataclasses.replace(model.adaptation, path=str(origin))
     module.pace = Pace(out / "pace.f64" if leader else None, taken, state["spent"] if state is not None else 0.0)
     ended = state is not None and module.progress() >= 1
     if not ended:
@@ -339,7 +352,7 @@ def run(
         say(leader, f"The budget of {out} is used up; a larger trainer.steps or trainer.minutes would go on.")
     assert state is not None
     model.to("cpu")
-    model.denoiser.network.load_state_dict(state["network"])
+    put_back(model.denoiser.network, recipe, state["network"])
     averaged = dict(model.denoiser.network.named_parameters())
     with torch.no_grad():
         for name, value in state["ema"]["average"].items():
@@ -347,7 +360,7 @@ def run(
     model.denoiser.precision = None
     model.denoiser.eval()
     if leader and written_steps(out) != state["step"]:
-        model.save(out / "model.safetensors")
+        model.save(out / result(recipe))
         folder.write(
             "training.json",
             {
@@ -358,14 +371,38 @@ def run(
     return model
 
 
-def training_data(recipe: Recipe, data: Path | None) -> tuple[Recipe, Data, list[str]]:
-    """The recipe with its domain fitted, its training examples as states, and what is to be said of them."""
+def result(recipe: Recipe) -> str:
+    """The file that a run of a recipe ends in."""
+    return "model.safetensors" if recipe.adapter is None else "adapter.safetensors"
+
+
+def put_back(network: torch.nn.Module, recipe: Recipe, weights: Mapping[str, Any]) -> None:
+    """Puts the weights of a checkpoint into a network: all, or those that an adapter trains."""
+    if recipe.adapter is None:
+        network.load_state_dict(weights)
+    else:
+        load_trained(network, weights)
+
+
+def training_data(recipe: Recipe, data: Path | None, base: Domain | None) -> tuple[Recipe, Data, list[str]]:
+    """The recipe with its domain fitted, its training examples as states, and what is to be said of them.
+
+    States are on the scale of those of a base, where a model is adapted.
+
+    Raises:
+        RecipeError: For a store on another scale.
+    """
     if recipe.trainer.prepared:
         store = Prepared(recipe.trainer.prepared)
-        recipe = dataclasses.replace(recipe, domain=store.domain(recipe))
+        before, recipe = recipe, dataclasses.replace(recipe, domain=store.domain(recipe))
+        if base is not None and on_scale_of(recipe.domain, before.domain, base) != recipe.domain:
+            raise RecipeError(
+                f"{recipe.trainer.prepared} holds states of another scale than those of the model that is adapted",
+                "examples that are encoded for it", "Leave --prepared out",
+            )  # fmt: skip
         encoded, rejected, report, told = store, store.rejected, store.report, store.about
     else:
-        recipe, examples = fitted(recipe, data)
+        recipe, examples = fitted(recipe, data, base)
         encoded, rejected, report = Encoded(recipe.domain, examples), examples.rejected, examples.report()
         told = about_examples(recipe, examples)
     if rejected:
@@ -377,7 +414,8 @@ def written_steps(out: Path) -> int | None:
     """The steps of the model that is in a run's folder; None if there is none, or what says so is damaged."""
     path = out / "training.json"
     try:
-        return read_json(path).get("steps") if path.exists() and (out / "model.safetensors").exists() else None
+        there = any((out / name).exists() for name in ("model.safetensors", "adapter.safetensors"))
+        return read_json(path).get("steps") if path.exists() and there else None
     except RecipeError:
         return None
 
@@ -392,7 +430,7 @@ def newest_state(folder: Folder) -> dict[str, Any]:
 def restore(module: Denoising, state: Mapping[str, Any]) -> None:
     """Puts a checkpoint's weights, step and learned times into the module; EMA and optimiser wait for their device."""
     module.step = state["step"]
-    module.denoiser.network.load_state_dict(state["network"])
+    put_back(module.denoiser.network, module.recipe, state["network"])
     module.resumed = state["optimizer"]
     if module.learned is not None:
         module.learned.load_state_dict(state["times"])
