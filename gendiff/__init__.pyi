@@ -159,8 +159,8 @@ from .training import Independent as Independent
 from .training import KabschAligned as KabschAligned
 from .training import LogitNormal as LogitNormal
 from .training import LogNormal as LogNormal
-from .training import LossHistogram as LossHistogram
 from .training import LoRA as LoRA
+from .training import LossHistogram as LossHistogram
 from .training import Mode as Mode
 from .training import Objective as Objective
 from .training import OptimalTransport as OptimalTransport

@@ -13,6 +13,8 @@ use without that base, and is refused on another.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -47,10 +49,8 @@ class Adaptation:
         """JSON-able, with the way to the base from a folder too: both may be moved together."""
         base = {"digest": self.digest, "path": self.path}
         if self.path and beside is not None:
-            try:
+            with contextlib.suppress(ValueError):  # there is no way to another drive
                 base["beside"] = os.path.relpath(self.path, beside.resolve())
-            except ValueError:  # on another drive
-                pass
         return {"adapter": to_config(self.adapter), "base": base}
 
 
@@ -138,8 +138,8 @@ def adapt(adapter: Adapter, own: Domain, network: nn.Module, other: Domain, base
             + (f", first {left[0]!r}" if left else ""),
             "a network of the base's own sizes, of a domain with its conditions",
         )
-    network = adapter.attach(network, base, begun)
-    return network.train(base.training), begun
+    training = network.training
+    return adapter.attach(network, base, begun).train(training), begun
 
 
 def begun_text(begun: Begun, shapes: Mapping[str, Any], others: Mapping[str, Any]) -> str:
@@ -234,15 +234,14 @@ def check_adapter(
         CheckpointError: For a network that has a weight which neither of them has.
     """
     weights = {name: tuple(value.shape) for name, value in base.state_dict().items()}
-    network = described(own, size, {**weights, **{f"adapter {k}": v for k, v in shapes.items()}}, f"{where}: network")
-    mine = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    rows = row_tables(own, network)
-    for name, shape in mine.items():
-        known = name in weights and (weights[name] == shape or (name in rows and weights[name][1:] == shape[1:]))
-        if not known and shape not in (shapes.get(name), shapes.get(f"side.{name}")):
-            raise CheckpointError(
-                f"{where}: the network has {name!r} of shape {list(shape)}", "what the base or the adapter's file has"
-            )
+    every = {**weights, **{f"adapter {name}": shape for name, shape in shapes.items()}}
+    network = described(own, size, every, f"{where}: network")
+    entries = [sum(math.prod(shape) for shape in every.values()), sum(p.numel() for p in network.parameters())]
+    if entries[1] > 2 * entries[0]:
+        raise CheckpointError(
+            f"{where}: a network of {entries[1]:,} numbers",
+            f"about the {entries[0]:,} of the base and the adapter's file",
+        )
 
 
 def adapted_network(

@@ -29,8 +29,8 @@ from gendiff.modelfile import (
     make_network,
     open_model,
     package_of,
-    read_domain,
     read_config,
+    read_domain,
     rebuild,
     require_digest,
 )
@@ -41,8 +41,8 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", parts: Sequenc
     """A model from a file that `Model.save` wrote (or the folder that holds model.safetensors).
 
     Nothing in the file is run, and nothing but the file is read: what its data source names is looked at when data are
-    asked for. Memory stays below a few times that of the weights. An adapter's file is loaded on its base, which is read
-    from where the adapter's file says it was, or from as far beside it, and refused if its weights are others.
+    asked for. Memory stays below a few times that of the weights. An adapter's file is loaded on its base, which is
+    read from where the adapter's file says it was, or from as far beside it, and refused if its weights are others.
 
     Args:
         path: The file or folder.

@@ -188,8 +188,8 @@ class Model:
     def adapt(self, adapter: Adapter, base: Model) -> Begun:
         """Makes this fresh model, of the sizes of `base`, an adapted one of it, which begins as the base is.
 
-        Only what the adapter trains requires a gradient then: `LoRA(8)`, `Partial(("out",))`, `Control("edges")`. The base
-        stays as it is.
+        Only what the adapter trains requires a gradient then: `LoRA(8)`, `Partial(("out",))`, `Control("edges")`. The
+        base stays as it is.
 
         Returns:
             What was taken from the base, and what is new.

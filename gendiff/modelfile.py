@@ -361,9 +361,7 @@ def check_size(domain: Domain, size: Mapping[str, Any], shapes: Mapping[str, Seq
         )
 
 
-def described(
-    domain: Domain, size: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], where: str
-) -> nn.Module:
+def described(domain: Domain, size: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], where: str) -> nn.Module:
     """The network of a size, built without memory for its large tensors, as far as it is no larger than weights of
     these shapes may be.
 

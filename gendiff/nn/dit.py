@@ -132,7 +132,7 @@ class DiT(nn.Module):
         )
         share("DiT", dropout=dropout)
         self.dims, self.patch, self.positions, self.out_channels = dims, patch, positions, out_channels
-        self.head_width, self.half = width // heads, (depth + 1) // 2
+        self.head_width, self.side_depth = width // heads, (depth + 1) // 2
         pixels = patch**dims
         self.conditioning = Conditioning(width, conditions, time_scale=time_scale)
         self.into = nn.Linear((1 + previous) * in_channels * pixels, width)
@@ -179,11 +179,11 @@ class DiT(nn.Module):
         self, x: Tensor, t: Tensor, mask: Tensor | None = None, previous: Tensor | None = None, **cond: Any
     ) -> list[Tensor]:
         """What the first half of the blocks makes of the same inputs, [B, N, width] each."""
-        return self._blocks(self._inputs(x, t, mask, previous, cond))[: self.half]
+        return self._blocks(self._inputs(x, t, mask, previous, cond))[: self.side_depth]
 
     def as_side(self) -> nn.ModuleList:
         """Gives up what `features` does not use; a layer, zero at the start, for each of its tensors."""
-        self.blocks = self.blocks[: self.half]
+        self.blocks = self.blocks[: self.side_depth]
         del self.steer, self.out
         joints = nn.ModuleList(nn.Linear(self.width, self.width) for _ in self.blocks)
         for parameter in joints.parameters():

@@ -196,7 +196,7 @@ class UNet(nn.Module):
                 "one entry of attention per level, at least one level and one block",
                 f"attention={tuple(i == len(channels) - 1 for i in range(len(channels)))}",
             )
-        self.dims, self.blocks, self.levels = dims, blocks, len(channels)
+        self.dims, self.blocks, self.levels, self.channels = dims, blocks, len(channels), tuple(channels)
         self.patch = (patch if dims == 2 else 1, patch)
         self.halve = (2 if dims == 2 else 1, 2)
         kernel = (3 if dims == 2 else 1, 3)
@@ -263,9 +263,9 @@ class UNet(nn.Module):
 
     def as_side(self) -> nn.ModuleList:
         """Gives up what `features` does not use; a layer, zero at the start, for each of its tensors."""
-        channels = [stage.block.conv2.out_channels for stage in (*self.down, self.middle[-1])]
         del self.up, self.grow, self.norm, self.out
-        joints = nn.ModuleList(nn.Conv2d(count, count, 1) for count in channels)
+        levels = [count for count in self.channels for _ in range(self.blocks)]
+        joints = nn.ModuleList(nn.Conv2d(count, count, 1) for count in (*levels, self.channels[-1]))
         for joint in joints:
             _zero(joint)
         return joints.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -1,8 +1,8 @@
 """How a denoiser learns.
 
 Read `losses` first (one loss on any space), then `times` (at which times to train), `couplings` (which noise an example
-is joined to), `ema` (averaged weights), `profiles` (averages chosen afterwards) and `adapters` (a trained network learns
-something new).
+is joined to), `ema` (averaged weights), `profiles` (averages chosen afterwards) and `adapters` (a trained network
+learns something new).
 To add a weighting: subclass `Weighting`; a time distribution: `TimeDistribution`; a coupling: `Coupling`;
 an adapter: `Adapter`.
 The laws that prove them: `gendiff.testing.check_weighting`; tests/core/test_times.py and test_couplings.py.

@@ -49,6 +49,9 @@ class Begun:
     rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check(self)
+
 
 class Adapter(ABC):
     """How a network is adapted; members are frozen dataclasses with JSON-able fields."""
@@ -92,7 +95,7 @@ def weights_of(network: nn.Module) -> list[Weight]:
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a pattern (`*` is anything) is a dotted name, or some of its parts in a row: "attention" is "a.attention.q"."""
+    """Whether a pattern (`*` is anything) is a dotted name, or some of its parts in a row, as b.c is of a.b.c.d."""
     return fnmatchcase(f".{name}.", f"*.{pattern}.*")
 
 
@@ -133,7 +136,13 @@ class LowRank(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):
-            return weight + (self.scale * self.up @ self.down).view(weight.shape)
+            changed = weight + (self.scale * self.up @ self.down).view(weight.shape)
+        if changed.stride() == weight.stride():
+            return changed
+        # A kernel is chosen by strides, even those of axes of one entry, and other kernels round otherwise.
+        return torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype, device=weight.device).copy_(
+            changed
+        )
 
 
 class Rows(nn.Module):
@@ -260,7 +269,9 @@ class Partial(Adapter):
     def attach(self, network: nn.Module, base: nn.Module, begun: Begun) -> nn.Module:
         network = stands_still(network, begun, [w.name for w in chosen(self, weights_of(network), self.where)])
         if not any(p.requires_grad for p in network.parameters()):
-            refuse(self, "where", "weights that train: nothing here is new to the base", 'Partial(where=("attention",))')
+            refuse(
+                self, "where", "weights that train: nothing here is new to the base", 'Partial(where=("attention",))'
+            )
         return network
 
 
@@ -318,7 +329,7 @@ class Controlled(nn.Module):
         super().__init__()
         self.condition = condition
         self.base, self.side = base.requires_grad_(False), side.requires_grad_(True)
-        self.joints = side.as_side()
+        self.joints: nn.ModuleList = side.as_side()  # type: ignore[operator]
         self.takes_previous = getattr(base, "takes_previous", False)
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
@@ -368,7 +379,9 @@ def load_trained(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     own = trained_state(network)
     odd = sorted(set(own) ^ set(state)) or [name for name, value in own.items() if value.shape != state[name].shape]
     if odd:
-        raise RequestError(f"{len(odd)} tensors do not fit the adapter, first {odd[0]!r}", "those that it was saved with")
+        raise RequestError(
+            f"{len(odd)} tensors do not fit the adapter, first {odd[0]!r}", "those that it was saved with"
+        )
     network.load_state_dict(dict(state), strict=False)
 
 

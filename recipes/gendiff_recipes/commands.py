@@ -50,7 +50,9 @@ class Train:
         parser.add_argument("--minutes", type=minutes, help="training time: trainer.minutes")
         parser.add_argument("--seed", type=seed, help="of all that is random: trainer.seed")
         parser.add_argument("--from", dest="start", type=Path, metavar="MODEL", help="begin from a model's weights")
-        parser.add_argument("--lora", type=count, metavar="RANK", help="adapt it by LoRA of this rank: adapter=LoRA(RANK)")
+        parser.add_argument(
+            "--lora", type=count, metavar="RANK", help="adapt it by LoRA of this rank: adapter=LoRA(RANK)"
+        )
         parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
         parser.add_argument("--overwrite", action="store_true", help="delete the run that --out holds, and begin anew")
         parser.add_argument("--quiet", action="store_true", help="no progress bar")

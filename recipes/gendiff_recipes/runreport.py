@@ -61,7 +61,8 @@ def report(run: str | Path, out: str | Path | None = None, *, n: int = 12, seed:
     """Writes a run's report.
 
     Args:
-        run: The run's folder: model.safetensors or adapter.safetensors, and as far as they are there metrics.csv and training.json.
+        run: The run's folder: model.safetensors or adapter.safetensors, and as far as they are there metrics.csv and
+            training.json.
         out: The file to write; report.html in the run's folder by default.
         n: Samples to draw and to show, all classes in turn.
         seed: Of the samples.

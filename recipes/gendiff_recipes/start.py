@@ -42,7 +42,8 @@ def begin_from(model: Model, source: Model) -> dict[str, Any]:
         own = network.state_dict()
         first = f"{begun.new[0]} {list(own[begun.new[0]].shape)}" if begun.new else ""
         raise CheckpointError(
-            f"None of the {len(begun.left)} weights to begin from fits the network", f"weights like {first}" if first else ""
+            f"None of the {len(begun.left)} weights to begin from fits the network",
+            f"weights like {first}" if first else "",
         )
     said = ""
     for what in ("process", "head"):

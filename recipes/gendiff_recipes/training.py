@@ -254,8 +254,8 @@ def train(
             the budget, devices, workers, checkpoints and looks may have changed; all of that is said. A larger budget
             plans the learning rate anew. A run whose budget is used up is given back as it is.
         overwrite: Delete the run that is in `out` and begin anew.
-        start: A model, or its file, whose weights to begin from; see `begin_from`. A recipe with an adapter needs it, and
-            a run that is resumed finds it by itself, where it was.
+        start: A model, or its file, whose weights to begin from; see `begin_from`. A recipe with an adapter needs it,
+            and a run that is resumed finds it by itself, where it was.
         quiet: No progress bar.
 
     Returns:
@@ -303,7 +303,9 @@ def run(
         start = base_of(recipe, out, start, before is not None)
         recipe, changed = like_base(recipe, start)
         said = [*changed, *said]
-    recipe, encoded, told = training_data(recipe, data, None if recipe.adapter is None or start is None else start.domain)
+    recipe, encoded, told = training_data(
+        recipe, data, None if recipe.adapter is None or start is None else start.domain
+    )
     domain, config, taken = recipe.domain, recipe.config(), 0
     said = [*told, *about_warmup(recipe), *said]
     if before is not None:
