@@ -42,6 +42,55 @@ class Mutant:
 
 MUTANTS: list[Mutant] = [
     Mutant(
+        "an adapter that begins elsewhere than its base",
+        "gendiff/training/adapters.py",
+        "self.up = nn.Parameter(torch.zeros(rows, rank, dtype=like.dtype, device=like.device))",
+        "self.up = nn.Parameter(torch.full((rows, rank), 1e-6, dtype=like.dtype, device=like.device))",
+        ("tests/core/test_adapters.py",),
+    ),
+    Mutant(
+        "a low-rank change without alpha",
+        "gendiff/training/adapters.py",
+        "(self.scale * self.up @ self.down)",
+        "(self.up @ self.down)",
+        ("tests/core/test_adapters.py",),
+    ),
+    Mutant(
+        "old rows train beside new ones",
+        "gendiff/training/adapters.py",
+        "trains = weight.name in begun.new or weight.name in but",
+        "trains = weight.name in (*begun.new, *begun.rows) or weight.name in but",
+        ("tests/core/test_adapters.py",),
+    ),
+    Mutant(
+        "a side branch whose middle does not join",
+        "gendiff/nn/unet.py",
+        "h = h + next(more).to(h.dtype)",
+        "h = h + 0 * next(more).to(h.dtype)",
+        ("tests/core/test_adapters.py",),
+    ),
+    Mutant(
+        "an adapter on any base",
+        "gendiff/adaptation.py",
+        "if found != adaptation.digest:",
+        "if len(found) != len(adaptation.digest):",
+        ("tests/core/test_adapters.py",),
+    ),
+    Mutant(
+        "an adapted network that trains in evaluation mode",
+        "gendiff/adaptation.py",
+        "return adapter.attach(network, base, begun).train(training), begun",
+        "return adapter.attach(network, base, begun).train(base.training), begun",
+        ("tests/recipes/test_adapted_runs.py",),
+    ),
+    Mutant(
+        "an adapted model on the scale of new data",
+        "recipes/gendiff_recipes/prepared.py",
+        "domain = domain if base is None else on_scale_of(domain, recipe.domain, base)",
+        "domain = domain if base is None else domain",
+        ("tests/recipes/test_adapted_runs.py",),
+    ),
+    Mutant(
         "particles drawn whatever their weights",
         "gendiff/guidance/particles.py",
         "    return torch.searchsorted(ends, places * ends[:, -1:]).clamp_max(weights.shape[1] - 1)",

@@ -146,6 +146,7 @@ def test_a_weight_adapter_begins_as_its_base_and_leaves_it_alone(name: str, kind
     assert same(case.states(model), drawn)
     steps(model, case)
     after = case.states(model)
+    assert ("hu2021lora" in gendiff.cite(model)) == kind.startswith("LoRA")
     assert apart(after, drawn) > 1e-4
     own = bits(base.denoiser.network)
     assert all(torch.equal(own[key], value) for key, value in before.items())
@@ -228,6 +229,22 @@ def test_a_side_branch_hears_the_same_at_once_and_embedded_before(name: str) -> 
         plain, once = model.domain.without(asked, names), model.domain.without(embedded, names)
         assert torch.allclose(network(x, t, **plain), network(x, t, **once), atol=1e-6), names
         assert not torch.allclose(network(x, t, **plain), network(x, t, **asked), atol=1e-4), names
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_every_place_of_a_side_branch_joins(name: str) -> None:
+    """Each tensor of `features`, moved alone, moves the output; zeros move nothing."""
+    case = CASES[name]
+    network: Any = case.base().denoiser.network
+    request = case.base().domain.request(2, **case.ask)
+    x, t = torch.randn(request.like.shape), torch.tensor([0.3, 0.6])  # type: ignore[union-attr]
+    with torch.no_grad():
+        plain, features = network(x, t), network.features(x, t)
+        none = [torch.zeros_like(own) for own in features]
+        assert torch.equal(network(x, t, control=none), plain)
+        for place, own in enumerate(features):
+            control = [*none[:place], torch.randn_like(own), *none[place + 1 :]]
+            assert not torch.allclose(network(x, t, control=control), plain, atol=1e-3), place
 
 
 def test_padding_is_nothing_to_a_side_branch() -> None:
