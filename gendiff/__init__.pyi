@@ -156,6 +156,7 @@ from .spaces import Sphere as Sphere
 from .spaces import Torus as Torus
 from .training import Auxiliary as Auxiliary
 from .training import Beta as Beta
+from .training import Control as Control
 from .training import CosineInterpolated as CosineInterpolated
 from .training import EquivariantOT as EquivariantOT
 from .training import Immiscible as Immiscible
@@ -164,11 +165,13 @@ from .training import Independent as Independent
 from .training import KabschAligned as KabschAligned
 from .training import LogitNormal as LogitNormal
 from .training import LogNormal as LogNormal
+from .training import LoRA as LoRA
 from .training import LossHistogram as LossHistogram
 from .training import Mode as Mode
 from .training import Objective as Objective
 from .training import OptimalTransport as OptimalTransport
 from .training import Paired as Paired
+from .training import Partial as Partial
 from .training import Profiles as Profiles
 from .training import Sinkhorn as Sinkhorn
 from .training import Term as Term

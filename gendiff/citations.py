@@ -87,6 +87,8 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "Immiscible": ("li2024immiscible", "li2025miscibility"),
     "Paired": ("liu2023rectified",),
     "Profiles": ("karras2024edm2",),
+    "LoRA": ("hu2021lora",),
+    "Control": ("zhang2023controlnet",),
     # guidance, what is known, particles
     "Guided": ("ho2022cfg",),
     "CFG": ("ho2022cfg",),
@@ -130,7 +132,19 @@ def parts_of(thing: Any, seen: set[int]) -> Iterator[Any]:
         inner = [getattr(thing, f.name) for f in dataclasses.fields(thing)]
     elif isinstance(thing, nn.Module):
         inner = list(thing.children())
-    for name in ("parts", "domain", "denoiser", "sampler", "head", "process", "space", "network", "positions"):
+    inside = (
+        "parts",
+        "domain",
+        "denoiser",
+        "sampler",
+        "head",
+        "process",
+        "space",
+        "network",
+        "positions",
+        "adaptation",
+    )
+    for name in inside:
         inner += [getattr(thing, name)] if name in dir(thing) and not isinstance(thing, type) else []
     for item in inner:
         yield from parts_of(item, seen)

@@ -469,7 +469,7 @@ class Domain(ABC):
         """
         return self
 
-    def carried(self) -> dict[str, nn.Module]:
+    def carried(self) -> Mapping[str, nn.Module]:
         """Networks that are part of the domain and stand in a model's file, by name: a codec."""
         return {}
 

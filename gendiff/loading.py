@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
+from gendiff.adaptation import base_path, read_adaptation
 from gendiff.config import Kinds, classes_in, core_kinds, from_config, kind_name, parse_json, to_config
 from gendiff.denoisers import Denoiser
 from gendiff.domain import Domain, sealed
-from gendiff.errors import GendiffError, RecipeError, UnknownName
+from gendiff.errors import CheckpointError, GendiffError, RecipeError, UnknownName
 from gendiff.model import Model, check_names
 from gendiff.modelfile import (
     as_checkpoint_error,
@@ -25,9 +26,11 @@ from gendiff.modelfile import (
     digest,
     divided,
     domain_type,
+    kinds_of,
     make_network,
     open_model,
     package_of,
+    read_config,
     read_domain,
     rebuild,
     require_digest,
@@ -39,7 +42,8 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", parts: Sequenc
     """A model from a file that `Model.save` wrote (or the folder that holds model.safetensors).
 
     Nothing in the file is run, and nothing but the file is read: what its data source names is looked at when data are
-    asked for. Memory stays below a few times that of the weights.
+    asked for. Memory stays below a few times that of the weights. An adapter's file is loaded on its base, which is
+    read from where the adapter's file says it was, or from as far beside it, and refused if its weights are others.
 
     Args:
         path: The file or folder.
@@ -52,6 +56,12 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", parts: Sequenc
     """
     where = str(path)
     with open_model(path) as (file, config):
+        if "adapter" in config:
+            adaptation, beside = read_adaptation(config, where, kinds_of(config, where, parts))
+            found = base_path(adaptation, beside, file.path)
+            if "adapter" in read_config(found):
+                raise CheckpointError(f"The base of {where}, {found}, is an adapter", "a whole model")
+            return load(found, device=device, parts=parts).with_adapter(file.path, parts=parts)
         try:
             domain, process, head, sampler, size = rebuild(config, where, parts)
         except GendiffError as error:
@@ -80,6 +90,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", parts: Sequenc
         recipe=config["recipe"],
         metrics={k: math.nan if v is None else v for k, v in config["metrics"].items()},
     )
+    model.origin = file.path
     model.denoiser.eval()
     return model.to(device)
 

@@ -24,11 +24,21 @@ import torch
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from gendiff.adaptation import (
+    Adaptation,
+    adapt,
+    adapted_network,
+    check_adapter,
+    check_base,
+    read_adaptation,
+)
 from gendiff.conditions import Plan, listed, with_plan
 from gendiff.config import from_config, to_config
 from gendiff.denoisers import Denoiser, Head, asides, rows_of
 from gendiff.domain import Domain, Request, collate, crop
 from gendiff.errors import (
+    CheckpointError,
+    RecipeError,
     RequestError,
     RequestWarning,
     SamplerError,
@@ -60,7 +70,11 @@ from gendiff.modelfile import (
     FORMAT,
     digest,
     domain_config,
+    kinds_of,
     make_network,
+    open_model,
+    rebuild,
+    require_digest,
     text_digest,
     write_whole,
 )
@@ -70,6 +84,7 @@ from gendiff.sampling import Loop, Progress, calibrate, replace_solver, sample, 
 from gendiff.sampling import Path as FlowPath
 from gendiff.sampling.solvers import Calibrated, Solver
 from gendiff.spaces import State, leaves, map_state, tensors
+from gendiff.training import Adapter, Begun, load_trained, merged_state, trained_state
 
 P = ParamSpec("P")
 
@@ -131,7 +146,14 @@ class Model:
         sampler: Used when `sample` is given none; the domain's by default.
         recipe: The resolved recipe it was trained by, as JSON-able dict.
         metrics: Numbers measured on it.
+
+    Attributes:
+        origin: The file it was loaded from; None for none.
+        adaptation: What it was adapted from, and how; None for a model of its own.
     """
+
+    origin: Path | None = None
+    adaptation: Adaptation | None = None
 
     def __init__(
         self,
@@ -162,6 +184,101 @@ class Model:
         check_names(domain)
         domain = domain.with_process(process, head)
         return Model(domain, Denoiser(make_network(domain, size), domain.head, domain.process), size=size)
+
+    @torch.inference_mode(False)
+    def adapt(self, adapter: Adapter, base: Model) -> Begun:
+        """Makes this fresh model, of the sizes of `base`, an adapted one of it, which begins as the base is.
+
+        Only what the adapter trains requires a gradient then: `LoRA(8)`, `Partial(("out",))`, `Control("edges")`. The
+        base stays as it is.
+
+        Returns:
+            What was taken from the base, and what is new.
+
+        Raises:
+            RecipeError: For a base that is adapted itself, or a network that cannot be adapted like this.
+            CheckpointError: For a network that does not take the base whole.
+        """
+        if self.adaptation is not None or base.adaptation is not None:
+            raise RecipeError("an adapter of a model that is adapted", "one of a whole model", "base.merged()")
+        own, network = self.denoiser.network, base.denoiser.network
+        found = digest(network.state_dict())
+        self.denoiser.network, begun = adapt(adapter, self.domain, own, base.domain, network)
+        self.adaptation = Adaptation(adapter, found, "" if base.origin is None else str(base.origin.resolve()))
+        return begun
+
+    @torch.inference_mode(False)
+    def with_adapter(self, path: str | Path, *, any_base: bool = False, parts: Sequence[type] = ()) -> Model:
+        """This model with an adapter that was trained on it; this one stays as it is.
+
+        Args:
+            path: The adapter's file, or the run's folder that holds it.
+            any_base: Try it though it was trained on other weights.
+            parts: As in `gendiff.load`.
+
+        Raises:
+            CheckpointError: For a file that is damaged, no adapter, or of another base.
+        """
+        with open_model(path) as (file, config):
+            where = str(file.path)
+            if "adapter" not in config:
+                raise CheckpointError(f"{where} is a whole model", "an adapter", f'gendiff.load("{where}")')
+            adaptation, _ = read_adaptation(config, where, kinds_of(config, where, parts))
+            if self.adaptation is not None:
+                raise CheckpointError(f"{where} on a model that is adapted", "a whole model", "model.merged()")
+            base = self.denoiser.network
+            if not any_base:
+                check_base(adaptation, base, where)
+            domain, process, head, sampler, size = rebuild(config, where, parts)
+            own = carried_weights(self.domain)
+            domain = domain.carry({name: tuple(value.shape) for name, value in own.items()}, own.__getitem__, where)
+            check_names(domain)
+            check_adapter(domain, size, base, file.shapes, where)
+            trained = {name: file.tensor(name) for name in file.shapes}
+            require_digest(file.metadata.get("weights_sha256", ""), digest(trained), file.path, "weights")
+            network = adapted_network(adaptation.adapter, domain, size, self.domain, base, where)
+            try:
+                load_trained(network, trained)
+            except RequestError as error:
+                raise CheckpointError(f"{where}: {error.got}", error.expected) from error
+        metrics = {k: math.nan if v is None else v for k, v in config["metrics"].items()}
+        model = Model(
+            domain,
+            Denoiser(network, head, process),
+            size=size,
+            sampler=sampler,  # type: ignore[arg-type]
+            recipe=config["recipe"],
+            metrics=metrics,
+        )
+        model.adaptation = dataclasses.replace(adaptation, path=str(self.origin or adaptation.path))
+        if any_base:
+            model.adaptation = dataclasses.replace(model.adaptation, digest=digest(base.state_dict()))
+        model.denoiser.eval()
+        return model.to(self.device)
+
+    @torch.inference_mode(False)
+    def merged(self) -> Model:
+        """The same model with its adapter in its weights: a whole one, which needs no base.
+
+        Raises:
+            RequestError: For a side branch (`Control`), which is no change of weights.
+        """
+        if self.adaptation is None:
+            return self
+        weights = merged_state(self.denoiser.network)
+        like = next(value for value in weights.values() if value.is_floating_point())
+        network = make_network(self.domain, self.size).to(like.device, like.dtype)
+        network.load_state_dict(weights)
+        model = Model(
+            self.domain,
+            Denoiser(network, self.denoiser.head, self.denoiser.process),
+            size=self.size,
+            sampler=self.sampler,  # type: ignore[arg-type]
+            recipe=self.recipe,
+            metrics=self.metrics,
+        )
+        model.denoiser.train(self.denoiser.training)
+        return model
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.denoiser.parameters())
@@ -606,8 +723,8 @@ class Model:
             y = scale * y
         return Measurement(operator, y, abs(scale) * noise, method or MMPS(), part)
 
-    def config(self) -> dict[str, Any]:
-        """All but the weights, JSON-able."""
+    def config(self, beside: Path | None = None) -> dict[str, Any]:
+        """All but the weights, JSON-able; of an adapter, for a file in the folder `beside`."""
         from gendiff import __version__
 
         return {
@@ -620,27 +737,36 @@ class Model:
             "sampler": to_config(self.sampler),
             "recipe": to_config(self.recipe),
             "metrics": {k: v if math.isfinite(v) else None for k, v in self.metrics.items()},
+            **({} if self.adaptation is None else self.adaptation.config(beside)),
         }
 
     def save(self, path: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Writes weights and config to one .safetensors file, replacing it whole or not at all.
 
+        Of an adapted model the file is the adapter: what it trains, and which base it needs. `merged()` is saved whole.
+
         Args:
             path: Where to.
             dtype: Store floating weights in this type (torch.bfloat16 halves the file); they load as float32.
         """
-        own = self.denoiser.network.state_dict()
+        network = self.denoiser.network
+        own = network.state_dict() if self.adaptation is None else trained_state(network)
         kept = {k: v.to(dtype) if v.is_floating_point() and dtype else v for k, v in own.items()}
-        for name, module in self.domain.carried().items():
-            kept |= {f"{CARRIED}{name}.{key}": value for key, value in module.state_dict().items()}
+        if self.adaptation is None:
+            kept |= {f"{CARRIED}{name}": value for name, value in carried_weights(self.domain).items()}
         weights = {k: v.detach().cpu().contiguous() for k, v in kept.items()}
-        text = json.dumps(self.config())
+        text = json.dumps(self.config(Path(path).parent))
         metadata = {"gendiff": text, "config_sha256": text_digest(text), "weights_sha256": digest(weights)}
         return write_whole(path, serialise(weights, metadata=metadata))
 
 
-RESERVED = frozenset(("x", "t", "mask", "previous", "embedded", "side", "all"))
+RESERVED = frozenset(("x", "t", "mask", "previous", "embedded", "side", "control", "all"))
 """What the core itself tells a network by name, and what training calls all conditions."""
+
+
+def carried_weights(domain: Domain) -> dict[str, Tensor]:
+    """The weights of the networks that are part of a domain, by "NAME.weight"."""
+    return {f"{name}.{key}": v for name, module in domain.carried().items() for key, v in module.state_dict().items()}
 
 
 def check_names(domain: Domain) -> None:

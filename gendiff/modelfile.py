@@ -60,6 +60,9 @@ HINTS = {
 CARRIED = "@"
 """Before the names of weights in a model's file that are its domain's; no network's begins so."""
 
+ADAPTED = ("adapter", "base")
+"""What the config of an adapter has beside: how it adapts, and which model."""
+
 LONGEST_HEADER = 64 * 2**20
 
 DTYPES = {
@@ -133,6 +136,15 @@ def read_domain(config: Mapping[str, Any], where: str, parts: Sequence[type] = (
     kinds = Kinds(package_of(cls), parts=parts)
     fields = {**{k: v for k, v in config.items() if k != "name"}, "kind": cls.__name__}
     return from_config(fields, where=where, means=cls, kinds=kinds, hint=Domain), kinds
+
+
+def kinds_of(config: Mapping[str, Any], where: str, parts: Sequence[type] = ()) -> Kinds:
+    """The classes that a model's config may name.
+
+    Raises:
+        UnknownName: If its domain is not known.
+    """
+    return read_domain(config["domain"], f"{where}: domain", parts)[1]
 
 
 def domain_type(config: Mapping[str, Any], where: str, parts: Sequence[type] = ()) -> type:
@@ -243,9 +255,12 @@ def open_model(path: str | Path, hints: Mapping[str, Any] = HINTS) -> Iterator[t
 
 
 def model_path(path: str | Path) -> Path:
-    """The model file itself, or the one in a run's folder."""
+    """The model file itself, or the one in a run's folder: its model, or the adapter that it trained."""
     path = Path(path)
-    return path / "model.safetensors" if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    whole, adapter = path / "model.safetensors", path / "adapter.safetensors"
+    return adapter if adapter.exists() and not whole.exists() else whole
 
 
 def checked_config(metadata: Mapping[str, str], path: Path, hints: Mapping[str, Any] = HINTS) -> dict[str, Any]:
@@ -273,9 +288,10 @@ def checked_config(metadata: Mapping[str, str], path: Path, hints: Mapping[str, 
                 f"{path} holds a {'codec' if is_codec else 'model'}", f"a {'model' if is_codec else 'codec'}",
                 "gendiff.Codec.load(path) reads a codec" if is_codec else "gendiff.load(path) reads a model",
             )  # fmt: skip
-        unread(config, list(keys), str(path))
-        complete(config, list(keys), str(path))
-        for key, hint in hints.items():
+        more = ADAPTED if any(key in config for key in ADAPTED) and not is_codec else ()
+        unread(config, [*keys, *more], str(path))
+        complete(config, [*keys, *more], str(path))
+        for key, hint in {**hints, **dict.fromkeys(more, Mapping)}.items():
             check_type(config[key], hint, f"{path}: {key}")
         complete(config["domain"], ["name"], f"{path}: domain")
     except GendiffError as error:
@@ -348,6 +364,23 @@ def check_size(domain: Domain, size: Mapping[str, Any], shapes: Mapping[str, Seq
     Raises:
         CheckpointError: For sizes that cannot be built, or weights of other names or shapes.
     """
+    network = described(domain, size, shapes, where)
+    own = {name: tuple(x.shape) for name, x in network.state_dict().items()}
+    odd = sorted(set(own) ^ set(shapes)) or [k for k in own if own[k] != tuple(shapes[k])]
+    if odd:
+        raise CheckpointError(
+            f"{where}: {len(odd)} weights do not fit the network, first {odd[0]!r}",
+            f"the weights of {type(network).__name__}({size!r:.200})",
+        )
+
+
+def described(domain: Domain, size: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], where: str) -> nn.Module:
+    """The network of a size, built without memory for its large tensors, as far as it is no larger than weights of
+    these shapes may be.
+
+    Raises:
+        CheckpointError: For sizes that cannot be built.
+    """
     entries = sum(math.prod(shape) for shape in shapes.values())
     maker = size.get("kind", domain.network)
     taken = inspect.signature(maker).parameters.values()
@@ -374,13 +407,7 @@ def check_size(domain: Domain, size: Mapping[str, Any], shapes: Mapping[str, Seq
             f"{where}: no network can be built of {size!r:.200} ({type(error).__name__}: {error!s:.200})",
             "the sizes it was trained with",
         ) from error
-    own = {name: tuple(x.shape) for name, x in network.state_dict().items()}
-    odd = sorted(set(own) ^ set(shapes)) or [k for k in own if own[k] != tuple(shapes[k])]
-    if odd:
-        raise CheckpointError(
-            f"{where}: {len(odd)} weights do not fit the network, first {odd[0]!r}",
-            f"the weights of {type(network).__name__}({size!r:.200})",
-        )
+    return network
 
 
 class Weightless(TorchFunctionMode):

@@ -72,3 +72,13 @@ class MelUNet(nn.Module):
         before = None if previous is None else previous.mT
         a, b = self.unet(x.mT, t, mask, before, **cond).mT.chunk(2, -1)
         return a + b * x
+
+    def features(
+        self, x: Tensor, t: Tensor, mask: Tensor | None = None, previous: Tensor | None = None, **cond: Any
+    ) -> list[Tensor]:
+        """Those of the U-Net, for a side branch."""
+        return self.unet.features(x.mT, t, mask, None if previous is None else previous.mT, **cond)
+
+    def as_side(self) -> nn.ModuleList:
+        """Gives up what `features` does not use; a layer, zero at the start, for each of its tensors."""
+        return self.unet.as_side()

@@ -210,6 +210,7 @@ class Info:
             "sampler": model.sampler,
             "evaluations": getattr(model.sampler, "evaluations", lambda process: None)(denoiser.process),
             "guidance": model.guidance,
+            "adapted": None if model.adaptation is None else f"{model.adaptation.adapter!r} of {model.adaptation.path}",
             "recipe": recipe.get("name"),
             "trained": trained(args.model if args.model.is_dir() else args.model.parent),
             "source": (recipe.get("domain") or {}).get("source"),
@@ -238,13 +239,14 @@ class Calibrate:
         parser.add_argument("--out", type=Path, help="where to save the model (its own place)")
 
     def run(self, args: argparse.Namespace) -> None:
+        from gendiff.modelfile import model_path
+
         model = loaded(args.model, args.device)
         found = model.calibrate(
             args.steps, pilots=args.pilots, guidance=guidance_of(args.guidance), seed=args.seed, rounds=args.rounds,
             **asked(args.what, model.domain.conditions),
         )  # fmt: skip
-        path = args.out or args.model
-        path = model.save(path / "model.safetensors" if path.is_dir() else path)
+        path = model.save(model_path(args.out or args.model))
         print(f"{path} has tables of {', '.join(str(len(table.weights)) for table in found.tables)} steps")
 
 

@@ -66,7 +66,7 @@ def asides(cond: Mapping[str, Any]) -> dict[str, Tensor]:
     found = cond.get("embedded", {})
     return {
         f"{name}_{what}": value for name, both in found.items() for what, value in both["asked"].items()
-        if what not in TOLD
+        if what not in TOLD and isinstance(value, Tensor)  # else what a side branch is told of it
     }  # fmt: skip
 
 

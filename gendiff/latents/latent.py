@@ -212,7 +212,7 @@ class Latent(Domain):
     def suffixes(self) -> tuple[str, ...]:
         return self.domain.suffixes
 
-    def carried(self) -> dict[str, nn.Module]:
+    def carried(self) -> Mapping[str, nn.Module]:
         return {"codec": self.codec.network}
 
     def carry(self, shapes: Mapping[str, tuple[int, ...]], tensor: Callable[[str], Tensor], where: str) -> Latent:

@@ -15,8 +15,8 @@ trained network accepts other sizes. Without positions a DiT commutes with every
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from gendiff.errors import RequestError
 from gendiff.nn.attention import Attention, CrossAttention, Rotary, grid_positions
-from gendiff.nn.embeddings import Conditioning, Embeds, beside, pooled_field, share, whole
+from gendiff.nn.embeddings import About, Conditioning, Embeds, beside, pooled_field, share, whole
 
 ROTARY = Rotary()
 
@@ -132,7 +132,7 @@ class DiT(nn.Module):
         )
         share("DiT", dropout=dropout)
         self.dims, self.patch, self.positions, self.out_channels = dims, patch, positions, out_channels
-        self.head_width = width // heads
+        self.head_width, self.side_depth = width // heads, (depth + 1) // 2
         pixels = patch**dims
         self.conditioning = Conditioning(width, conditions, time_scale=time_scale)
         self.into = nn.Linear((1 + previous) * in_channels * pixels, width)
@@ -153,20 +153,57 @@ class DiT(nn.Module):
         return self.conditioning.embed(cond)
 
     def forward(
-        self, x: Tensor, t: Tensor, mask: Tensor | None = None, previous: Tensor | None = None, **cond: Any
+        self,
+        x: Tensor,
+        t: Tensor,
+        mask: Tensor | None = None,
+        previous: Tensor | None = None,
+        control: Sequence[Tensor] | None = None,
+        **cond: Any,
     ) -> Tensor:
-        """x [B, C, *sites], t [B], mask bool [B, *sites], conditions by name, to [B, out_channels, *sites]."""
+        """x [B, C, *sites], t [B], mask bool [B, *sites], conditions by name, to [B, out_channels, *sites].
+
+        `control`, of the shapes of `features`, is added to the results of the first blocks.
+        """
+        told = self._inputs(x, t, mask, previous, cond)
+        h = self._blocks(told, control)[-1]
+        b, s = self.steer(F.silu(told.about.vector))[:, None].chunk(2, dim=-1)
+        y = self.out(F.layer_norm(h, (self.width,), eps=1e-6) * (1 + s) + b)
+        y = _paste(y, told.grid, self.patch)
+        for axis, n in enumerate(x.shape[2:], start=2):
+            y = y.narrow(axis, 0, n)
+        y = y if told.mask is None else y * told.mask[:, None]
+        return y.to(x.dtype)
+
+    def features(
+        self, x: Tensor, t: Tensor, mask: Tensor | None = None, previous: Tensor | None = None, **cond: Any
+    ) -> list[Tensor]:
+        """What the first half of the blocks makes of the same inputs, [B, N, width] each."""
+        return self._blocks(self._inputs(x, t, mask, previous, cond))[: self.side_depth]
+
+    def as_side(self) -> nn.ModuleList:
+        """Gives up what `features` does not use; a layer, zero at the start, for each of its tensors."""
+        self.blocks = self.blocks[: self.side_depth]
+        del self.steer, self.out
+        joints = nn.ModuleList(nn.Linear(self.width, self.width) for _ in self.blocks)
+        for parameter in joints.parameters():
+            nn.init.zeros_(parameter)
+        return joints
+
+    def _inputs(
+        self, x: Tensor, t: Tensor, mask: Tensor | None, previous: Tensor | None, cond: Mapping[str, Any]
+    ) -> Told:
+        """Patches as tokens, and what their blocks are told."""
         x = beside(x, previous) if self.takes_previous else x
         about = self.conditioning(t, cond, axes=self.dims)
-        c = about.vector
         sites, p = x.shape[2:], self.patch
         short = [-n % p for n in sites]
         if mask is None and any(short):
             mask = torch.ones_like(x[:, 0], dtype=torch.bool)
-        tokens = None
+        real = None
         if mask is not None:
             x = x * mask[:, None]
-            tokens = _cut(_extend(mask[:, None], short), p).any(-1)
+            real = _cut(_extend(mask[:, None], short), p).any(-1)
         x = _extend(x, short)
         grid = [n // p for n in x.shape[2:]]
         h = self.into(_cut(x, p))
@@ -175,15 +212,37 @@ class DiT(nn.Module):
             angles = self.positions.angles(grid_positions(*grid, like=x), self.head_width)
         if self.field is not None and about.field is not None:
             h = h + self.field(pooled_field(about.field.to(h.dtype), mask, sites, (p,) * self.dims).flatten(2).mT)
-        for block in self.blocks:
-            h = block(h, c, mask=tokens, angles=angles, tokens=about.tokens, known=about.mask)
-        b, s = self.steer(F.silu(c))[:, None].chunk(2, dim=-1)
-        y = self.out(F.layer_norm(h, (self.width,), eps=1e-6) * (1 + s) + b)
-        y = _paste(y, grid, p)
-        for axis, n in enumerate(sites, start=2):
-            y = y.narrow(axis, 0, n)
-        y = y if mask is None else y * mask[:, None]
-        return y.to(x.dtype)
+        return Told(h, about, mask, real, angles, grid)
+
+    def _blocks(self, told: Told, control: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """The results of all blocks, one after the other."""
+        h, about, out = told.h, told.about, []
+        for i, block in enumerate(self.blocks):
+            h = block(h, about.vector, mask=told.real, angles=told.angles, tokens=about.tokens, known=about.mask)
+            if control is not None and i < len(control):
+                h = h + control[i].to(h.dtype)
+            out.append(h)
+        return out
+
+
+class Told(NamedTuple):
+    """What the blocks of a DiT are told.
+
+    Attributes:
+        h: the patches, [B, N, width].
+        about: the time and what is asked.
+        mask: bool [B, *sites], which sites are real, or None for all.
+        real: bool [B, N], which patches are, or None for all.
+        angles: [N, d // 2], where they lie, or None.
+        grid: patches along each axis.
+    """
+
+    h: Tensor
+    about: About
+    mask: Tensor | None
+    real: Tensor | None
+    angles: Tensor | None
+    grid: list[int]
 
 
 def _extend(x: Tensor, short: list[int]) -> Tensor:

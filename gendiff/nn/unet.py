@@ -196,7 +196,7 @@ class UNet(nn.Module):
                 "one entry of attention per level, at least one level and one block",
                 f"attention={tuple(i == len(channels) - 1 for i in range(len(channels)))}",
             )
-        self.dims, self.blocks, self.levels = dims, blocks, len(channels)
+        self.dims, self.blocks, self.levels, self.channels = dims, blocks, len(channels), tuple(channels)
         self.patch = (patch if dims == 2 else 1, patch)
         self.halve = (2 if dims == 2 else 1, 2)
         kernel = (3 if dims == 2 else 1, 3)
@@ -235,9 +235,47 @@ class UNet(nn.Module):
         return self.conditioning.embed(cond)
 
     def forward(
-        self, x: Tensor, t: Tensor, mask: Tensor | None = None, previous: Tensor | None = None, **cond: Any
+        self,
+        x: Tensor,
+        t: Tensor,
+        mask: Tensor | None = None,
+        previous: Tensor | None = None,
+        control: Sequence[Tensor] | None = None,
+        **cond: Any,
     ) -> Tensor:
-        """x [B, C, *sites], t [B], mask bool [B, *sites], conditions by name, to [B, out_channels, *sites]."""
+        """x [B, C, *sites], t [B], mask bool [B, *sites], conditions by name, to [B, out_channels, *sites].
+
+        `control`, of the shapes of `features`, is added to what the way up sees.
+        """
+        inputs, about, real, field = self._inputs(x, t, mask, previous, cond)
+        height, width = (1, *x.shape[2:]) if self.dims == 1 else x.shape[2:]
+        y = self._run(_hide(inputs, real), about, real, field, control)[:, :, :height, :width]
+        y = _hide(y, real if real is None else real[:, :, :height, :width])
+        return (y[:, :, 0] if self.dims == 1 else y).to(x.dtype)
+
+    def features(
+        self, x: Tensor, t: Tensor, mask: Tensor | None = None, previous: Tensor | None = None, **cond: Any
+    ) -> list[Tensor]:
+        """What the way up sees, of the same inputs: each stage of the way down, then the middle, [B, C, H, W] each."""
+        inputs, about, real, field = self._inputs(x, t, mask, previous, cond)
+        h, seen, _ = self._down(_hide(inputs, real), about, real, field)
+        return [*(stage for level in seen for stage in level), h]
+
+    def as_side(self) -> nn.ModuleList:
+        """Gives up what `features` does not use; a layer, zero at the start, for each of its tensors."""
+        del self.up, self.grow, self.norm, self.out
+        levels = [count for count in self.channels for _ in range(self.blocks)]
+        joints = nn.ModuleList(nn.Conv2d(count, count, 1) for count in (*levels, self.channels[-1]))
+        for joint in joints:
+            _zero(joint)
+        return joints.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def _inputs(
+        self, x: Tensor, t: Tensor, mask: Tensor | None, previous: Tensor | None, cond: Mapping[str, Any]
+    ) -> tuple[Tensor, About, Tensor | None, Tensor | None]:
+        """A picture [B, C, H, W] of sizes that are multiples of the stride, what the network is told, which pixels are
+        real [B, 1, H, W], and the field [B, C, H / p, W / q].
+        """
         x = beside(x, previous) if self.takes_previous else x
         about = self.conditioning(t, cond, axes=self.dims)
         about = about._replace(vector=F.silu(about.vector))
@@ -255,12 +293,12 @@ class UNet(nn.Module):
         if any(short):
             real = torch.ones_like(x[:, :1]) if real is None else real
             x, real = F.pad(x, (0, short[1], 0, short[0])), F.pad(real, (0, short[1], 0, short[0]))
-        y = self._run(_hide(x, real), about, real, field)[:, :, :height, :width]
-        y = _hide(y, real if real is None else real[:, :, :height, :width])
-        return (y[:, :, 0] if self.dims == 1 else y).to(dtype)
+        return x, about, real, field
 
-    def _run(self, x: Tensor, c: About, mask: Tensor | None, field: Tensor | None) -> Tensor:
-        """The network on pictures whose sizes are multiples of the stride."""
+    def _down(
+        self, x: Tensor, c: About, mask: Tensor | None, field: Tensor | None
+    ) -> tuple[Tensor, list[list[Tensor]], list[Tensor | None]]:
+        """The way down and the middle: the middle's result, by level the stages' results, and the masks."""
         masks = [mask if mask is None else mask[:, :, :: self.patch[0], :: self.patch[1]]]
         h = self.into(_fold(x, self.patch).contiguous(memory_format=torch.channels_last))
         h = h if field is None else h + field.to(h.dtype)
@@ -276,6 +314,22 @@ class UNet(nn.Module):
                 seen[-1].append(h)
         for stage in self.middle:
             h = stage(h, c, masks[-1])
+        return h, seen, masks
+
+    def _run(
+        self,
+        x: Tensor,
+        c: About,
+        mask: Tensor | None,
+        field: Tensor | None,
+        control: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """The network on pictures whose sizes are multiples of the stride."""
+        h, seen, masks = self._down(x, c, mask, field)
+        if control is not None:
+            more = iter(control)
+            seen = [[stage + next(more).to(stage.dtype) for stage in level] for level in seen]
+            h = h + next(more).to(h.dtype)
         for level in reversed(range(self.levels)):
             for stage in self.up[level * self.blocks : (level + 1) * self.blocks]:
                 h = stage(torch.cat((h, seen[level].pop()), dim=1), c, masks[level])

@@ -1,11 +1,21 @@
 """How a denoiser learns.
 
 Read `losses` first (one loss on any space), then `times` (at which times to train), `couplings` (which noise an example
-is joined to), `ema` (averaged weights) and `profiles` (averages chosen afterwards).
-To add a weighting: subclass `Weighting`; a time distribution: `TimeDistribution`; a coupling: `Coupling`.
+is joined to), `ema` (averaged weights), `profiles` (averages chosen afterwards) and `adapters` (a trained network
+learns something new).
+To add a weighting: subclass `Weighting`; a time distribution: `TimeDistribution`; a coupling: `Coupling`;
+an adapter: `Adapter`.
 The laws that prove them: `gendiff.testing.check_weighting`; tests/core/test_times.py and test_couplings.py.
 """
 
+from gendiff.training.adapters import Adapter as Adapter
+from gendiff.training.adapters import Begun as Begun
+from gendiff.training.adapters import Control as Control
+from gendiff.training.adapters import LoRA as LoRA
+from gendiff.training.adapters import Partial as Partial
+from gendiff.training.adapters import load_trained as load_trained
+from gendiff.training.adapters import merged_state as merged_state
+from gendiff.training.adapters import trained_state as trained_state
 from gendiff.training.couplings import Coupling as Coupling
 from gendiff.training.couplings import EquivariantOT as EquivariantOT
 from gendiff.training.couplings import Immiscible as Immiscible

@@ -18,7 +18,9 @@ from gendiff.errors import SHARE, CheckpointError, RecipeError
 
 
 class EMA:
-    """A running average of a module's parameters; buffers (a BatchNorm's mean) are those of the last update.
+    """A running average of the parameters of a module that train; buffers (a BatchNorm's mean) are the last update's.
+
+    Those that require no gradient when the average begins stand still and are not in it.
 
     Args:
         module: Whose weights to average.
@@ -30,7 +32,7 @@ class EMA:
             raise RecipeError(f"EMA got decay={decay!r}", "a number in [0, 1]", "EMA(network, decay=0.999)")
         self.decay = decay
         self.updates = 0
-        self.average = {name: wide(p) for name, p in module.named_parameters()}
+        self.average = {name: wide(p) for name, p in module.named_parameters() if p.requires_grad}
         self.buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
 
     @torch.no_grad()
@@ -38,9 +40,11 @@ class EMA:
         """Takes in the weights of `module`, once per optimiser step."""
         self.updates += 1
         beta = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        own = dict(module.named_parameters())
         average = list(self.average.values())
-        weights = [p.detach().to(a.dtype) for a, p in zip(average, module.parameters(), strict=True)]
-        torch._foreach_lerp_(average, weights, 1 - beta)  # pyright: ignore[reportPrivateImportUsage]
+        weights = [own[name].detach().to(a.dtype) for name, a in self.average.items()]
+        if average:
+            torch._foreach_lerp_(average, weights, 1 - beta)  # pyright: ignore[reportPrivateImportUsage]
         for name, b in module.named_buffers():
             self.buffers[name].copy_(b)
 
@@ -49,12 +53,14 @@ class EMA:
         """Writes the average into the weights of `module`, and the buffers."""
         for own, kept in ((module.named_parameters(), self.average), (module.named_buffers(), self.buffers)):
             for name, p in own:
-                p.copy_(kept[name])
+                if name in kept:
+                    p.copy_(kept[name])
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
         """The module holds the average inside the block, and its own weights and buffers again after it."""
-        own = [(p, p.detach().clone()) for p in (*module.parameters(), *module.buffers())]
+        held = [p for name, p in module.named_parameters() if name in self.average]
+        own = [(p, p.detach().clone()) for p in (*held, *module.buffers())]
         self.copy_to(module)
         try:
             yield

@@ -428,13 +428,13 @@ class Keeper(AfterStep):
         if not bool(torch.isfinite(norms).all()):
             wrong = f"After step {step} there are weights that are not finite", "finite weights", SMALLER
         if not wrong and trainer.is_global_zero:
-            names = [name for name, _ in module.trained.named_parameters()]
+            names = [name for name, _ in module.trained()]
             optimizer = trainer.optimizers[0].state_dict()["state"]
             state = {
                 **self.facts,
                 "step": step,
                 "spent": module.pace.spent(step),
-                "network": network.state_dict(),
+                "network": module.network_state(),
                 "ema": self.averaging.ema.state_dict(),
                 "optimizer": {names[i]: moments for i, moments in optimizer.items()},
                 "times": None if module.learned is None else {**module.learned.state_dict(), "told": told},

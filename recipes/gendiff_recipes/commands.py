@@ -52,6 +52,9 @@ class Train:
         parser.add_argument("--minutes", type=minutes, help="training time: trainer.minutes")
         parser.add_argument("--seed", type=seed, help="of all that is random: trainer.seed")
         parser.add_argument("--from", dest="start", type=Path, metavar="MODEL", help="begin from a model's weights")
+        parser.add_argument(
+            "--lora", type=count, metavar="RANK", help="adapt it by LoRA of this rank: adapter=LoRA(RANK)"
+        )
         parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
         parser.add_argument("--overwrite", action="store_true", help="delete the run that --out holds, and begin anew")
         parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -93,6 +96,7 @@ class Train:
             "trainer.minutes": args.minutes,
             "trainer.seed": args.seed,
             "trainer.prepared": store and json.dumps(store),
+            "adapter": None if args.lora is None else f"LoRA({args.lora})",
         }
         recipe = recipe.override(*(f"{path}={value}" for path, value in more.items() if value is not None))
         run = Path(args.recipe)
@@ -112,7 +116,13 @@ class Train:
         if recipe.trainer.devices > 1 and rank() != 0:
             return
         line = shlex.join(["gendiff", "sample", str(out), "--out", str(out / "drawn")])
-        print(f"The model is {out / 'model.safetensors'}; sample it: {line}")
+        kind = "codec" if recipe.unused else "model"
+        then = (
+            f"use it: gendiff.Latent(domain, gendiff.Codec.load({str(out)!r}))"
+            if recipe.unused
+            else f"sample it: {line}"
+        )
+        print(f"The {kind} is {out / recipe.file}; {then}")
 
 
 class Prepare:

@@ -6,6 +6,8 @@
     pace.f64             the training time after each step, float64: what a budget in minutes counts
     samples/             step_000500/ and so on, each with its manifest
     model.safetensors, training.json      once the budget is used up
+    adapter.safetensors, start.json       of an adapter, instead of model.safetensors, and where its base is
+    base.safetensors                      that base, where it was in no file
 
 Rows, times and samples beyond the newest checkpoint are of steps that a resumed run takes again: they go when it begins
 (rows), are repeated (times) or replaced (samples).
@@ -41,7 +43,7 @@ except ImportError:  # Windows has no flock; folders are not locked there
 FILES = ("recipe.json", "checkpoints", "metrics.csv", "pace.f64", "samples", "tensorboard", "wandb")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STEP = re.compile("[0-9]{1,18}")
-RESULTS = ("model.safetensors", "training.json", "start.json", "last.ckpt")
+RESULTS = ("model.safetensors", "adapter.safetensors", "training.json", "start.json", "base.safetensors", "last.ckpt")
 
 
 def rank() -> int:

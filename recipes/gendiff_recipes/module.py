@@ -23,7 +23,7 @@ from gendiff.domain import Domain
 from gendiff.latents import Autoencoder, Codec
 from gendiff.random import Noise
 from gendiff.spaces import tensors
-from gendiff.training import Binned, ImportanceTimes, LossHistogram, denoising_loss, stratified
+from gendiff.training import Binned, ImportanceTimes, LossHistogram, denoising_loss, stratified, trained_state
 
 from .folder import Pace
 from .recipe import CodecRecipe, Recipe
@@ -66,8 +66,8 @@ class Learning(L.LightningModule):
         self.resumed: dict[str, dict[str, Any]] | None = None  # the optimiser's state by parameter, to go on with
 
     @property
-    def trained(self) -> nn.Module:
-        """The module whose parameters are trained."""
+    def learner(self) -> nn.Module:
+        """The module whose parameters train."""
         raise NotImplementedError
 
     @property
@@ -86,6 +86,14 @@ class Learning(L.LightningModule):
             part: Which part of the batch of the step it is.
         """
         raise NotImplementedError
+
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        """The parameters that train, by name, as the optimiser numbers them."""
+        return [(name, p) for name, p in self.learner.named_parameters() if p.requires_grad]
+
+    def network_state(self) -> dict[str, Tensor]:
+        """The weights that a checkpoint holds."""
+        return self.network.state_dict()
 
     def told(self) -> Tensor | None:
         """What the learned histogram has not yet been told, of all devices, which all call this."""
@@ -117,10 +125,10 @@ class Learning(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         o = self.recipe.optimizer
         optimizer = torch.optim.AdamW(
-            self.trained.parameters(), lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay, foreach=True
+            [p for _, p in self.trained()], lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay, foreach=True
         )
         if self.resumed is not None:
-            names = [name for name, _ in self.trained.named_parameters()]
+            names = [name for name, _ in self.trained()]
             moments = {names.index(name): value for name, value in self.resumed.items()}
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
             self.resumed = None
@@ -152,7 +160,7 @@ class Denoising(Learning):
         self.told_before: Tensor | None = None  # what all devices had seen when the checkpoint was written
 
     @property
-    def trained(self) -> nn.Module:
+    def learner(self) -> nn.Module:
         return self.denoiser
 
     @property
@@ -214,6 +222,10 @@ class Denoising(Learning):
         own = torch.cat(self.seen, 1)
         return self.in_places(torch.as_tensor(self.all_gather(own)).reshape(-1, *own.shape))
 
+    def network_state(self) -> dict[str, Tensor]:
+        """All weights, or of an adapter those that are not its base's."""
+        return super().network_state() if self.recipe.adapter is None else trained_state(self.denoiser.network)
+
     def on_train_start(self) -> None:
         if self.told_before is not None:
             self.seen = [self.own(self.told_before).to(self.device)] if self.told_before.numel() else []
@@ -236,7 +248,7 @@ class Coding(Learning):
         self.grid, self.autoencoder = codec.grid, network
 
     @property
-    def trained(self) -> nn.Module:
+    def learner(self) -> nn.Module:
         return self.autoencoder
 
     @property

@@ -31,6 +31,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 import gendiff
+from gendiff.adaptation import on_scale_of
 from gendiff.config import classes_in, read_json
 from gendiff.domain import Domain, Examples, Made, Rejected
 from gendiff.errors import DataError, GendiffError, RecipeError
@@ -149,14 +150,16 @@ def prepare(
     return "\n".join([counts, *(f"{text}: made again" for text in told), whole.report()])
 
 
-def fitted(recipe: Recipe, data: Path | None) -> tuple[Recipe, Examples]:
-    """The recipe with its domain fitted to its training examples, and these."""
+def fitted(recipe: Recipe, data: Path | None, base: Domain | None = None) -> tuple[Recipe, Examples]:
+    """The recipe with its domain fitted to its training examples, and these; states are on the scale of a base."""
     examples = recipe.domain.dataset("train", data)
     if recipe.limit is not None:
         examples = examples[: recipe.limit]
     with one_thread():
         artifacts = Lazy(range(len(examples)), partial(artifact_of, examples.artifacts))
-        domain = recipe.domain.fit(artifacts).fit_conditions(examples)
+        domain = recipe.domain.fit(artifacts)
+        domain = domain if base is None else on_scale_of(domain, recipe.domain, base)
+        domain = domain.fit_conditions(examples)
     return_memory()
     return replace(recipe, domain=domain), examples
 

@@ -23,7 +23,7 @@ from gendiff.latents import KL, Autoencoder, Bottleneck, Codec, Grid, Reconstruc
 from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.processes import Joint, Process
 from gendiff.sampling.solvers import Solver
-from gendiff.training import Objective, TimeDistribution, Uniform
+from gendiff.training import Adapter, Objective, TimeDistribution, Uniform
 
 
 def home_of(path: str | Path) -> Path:
@@ -199,6 +199,8 @@ class Recipe:
         guidance: Used when samples are drawn during and after training; 1 is off. A number, or one for each of some
             conditions: {"caption": 3.0, "style": 1.5}.
         limit: Train on the first so many examples; None for all.
+        adapter: How a model to begin from is adapted, which itself stays as it is (`LoRA(16)`, `Partial(("out",))`,
+            `Control("edges")`); None trains all weights.
     """
 
     name: str
@@ -215,12 +217,16 @@ class Recipe:
     sampler: Solver | None = None
     guidance: float | Mapping[str, float] = 1.0
     limit: int | None = None
+    adapter: Adapter | None = None
 
     unused: ClassVar[tuple[str, ...]] = ()
     """Fields that say nothing in a recipe of this kind."""
 
     def __post_init__(self) -> None:
         whole(self, "limit")
+        name = None if self.adapter is None else self.adapter.condition
+        if name is not None and name not in self.domain.conditions:
+            refuse(self, "adapter", f"one for a condition of the domain.{nearest(name, self.domain.conditions)}")
         shares = self.drop if isinstance(self.drop, Mapping) else {"all": self.drop}
         known = ("all", *self.domain.conditions)
         for name, value in shares.items():
@@ -256,6 +262,11 @@ class Recipe:
         from .overrides import change
 
         return change(self, *changes)
+
+    @property
+    def file(self) -> str:
+        """What a run of it ends in."""
+        return "model.safetensors" if self.adapter is None else "adapter.safetensors"
 
     @property
     def maker(self) -> Callable[..., nn.Module]:
@@ -323,7 +334,16 @@ class CodecRecipe(Recipe):
     segment: int = 128
     measured: int = 512
 
-    unused: ClassVar[tuple[str, ...]] = ("process", "head", "times", "objective", "drop", "sampler", "guidance")
+    unused: ClassVar[tuple[str, ...]] = (
+        "process",
+        "head",
+        "times",
+        "objective",
+        "drop",
+        "sampler",
+        "guidance",
+        "adapter",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

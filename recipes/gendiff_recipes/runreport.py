@@ -12,6 +12,7 @@ import gendiff
 from gendiff.config import read_json
 from gendiff.domain import Domain
 from gendiff.errors import DataError, RecipeError, nearest
+from gendiff.modelfile import model_path
 from gendiff.samples import captions
 
 from .demo import ASKED, OWN, SHOWS, about, real_captions
@@ -60,7 +61,8 @@ def report(run: str | Path, out: str | Path | None = None, *, n: int = 12, seed:
     """Writes a run's report.
 
     Args:
-        run: The run's folder: model.safetensors, and as far as they are there metrics.csv and training.json.
+        run: The run's folder: model.safetensors or adapter.safetensors, and as far as they are there metrics.csv and
+            training.json.
         out: The file to write; report.html in the run's folder by default.
         n: Samples to draw and to show, all classes in turn.
         seed: Of the samples.
@@ -72,7 +74,7 @@ def report(run: str | Path, out: str | Path | None = None, *, n: int = 12, seed:
         RecipeError: For a folder without a model.
     """
     folder = Path(run)
-    if not (folder / "model.safetensors").exists():
+    if not model_path(folder).exists():
         begun = (folder / "recipe.json").exists()
         near = [path.parent for path in sorted(folder.parent.glob("*/model.safetensors"))]
         raise RecipeError(

@@ -1,53 +1,32 @@
-"""Beginning from weights that are there: what fits is taken, rows of tables by the names of their classes or words.
+"""Beginning from weights that are there, and adapting them (see `gendiff.adaptation`).
 
-A class that the source did not know gets a new row, which begins as the source's row of "none", the average of all it
-has seen; a new word begins as the mean of all words. What is taken, new and left is said, and written to the run's
-start.json.
+What is taken, new and left is said, and written to the run's start.json, with where the source was: an adapter that is
+resumed finds its base there.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from gendiff.domain import Domain
-from gendiff.errors import CheckpointError
+import gendiff
+from gendiff.adaptation import begin, begun_text
+from gendiff.config import read_json
+from gendiff.errors import CheckpointError, RecipeError
 from gendiff.model import Model
 from gendiff.modelfile import digest
+from gendiff.training import Begun
+
+from .recipe import Recipe
+
+BASE = "base.safetensors"
+"""The base of an adapter, in its run's folder, where it was in no file."""
 
 
-def row_tables(model: Model) -> dict[str, str]:
-    """The network's tables with a row for each class or word: the name of the weight, and the condition it is of.
-
-    A table is a condition's by its own name, as in `nn.Conditioning`, or else as the only one with as many rows.
-    """
-    sizes = {name: len(own.rows) for name, own in model.domain.conditions.items() if own.rows}
-    found = {}
-    for name, module in model.denoiser.network.named_modules():
-        table = getattr(module, "table", None)
-        if isinstance(table, nn.Embedding):
-            own, count = name.rpartition(".")[2], table.num_embeddings
-            fits = [own] if own in sizes else [k for k, size in sizes.items() if count in (size, size + 1)]
-            if len(fits) == 1:
-                found[f"{name}.table.weight"] = fits[0]
-    return found
-
-
-def taken_rows(own: Domain, other: Domain, name: str, theirs: Tensor) -> tuple[Tensor, list[str]]:
-    """A condition's table from the other's, row by row; and the classes or words that the other does not have."""
-    place = {row: i for i, row in enumerate(other.conditions[name].rows)}
-    with_none = len(theirs) > len(place)
-    new = theirs[-1] if with_none else theirs.mean(0)
-    wanted = own.conditions[name].rows
-    table = [theirs[place[row]] if row in place else new for row in wanted] + [theirs[-1]] * with_none
-    return torch.stack(table), [row for row in wanted if row not in place]
-
-
-@torch.no_grad()
 def begin_from(model: Model, source: Model) -> dict[str, Any]:
-    """Copies into `model` the weights of `source` that fit it.
+    """Copies into `model` the weights of `source` that fit it; those of an adapted one as it computes with them.
 
     Returns:
         What was "taken" (names), what is "new" (names with shapes), what was "left" of the source, and by label the
@@ -56,39 +35,97 @@ def begin_from(model: Model, source: Model) -> dict[str, Any]:
     Raises:
         CheckpointError: If nothing fits.
     """
-    own, other = model.denoiser.network.state_dict(), source.denoiser.network.state_dict()
-    tables, theirs = row_tables(model), row_tables(source)
-    taken, new, classes = [], [], {}
-    for name, value in own.items():
-        label = tables.get(name)
-        if label is not None and theirs.get(name) == label and other[name].shape[1:] == value.shape[1:]:
-            table, missing = taken_rows(model.domain, source.domain, label, other[name])
-            if table.shape != value.shape:  # a class there, and a word here
-                new.append(f"{name} {list(value.shape)}")
-                continue
-            value.copy_(table)
-            taken.append(name)
-            if missing:
-                classes[label] = missing
-        elif name in other and other[name].shape == value.shape and label == theirs.get(name):
-            value.copy_(other[name])
-            taken.append(name)
-        else:
-            new.append(f"{name} {list(value.shape)}")
-    left = [f"{name} {list(value.shape)}" for name, value in other.items() if name not in taken]
-    if not taken:
+    source = source.merged()
+    network, other = model.denoiser.network, source.denoiser.network
+    begun = begin(model.domain, network, source.domain, other)
+    if not begun.taken:
+        own = network.state_dict()
+        first = f"{begun.new[0]} {list(own[begun.new[0]].shape)}" if begun.new else ""
         raise CheckpointError(
-            f"None of the {len(other)} weights to begin from fits the network", f"weights like {new[0]}" if new else ""
+            f"None of the {len(begun.left)} weights to begin from fits the network",
+            f"weights like {first}" if first else "",
         )
-    said = f"Begun from weights: {len(taken)} of {len(own)} taken"
-    said += "".join(f"; {label}: new rows for {', '.join(names)}" for label, names in classes.items())
-    said += f"; new: {', '.join(new)}" if new else ""
-    said += f"; left: {', '.join(left)}" if left else ""
+    said = ""
     for what in ("process", "head"):
         a, b = getattr(source.denoiser, what), getattr(model.denoiser, what)
         if repr(a) != repr(b):
             said += f"; they were trained with another {what}, {a!r}, and are now trained with {b!r}"
+    return told(begun, shapes(model), shapes(source), digest(other.state_dict()), said)
+
+
+def adapt_from(model: Model, recipe: Recipe, base: Model) -> dict[str, Any]:
+    """Makes `model` what the recipe's adapter makes of the base; what `begin_from` returns, and how much trains.
+
+    Raises:
+        RecipeError, CheckpointError: For an adapter that does not fit the base.
+    """
+    assert recipe.adapter is not None
+    own, other = shapes(model), shapes(base)
+    begun = model.adapt(recipe.adapter, base)
+    assert model.adaptation is not None
+    count = [p.numel() for p in model.denoiser.parameters() if p.requires_grad]
+    total = sum(p.numel() for p in base.denoiser.parameters())
+    said = f"; {recipe.adapter!r} trains {sum(count):,} numbers beside the {total:,} of the base"
+    return told(begun, own, other, model.adaptation.digest, said)
+
+
+def shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Of the weights, by name."""
+    return {name: tuple(value.shape) for name, value in model.denoiser.network.state_dict().items()}
+
+
+def told(begun: Begun, own: Mapping[str, Any], other: Mapping[str, Any], source: str, more: str) -> dict[str, Any]:
+    """What a beginning is, JSON-able."""
     return {
-        "source": digest(other), "taken": taken, "new": new, "left": left, "new_classes": classes,
-        "said": said + ".",
-    }  # fmt: skip
+        "source": source,
+        "taken": list(begun.taken),
+        "new": [f"{name} {list(own[name])}" for name in begun.new],
+        "left": [f"{name} {list(other[name])}" for name in begun.left],
+        "new_classes": {name: list(rows) for name, rows in begun.classes.items()},
+        "said": f"{begun_text(begun, own, other)}{more}.",
+    }
+
+
+def base_of(recipe: Recipe, out: Path, start: Model | None, resumed: bool) -> Model:
+    """The whole model that a recipe with an adapter adapts: the one it is given, or that of the run that goes on.
+
+    Raises:
+        RecipeError: Without one.
+        CheckpointError: For the base of a run, where it is gone or its weights are others.
+    """
+    facts = read_json(out / "start.json") if resumed and (out / "start.json").is_file() else {}
+    if start is None:
+        places = [Path(place) for place in (facts.get("path"), str(out / BASE)) if isinstance(place, str) and place]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None and facts:
+            raise CheckpointError(
+                f"The base of {out} is not there: {' nor '.join(map(str, places))}",
+                "the model that the run adapts", "train(..., resume=True, start=BASE)",
+            )  # fmt: skip
+        if found is None:
+            raise RecipeError(
+                f"{recipe.name} has {recipe.adapter!r} and no model to adapt", "one to begin from",
+                "--from MODEL (start=MODEL)",
+            )  # fmt: skip
+        start = gendiff.load(found)
+    base = start.merged()
+    own = digest(base.denoiser.network.state_dict())
+    if facts.get("source", own) != own:
+        raise CheckpointError(
+            f"The base of {out} has the digest {own[:12]}..., the run began from {str(facts['source'])[:12]}...",
+            "the weights that the run adapts", "train(..., resume=True, start=BASE)",
+        )  # fmt: skip
+    return base
+
+
+def like_base(recipe: Recipe, base: Model) -> tuple[Recipe, list[str]]:
+    """The recipe with the base's network, process and head, which an adapter does not choose; and what that changes."""
+    own = {"network": base.size, "process": base.denoiser.process, "head": base.denoiser.head}
+    before = recipe.domain.with_process(recipe.process, recipe.head)
+    was = {"network": dict(recipe.network), "process": before.process, "head": before.head}
+    said = [
+        f"The {name} is the base's, {value!r}, not the recipe's, {was[name]!r}."
+        for name, value in own.items()
+        if repr(was[name]) != repr(value)
+    ]
+    return dataclasses.replace(recipe, **own), said

@@ -8,6 +8,7 @@ measured in the end (see `gendiff.latents`).
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from .data import Data, one_thread
 from .evaluation import default_request, subset
 from .module import Coding, Denoising, Learning
 from .recipe import CodecRecipe, Recipe
-from .start import begin_from
+from .start import BASE, adapt_from, begin_from
 
 BEGUN = 1024
 """Training states of which a codec takes the principal components."""
@@ -59,6 +60,10 @@ class Task:
     def begin_from(self, start: Model) -> dict[str, Any]:
         """Takes weights over; what was taken, with a sentence under "said"."""
         raise NotImplementedError
+
+    def origin(self, start: Model, out: Path) -> str:
+        """The file of what it was begun from, "" if there is none."""
+        return str(start.origin.resolve()) if start.origin is not None else ""
 
     def looks(self, averaging: EMAWeights, folder: Path, data: Path | None) -> list[L.Callback]:
         """What looks at it during the training."""
@@ -94,7 +99,18 @@ class ModelTask(Task):
         return [f"The model will be loaded by gendiff.load({str(out)!r}, parts=[{names}])."] if parts else []
 
     def begin_from(self, start: Model) -> dict[str, Any]:
-        return begin_from(self.model, start)
+        if self.recipe.adapter is None:
+            return begin_from(self.model, start)
+        return adapt_from(self.model, self.recipe, start)
+
+    def origin(self, start: Model, out: Path) -> str:
+        path, own = start.origin, self.model.adaptation
+        if own is not None and (path is None or not path.is_file()):
+            path = start.save(out / BASE)  # an adapter needs its base
+        found = super().origin(start, out) if path is None else str(path.resolve())
+        if own is not None:
+            self.model.adaptation = dataclasses.replace(own, path=found)
+        return found
 
     def looks(self, averaging: EMAWeights, folder: Path, data: Path | None) -> list[L.Callback]:
         options, domain = self.recipe.trainer, self.recipe.domain

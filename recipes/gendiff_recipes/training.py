@@ -30,9 +30,12 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 import gendiff
+from gendiff.adaptation import on_scale_of
 from gendiff.config import read_json
+from gendiff.domain import Domain
 from gendiff.errors import RecipeError
 from gendiff.model import Model
+from gendiff.training import load_trained
 
 from .callbacks import CSV, Clock, EMAWeights, Keeper, ProgressBar, Report, Signals
 from .data import Batches, Data, Encoded, same_data
@@ -41,6 +44,7 @@ from .folder import Folder, Pace, Table, rank
 from .module import Denoising, Learning
 from .prepared import Prepared, fitted
 from .recipe import CodecRecipe, Recipe, Trainer, leaves
+from .start import base_of, like_base
 from .tasks import CodecTask, ModelTask, Task
 
 # What may change when a run goes on: how long, on what, and how often it is looked at. Anything else is another run.
@@ -239,11 +243,13 @@ def train(
             the budget, devices, workers, checkpoints and looks may have changed; all of that is said. A larger budget
             plans the learning rate anew. A run whose budget is used up is given back as it is.
         overwrite: Delete the run that is in `out` and begin anew.
-        start: A model, or its file, whose weights to begin from; see `begin_from`.
+        start: A model, or its file, whose weights to begin from; see `begin_from`. A recipe with an adapter needs it,
+            and a run that is resumed finds it by itself, where it was.
         quiet: No progress bar.
 
     Returns:
-        The model with averaged weights, or the `Codec` of a `CodecRecipe`, also saved as `out`/model.safetensors.
+        The model with averaged weights, or the `Codec` of a `CodecRecipe`, also saved as `out`/model.safetensors, or
+        `out`/adapter.safetensors.
 
     Raises:
         RunError: If `out` holds a run and neither `resume` nor `overwrite` is given, if another process trains there,
@@ -252,7 +258,7 @@ def train(
         RecipeError: If a resumed run would become another one.
         Interrupted: After Ctrl-C or SIGTERM, with a checkpoint of the last step.
     """
-    if resume and (overwrite or start is not None):
+    if resume and (overwrite or (start is not None and recipe.adapter is None)):
         raise RecipeError(
             f"train(resume=True) got {'overwrite=True' if overwrite else 'start='}",
             "one of them",
@@ -283,7 +289,13 @@ def run(
 ) -> Any:
     """`train` with the folder at hand: its recipe `before`, and what is to be said already."""
     options, out, state, leader = recipe.trainer, folder.path, folder.state, folder.leader
-    recipe, encoded, told = training_data(recipe, data)
+    if recipe.adapter is not None:
+        start = base_of(recipe, out, start, before is not None)
+        recipe, changed = like_base(recipe, start)
+        said = [*changed, *said]
+    recipe, encoded, told = training_data(
+        recipe, data, None if recipe.adapter is None or start is None else start.domain
+    )
     config, taken = recipe.config(), 0
     said = [*told, *about_warmup(recipe), *said]
     if before is not None:
@@ -310,8 +322,8 @@ def run(
     say(leader, *said)
     if leader:
         folder.write("recipe.json", config)
-        if begun is not None:
-            folder.write("start.json", begun)
+        if begun is not None and start is not None:
+            folder.write("start.json", {**begun, "path": task.origin(start, out)})
     module.pace = Pace(out / "pace.f64" if leader else None, taken, state["spent"] if state is not None else 0.0)
     ended = state is not None and module.progress() >= 1
     if not ended:
@@ -323,7 +335,7 @@ def run(
         say(leader, f"The budget of {out} is used up; a larger trainer.steps or trainer.minutes would go on.")
     assert state is not None
     take_average(module, state)
-    path = out / "model.safetensors"
+    path = out / recipe.file
     if leader and written_steps(out) != state["step"]:
         told = task.finish(encoded, data)
         task.save(path)
@@ -341,7 +353,7 @@ def run(
 def take_average(module: Learning, state: Mapping[str, Any]) -> None:
     """Puts the averaged weights of a checkpoint into the network of a module, on the host."""
     network = module.to("cpu").network
-    network.load_state_dict(state["network"])
+    put_back(network, module.recipe, state["network"])
     averaged = dict(network.named_parameters())
     with torch.no_grad():
         for name, value in state["ema"]["average"].items():
@@ -349,14 +361,33 @@ def take_average(module: Learning, state: Mapping[str, Any]) -> None:
     network.eval()
 
 
-def training_data(recipe: Recipe, data: Path | None) -> tuple[Recipe, Data, list[str]]:
-    """The recipe with its domain fitted, its training examples as states, and what is to be said of them."""
+def put_back(network: torch.nn.Module, recipe: Recipe, weights: Mapping[str, Any]) -> None:
+    """Puts the weights of a checkpoint into a network: all, or those that an adapter trains."""
+    if recipe.adapter is None:
+        network.load_state_dict(weights)
+    else:
+        load_trained(network, weights)
+
+
+def training_data(recipe: Recipe, data: Path | None, base: Domain | None) -> tuple[Recipe, Data, list[str]]:
+    """The recipe with its domain fitted, its training examples as states, and what is to be said of them.
+
+    States are on the scale of those of a base, where a model is adapted.
+
+    Raises:
+        RecipeError: For a store on another scale.
+    """
     if recipe.trainer.prepared:
         store = Prepared(recipe.trainer.prepared, 1e9 * recipe.trainer.cache_gb)
-        recipe = dataclasses.replace(recipe, domain=store.domain(recipe))
+        before, recipe = recipe, dataclasses.replace(recipe, domain=store.domain(recipe))
+        if base is not None and on_scale_of(recipe.domain, before.domain, base) != recipe.domain:
+            raise RecipeError(
+                f"{recipe.trainer.prepared} holds states of another scale than those of the model that is adapted",
+                "examples that are encoded for it", "Leave --prepared out",
+            )  # fmt: skip
         encoded, rejected, report, told = store, store.rejected, store.report, store.about
     else:
-        recipe, examples = fitted(recipe, data)
+        recipe, examples = fitted(recipe, data, base)
         encoded, rejected, report = Encoded(recipe.domain, examples), examples.rejected, examples.report()
         told = about_examples(recipe, examples)
     if rejected:
@@ -368,7 +399,8 @@ def written_steps(out: Path) -> int | None:
     """The steps of the model that is in a run's folder; None if there is none, or what says so is damaged."""
     path = out / "training.json"
     try:
-        return read_json(path).get("steps") if path.exists() and (out / "model.safetensors").exists() else None
+        there = any((out / name).exists() for name in ("model.safetensors", "adapter.safetensors"))
+        return read_json(path).get("steps") if path.exists() and there else None
     except RecipeError:
         return None
 
@@ -383,7 +415,7 @@ def newest_state(folder: Folder) -> dict[str, Any]:
 def restore(module: Learning, state: Mapping[str, Any]) -> None:
     """Puts a checkpoint's weights, step and learned times into the module; EMA and optimiser wait for their device."""
     module.step = state["step"]
-    module.network.load_state_dict(state["network"])
+    put_back(module.network, module.recipe, state["network"])
     module.resumed = state["optimizer"]
     if isinstance(module, Denoising) and module.learned is not None:
         module.learned.load_state_dict(state["times"])
