@@ -112,7 +112,8 @@ def parts_of_domains() -> list[type]:
     found: list[type] = []
     for name in registered("domains"):
         with contextlib.suppress(GendiffError):  # one whose packages are missing has nothing to give
-            found += parts_in(domain_class(name).__module__.partition(".")[0])
+            package = domain_class(name).__module__.partition(".")[0]
+            found += parts_in(package) if package != "gendiff" else []  # of which `core_kinds` says what may be named
     return found
 
 
@@ -129,7 +130,7 @@ class Kinds:
         self.parts = tuple(parts)
         self.own = [*parts, *registered_parts()]
         for package in packages:
-            self.own += parts_in(package.__name__)
+            self.own += parts_in(package.__name__) if package.__name__ != "gendiff" else []
 
     def find(self, kind: Any, where: str) -> type:
         """The class of this name.

@@ -42,6 +42,48 @@ class Mutant:
 
 MUTANTS: list[Mutant] = [
     Mutant(
+        "latents whitened on one side only",
+        "gendiff/latents/autoencoder.py",
+        "self.colouring.copy_(old @ colour)",
+        "self.colouring.copy_(old)",
+        ("tests/core/test_latents.py",),
+    ),
+    Mutant(
+        "tiles with too small a margin",
+        "gendiff/latents/autoencoder.py",
+        "self.margin = math.ceil(",
+        "self.margin = math.floor(",
+        ("tests/core/test_latents.py",),
+    ),
+    Mutant(
+        "principal components without their deviations",
+        "gendiff/latents/autoencoder.py",
+        "self.synthesis.weight.copy_((basis * scale)",
+        "self.synthesis.weight.copy_((basis / scale)",
+        ("tests/core/test_latents.py",),
+    ),
+    Mutant(
+        "a divergence that rewards a small variance",
+        "gendiff/latents/bottlenecks.py",
+        "+ logvar.exp() - logvar - 1) / 2",
+        "+ logvar.exp() + logvar - 1) / 2",
+        ("tests/core/test_latents.py",),
+    ),
+    Mutant(
+        "a codec that is not measured",
+        "gendiff/latents/latent.py",
+        "or not found >= self.gate:",
+        "or found < self.gate - 0.4:",
+        ("tests/core/test_latents.py",),
+    ),
+    Mutant(
+        "windows that reach into padding",
+        "recipes/gendiff_recipes/module.py",
+        "lengths[:, None] - 1)",
+        "lengths[:, None])",
+        ("tests/recipes/test_codecs.py",),
+    ),
+    Mutant(
         "a list of neighbours that is never made again",
         "domains/gendiff_proteins/repulsion.py",
         "if self.at is not None and float(",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gendiff.errors import NOT_NEGATIVE, POSITIVE, check, refuse
+from gendiff.errors import NOT_NEGATIVE, POSITIVE, Range, check, refuse
 from gendiff.random import Noise
 
 
@@ -87,8 +87,9 @@ class FSQ(Bottleneck):
     levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
 
     def __post_init__(self) -> None:
-        if not self.levels or any(not isinstance(n, int) or not 2 <= n <= 256 for n in self.levels):
-            refuse(self, "levels", "a whole number from 2 to 256 for each channel")
+        check(self, levels=Range(2, 256))
+        if not self.levels:
+            refuse(self, "levels", "a number of levels for each channel")
 
     def serves(self, channels: int) -> bool:
         return channels == len(self.levels)

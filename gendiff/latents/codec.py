@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save as serialise
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gendiff.config import from_config, to_config
 from gendiff.domain import Domain, sealed
-from gendiff.errors import CheckpointError, GendiffError, RequestError
+from gendiff.errors import CheckpointError, GendiffError, RequestError, check
 from gendiff.latents.autoencoder import Autoencoder
 from gendiff.latents.bottlenecks import KL, Bottleneck
 from gendiff.modelfile import (
@@ -42,12 +42,11 @@ from gendiff.spaces import Euclidean
 
 HINTS = {
     "domain": Mapping, "network": Mapping, "bottleneck": Mapping, "recipe": Mapping,
-    "metrics": Mapping[str, float | None],
+    "metrics": Mapping[str, float],
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(NamedTuple):
     """How states lie on a grid: their channels, the number of axes of sites, and whether channels come last."""
 
     channels: int
@@ -104,6 +103,9 @@ class Codec:
     metrics: Mapping[str, float] = field(default_factory=dict)
     path: str = ""
 
+    def __post_init__(self) -> None:
+        check(self)
+
     @cached_property
     def grid(self) -> Grid:
         """Of its domain's states."""
@@ -149,7 +151,8 @@ class Codec:
 
     def with_network(self, network: Autoencoder, metrics: Mapping[str, float] | None = None) -> Codec:
         """The codec of these weights."""
-        found = replace(self, digest=digest(network.state_dict()), metrics=dict(metrics or self.metrics), path="")
+        known = {k: v for k, v in (metrics or self.metrics).items() if math.isfinite(v)}
+        found = replace(self, digest=digest(network.state_dict()), metrics=known, path="")
         found.attach(network)
         return found
 
@@ -203,7 +206,7 @@ class Codec:
             "network": to_config(self.size),
             "bottleneck": to_config(self.bottleneck),
             "recipe": to_config(recipe or {}),
-            "metrics": {k: v if math.isfinite(v) else None for k, v in self.metrics.items()},
+            "metrics": dict(self.metrics),
         }
 
     def save(self, path: str | Path, recipe: Mapping[str, Any] | None = None) -> Path:
@@ -238,8 +241,7 @@ class Codec:
             found = digest(network.state_dict())
             if "weights_sha256" in file.metadata:
                 require_digest(file.metadata["weights_sha256"], found, file.path, "weights")
-        metrics = {k: math.nan if v is None else v for k, v in config["metrics"].items()}
-        codec = replace(codec, digest=found, metrics=metrics)
+        codec = replace(codec, digest=found, metrics=config["metrics"])
         codec.attach(network)
         return codec
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from gendiff.conditions import Condition, Expects
 from gendiff.denoisers import Head, Velocity
 from gendiff.domain import Domain, Example, Examples, Made, Request
-from gendiff.errors import SHARE, RequestError, check
+from gendiff.errors import SHARE, RequestError, at_least, check
 from gendiff.guidance import Given, Measurement
 from gendiff.latents.codec import Codec, read_network
 from gendiff.lazy import Lazy
@@ -53,7 +53,7 @@ class Latent(Domain):
     tile: int | None = None
 
     def __post_init__(self) -> None:
-        check(self, gate=SHARE)
+        check(self, gate=SHARE, tile=at_least(1))
         if isinstance(self.domain, Latent):
             raise RequestError("latents of latents", "a domain of artifacts")
         self.codec.expect(self.domain)

@@ -65,7 +65,7 @@ def grid_network(
         )
     if any(count % patch for count in sites or ()):
         raise RequestError(
-            f"a DiT of patch={patch} for states of {' x '.join(map(str, sites or ()))} sites",
+            f"a DiT of patch={patch} for states of {tuple(sites or ())} sites",
             f"sides that are multiples of {patch}",
             "patch=1, or another size",
         )

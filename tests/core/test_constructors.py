@@ -89,6 +89,8 @@ def required(kind: str) -> dict[str, Any]:
         "Measurement": {"operator": measured.operator, "y": measured.y},
         "Likelihood": {"measured": measured},
         "PretrainedText": {"path": "clip"},
+        "Codec": {"domain": Images(size=8, channels=1)},
+        "Latent": {"domain": Images(size=8, channels=1), "codec": gendiff.Codec(Images(size=8, channels=1))},
         "Reference": {"domain": Images(size=8, channels=1)},
         "Auxiliary": {"loss": lambda x, x0, t, side: x.sum(-1)},
         "FeynmanKac": {"solver": DDPM(2), "potential": Reward(lambda x: x.sum(-1))},

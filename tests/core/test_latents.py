@@ -237,7 +237,7 @@ def test_statistics_are_those_of_the_codec() -> None:
 def test_a_codec_that_loses_too_much_is_refused_unless_told(explained: float | None) -> None:
     domain = DOMAINS["pictures"]
     codec = codec_of(domain)
-    codec = codec.with_network(codec.network, {"explained": explained} if explained is not None else {"other": 1.0})
+    codec = codec.with_network(codec.network, {"other": 1.0, **({} if explained is None else {"explained": explained})})
     pictures = [torch.rand(3, 10, 12) for _ in range(3)]
     with pytest.raises(RequestError, match=r"gate"):
         Latent(domain, codec).fit(pictures)

@@ -66,7 +66,7 @@ def test_a_codec_is_trained_measured_and_read_again(name: str, tmp_path: Path) -
 
 def test_training_makes_it_better_than_its_beginning(tmp_path: Path) -> None:
     steps = dataclasses.replace(SHORT, steps=250, batch=32, show=0)
-    found = train(recipe_of(trainer=steps, bottleneck=KL(1e-5, std=0.05)), tmp_path / "run", quiet=True)
+    found = train(recipe_of(trainer=steps, bottleneck=KL(1e-5, std=0.05), limit=None), tmp_path / "run", quiet=True)
     assert found.metrics["explained"] > found.metrics["pca"] + 0.01
 
 
