@@ -233,7 +233,9 @@ def packed(
     with open_arrays(path) as z:
         data, offset = z["image"], z["offset"]
     make = Kept(Packed(3))
-    contents, used, rejected = [], [], []
+    contents: list[bytes] = []
+    used: list[int] = []
+    rejected: list[Rejected] = []
     for i, key in enumerate(keys):
         if (hashlib.sha256(key.encode()).digest()[0] < 26) != (split == "test"):
             continue

@@ -17,6 +17,7 @@ from gendiff.config import from_config, to_config
 from gendiff.errors import CheckpointError, RecipeError, RequestError
 from gendiff.latents import Grid
 from gendiff.latents.autoencoder import Down, Up, fold, unfold
+from gendiff.spaces import State
 from gendiff_audio import Audio, Tones
 from gendiff_images import Digits, Images
 from gendiff_images.masked import without
@@ -325,7 +326,7 @@ def test_mirror_images_are_examples_of_their_own() -> None:
 
 def test_a_domain_that_draws_variants_without_number_is_refused() -> None:
     class Turned(Images):
-        def augment(self, x: gendiff.State, noise: Noise) -> gendiff.State:
+        def augment(self, x: State, noise: Noise) -> State:
             return x
 
         def variants(self, artifact: object) -> list[object]:
