@@ -153,7 +153,7 @@ def test_windows_are_real_sites_of_one_length(tmp_path: Path) -> None:
     assert short.shape[2] == 4 and short[0, 0].tolist() == [0, 1, 1, 1]
 
 
-def test_a_codec_has_neither_sampler_nor_times() -> None:
+def test_a_codec_has_neither_sampler_nor_times(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="guidance"):
         recipe_of(guidance=2.0)
     with pytest.raises(RecipeError, match="sampler"):
@@ -163,7 +163,7 @@ def test_a_codec_has_neither_sampler_nor_times() -> None:
     with pytest.raises(RequestError, match="stride"):
         recipe_of().override("network.widths=8,8,8,8")
     with pytest.raises(RecipeError, match=r"bfloat16"):
-        train(recipe_of(trainer=dataclasses.replace(SHORT, precision="bfloat16")), "unused", quiet=True)
+        train(recipe_of(trainer=dataclasses.replace(SHORT, precision="bfloat16")), tmp_path / "run", quiet=True)
 
 
 def test_a_gate_is_said_before_a_step_is_taken(codec: Codec, tmp_path: Path) -> None:
