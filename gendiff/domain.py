@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -261,6 +262,11 @@ class Domain(ABC):
     @abstractmethod
     def request(self, n: int, *args: Any, **what: Any) -> Request:
         """What a user may ask for, as template and conditions. Raises RequestError for what it cannot answer."""
+
+    def asks(self) -> dict[str, Any]:
+        """What `request` takes by name beside the conditions, with the defaults: lengths, seconds."""
+        named = inspect.signature(self.request).parameters.values()
+        return {p.name: None if p.default is p.empty else p.default for p in named if p.kind is p.KEYWORD_ONLY}
 
     @abstractmethod
     def network(self, **size: Any) -> nn.Module:

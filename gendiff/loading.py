@@ -7,7 +7,6 @@ Nothing in a file is run or unpickled; it may name classes of gendiff, of instal
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ import torch
 
 from gendiff.adaptation import base_path, read_adaptation
 from gendiff.config import Kinds, classes_in, core_kinds, from_config, kind_name, parse_json, to_config
-from gendiff.denoisers import Denoiser
 from gendiff.domain import Domain, sealed
 from gendiff.errors import CheckpointError, GendiffError, RecipeError, UnknownName
 from gendiff.model import Model, check_names
 from gendiff.modelfile import (
+    Rebuilt,
     as_checkpoint_error,
     check_size,
     digest,
@@ -82,16 +81,8 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", parts: Sequenc
             domain = domain.carry(more, theirs.__getitem__, where)
         except GendiffError as error:
             raise as_checkpoint_error(error) from error
-    model = Model(
-        domain,
-        Denoiser(network, head, process),
-        size=size,
-        sampler=sampler,  # type: ignore[arg-type]
-        recipe=config["recipe"],
-        metrics={k: math.nan if v is None else v for k, v in config["metrics"].items()},
-    )
+    model = Model.read(config, Rebuilt(domain, process, head, sampler, size), network)
     model.origin = file.path
-    model.denoiser.eval()
     return model.to(device)
 
 

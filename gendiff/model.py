@@ -22,7 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias
 import numpy as np
 import torch
 from safetensors.torch import save as serialise
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendiff.adaptation import (
     Adaptation,
@@ -68,6 +68,7 @@ from gendiff.guidance import (
 from gendiff.modelfile import (
     CARRIED,
     FORMAT,
+    Rebuilt,
     digest,
     domain_config,
     kinds_of,
@@ -185,6 +186,20 @@ class Model:
         domain = domain.with_process(process, head)
         return Model(domain, Denoiser(make_network(domain, size), domain.head, domain.process), size=size)
 
+    @staticmethod
+    def read(config: Mapping[str, Any], found: Rebuilt, network: nn.Module) -> Model:
+        """The model that a file's config describes, of its parts and its network with the weights."""
+        model = Model(
+            found.domain,
+            Denoiser(network, found.head, found.process),
+            size=found.size,
+            sampler=found.sampler,  # type: ignore[arg-type]
+            recipe=config["recipe"],
+            metrics={k: math.nan if v is None else v for k, v in config["metrics"].items()},
+        )
+        model.denoiser.eval()
+        return model
+
     @torch.inference_mode(False)
     def adapt(self, adapter: Adapter, base: Model) -> Begun:
         """Makes this fresh model, of the sizes of `base`, an adapted one of it, which begins as the base is.
@@ -241,19 +256,10 @@ class Model:
                 load_trained(network, trained)
             except RequestError as error:
                 raise CheckpointError(f"{where}: {error.got}", error.expected) from error
-        metrics = {k: math.nan if v is None else v for k, v in config["metrics"].items()}
-        model = Model(
-            domain,
-            Denoiser(network, head, process),
-            size=size,
-            sampler=sampler,  # type: ignore[arg-type]
-            recipe=config["recipe"],
-            metrics=metrics,
-        )
+        model = Model.read(config, Rebuilt(domain, process, head, sampler, size), network)
         model.adaptation = dataclasses.replace(adaptation, path=str(self.origin or adaptation.path))
         if any_base:
             model.adaptation = dataclasses.replace(model.adaptation, digest=digest(base.state_dict()))
-        model.denoiser.eval()
         return model.to(self.device)
 
     @torch.inference_mode(False)
@@ -315,7 +321,6 @@ class Model:
         network = self.denoiser.network
         config = self.config()
         ranges = {name: list(span) for name, span in self.domain.spans().items()}
-        asked = [p for p in inspect.signature(self.domain.request).parameters.values() if p.kind is p.KEYWORD_ONLY]
         return {
             **{key: value for key, value in config.items() if key not in ("format", "network")},
             "network": {"class": type(network).__name__, "size": config["network"]},
@@ -323,11 +328,8 @@ class Model:
             "labels": {name: list(classes) for name, classes in self.domain.labels.items()},
             "conditions": {name: own.describe() for name, own in self.domain.conditions.items()},
             "request": {
-                p.name: {
-                    "default": None if p.default is p.empty else to_config(p.default),
-                    **({"trained": ranges[p.name]} if p.name in ranges else {}),
-                }
-                for p in asked
+                name: {"default": to_config(default), **({"trained": ranges[name]} if name in ranges else {})}
+                for name, default in self.domain.asks().items()
             },
             "digest": digest(network.state_dict()),
         }

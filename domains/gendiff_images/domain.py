@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from gendiff.conditions import Condition, Label
 from gendiff.denoisers import Head, Velocity
 from gendiff.domain import Domain, Examples, Request
-from gendiff.errors import DataError, RequestError, nearest
+from gendiff.errors import DataError, RequestError
 from gendiff.guidance import Given, Measurement
-from gendiff.nn import grid_network
+from gendiff.nn import grid_network, grid_sizes
 from gendiff.processes import Gaussian, Process
 from gendiff.processes.schedules import Linear
 from gendiff.random import Noise
@@ -172,43 +172,18 @@ class Images(Domain):
         x0 = self.encode(given.picture)[None]
         return Given(x0, given.keep.expand_as(x0)), dict(what)
 
-    def network(
-        self,
-        *,
-        channels: Sequence[int] | None = None,
-        blocks: int = 2,
-        attention: Sequence[bool] | None = None,
-        patch: int | None = None,
-        width: int | None = None,
-        depth: int = 8,
-        heads: int = 4,
-        dropout: float = 0.0,
-        previous: bool = False,
-        **unknown: Any,
-    ) -> nn.Module:
+    @grid_sizes
+    def network(self, **size: Any) -> nn.Module:
         """A U-Net, or a DiT where `width` is given; f(x [B, C, H, W], t [B], label=[B]).
 
-        Args:
-            channels: of each level of the U-Net; the default is (64, 128) for at most 16 pixels, else (96, 160, 192).
-            blocks: of the U-Net, per level.
-            attention: of the U-Net, per level; by default on the last level.
-            patch: pixels folded into channels along each axis; by default 1 for at most 16 pixels, else 2 (DiT: 2).
-            width: of the DiT's tokens.
-            depth: of the DiT.
-            heads: of the DiT.
-            dropout: in either.
-            previous: whether either is told the prediction before (self-conditioning).
+        By default the U-Net has channels (64, 128) and patch 1 for at most 16 pixels, else (96, 160, 192) and 2; the
+        DiT's patch is 2.
         """
-        for word in unknown:
-            sizes = ("channels", "blocks", "attention", "patch", "width", "depth", "heads", "dropout", "previous")
-            raise RequestError(f"network({word}=...)", f"one of {', '.join(sizes)}.{nearest(word, sizes)}")
-        small = max(self.sides) <= 16
-        unet = width is None
-        return grid_network(
-            2, self.channels, self.conditions, sites=self.sides, width=width, depth=depth, heads=heads, blocks=blocks,
-            channels=channels if channels or not unet else ((64, 128) if small else (96, 160, 192)),
-            attention=attention, patch=patch or (1 if small and unet else 2), dropout=dropout, previous=previous,
-        )  # fmt: skip
+        small, unet = max(self.sides) <= 16, size.get("width") is None
+        if unet:
+            size["channels"] = size.get("channels") or ((64, 128) if small else (96, 160, 192))
+        size["patch"] = size.get("patch") or (1 if small and unet else 2)
+        return grid_network(2, self.channels, self.conditions, sites=self.sides, **size)
 
     def dataset(self, split: str, root: Path | None = None) -> Examples:
         """The pictures of "train" or "test"; sizes, channels and labels fit this domain.

@@ -8,6 +8,7 @@ was trained on, with the statistics that were found then: a state means the same
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from gendiff.latents.autoencoder import Autoencoder
 from gendiff.latents.bottlenecks import KL, Bottleneck
 from gendiff.modelfile import (
     FORMAT,
+    Weightless,
     as_checkpoint_error,
     check_size,
     digest,
@@ -60,7 +62,8 @@ class Grid(NamedTuple):
         Raises:
             RequestError: For states that a convolution cannot read.
         """
-        like, space = domain.request(1, **domain.preview(1)).like, domain.process.space
+        with Weightless():  # a file may tell any size
+            like, space = domain.request(1, **domain.preview(1)).like, domain.process.space
         fits = isinstance(like, Tensor) and like.is_floating_point() and isinstance(space, Euclidean)
         if not fits or like.ndim not in ((3,) if domain.ragged else (3, 4)):
             raise RequestError(
@@ -115,7 +118,15 @@ class Codec:
     def arguments(self) -> dict[str, Any]:
         """All that its network is built with."""
         grid = self.grid
-        return {"dims": grid.dims, "channels": grid.channels, "bottleneck": self.bottleneck, **self.size}
+        given = {"dims": grid.dims, "channels": grid.channels, "bottleneck": self.bottleneck, **self.size}
+        try:
+            bound = inspect.signature(Autoencoder).bind(**given)
+        except TypeError as error:
+            raise RequestError(
+                f"a codec of the size {dict(self.size)!r:.200} ({error})", "that of an Autoencoder"
+            ) from error
+        bound.apply_defaults()
+        return bound.arguments
 
     @property
     def network(self) -> Autoencoder:

@@ -2,9 +2,10 @@ r"""The states of a codec as a domain: any domain becomes a latent one by one ob
 
     Latent(domain, codec):   encode = codec.encode . domain.encode,   decode = domain.decode . codec.decode
 
-Everything else (what may be asked, data, measures, files) is the inner domain's. States are [C, *sites / stride], or
-[sites / stride, C] where lengths differ, with mean 0 and covariance 1. The codec is part of the model: `Model.save`
-writes its weights too.
+Everything else (what may be asked, data, measures, files) is the inner domain's, but for what it says of its own states
+while they are drawn or trained on (`constrain`, `auxiliary`, `cut`), which are none here. States are
+[C, *sites / stride], or [sites / stride, C] where lengths differ, with mean 0 and covariance 1. The codec is part of
+the model: `Model.save` writes its weights too.
 
 What the inner domain makes at random of an example (`augment`) would have to be encoded anew at every step. Where there
 are few such variants (`Domain.variants`: a picture and its mirror image), each is encoded once and is an example.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -29,7 +30,7 @@ from gendiff.errors import SHARE, RequestError, at_least, check
 from gendiff.guidance import Given, Measurement
 from gendiff.latents.codec import Codec, read_network
 from gendiff.lazy import Lazy
-from gendiff.nn import grid_network
+from gendiff.nn import grid_network, grid_sizes
 from gendiff.processes import Gaussian, Process
 from gendiff.processes.schedules import Linear
 from gendiff.spaces import State
@@ -65,6 +66,11 @@ class Latent(Domain):
                 "Train on its states themselves",
             )
         vars(self)["domain"] = self.domain.with_statistics(self.codec.domain)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of a state of the inner domain, where all are alike."""
+        return tuple(self.domain.request(1, **self.domain.preview(1)).like.shape[1:])
 
     @property
     def ragged(self) -> bool:  # type: ignore[override]
@@ -116,15 +122,14 @@ class Latent(Domain):
         assert isinstance(x, Tensor)
         state = self.codec.decode(x[None].float(), self.tile)[0]
         if not self.ragged:  # what was added to fit the stride
-            shape = self.domain.request(1, **self.domain.preview(1)).like.shape[1:]
-            state = state[tuple(slice(n) for n in shape)]
+            state = state[tuple(slice(n) for n in self.shape)]
         return self.domain.decode(state)
 
     def request(self, n: int, *args: Any, **what: Any) -> Request:
         inner = self.domain.request(n, *args, **what)
         grid, size = self.codec.grid, self.codec.arguments
         x = grid.channels_first(inner.like)
-        stride, latent = int(size.get("stride", 8)), int(size.get("latent", 8))
+        stride, latent = size["stride"], size["latent"]
         sites = [-(-count // stride) for count in x.shape[2:]]
         cond = dict(inner.cond)
         if "mask" in cond:
@@ -132,8 +137,12 @@ class Latent(Domain):
             cond["mask"] = torch.arange(sites[0])[None] < lengths[:, None]
         return Request(grid.states(torch.zeros(n, latent, *sites)), cond)
 
+    def asks(self) -> dict[str, Any]:
+        return self.domain.asks()
+
+    @grid_sizes
     def network(self, **size: Any) -> nn.Module:
-        """A U-Net, or a DiT where `width` is given, on the grid of latents: see `gendiff.nn.grid_network`."""
+        """A U-Net, or a DiT where `width` is given, on the grid of latents."""
         own = self.request(1, **self.preview(1)).like
         x = self.codec.grid.channels_first(own)
         sites = None if self.ragged else tuple(x.shape[2:])

@@ -15,7 +15,7 @@ from gendiff.nn.embeddings import (
     SiteEmbedding,
     pooled_field,
 )
-from gendiff.nn.grids import grid_network
+from gendiff.nn.grids import grid_network, grid_sizes
 from gendiff.nn.tokens import AlignedEmbedding, FeatureEmbedding, TextEmbedding, TokenBlock
 from gendiff.nn.unet import MaskedGroupNorm, ResidualBlock, UNet
 
@@ -43,6 +43,7 @@ __all__ = [
     "UNet",
     "grid_network",
     "grid_positions",
+    "grid_sizes",
     "pooled_field",
     "rotate",
 ]

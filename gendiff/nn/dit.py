@@ -166,7 +166,7 @@ class DiT(nn.Module):
         `control`, of the shapes of `features`, is added to the results of the first blocks.
         """
         told = self._inputs(x, t, mask, previous, cond)
-        h = self._blocks(told, control)[-1]
+        h = self._blocks(told, control)
         b, s = self.steer(F.silu(told.about.vector))[:, None].chunk(2, dim=-1)
         y = self.out(F.layer_norm(h, (self.width,), eps=1e-6) * (1 + s) + b)
         y = _paste(y, told.grid, self.patch)
@@ -179,7 +179,9 @@ class DiT(nn.Module):
         self, x: Tensor, t: Tensor, mask: Tensor | None = None, previous: Tensor | None = None, **cond: Any
     ) -> list[Tensor]:
         """What the first half of the blocks makes of the same inputs, [B, N, width] each."""
-        return self._blocks(self._inputs(x, t, mask, previous, cond))[: self.side_depth]
+        seen: list[Tensor] = []
+        self._blocks(self._inputs(x, t, mask, previous, cond), seen=seen)
+        return seen[: self.side_depth]
 
     def as_side(self) -> nn.ModuleList:
         """Gives up what `features` does not use; a layer, zero at the start, for each of its tensors."""
@@ -214,15 +216,16 @@ class DiT(nn.Module):
             h = h + self.field(pooled_field(about.field.to(h.dtype), mask, sites, (p,) * self.dims).flatten(2).mT)
         return Told(h, about, mask, real, angles, grid)
 
-    def _blocks(self, told: Told, control: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """The results of all blocks, one after the other."""
-        h, about, out = told.h, told.about, []
+    def _blocks(self, told: Told, control: Sequence[Tensor] | None = None, seen: list[Tensor] | None = None) -> Tensor:
+        """The result of the last block; that of each is appended to `seen`."""
+        h, about = told.h, told.about
         for i, block in enumerate(self.blocks):
             h = block(h, about.vector, mask=told.real, angles=told.angles, tokens=about.tokens, known=about.mask)
             if control is not None and i < len(control):
                 h = h + control[i].to(h.dtype)
-            out.append(h)
-        return out
+            if seen is not None:
+                seen.append(h)
+        return h
 
 
 class Told(NamedTuple):

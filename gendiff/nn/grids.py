@@ -1,16 +1,24 @@
-"""The networks of states on a grid: a U-Net, or a DiT where the width of its tokens is given."""
+"""The networks of states on a grid: a U-Net, or a DiT where the width of its tokens is given.
+
+A domain whose `network(**size)` hands its sizes to `grid_network` says so by `grid_sizes`, and need not list them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from gendiff.errors import RequestError
+from gendiff.errors import RequestError, nearest
 from gendiff.nn.dit import DiT
 from gendiff.nn.embeddings import Embeds
 from gendiff.nn.unet import UNet
+
+Method = TypeVar("Method", bound=Callable[..., nn.Module])
 
 
 def grid_network(
@@ -22,7 +30,7 @@ def grid_network(
     channels: Sequence[int] | None = None,
     blocks: int = 2,
     attention: Sequence[bool] | None = None,
-    patch: int = 1,
+    patch: int | None = None,
     width: int | None = None,
     depth: int = 8,
     heads: int = 4,
@@ -39,7 +47,7 @@ def grid_network(
         channels: of each level of the U-Net; (96, 160) by default.
         blocks: of the U-Net, per level.
         attention: of the U-Net, per level; by default on the last level.
-        patch: sites folded into channels along each axis.
+        patch: sites folded into channels along each axis; 1 by default.
         width: of the DiT's tokens.
         depth: of the DiT.
         heads: of the DiT.
@@ -49,6 +57,7 @@ def grid_network(
     Raises:
         RequestError: For settings of both, and patches that do not fit.
     """
+    patch = patch or 1
     if width is None:
         levels = tuple(channels or (96, 160))
         made = UNet(
@@ -73,3 +82,30 @@ def grid_network(
         dims, in_channels=in_channels, out_channels=in_channels, patch=patch, width=width, depth=depth, heads=heads,
         conditions=conditions, dropout=dropout, previous=previous,
     )  # fmt: skip
+
+
+def grid_sizes(method: Method) -> Method:
+    """A domain's `network(**size)` whose signature and docstring list the sizes of `grid_network`, with its defaults.
+
+    Raises:
+        RequestError: When it is called with another, with the nearest.
+    """
+    own, made = inspect.signature(method), inspect.signature(grid_network).parameters.values()
+    sizes = {p.name: p for p in made if p.kind is p.KEYWORD_ONLY and p.name != "sites"}
+
+    @functools.wraps(method)
+    def network(self: Any, **size: Any) -> nn.Module:
+        for word in size:
+            if word not in sizes:
+                raise RequestError(f"network({word}=...)", f"one of {', '.join(sizes)}.{nearest(word, sizes)}")
+        return method(self, **size)
+
+    lines = inspect.cleandoc(grid_network.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0].splitlines()
+    skip = ("    dims:", "    in_channels:", "    conditions:", "    sites:")
+    about = "\n".join(line for line in lines if not line.startswith(skip))
+    network.__doc__ = f"{inspect.cleandoc(method.__doc__ or '')}\n\nArgs:\n{about}"
+    network.__annotations__ = {
+        **{name: grid_network.__annotations__[name] for name in sizes}, "return": method.__annotations__["return"],
+    }  # fmt: skip
+    network.__signature__ = own.replace(parameters=[own.parameters["self"], *sizes.values()])  # type: ignore[attr-defined]
+    return network  # type: ignore[return-value]

@@ -114,7 +114,7 @@ def codec() -> CodecRecipe:
 
 
 def emoji_latent(codec: str) -> Recipe:
-    """Emoji by caption and style on a codec's latents: gendiff train images.emoji_latent runs/images.codec.
+    """Emoji by caption and style on latents: gendiff train images.emoji_latent runs/images.codec. Not measured.
 
     Args:
         codec: The run of images.codec, or its file.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import gendiff
-from gendiff import FSQ, KL, Autoencoder, Codec, Latent, Model, Noise, Reconstruction
+from gendiff import FSQ, KL, Autoencoder, Codec, Latent, LoRA, Model, Noise, Reconstruction
 from gendiff.config import from_config, to_config
 from gendiff.errors import CheckpointError, RecipeError, RequestError
 from gendiff.latents import Grid
@@ -366,3 +368,55 @@ def test_grids_are_those_of_numbers() -> None:
 def test_settings_out_of_range_are_refused(kind: type, settings: dict[str, object]) -> None:
     with pytest.raises(RecipeError):
         kind(**settings)
+
+
+def test_what_is_asked_and_said_of_latents_is_the_inner_domains_and_the_networks() -> None:
+    sound = DOMAINS["sound"]
+    model = Model.new(Latent(sound, codec_of(sound)), channels=(8,), blocks=1)
+    plain = Model.new(sound, channels=(8,), blocks=1)
+    assert "seconds" in model.info()["request"] and model.info()["request"] == plain.info()["request"]
+    latent = Latent(DOMAINS["pictures"], codec_of(DOMAINS["pictures"]))
+    own, theirs = (inspect.signature(domain.network).parameters for domain in (latent, latent.domain))
+    assert own == theirs and {"width", "channels", "dropout", "previous"} <= own.keys() and "sites" not in own
+    assert "width: of the DiT's tokens" in (latent.network.__doc__ or "")
+    with pytest.raises(RequestError, match=r"chanels.*channels"):
+        latent.network(chanels=(8,))
+
+
+@pytest.mark.parametrize("size", [{"stride": 0}, {"latent": "many"}, {"depht": 3}, {"widths": (2**40,)}])
+def test_sizes_of_a_codec_that_cannot_be_are_refused_by_its_file(size: dict[str, Any], tmp_path: Path) -> None:
+    codec = codec_of(DOMAINS["pictures"])
+    vars(codec)["size"] = {**codec.size, **size}
+    with pytest.raises(CheckpointError):
+        Codec.load(codec.save(tmp_path / "codec.safetensors"))
+
+
+def test_pictures_of_any_size_in_a_codecs_file_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = codec_of(DOMAINS["pictures"])
+    vars(codec)["domain"] = dataclasses.replace(codec.domain, size=2**14)  # type: ignore[type-var]
+    path, seen, request = codec.save(tmp_path / "codec.safetensors"), [], Images.request
+
+    def looked_at(self: Images, n: int, *args: Any, **what: Any) -> gendiff.Request:
+        found = request(self, n, *args, **what)
+        assert isinstance(found.like, Tensor)
+        seen.append(found.like.is_meta)
+        return found
+
+    monkeypatch.setattr(Images, "request", looked_at)
+    assert Codec.load(path).grid == Grid(3, 2, False)
+    assert seen and all(seen)
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_models_of_latents_are_adapted(name: str, tmp_path: Path) -> None:
+    domain = DOMAINS[name]
+    Model.new(Latent(domain, codec_of(domain)), channels=(8,), blocks=1).save(tmp_path / "base.safetensors")
+    base = gendiff.load(tmp_path / "base.safetensors")
+    model = Model.new(base.domain, **base.size)
+    model.adapt(LoRA(1, where=("*",)), base)
+    path = model.save(tmp_path / "adapter.safetensors")
+    codec = sum(x.nbytes for x in base.domain.carried()["codec"].state_dict().values())
+    assert path.stat().st_size < (tmp_path / "base.safetensors").stat().st_size - codec  # the base carries it
+    again = gendiff.load(path)
+    states = [each.states(2, steps=2, seed=1)[0][0] for each in (base, again, again.merged())]
+    assert torch.equal(states[0], states[1]) and torch.equal(states[0], states[2])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 import torch
 
 import gendiff
-from benchmarks.interruptions import Chains, Cut, Pairs, cut_at, install, recipe
+from benchmarks.interruptions import Chains, Cut, Pairs, cut_at, recipe
 from gendiff import Control, Euler, Example, Examples, Field, LoRA, Partial
 from gendiff.cli import main
 from gendiff.errors import CheckpointError, RecipeError, UnknownName
@@ -32,12 +30,7 @@ from gendiff_recipes.training import train
 ADAPTERS: dict[str, Adapter] = {"LoRA": LoRA(2, where=("*.weight",)), "Partial": Partial(("last",))}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    path = list(sys.path)
-    install(tmp_path_factory.mktemp("site"))
-    yield
-    sys.path[:] = path
+pytestmark = pytest.mark.usefixtures("strangers")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -22,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.interruptions import Chains, Cut, Pairs, cut_at, install, recipe
+from benchmarks.interruptions import Chains, Cut, Pairs, cut_at, recipe
 from gendiff import Domain, Examples, Rejected
 from gendiff.cli import main
 from gendiff.domain import Made
@@ -59,12 +58,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "gendiff_torsion
 Torsions = import_module("gendiff_torsions").Torsions
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    path = list(sys.path)
-    install(tmp_path_factory.mktemp("site"))
-    yield
-    sys.path[:] = path
+pytestmark = pytest.mark.usefixtures("strangers")
 
 
 DOMAINS: dict[str, Domain] = {

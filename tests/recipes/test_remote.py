@@ -17,13 +17,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from torch import Tensor
 
-from benchmarks.interruptions import Chains, Cut, Pairs, cut_at, install, recipe, together
+from benchmarks.interruptions import Chains, Cut, Pairs, cut_at, recipe, together
 from gendiff.cli import main
 from gendiff.errors import DataError, RecipeError
 from gendiff.lazy import digest
@@ -62,13 +61,7 @@ class Frail(MemoryFileSystem):
         Path(lpath).write_bytes(content)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    path = list(sys.path)
-    install(tmp_path_factory.mktemp("site"))
-    fsspec.register_implementation("frail", Frail, clobber=True)
-    yield
-    sys.path[:] = path
+pytestmark = pytest.mark.usefixtures("strangers")
 
 
 @pytest.fixture(autouse=True)

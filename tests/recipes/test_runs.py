@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.interruptions import PLACES, Chains, Cut, Pairs, bits, cut_at, cuts, install, metrics, recipe
+from benchmarks.interruptions import PLACES, Chains, Cut, Pairs, bits, cut_at, cuts, metrics, recipe
 from gendiff.conditions import Label
 from gendiff.denoisers import X0, Denoiser
 from gendiff.domain import Examples
@@ -39,13 +39,7 @@ from gendiff_recipes.recipe import Optimizer, Recipe
 from gendiff_recipes.start import begin_from
 from gendiff_recipes.training import Interrupted, train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    path = list(sys.path)
-    install(tmp_path_factory.mktemp("site"))
-    yield
-    sys.path[:] = path
+pytestmark = pytest.mark.usefixtures("strangers")
 
 
 def short(steps: int = 12, domain: Any = None, **trainer: Any) -> Recipe:
