@@ -17,6 +17,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
@@ -61,7 +62,10 @@ class Frail(MemoryFileSystem):
         Path(lpath).write_bytes(content)
 
 
-pytestmark = pytest.mark.usefixtures("strangers")
+@pytest.fixture(scope="module", autouse=True)
+def _reachable(strangers: None) -> None:
+    """frail:// is known to fsspec, and the small domains are installed."""
+    fsspec.register_implementation("frail", Frail, clobber=True)
 
 
 @pytest.fixture(autouse=True)
