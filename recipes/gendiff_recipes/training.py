@@ -31,9 +31,9 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 import gendiff
 from gendiff.adaptation import on_scale_of
-from gendiff.config import read_json
+from gendiff.config import classes_in, read_json
 from gendiff.domain import Domain
-from gendiff.errors import RecipeError
+from gendiff.errors import GendiffError, RecipeError
 from gendiff.model import Model
 from gendiff.training import load_trained
 
@@ -180,6 +180,19 @@ def agree(old: Mapping[str, Any], new: Mapping[str, Any], data: tuple[Any, Any],
     return said
 
 
+def completed(old: Mapping[str, Any], recipe: Recipe) -> Mapping[str, Any]:
+    """A run's recipe with the fields that it did not have yet when it was written, at their defaults.
+
+    Args:
+        old: As it stands in the run.
+        recipe: The one to go on with, whose classes `old` may name.
+    """
+    try:
+        return json.loads(json.dumps(Recipe.of(old, list(classes_in(recipe))).config()))
+    except GendiffError:
+        return old  # of other classes: `agree` says which
+
+
 def loggers(names: tuple[str, ...], out: Path, name: str, table: Table, step: int) -> list[Logger]:
     """The loggers by name. On resume each goes on where the checkpoint stands."""
     made: list[Logger] = []
@@ -300,6 +313,7 @@ def run(
     said = [*told, *about_warmup(recipe), *said]
     if before is not None:
         taken = state["step"] if state is not None else 0
+        before = completed(before, recipe)
         said += agree(before, json.loads(json.dumps(config)), (state and state["data"], encoded.fingerprint), taken)
         said.append(f"Resuming {out} from step {taken}.")
 

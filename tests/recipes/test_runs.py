@@ -271,6 +271,24 @@ def test_another_recipe_is_refused_by_name(change: dict[str, Any], named: str, t
     assert (tmp_path / "recipe.json").read_bytes() == kept
 
 
+def test_a_run_written_before_a_field_existed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(short(checkpoint=4), tmp_path / "whole", quiet=True)
+    interrupted(short(checkpoint=4), tmp_path / "cut", 6)
+
+    def older(self: Folder) -> dict[str, Any]:
+        config = dict(config_of(self))
+        del config["adapter"], config["guidance"]
+        config["trainer"] = {k: v for k, v in config["trainer"].items() if k not in ("cache_gb", "prepared")}
+        return config
+
+    config_of = Folder.config
+    monkeypatch.setattr(Folder, "config", older)
+    with pytest.raises(RecipeError, match=r"guidance \(1\.0, now 2\.0"):
+        train(dataclasses.replace(short(checkpoint=4), guidance=2.0), tmp_path / "cut", quiet=True, resume=True)
+    train(short(checkpoint=4), tmp_path / "cut", quiet=True, resume=True)
+    assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
+
+
 def test_data_that_changed_under_the_same_recipe_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted(short(), tmp_path, 8)
     encode = Pairs.encode
