@@ -277,14 +277,14 @@ def test_a_run_written_before_a_field_existed_goes_on(tmp_path: Path, monkeypatc
 
     def older(self: Folder) -> dict[str, Any]:
         config = dict(config_of(self))
-        del config["adapter"], config["guidance"]
+        del config["adapter"], config["guidance"], config["limit"]
         config["trainer"] = {k: v for k, v in config["trainer"].items() if k not in ("cache_gb", "prepared")}
         return config
 
     config_of = Folder.config
     monkeypatch.setattr(Folder, "config", older)
-    with pytest.raises(RecipeError, match=r"guidance \(1\.0, now 2\.0"):
-        train(dataclasses.replace(short(checkpoint=4), guidance=2.0), tmp_path / "cut", quiet=True, resume=True)
+    with pytest.raises(RecipeError, match=r"limit \(None, now 20\)"):
+        train(dataclasses.replace(short(checkpoint=4), limit=20), tmp_path / "cut", quiet=True, resume=True)
     train(short(checkpoint=4), tmp_path / "cut", quiet=True, resume=True)
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
 
