@@ -346,7 +346,7 @@ def brightness(args: argparse.Namespace) -> dict[str, Any]:
 def structure(args: argparse.Namespace) -> dict[str, Any]:
     """Helix and strand asked residue by residue, by the patterns of real test chains, and what is found in samples."""
     from gendiff_proteins.bonding import three_states
-    from gendiff_proteins.metrics import METRICS, torsions
+    from gendiff_proteins.metrics import MEASURES, torsions
 
     model = gendiff.load(args.model)
     test = [e for e in model.domain.dataset("test") if len(e.artifact) <= 96]
@@ -379,15 +379,15 @@ def structure(args: argparse.Namespace) -> dict[str, Any]:
     for guidance in args.guidance:
         samples = model.sample(args.n, length=lengths, structure=patterns, fold=None, guidance=guidance, seed=1)
         found[f"guidance {guidance:g}"] = obeyed(samples, patterns)
-        quality[f"asked, guidance {guidance:g}"] = {k: float(f(samples, reference)) for k, f in METRICS.items()}
+        quality[f"asked, guidance {guidance:g}"] = {m.name: m(samples, reference) for m in MEASURES}
         turned = [p[::-1] for p in patterns]
         found[f"guidance {guidance:g}, patterns reversed"] = obeyed(samples, turned)
         print(guidance, {k: round(v["share"], 3) for k, v in found[f"guidance {guidance:g}"].items()}, flush=True)
     for name, other in (("not asked", model), ("the model without the condition", gendiff.load(args.base))):
         free: dict[str, Any] = {"structure": None} if name == "not asked" else {}
         samples = other.sample(args.n, length=lengths, fold=None, guidance=1.0, seed=1, **free)
-        quality[name] = {k: float(f(samples, reference)) for k, f in METRICS.items()}
-    quality["real chains"] = {k: float(f(reference, reference)) for k, f in METRICS.items()}
+        quality[name] = {m.name: m(samples, reference) for m in MEASURES}
+    quality["real chains"] = {m.name: m(reference, reference) for m in MEASURES}
     return {"result": found, "quality": quality, "training": trained(args.model)}
 
 

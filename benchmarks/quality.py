@@ -32,13 +32,14 @@ from gendiff.model import Model
 from gendiff.samples import write_samples
 from gendiff_proteins import Structure
 from gendiff_proteins.domain import GOLDEN
-from gendiff_proteins.metrics import METRICS as MEASURES
+from gendiff_proteins.metrics import MEASURES as ALL
 from gendiff_recipes import audio, images, proteins
 from gendiff_recipes.evaluation import default_request, subset
 from gendiff_recipes.recipe import Recipe
 from gendiff_recipes.training import train
 
 Numbers = dict[str, Any]
+MEASURES = {measure.name: measure for measure in ALL}
 
 
 def drawn(

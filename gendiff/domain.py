@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from gendiff.conditions import Condition, Expects, Label, batch_of, completed, listed, sites_of, told_of, without
 from gendiff.denoisers import Head, default_head
 from gendiff.errors import DataError, RequestError, nearest, printable
+from gendiff.evaluation import Judge, Measure, Observer
 from gendiff.files import data_root as data_root
 from gendiff.files import sealed as sealed
 from gendiff.files import unsealed as unsealed
@@ -333,8 +334,20 @@ class Domain(ABC):
         vars(other).update(head=head or other.head)
         return self if (other.process, other.head) == (self.process, self.head) else other
 
-    def metrics(self) -> dict[str, Callable[[list[Any], list[Any]], float]]:
-        """Name to f(samples, reference), both lists of artifacts."""
+    def metrics(self) -> Mapping[str, Measure | Callable[[list[Any], list[Any]], float]]:
+        """Measures by name; a plain f(samples, reference) of two lists of artifacts is one, whose direction is open."""
+        return {}
+
+    def observed(self) -> Mapping[str, Observer]:
+        """What artifacts show of conditions without a trained judge: by a condition's name, f(artifacts) -> values."""
+        return {}
+
+    def judges(self) -> Mapping[str, Callable[[Examples, Examples], Judge]]:
+        """Who else may judge samples: by name, what is made of training and of test examples, which are real.
+
+        Raises:
+            MissingExtra: When one is made whose package is not installed.
+        """
         return {}
 
     def sampler(self) -> Solver:

@@ -77,6 +77,12 @@ def data_root(root: str | Path | None = None) -> Path:
     return Path(root or os.environ.get("GENDIFF_DATA") or "data")
 
 
+def cache_folder() -> Path:
+    """Where what can be made or fetched again is kept: GENDIFF_CACHE, else ~/.cache/gendiff."""
+    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gendiff")
+    return Path(os.environ.get("GENDIFF_CACHE") or own).expanduser()
+
+
 def allowance(size: int) -> int:
     """Bytes that a file of `size` bytes may unpack to."""
     return max(LEAST, RATIO * size)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,6 +28,7 @@ from gendiff.config import from_config, to_config
 from gendiff.denoisers import TOLD, Denoise, Denoiser, Head, clean, rows_of
 from gendiff.domain import Domain, Request, collate, crop
 from gendiff.errors import RequestError
+from gendiff.evaluation import Measure, measure_of
 from gendiff.guidance import Rule
 from gendiff.processes import Categories, Joint, Leaf, Process
 from gendiff.processes.schedules import Schedule
@@ -298,6 +300,11 @@ def check_domain(
     losses["loss"].mean().backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None]
     assert not silent, f"{domain!r}: no gradient reaches {silent[:3]}"
+    real = examples.artifacts[:48]
+    for name, f in domain.metrics().items():
+        measure = measure_of(name, f)
+        if len(real) >= 2 * measure.least:
+            check_measure(measure, real[: len(real) // 2], real[len(real) // 2 :])
     try:
         domain.request(n, **domain.preview(n), nonsense_keyword=1)
     except (RequestError, TypeError):
@@ -368,6 +375,30 @@ def check_condition(condition: Condition, values: Sequence[Any], *, sites: tuple
     except RequestError:
         return
     raise AssertionError(f"{condition!r}: encode(object()) was taken without a word")
+
+
+def check_measure(
+    measure: Measure, samples: Sequence[Any], reference: Sequence[Any], *, tolerance: float = 1e-9
+) -> None:
+    """Tries a measure: each artifact is described by itself, order says nothing, descriptions suffice.
+
+    Args:
+        samples: Artifacts, at least `measure.least`.
+        reference: Others.
+        tolerance: Relative, of the number.
+    """
+    whole = float(measure(samples, reference))
+    own, other = ([row for one in group for row in measure.features([one])] for group in (samples, reference))
+    pieces = measure.estimate(own, () if measure.against == "nothing" else other, 0).value
+    bound = tolerance * max(1.0, abs(whole))
+    require(abs(pieces - whole), bound, f"{measure!r}: described one by one, or all at once")
+    if measure.rows is None:  # rows may say which samples are beside which
+        order = np.random.default_rng(0).permutation(len(samples))
+        turned = float(measure([samples[i] for i in order], reference))
+        require(abs(turned - whole), bound, f"{measure!r}: in another order")
+    again = measure.estimate(own, other, 8)
+    low, high = measure.within
+    assert low <= again.low <= again.value <= again.high <= high, f"{measure!r}: {again} outside {measure.within}"
 
 
 def row(x: State, i: int) -> State:

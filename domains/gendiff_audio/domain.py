@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +25,8 @@ from gendiff.conditions import Condition
 from gendiff.denoisers import EDMHead
 from gendiff.domain import Domain, Examples, Request
 from gendiff.errors import DataError, RequestError
-from gendiff.evaluation import frechet, wasserstein1
+from gendiff.evaluation import Judge, Measure, Observer
+from gendiff.evaluation.measures import each
 from gendiff.guidance import Given, Measurement
 from gendiff.processes import Gaussian
 from gendiff.processes.schedules import EDM
@@ -32,7 +34,8 @@ from gendiff.sampling.grids import Karras
 from gendiff.sampling.solvers import DPMpp2M, Solver
 from gendiff_audio import io
 from gendiff_audio.clip import AudioError, Clip, Gap, mono
-from gendiff_audio.measures import centroid, duration, level, pitch, statistics
+from gendiff_audio.judge import trained_judge
+from gendiff_audio.measures import measures_of, pitch
 from gendiff_audio.networks import MelUNet
 from gendiff_audio.phase import GriffinLim, Phase, Vocoder, waveform
 from gendiff_audio.sources import ClipSource, Tones
@@ -303,24 +306,17 @@ class Audio(Domain):
         spans = [frames / self.spectrogram.rate for frames in self.lengths]
         return {} if self.canvas is not None else {"seconds": (min(spans), max(spans))}
 
-    def metrics(self) -> dict[str, Callable[[list[Clip], list[Clip]], float]]:
-        """Distances that need no trained model: `fd` between hand-made features, and between the distributions of one
-        quantity, in its unit: seconds of sound, dBFS, and hertz of the spectrum's centre and of the pitch.
-        """
+    def metrics(self) -> dict[str, Measure]:
+        """What needs no trained model (see `gendiff_audio.measures`); the judge "classifier" says more."""
+        return {measure.name: measure for measure in measures_of(self.spectrogram)}
 
-        def fd(samples: list[Clip], reference: list[Clip]) -> float:
-            return frechet(statistics(samples, self.spectrogram), statistics(reference, self.spectrogram))
+    def judges(self) -> Mapping[str, Callable[[Examples, Examples], Judge]]:
+        """A classifier of all labels trained on real clips, of domains with labels."""
+        return {"classifier": partial(trained_judge, self.labels)} if self.labels else {}
 
-        def spread(measure: Callable[[Clip], float]) -> Callable[[list[Clip], list[Clip]], float]:
-            def distance(samples: list[Clip], reference: list[Clip]) -> float:
-                a, b = (np.array([measure(clip) for clip in clips]) for clips in (samples, reference))
-                a, b = a[np.isfinite(a)], b[np.isfinite(b)]
-                return wasserstein1(a, b) if len(a) and len(b) else float("nan")
-
-            return distance
-
-        quantities = {"duration_s": duration, "level_db": level, "centroid_hz": centroid, "pitch_hz": pitch}
-        return {"fd": fd, **{name: spread(measure) for name, measure in quantities.items()}}
+    def observed(self) -> Mapping[str, Observer]:
+        """The pitch that is heard, where one may be asked for: by autocorrelation."""
+        return {"pitch": partial(each, pitch)} if "pitch" in self.conditions else {}
 
     def read(self, path: str | Path) -> Clip:
         return io.read(path)

@@ -7,9 +7,11 @@ shifted, stretched, scaled, noisy and with a band missing, so that it listens to
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gendiff.domain import Example
+from gendiff import evaluation
+from gendiff.conditions import Label
+from gendiff.domain import Example, Examples
 from gendiff.errors import CheckpointError, DataError
 from gendiff.evaluation import frechet
+from gendiff.evaluation.measures import between
+from gendiff.files import cache_folder
 from gendiff_audio.clip import Clip, mono
 from gendiff_audio.resample import resample
 from gendiff_audio.spectrogram import LogMel
@@ -212,3 +218,49 @@ def augment(L: Tensor, silence: float, generator: torch.Generator) -> Tensor:
     start, width = uniform(0, M, 1), uniform(0, 8, 1) * (uniform(0, 1, 1) < 0.5)
     band = (torch.arange(M) >= start) & (torch.arange(M) < start + width)
     return torch.where(band[:, None], silence, y).clamp_min(silence)
+
+
+def trained_judge(labels: Mapping[str, tuple[str, ...]], train: Examples, test: Examples) -> evaluation.Judge:
+    """A classifier of all labels trained on real clips, and how well it knows others; kept on disk between uses.
+
+    Args:
+        labels: The names of their values, by condition.
+        train: What it learns from.
+        test: What it is tried on.
+    """
+
+    def known(examples: Examples) -> list[Example]:
+        numbers = {name: Label(values) for name, values in labels.items()}
+        said = [{name: own.number(cond.get(name)) for name, own in numbers.items()} for cond in examples.conds]
+        whole = [i for i, own in enumerate(said) if all(own[name] < len(labels[name]) for name in labels)]
+        return [Example(examples[i].artifact, said[i]) for i in whole]
+
+    taught = known(train)
+    found = hashlib.sha256(repr(sorted(labels.items())).encode())
+    for example in taught:
+        found.update(example.artifact.samples.tobytes() + repr((example.artifact.sample_rate, example.cond)).encode())
+    path = cache_folder() / "judges" / f"{found.hexdigest()[:24]}.safetensors"
+    if path.exists():
+        judge = Judge.load(path)
+    else:
+        judge = Judge.fit(taught, labels)
+        judge.save(path)
+    tried = known(test)
+    right = judge.accuracy([e.artifact for e in tried], {name: [int(e.cond[name]) for e in tried] for name in labels})
+    width = judge.network.project.out_features
+    return evaluation.Judge(
+        "classifier",
+        (between("frechet", partial(vectors, judge), frechet, least=width + 1),),
+        {name: partial(heard, judge, name) for name in labels},
+        {"accuracy on real test clips": right, "n": len(tried), "trained on": len(taught)},
+    )
+
+
+def vectors(judge: Judge, clips: Sequence[Clip]) -> list[np.ndarray]:
+    """The features of each clip."""
+    return list(judge.features(clips))
+
+
+def heard(judge: Judge, label: str, clips: Sequence[Clip]) -> list[str]:
+    """What each clip is heard as."""
+    return [judge.labels[label][k] for k in judge.probabilities(clips)[label].argmax(-1).tolist()]

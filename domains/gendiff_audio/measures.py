@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
+from gendiff.evaluation import Measure, frechet, wasserstein1
+from gendiff.evaluation.measures import between, each
 from gendiff_audio.clip import Clip, decibels, mono
 from gendiff_audio.spectrogram import LogMel
 
@@ -82,3 +85,36 @@ def _features(clip: Clip, spectrogram: LogMel) -> np.ndarray:
     slope = (bands * time).sum(0) / np.maximum(np.square(time).sum(), 1e-9)
     change = np.abs(np.diff(bands, axis=0)).mean(0) if len(bands) > 1 else np.zeros(bands.shape[1])
     return np.concatenate([bands.mean(0), bands.std(0), change, slope, [4 * duration(clip), level(clip) / 8.7]])
+
+
+def described(spectrogram: LogMel, clips: Sequence[Clip]) -> list[np.ndarray]:
+    """`statistics` of each clip."""
+    return list(statistics(clips, spectrogram))
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> float:
+    """Wasserstein-1 distance of the numbers that are finite; NaN without any."""
+    a, b = a[np.isfinite(a)], b[np.isfinite(b)]
+    return wasserstein1(a, b) if len(a) and len(b) else float("nan")
+
+
+def measures_of(spectrogram: LogMel) -> tuple[Measure, ...]:
+    """Measures that need no trained model: `fd` between hand-made features, and distances between the distributions
+    of one quantity, in its unit.
+    """
+    quantities = {
+        "duration_s": (duration, "s", "how long clips sound, from first to last within 40 dB of the loudest"),
+        "level_db": (level, "dB", "how loud their sounding part is"),
+        "centroid_hz": (centroid, "Hz", "the centre of their power spectrum"),
+        "pitch_hz": (pitch, "Hz", "their pitch by autocorrelation, of those that have one"),
+    }
+    return (
+        between(
+            "fd", partial(described, spectrogram), frechet, least=4 * BANDS + 3,
+            about="Frechet distance between statistics of 16 mel bands over time, length and level; sees no words.",
+        ),
+        *(
+            between(name, partial(each, f), apart, unit=unit, least=1, about=f"Wasserstein-1 distance of {said}.")
+            for name, (f, unit, said) in quantities.items()
+        ),
+    )  # fmt: skip

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gendiff.errors import RequestError
+from gendiff.evaluation import Measure, measures
 from gendiff.evaluation import distances as metrics
 
 
@@ -36,15 +37,15 @@ def stack(pictures: Sequence[Tensor], *, least: int = 1) -> Tensor:
     return torch.stack([p.to(torch.float32) for p in pictures])
 
 
-def energy(samples: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """Energy distance on pooled pixels (Szekely & Rizzo 2013), the unbiased U-statistic; may be slightly negative.
+def pooled(pictures: Sequence[Tensor]) -> list[np.ndarray]:
+    """Pixels pooled to at most 8 x 8, a vector for each picture."""
+    x = stack(pictures).double()
+    return list(F.adaptive_avg_pool2d(x, min(8, *x.shape[2:])).flatten(1).numpy())
 
-    Of more than 2,000 pictures the first 2,000 count.
-    """
-    a, b = stack(samples, least=2), stack(reference, least=2)
-    side = min(8, *a.shape[2:])
-    pooled = (F.adaptive_avg_pool2d(v.double(), side).flatten(1)[:2000].numpy() for v in (a, b))
-    return metrics.energy(*pooled)
+
+def energy_of(a: np.ndarray, b: np.ndarray) -> float:
+    """Energy distance of vectors; of more than 2,000 the first 2,000 count."""
+    return metrics.energy(a[:2000], b[:2000])
 
 
 def random_features(pictures: Tensor, *, width: int = 32, seed: int = 0) -> Tensor:
@@ -62,10 +63,9 @@ def random_features(pictures: Tensor, *, width: int = 32, seed: int = 0) -> Tens
     return torch.cat((h.mean((2, 3)), h.std((2, 3), correction=0)), dim=1)
 
 
-def texture(samples: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """Frechet distance between random convolutional features; grows with blur, noise and a wrong palette."""
-    a, b = (torch.cat([random_features(part) for part in stack(v, least=2).split(256)]) for v in (samples, reference))
-    return metrics.frechet(a.numpy(), b.numpy())
+def textured(pictures: Sequence[Tensor]) -> list[np.ndarray]:
+    """`random_features` of each picture."""
+    return list(torch.cat([random_features(part) for part in stack(pictures).split(64)]).numpy())
 
 
 def _neighbours(samples: Sequence[Tensor], reference: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,14 +80,38 @@ def _neighbours(samples: Sequence[Tensor], reference: Sequence[Tensor]) -> tuple
     return true.gather(1, order), near.gather(1, order[:, :1])[:, 0], b
 
 
-def copies(samples: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """Share of samples that are copies of one reference picture; `reference` should be the training set."""
+def copied(samples: Sequence[Tensor], reference: Sequence[Tensor]) -> list[bool]:
+    """Whether each sample is a copy of one reference picture."""
     gap, _, _ = _neighbours(samples, reference)
-    return float((gap[:, 0] < gap[:, 1] / 3).double().mean())
+    return (gap[:, 0] < gap[:, 1] / 3).tolist()
 
 
-def novelty(samples: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """Distance to the nearest reference in units of the distance between references there (median)."""
+def distances_to(samples: Sequence[Tensor], reference: Sequence[Tensor]) -> list[float]:
+    """Of each sample the distance to the nearest reference, in units of the distance between references there."""
     gap, index, b = _neighbours(samples, reference)
     own = torch.stack([torch.cat(((b[:i] - b[i]), (b[i + 1 :] - b[i]))).norm(dim=1).min() for i in index.tolist()])
-    return float((gap[:, 0] / own.clamp_min(1e-12)).median())
+    return (gap[:, 0] / own.clamp_min(1e-12)).tolist()
+
+
+def median(own: Sequence[float], other: Sequence[float] = ()) -> float:
+    """The middle of numbers, the lower one of two."""
+    return float(torch.tensor(own).median())
+
+
+energy = measures.between(
+    "energy", pooled, energy_of, within=(-np.inf, np.inf),
+    about="Energy distance of pictures pooled to 8 x 8, unbiased, may be slightly negative. Sees layout, no detail.",
+)  # fmt: skip
+texture = measures.between(
+    "texture", textured, metrics.frechet, least=65,
+    about="Frechet distance between random convolutional features; grows with blur, noise and a wrong palette.",
+)  # fmt: skip
+novelty = Measure(
+    "novelty", median, rows=distances_to, against="training", least=2,
+    about="Distance to the nearest training picture over the distance between training pictures there, median.",
+)  # fmt: skip
+copies = Measure(
+    "copies", measures.finite_mean, rows=copied, against="training", better="lower", least=2, counts=True,
+    about="Share of samples three times nearer to one training picture than to any other.",
+)  # fmt: skip
+MEASURES = (energy, texture, novelty, copies)

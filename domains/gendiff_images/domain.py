@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gendiff import evaluation
 from gendiff.conditions import Condition, Label
 from gendiff.denoisers import Head, Velocity
 from gendiff.domain import Domain, Examples, Request
 from gendiff.errors import DataError, RequestError
+from gendiff.evaluation import Measure
 from gendiff.guidance import Given, Measurement
 from gendiff.nn import grid_network, grid_sizes
 from gendiff.processes import Gaussian, Process
@@ -31,6 +34,7 @@ from gendiff.sampling.solvers import Adams, Solver
 from gendiff.spaces import State
 from gendiff_images import distances, io
 from gendiff_images.grid import save_grid
+from gendiff_images.judge import trained_judge
 from gendiff_images.masked import Masked
 from gendiff_images.sources import CIFAR10, MNIST, Digits, Fashion, PictureSource, labels_of
 
@@ -236,12 +240,13 @@ class Images(Domain):
     def with_statistics(self, other: Domain) -> Images:
         return replace(self, mean=other.mean, std=other.std) if isinstance(other, Images) else self
 
-    def metrics(self) -> dict[str, Callable[[list[Any], list[Any]], float]]:
-        """Distances that need no trained network (see `gendiff_images.distances`); `Judge` has those that do.
+    def metrics(self) -> dict[str, Measure]:
+        """What needs no trained network (see `gendiff_images.distances`); the judge "classifier" says more."""
+        return {measure.name: measure for measure in distances.MEASURES}
 
-        Whether samples copy training pictures is another question: `copies(samples, training)`.
-        """
-        return {"energy": distances.energy, "texture": distances.texture, "novelty": distances.novelty}
+    def judges(self) -> Mapping[str, Callable[[Examples, Examples], evaluation.Judge]]:
+        """A classifier of the label trained on real pictures, of domains with classes."""
+        return {"classifier": partial(trained_judge, self.classes, self.flip)} if len(self.classes) > 1 else {}
 
     def read(self, path: str | Path) -> Tensor:
         """A picture in a file, brought to this domain's size as its source does it: the middle cut, by default."""

@@ -9,16 +9,25 @@ bounds what a perfect generator would score.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gendiff import evaluation
+from gendiff.conditions import Label
+from gendiff.domain import Examples
 from gendiff.errors import CheckpointError, RequestError
 from gendiff.evaluation import distances as metrics
+from gendiff.evaluation import measures
+from gendiff.files import cache_folder
 from gendiff_images.distances import stack
 
 
@@ -105,6 +114,7 @@ class Judge:
             torch.manual_seed(seed)
             judge = cls(classes, channels=x.shape[1])
         net = judge.network.train()
+        fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
         optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.05)
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
         order = torch.cat([torch.randperm(len(x), generator=generator) for _ in range(steps * batch // len(x) + 1)])
@@ -116,7 +126,7 @@ class Judge:
             ]
             if flip and step % 2:
                 moved = moved.flip(-1)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast):
                 logits = net(moved)
             loss = F.cross_entropy(logits.float(), y[pick])
             optimizer.zero_grad(set_to_none=True)
@@ -190,3 +200,58 @@ class Judge:
             raise CheckpointError(f"{path}: {type(e).__name__}: {e}", "a judge written by Judge.save") from e
         judge.network.eval()
         return judge
+
+
+def trained_judge(classes: Sequence[str], flip: bool, train: Examples, test: Examples) -> evaluation.Judge:
+    """A classifier of the label trained on real pictures, and how well it knows others; kept on disk between uses.
+
+    Up to 30 epochs, and 700 steps of 256.
+
+    Args:
+        classes: Names.
+        flip: Whether mirror images count as the same.
+        train: What it learns from, up to 20,000 of them.
+        test: What it is tried on, up to 2,000.
+    """
+
+    def chosen(examples: Examples, most: int) -> tuple[list[Tensor], list[int]]:
+        order = np.random.default_rng(0).permutation(len(examples))[:most]
+        own = [examples[int(k)] for k in order if examples.conds[int(k)].get("label") is not None]
+        return [e.artifact for e in own], [label.number(e.cond["label"]) for e in own]
+
+    label = Label(tuple(classes))
+    known, tried = chosen(train, 20_000), chosen(test, 2_000)
+    path = cache_folder() / "judges" / f"{fingerprint(*known, classes, flip)}.safetensors"
+    if path.exists():
+        judge = Judge.load(path)
+    else:
+        steps = min(700, 30 * len(known[0]) // 256 + 1)
+        judge = Judge.train(*known, classes, flip=flip, steps=steps)
+        judge.examine(*tried)
+        judge.save(path)
+    features = partial(vectors, judge)
+    return evaluation.Judge(
+        "classifier",
+        (measures.between("frechet", features, metrics.frechet, least=4 * judge.width + 1),),
+        {"label": partial(recognised, judge)},
+        {"accuracy on real test pictures": judge.held_out, "n": len(tried[0]), "trained on": len(known[0])},
+    )
+
+
+def vectors(judge: Judge, pictures: Sequence[Tensor]) -> list[np.ndarray]:
+    """The features of each picture."""
+    return list(judge.features(pictures).numpy())
+
+
+def recognised(judge: Judge, pictures: Sequence[Tensor]) -> list[str]:
+    """The class of each picture."""
+    return [judge.classes[k] for k in judge.recognise(pictures).tolist()]
+
+
+def fingerprint(*parts: Any) -> str:
+    """A name for what a judge was trained on and how."""
+    found = hashlib.sha256()
+    for part in parts:
+        pictures = isinstance(part, list) and isinstance(part[0], Tensor)
+        found.update(stack(part).numpy().tobytes() if pictures else repr(part).encode())
+    return found.hexdigest()[:24]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,6 +42,8 @@ from gendiff import (
 )
 from gendiff.domain import Made
 from gendiff.errors import DataError, RequestError, nearest
+from gendiff.evaluation import Judge, Measure, Observer
+from gendiff.evaluation.measures import each
 from gendiff.processes import schedule_of
 from gendiff.sampling.solvers import Solver
 from gendiff.training import Auxiliary
@@ -48,11 +51,12 @@ from gendiff.training import Auxiliary
 from . import frames, metrics, superpose
 from .bonding import three_states
 from .geometry import geometry_loss
+from .judge import proteinmpnn
 from .motif import Motif
 from .networks import FrameNetwork
 from .reading import read
 from .repulsion import untangle
-from .sources import FOLDS, Backbones, Chains
+from .sources import FOLDS, Backbones, Chains, fold
 from .structure import Structure
 from .writing import write
 
@@ -201,8 +205,17 @@ class Proteins(Domain):
         items = Made(examples.artifacts, cond, examples.names)
         return Examples(items, examples.rejected, examples.others, examples.notes)
 
-    def metrics(self) -> dict[str, Callable[[list[Structure], list[Structure]], float]]:
-        return {**metrics.METRICS, "pairwise_tm": superpose.diversity}
+    def metrics(self) -> dict[str, Measure]:
+        return {measure.name: measure for measure in (*metrics.MEASURES, superpose.diversity)}
+
+    def judges(self) -> Mapping[str, Callable[[Examples, Examples], Judge]]:
+        """ProteinMPNN, of the package of that name."""
+        return {"proteinmpnn": proteinmpnn}
+
+    def observed(self) -> Mapping[str, Observer]:
+        """The fold by CA alone and, where it may be asked for, the secondary structure by hydrogen bonds."""
+        known: dict[str, Observer] = {"fold": partial(each, fold), "structure": partial(each, three_states)}
+        return {name: f for name, f in known.items() if name in self.conditions}
 
     def sampler(self) -> Solver:
         return DDPM(60, noise_scale=0.4)

@@ -15,10 +15,16 @@ right-handed 0.2 to 0.4 against left-handed 0.01 to 0.04, Rg / (2.2 N^0.38) near
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+
+from gendiff.evaluation import Measure, wasserstein1
+from gendiff.evaluation.measures import between, between_pools, each, mean, pooled, share_within
 
 from . import bonding
 from .bonding import joined as _joined
@@ -26,6 +32,8 @@ from .frames import C_N, C_N_CA, CA_C_N, CA_CA, N_CA_C, dihedral
 from .structure import Structure
 
 Structures = Sequence[Structure]
+Statistic = Callable[[np.ndarray], float]
+SHARE = (0.0, 1.0)
 
 CLASH = 3.6  # a CA-CA distance below this, more than two residues apart, is a clash
 ATOM_CLASH = 2.5  # two backbone atoms nearer than this, in residues that are no neighbours, clash
@@ -200,30 +208,115 @@ def ramachandran(structures: Structures, bins: int = 18) -> np.ndarray:
     return np.histogram2d(pairs[:, 0], pairs[:, 1], bins=bins, range=[[-180, 180]] * 2)[0]
 
 
-def step_share(samples: Structures, reference: Structures = ()) -> float:
-    """Share of CA-CA steps within 0.1 A of 3.8. Sees no other bond, and counts a cis proline as wrong."""
-    return _mean(np.abs(steps(samples) - CA_CA) < 0.1)
+def steps_of(structure: Structure) -> np.ndarray:
+    """The CA-CA distances along a chain."""
+    return steps([structure])
 
 
-def step_deviation(samples: Structures, reference: Structures = ()) -> float:
-    """Mean |CA-CA - 3.8|, angstrom. Sees no other bond."""
-    return _mean(np.abs(steps(samples) - CA_CA))
+def bonds_of(structure: Structure) -> dict[str, np.ndarray]:
+    """`bonds` of one structure."""
+    return bonds([structure])
 
 
-def bond_deviation(samples: Structures, reference: Structures = ()) -> float:
-    """Root mean square of C-N - 1.329, angstrom. Sees no angle, and nothing across a break (C-N > 2 A)."""
-    return math.sqrt(_mean((bonds(samples)["C-N"] - C_N) ** 2))
+def turns_of(structure: Structure) -> np.ndarray:
+    """The CA dihedrals of one structure that are not missing."""
+    tau = ca_torsions(structure)
+    return tau[np.isfinite(tau)]
 
 
-def bond_share(samples: Structures, reference: Structures = ()) -> float:
-    """Share of peptide bonds C-N within 0.1 A of 1.329. A chain that is broken (C-N > 2 A) has none there to count."""
-    return _mean(np.abs(bonds(samples)["C-N"] - C_N) < 0.1)
+def phis_of(structure: Structure) -> np.ndarray:
+    """The phi of one structure that are not missing."""
+    phi = torsions(structure)[0]
+    return phi[np.isfinite(phi)]
 
 
-def chain_breaks(samples: Structures, reference: Structures = ()) -> float:
-    """Breaks a residue within chains, C-N > 2 A or CA-CA > 4.2 A: other measures do not see across them."""
-    found = [sum(s.chains[b] == s.chains[b + 1] for b in s.breaks) for s in samples]
-    return sum(found) / max(sum(map(len, samples)), 1)
+def ramachandran_of(structure: Structure) -> np.ndarray:
+    """`ramachandran` of one structure."""
+    return ramachandran([structure])
+
+
+def breaks_of(structure: Structure) -> tuple[int, int]:
+    """Breaks within chains, and residues."""
+    return sum(structure.chains[b] == structure.chains[b + 1] for b in structure.breaks), len(structure)
+
+
+def clashes_of(structure: Structure) -> tuple[int, int]:
+    """`atom_clashes`, and residues."""
+    return atom_clashes(structure), len(structure)
+
+
+def by_ca(structure: Structure) -> dict[str, int]:
+    """How many residues of each letter, by CA alone."""
+    return Counter(secondary_structure(structure))
+
+
+def by_bonds(structure: Structure) -> dict[str, int]:
+    """How many residues of each letter, by hydrogen bonds."""
+    return Counter(bonding.secondary_structure(structure))
+
+
+def ratio_of(structure: Structure) -> float:
+    """Radius of gyration over that of a globular chain."""
+    return float(radii([structure])[0])
+
+
+def _pooled_bonds(kind: str, statistic: Statistic, own: Sequence[dict[str, np.ndarray]], other: object = ()) -> float:
+    return statistic(_pool([one[kind] for one in own]))
+
+
+def _share_of_letter(letter: str, own: Sequence[dict[str, int]], other: object = ()) -> float:
+    return sum(one.get(letter, 0) for one in own) / max(sum(sum(one.values()) for one in own), 1)
+
+
+def _biased(own: Sequence[dict[str, np.ndarray]], other: object = ()) -> float:
+    means = (_pooled_bonds(name, _mean, own) - ideal for name, ideal in (("CA-C-N", CA_C_N), ("C-N-CA", C_N_CA)))
+    return max(abs(one) for one in means)
+
+
+def _summed_divergence(own: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
+    return divergence(np.sum(own, axis=0), np.sum(other, axis=0))
+
+
+def _w1(a: np.ndarray, b: np.ndarray) -> float:
+    return wasserstein1(a, b)
+
+
+def _circular_w1(a: np.ndarray, b: np.ndarray) -> float:
+    histograms = []
+    for tau in (a, b):
+        histogram = np.histogram(tau, bins=72, range=(-180, 180))[0]
+        histograms.append(histogram / max(histogram.sum(), 1))
+    flow = np.cumsum(histograms[0] - histograms[1])
+    return float(np.abs(flow - np.median(flow)).sum() * 5.0)
+
+
+def _near(ideal: float, values: np.ndarray) -> float:
+    return _mean(np.abs(values - ideal) < 0.1)
+
+
+def _off(ideal: float, values: np.ndarray) -> float:
+    return _mean(np.abs(values - ideal))
+
+
+def _rms_off(ideal: float, values: np.ndarray) -> float:
+    return math.sqrt(_mean((values - ideal) ** 2))
+
+
+def _unplanar(omega: np.ndarray) -> float:
+    omega = np.abs(omega)
+    return math.sqrt(_mean(np.minimum(omega, 180 - omega) ** 2))
+
+
+def _within(low: float, high: float, values: np.ndarray) -> float:
+    return _mean((values >= low) & (values <= high))
+
+
+def _negative(values: np.ndarray) -> float:
+    return _mean(values < 0)
+
+
+def _cis(omega: np.ndarray) -> float:
+    return _mean(np.abs(omega) < 90)
 
 
 def angle_deviations(samples: Structures) -> dict[str, tuple[float, float]]:
@@ -237,147 +330,120 @@ def _sd(values: np.ndarray) -> float:
     return float(values.std()) if len(values) else math.nan
 
 
-def carbonyl_angle_sd(samples: Structures, reference: Structures = ()) -> float:
-    """Standard deviation of the angle CA-C-N, degrees; 1 to 2 in crystals. Sees neither bond lengths nor a bias."""
-    return angle_deviations(samples)["CA-C-N"][1]
+def _bonded(name: str, kind: str, statistic: Statistic, **told: Any) -> Measure:
+    told = {"against": "nothing", "within": (0.0, np.inf), **told}
+    return Measure(name, partial(_pooled_bonds, kind, statistic), partial(each, bonds_of), **told)
 
 
-def amide_angle_sd(samples: Structures, reference: Structures = ()) -> float:
-    """Standard deviation of the angle C-N-CA, degrees; 1 to 2 in crystals. Sees neither bond lengths nor a bias."""
-    return angle_deviations(samples)["C-N-CA"][1]
+def _lettered(name: str, letter: str, describe: Callable[[Structure], Any], about: str) -> Measure:
+    return Measure(
+        name, partial(_share_of_letter, letter), partial(each, describe), against="nothing", within=SHARE, about=about
+    )
 
 
-def residue_angle_sd(samples: Structures, reference: Structures = ()) -> float:
-    """Standard deviation of the angle N-CA-C, degrees. 0 for every sample of frames, whose residues are ideal."""
-    return angle_deviations(samples)["N-CA-C"][1]
+step_share = pooled(
+    "ca_step_share", steps_of, partial(_near, CA_CA), better="higher",
+    within=SHARE,
+    about="Share of CA-CA steps within 0.1 A of 3.8. Sees no other bond, and counts a cis proline as wrong.",
+)  # fmt: skip
+step_deviation = pooled(
+    "ca_step_deviation", steps_of, partial(_off, CA_CA), unit="A", better="lower",
+    about="Mean |CA-CA - 3.8|. Sees no other bond.",
+)  # fmt: skip
+bond_deviation = _bonded(
+    "cn_bond_deviation", "C-N", partial(_rms_off, C_N), unit="A", better="lower",
+    about="Root mean square of C-N - 1.329. Sees no angle, and nothing across a break (C-N > 2 A).",
+)  # fmt: skip
+bond_share = _bonded(
+    "cn_bond_share", "C-N", partial(_near, C_N), better="higher",
+    within=SHARE,
+    about="Share of peptide bonds C-N within 0.1 A of 1.329. A broken chain (C-N > 2 A) has none there to count.",
+)  # fmt: skip
+chain_breaks = share_within(
+    "chain_breaks", breaks_of, better="lower", within=(0, np.inf),
+    about="Breaks a residue within chains, C-N > 2 A or CA-CA > 4.2 A: other measures do not see across them.",
+)  # fmt: skip
+carbonyl_angle_sd = _bonded(
+    "ca_c_n_angle_sd", "CA-C-N", _sd, unit="deg",
+    about="Standard deviation of the angle CA-C-N; 1 to 2 in crystals. Sees neither bond lengths nor a bias.",
+)  # fmt: skip
+amide_angle_sd = _bonded(
+    "c_n_ca_angle_sd", "C-N-CA", _sd, unit="deg",
+    about="Standard deviation of the angle C-N-CA; 1 to 2 in crystals. Sees neither bond lengths nor a bias.",
+)  # fmt: skip
+residue_angle_sd = _bonded(
+    "n_ca_c_angle_sd", "N-CA-C", _sd, unit="deg",
+    about="Standard deviation of the angle N-CA-C. 0 for every sample of frames, whose residues are ideal.",
+)  # fmt: skip
+angle_bias = Measure(
+    "angle_bias", _biased, partial(each, bonds_of), unit="deg", better="lower", against="nothing",
+    about="Largest |mean - ideal| of the angles CA-C-N and C-N-CA. Sees no spread.",
+)  # fmt: skip
+omega_deviation = _bonded(
+    "omega_deviation", "omega", _unplanar, unit="deg",
+    about="Root mean square of omega from the nearer of 0 and 180 degrees. `cis_share` tells cis from trans.",
+)  # fmt: skip
+cis_share = _bonded(
+    "cis_share", "omega", _cis,
+    within=SHARE,
+    about="Share of peptides with |omega| < 90 degrees; 0.003 to 0.005 of real ones, most before proline.",
+)  # fmt: skip
+clash_share = pooled(
+    "ca_clash_share", clashing, _mean, better="lower",
+    within=SHARE,
+    about="Share of residues whose CA is within 3.6 A of one more than two places away. Sees no atom but CA.",
+)  # fmt: skip
+atom_clash_rate = share_within(
+    "atom_clash_rate", clashes_of, better="lower", within=(0, np.inf),
+    about="Pairs of N, CA, C, O nearer than 2.5 A, in residues two or more apart, a residue. Sees no side chain.",
+)  # fmt: skip
+right_handed = pooled(
+    "right_handed", turns_of, partial(_within, 30, 70),
+    within=SHARE,
+    about="Share of right-handed CA turns. A share of helix: chains without helices have few.",
+)  # fmt: skip
+left_handed = pooled(
+    "left_handed", turns_of, partial(_within, -70, -30),
+    within=SHARE,
+    about="Share of left-handed CA turns: a mirror image swaps it with `right_handed`.",
+)  # fmt: skip
+negative_phi = pooled(
+    "negative_phi", phis_of, _negative,
+    within=SHARE,
+    about="Share of residues with phi < 0: flips in the mirror. Glycines make it less than 1 in real chains.",
+)  # fmt: skip
+hbond_helix = _lettered(
+    "hbond_helix", "H", by_bonds,
+    "Share of residues in alpha helices by hydrogen bonds (H of Kabsch and Sander). Blind to handedness.",
+)  # fmt: skip
+hbond_strand = _lettered(
+    "hbond_strand", "E", by_bonds,
+    "Share of residues in ladders of hydrogen bonds (E of Kabsch and Sander). Blind to handedness and to twist.",
+)  # fmt: skip
+helix = _lettered(
+    "ca_helix", "H", by_ca,
+    "Share of residues in helices by CA alone (P-SEA). Sees no hydrogen bond; `hbond_helix` does.",
+)  # fmt: skip
+strand = _lettered(
+    "ca_strand", "E", by_ca,
+    "Share of residues in strands by CA alone (P-SEA). Extended chains without a partner count; see `hbond_strand`.",
+)  # fmt: skip
+radius_ratio = mean("rg_ratio", ratio_of, about="Mean of Rg / (2.2 N^0.38). Sees size alone, no packing.")
+ramachandran_divergence = Measure(
+    "ramachandran_jsd", _summed_divergence, partial(each, ramachandran_of), unit="bit", better="lower",
+    about="Jensen-Shannon divergence of (phi, psi) to the reference. Sees no order along the chain.",
+)  # fmt: skip
+radius_distance = between(
+    "rg_w1", partial(each, ratio_of), _w1, least=1, about="Wasserstein-1 distance of Rg ratios to the reference."
+)
+turn_distance = between_pools(
+    "ca_dihedral_w1", turns_of, _circular_w1, unit="deg",
+    about="Wasserstein-1 distance of CA dihedrals to the reference, on the circle.",
+)  # fmt: skip
 
-
-def angle_bias(samples: Structures, reference: Structures = ()) -> float:
-    """Largest |mean - ideal| of the angles CA-C-N and C-N-CA, degrees. Sees no spread."""
-    found = angle_deviations(samples)
-    return max(abs(found[name][0]) for name in ("CA-C-N", "C-N-CA"))
-
-
-def omega_deviation(samples: Structures, reference: Structures = ()) -> float:
-    """Root mean square of omega from the nearer of 0 and 180 degrees: how far peptides are from planar.
-
-    Does not see whether a peptide is cis or trans: `cis_share` does.
-    """
-    omega = np.abs(bonds(samples)["omega"])
-    return math.sqrt(_mean(np.minimum(omega, 180 - omega) ** 2))
-
-
-def cis_share(samples: Structures, reference: Structures = ()) -> float:
-    """Share of peptides with |omega| < 90 degrees; 0.003 to 0.005 of real ones, most before proline."""
-    return _mean(np.abs(bonds(samples)["omega"]) < 90)
-
-
-def clash_share(samples: Structures, reference: Structures = ()) -> float:
-    """Share of residues whose CA is within 3.6 A of one more than two places away. Sees no atom but CA."""
-    return _mean(_pool([clashing(s) for s in samples]))
-
-
-def atom_clash_rate(samples: Structures, reference: Structures = ()) -> float:
-    """Pairs of N, CA, C, O nearer than 2.5 A, in residues two or more places apart, a residue.
-
-    Sees no side chain, no hydrogen, and no clash between neighbours.
-    """
-    return sum(atom_clashes(s) for s in samples) / max(sum(map(len, samples)), 1)
-
-
-def negative_phi(samples: Structures, reference: Structures = ()) -> float:
-    """Share of residues with phi < 0: flips in the mirror. Glycines make it less than 1 in real chains."""
-    phi = _pool([torsions(s)[0] for s in samples])
-    return _mean(phi[np.isfinite(phi)] < 0)
-
-
-def right_handed(samples: Structures, reference: Structures = ()) -> float:
-    """Share of right-handed CA turns. A share of helix: chains without helices have few."""
-    return handedness(samples)[0]
-
-
-def left_handed(samples: Structures, reference: Structures = ()) -> float:
-    """Share of left-handed CA turns: a mirror image swaps it with `right_handed`."""
-    return handedness(samples)[1]
-
-
-def helix(samples: Structures, reference: Structures = ()) -> float:
-    """Share of residues in helices by CA alone (P-SEA). Sees no hydrogen bond; `hbond_helix` does."""
-    return content(samples)[0]
-
-
-def strand(samples: Structures, reference: Structures = ()) -> float:
-    """Share of residues in strands by CA alone (P-SEA). Extended chains without a partner count; see `hbond_strand`."""
-    return content(samples)[1]
-
-
-def bonded_content(structures: Structures) -> tuple[float, float]:
-    """Share of residues in helices (H) and strands (E) by hydrogen bonds, pooled."""
-    letters = "".join(bonding.secondary_structure(s) for s in structures)
-    return letters.count("H") / max(len(letters), 1), letters.count("E") / max(len(letters), 1)
-
-
-def hbond_helix(samples: Structures, reference: Structures = ()) -> float:
-    """Share of residues in alpha helices by hydrogen bonds (H of Kabsch and Sander). Blind to handedness."""
-    return bonded_content(samples)[0]
-
-
-def hbond_strand(samples: Structures, reference: Structures = ()) -> float:
-    """Share of residues in ladders of hydrogen bonds (E of Kabsch and Sander). Blind to handedness and to twist."""
-    return bonded_content(samples)[1]
-
-
-def radius_ratio(samples: Structures, reference: Structures = ()) -> float:
-    """Mean of Rg / (2.2 N^0.38). Sees size alone, no packing."""
-    return _mean(radii(samples))
-
-
-def ramachandran_divergence(samples: Structures, reference: Structures) -> float:
-    """Jensen-Shannon divergence of (phi, psi) to the reference, bits. Sees no order along the chain."""
-    return divergence(ramachandran(samples), ramachandran(reference))
-
-
-def radius_distance(samples: Structures, reference: Structures) -> float:
-    """Wasserstein-1 distance of Rg ratios to the reference."""
-    from scipy.stats import wasserstein_distance
-
-    return float(wasserstein_distance(radii(samples), radii(reference)))
-
-
-def turn_distance(samples: Structures, reference: Structures) -> float:
-    """Wasserstein-1 distance of CA dihedrals to the reference, degrees on the circle."""
-    histograms = []
-    for group in (samples, reference):
-        tau = _pool([ca_torsions(s) for s in group])
-        histogram = np.histogram(tau[np.isfinite(tau)], bins=72, range=(-180, 180))[0]
-        histograms.append(histogram / max(histogram.sum(), 1))
-    flow = np.cumsum(histograms[0] - histograms[1])
-    return float(np.abs(flow - np.median(flow)).sum() * 5.0)
-
-
-METRICS: dict[str, Callable[[Structures, Structures], float]] = {
-    "ca_step_share": step_share,
-    "ca_step_deviation": step_deviation,
-    "cn_bond_deviation": bond_deviation,
-    "cn_bond_share": bond_share,
-    "ca_c_n_angle_sd": carbonyl_angle_sd,
-    "c_n_ca_angle_sd": amide_angle_sd,
-    "n_ca_c_angle_sd": residue_angle_sd,
-    "angle_bias": angle_bias,
-    "omega_deviation": omega_deviation,
-    "cis_share": cis_share,
-    "chain_breaks": chain_breaks,
-    "ca_clash_share": clash_share,
-    "atom_clash_rate": atom_clash_rate,
-    "right_handed": right_handed,
-    "left_handed": left_handed,
-    "negative_phi": negative_phi,
-    "hbond_helix": hbond_helix,
-    "hbond_strand": hbond_strand,
-    "ca_helix": helix,
-    "ca_strand": strand,
-    "rg_ratio": radius_ratio,
-    "ramachandran_jsd": ramachandran_divergence,
-    "rg_w1": radius_distance,
-    "ca_dihedral_w1": turn_distance,
-}
+MEASURES = (
+    step_share, step_deviation, bond_deviation, bond_share, carbonyl_angle_sd, amide_angle_sd, residue_angle_sd,
+    angle_bias, omega_deviation, cis_share, chain_breaks, clash_share, atom_clash_rate, right_handed, left_handed,
+    negative_phi, hbond_helix, hbond_strand, helix, strand, radius_ratio, ramachandran_divergence, radius_distance,
+    turn_distance,
+)  # fmt: skip

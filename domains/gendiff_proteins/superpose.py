@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gendiff.errors import MissingExtra
+from gendiff.evaluation import Measure
 
 from .structure import Structure
 
@@ -87,10 +88,28 @@ def tm_align(a: Structure, b: Structure) -> float:
     return float(found.tm_norm_chain1 + found.tm_norm_chain2) / 2
 
 
-def diversity(samples: Sequence[Structure], reference: Sequence[Structure] = (), *, most: int = 120) -> float:
-    """Mean pairwise TM-score (TM-align) of up to `most` pairs drawn with a fixed seed; lower is more diverse."""
+def linked(samples: Sequence[Structure], other: object = (), *, most: int = 120) -> list[tuple[int, dict[int, float]]]:
+    """Of each structure its number, and the TM-scores (TM-align) with some of those before it, by their numbers.
+
+    Up to `most` pairs in all, drawn with a fixed seed.
+    """
     pairs = [(i, j) for i in range(len(samples)) for j in range(i)]
-    if not pairs:
-        return float("nan")
-    chosen = np.random.default_rng(0).permutation(len(pairs))[:most]
-    return float(np.mean([tm_align(samples[pairs[k][0]], samples[pairs[k][1]]) for k in chosen]))
+    rows: list[tuple[int, dict[int, float]]] = [(i, {}) for i in range(len(samples))]
+    for k in np.random.default_rng(0).permutation(len(pairs))[:most]:
+        i, j = pairs[k]
+        rows[i][1][j] = tm_align(samples[i], samples[j])
+    return rows
+
+
+def mean_link(rows: Sequence[tuple[int, dict[int, float]]], other: object = ()) -> float:
+    """The mean of the scores of pairs that are both there."""
+    there = {i for i, _ in rows}
+    scores = [score for _, links in rows for j, score in links.items() if j in there]
+    return float(np.mean(scores)) if scores else float("nan")
+
+
+diversity = Measure(
+    "pairwise_tm", mean_link,
+    rows=linked, against="nothing", least=2,
+    about="Mean pairwise TM-score (TM-align) of up to 120 pairs drawn with a fixed seed; lower is more diverse.",
+)  # fmt: skip

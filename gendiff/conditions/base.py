@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from gendiff.errors import GendiffError, RequestError, check, printable, refuse
+from gendiff.evaluation import Measure
 from gendiff.spaces import map_state
 from gendiff.training import Auxiliary
 
@@ -159,6 +160,10 @@ class Condition(ABC):
     def span(self) -> tuple[float, float] | None:
         """The smallest and largest value seen in training, of numbers."""
         return None
+
+    def agreement(self, name: str) -> list[Measure]:
+        """Measures of pairs (asked, found): how far samples are what was asked of the condition called `name`."""
+        return []
 
     @abstractmethod
     def describe(self) -> str:

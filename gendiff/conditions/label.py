@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gendiff.conditions.base import Batched, Condition, distinct
 from gendiff.errors import RequestError, check, nearest
+from gendiff.evaluation import Measure, measures
 from gendiff.nn.embeddings import LabelEmbedding
 
 
@@ -81,6 +82,15 @@ class Label(Condition):
         unused = [name for k, name in enumerate(self.classes) if not counts[k]]
         few = f"nothing to learn from: {', '.join(unused[:8])}{', ...' if len(unused) > 8 else ''}"
         return said + ([few] if unused and counts else [])
+
+    def agreement(self, name: str) -> list[Measure]:
+        """The share of samples that are of the class asked for."""
+        return [measures.share(f"{name} as asked", self.agrees, better="higher")]
+
+    def agrees(self, pair: tuple[Any, Any]) -> bool:
+        """Whether what was found is the class asked for."""
+        asked, found = pair
+        return self.number(asked) == self.number(found)
 
     @property
     def rows(self) -> tuple[str, ...]:

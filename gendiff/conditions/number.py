@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gendiff.conditions.base import Batched, Condition
 from gendiff.errors import FINITE, POSITIVE, RequestError, check, is_number, refuse
+from gendiff.evaluation import Measure
 from gendiff.nn.embeddings import NumberEmbedding
 
 
@@ -90,6 +91,21 @@ class Number(Condition):
         std = std if std > 1e-9 * float(np.abs(scaled).max()) else 1.0
         return replace(self, mean=mean, std=std, low=min(known), high=max(known))
 
+    def agreement(self, name: str) -> list[Measure]:
+        """Spearman's correlation of asked and found numbers, and the median distance: in %, where ratios count."""
+        unit = "%" if self.transform == "log" else self.unit
+        return [
+            Measure(f"{name}, rank correlation with the asked", ranked, better="higher", against="nothing", least=3),
+            Measure(f"{name}, median error", self.median_error, unit=unit, better="lower", against="nothing"),
+        ]
+
+    def median_error(self, pairs: Sequence[tuple[float, float | None]], other: Sequence[Any] = ()) -> float:
+        """The median over pairs (asked, found) of |found - asked|, or of 100 |found / asked - 1|."""
+        known = told(pairs)
+        gap = np.abs(known[:, 1] - known[:, 0])
+        gap = 100 * gap / known[:, 0] if self.transform == "log" else gap
+        return float(np.median(gap)) if len(gap) else math.nan
+
     def turn(self) -> Sequence[float]:
         if self.low is None or self.high is None:
             return ()
@@ -115,3 +131,20 @@ class Number(Condition):
     def describe(self) -> str:
         unit = self.unit or "a number"
         return unit if self.span is None else f"{unit}, {self.span[0]:.4g} to {self.span[1]:.4g} in training"
+
+
+def told(pairs: Sequence[tuple[float | None, float | None]]) -> np.ndarray:
+    """The pairs of which both numbers are known and finite, [n, 2]."""
+    known = np.array([(math.nan if a is None else a, math.nan if b is None else b) for a, b in pairs], dtype=np.float64)
+    known = known.reshape(-1, 2)
+    return known[np.isfinite(known).all(1)]
+
+
+def ranked(pairs: Sequence[tuple[float | None, float | None]], other: Sequence[Any] = ()) -> float:
+    """Spearman's rank correlation of pairs; NaN where all of one side are equal."""
+    from scipy.stats import rankdata
+
+    known = told(pairs)
+    if len(known) < 2 or (np.ptp(known, axis=0) == 0).any():
+        return math.nan
+    return float(np.corrcoef(rankdata(known[:, 0]), rankdata(known[:, 1]))[0, 1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from gendiff.conditions.base import Batched, Condition, distinct
 from gendiff.errors import RequestError, at_least, check, nearest, refuse
+from gendiff.evaluation import Measure, measures
 from gendiff.nn.embeddings import FieldEmbedding, SiteEmbedding
 
 
@@ -82,6 +84,22 @@ class Sites(Condition):
 
     def embedder(self, width: int) -> nn.Module:
         return SiteEmbedding(len(self.classes), width)
+
+    def agreement(self, name: str) -> list[Measure]:
+        """The share of sites that are of the class asked for, over all sites of which something is asked."""
+        counts = {"as asked, share of sites": self.agreeing}
+        counts |= {f"{one} found where asked": partial(self.agreeing, only=one) for one in self.classes}
+        return [measures.share_within(f"{name} {what}", count, better="higher") for what, count in counts.items()]
+
+    def agreeing(self, pair: tuple[Any, Any], only: str | None = None) -> tuple[int, int]:
+        """How many sites agree, of how many (of the class `only`); sites beyond the shorter of both disagree."""
+        asked, found = (self.encode(one) for one in pair)
+        size = max(len(asked), len(found))
+        padded = torch.full((2, size), -1)
+        padded[0, : len(asked)], padded[1, : len(found)] = asked, found
+        counted = (padded[0] >= 0) & (padded[0] < len(self.classes))
+        counted &= True if only is None else padded[0] == self.classes.index(only)
+        return int((counted & (padded[0] == padded[1])).sum()), int(counted.sum())
 
     @property
     def rows(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from gendiff.conditions import Condition, Expects
 from gendiff.denoisers import Head, Velocity
 from gendiff.domain import Domain, Example, Examples, Made, Request
 from gendiff.errors import SHARE, RequestError, at_least, check
+from gendiff.evaluation import Judge, Measure, Observer
 from gendiff.guidance import Given, Measurement
 from gendiff.latents.codec import Codec, read_network
 from gendiff.lazy import Lazy
@@ -194,8 +195,14 @@ class Latent(Domain):
     def ranges(self) -> Mapping[str, tuple[float, float]]:
         return self.domain.ranges()
 
-    def metrics(self) -> dict[str, Callable[[list[Any], list[Any]], float]]:
+    def metrics(self) -> Mapping[str, Measure | Callable[[list[Any], list[Any]], float]]:
         return self.domain.metrics()
+
+    def judges(self) -> Mapping[str, Callable[[Examples, Examples], Judge]]:
+        return self.domain.judges()
+
+    def observed(self) -> Mapping[str, Observer]:
+        return self.domain.observed()
 
     def finish(self, artifacts: list[Any]) -> list[Any]:
         return self.domain.finish(artifacts)

@@ -25,6 +25,7 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from gendiff.errors import RequestError
+from gendiff.evaluation import Scores, measure_of, score
 from gendiff.latents import Codec
 from gendiff.model import Model
 from gendiff.progress import progress_bar
@@ -300,8 +301,9 @@ class MetricLogger(AfterStep):
             return
         with self.averaging.applied(module):
             artifacts = self.model.sample(self.n, seed=1, **self.what)
-        metrics = self.model.domain.metrics()
-        module.row |= {f"metrics/{name}": float(metric(artifacts, self.reference)) for name, metric in metrics.items()}
+        measures = [measure_of(name, f) for name, f in self.model.domain.metrics().items()]
+        rows = score(measures, artifacts, self.reference, halves=0)
+        module.row |= {f"metrics/{name}": value for name, value in Scores(tuple(rows)).values().items()}
 
 
 class CSV(Logger):

@@ -6,10 +6,8 @@ Heavy imports stay inside `run`, so that listing commands is quick.
 from __future__ import annotations
 
 import argparse
-import csv
 import inspect
 import json
-import math
 import os
 import shlex
 import sys
@@ -253,9 +251,13 @@ class Evaluate:
         model_arguments(parser, "what to ask for, label=boot; it is compared with real examples of the same classes")
         parser.add_argument("-n", type=count, default=256, help="how many samples (256)")
         parser.add_argument("--seed", type=seed, default=0, help="of the samples (0)")
-        parser.add_argument("--halves", type=seed, default=20, help="half-samples for the interval; 0 for none (20)")
+        parser.add_argument("--halves", type=seed, default=100, help="half-samples for intervals; 0 for none (100)")
+        parser.add_argument(
+            "--judge", action="append", default=[], metavar="NAME", help="a judge of the domain; may be given again"
+        )
         parser.add_argument("--json", type=result_file, help="also write the numbers here")
-        parser.add_argument("--csv", type=result_file, help="also write the table here")
+        for form in ("csv", "markdown", "latex"):
+            parser.add_argument(f"--{form}", type=result_file, help="also write the table here")
         data_option(parser)
 
     def run(self, args: argparse.Namespace) -> None:
@@ -266,32 +268,23 @@ class Evaluate:
         with progress_bar("sampling") as progress:
             result = evaluate(
                 model, args.n, guidance=guidance_of(args.guidance), seed=args.seed, data=args.data, progress=progress,
-                halves=args.halves, **asked(args.what, model.domain.conditions),
+                halves=args.halves, judges=args.judge, **asked(args.what, model.domain.conditions),
             )  # fmt: skip
+        table = result.scores
         print(result.compared)
-        columns = ("metric", "samples", "low", "high", "real data", *(["raw samples"] if result.raw else []))
-        rows = [
-            (name, value, *result.interval.get(name, (float("nan"),) * 2), result.floor[name])
-            + ((result.raw[name],) if result.raw else ())
-            for name, value in result.generated.items()
-        ]
-        head = "{:32} {:>12} {:>25} {:>12}".format("metric", "samples", "95 % interval", "real data")
-        print(head + ("  raw samples" if result.raw else ""))
-        for name, value, low, high, floor, *raw in rows:
-            span = f"{low:.4g} to {high:.4g}" if math.isfinite(low + high) else "too few" if args.halves else ""
-            print(f"{name:32} {value:12.4g} {span:>25} {floor:12.4g}" + "".join(f" {one:12.4g}" for one in raw))
+        print(table)
+        for name, facts in table.facts["judges"].items():
+            print(f"{name}: {'; '.join(f'{what} {value}' for what, value in facts.items()) or 'a published judge'}.")
         if args.halves:
-            print(f"The intervals are over samples: a delete-half jackknife of {args.halves} random halves of them.")
-        if args.json:
-            numbers = {
-                "n": args.n, "reference": len(result.reference), "request": args.what, "seed": args.seed,
-                "seconds": result.seconds, "generated": result.generated, "interval": result.interval,
-                "floor": result.floor, **({"raw": result.raw} if result.raw else {}),
-            }  # fmt: skip
-            args.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf8")
-        if args.csv:
-            with args.csv.open("w", newline="", encoding="utf8") as file:
-                csv.writer(file).writerows([columns, *rows])
+            print(f"Intervals (95 %, over samples) are of {args.halves} random halves, Wilson's of shares of samples.")
+        others = [name for name in model.domain.judges() if name not in args.judge]
+        if others:
+            print(f"More is measured by --judge {', --judge '.join(others)}.")
+        forms = {"json": table.json, "csv": table.csv, "markdown": table.markdown, "latex": table.latex}
+        for name, form in forms.items():
+            path = getattr(args, name)
+            if path is not None:
+                path.write_text(form(), encoding="utf8")
 
 
 class Bench:

@@ -22,6 +22,7 @@ import torch
 import gendiff
 from gendiff.domain import Domain
 from gendiff.errors import RequestError
+from gendiff.evaluation import measure_of
 from gendiff.model import Model
 from gendiff.samples import captions, write_samples
 
@@ -107,11 +108,8 @@ def real_captions(domain: Domain, examples: list[Any]) -> list[str]:
 
 
 def about(domain: Domain) -> dict[str, str]:
-    """What each measure of a domain is: the first line that its function says."""
-    said = {
-        name: (getattr(f, "__doc__", None) or "").strip().split("\n")[0].replace("`", "")
-        for name, f in domain.metrics().items()
-    }
+    """What each measure of a domain sees."""
+    said = {name: measure_of(name, f).about.replace("`", "") for name, f in domain.metrics().items()}
     return {name.replace("_", " "): line for name, line in said.items() if line}
 
 
@@ -141,11 +139,8 @@ def section(show: Show, model: Model, result: Evaluation, folder: Path) -> Secti
     }  # short and long ones, of every class
     shown = [result.samples[i] for i in chosen]
     training = json.loads((folder / "training.json").read_text(encoding="utf8"))
-    raw = ["raw"] if result.raw else []
-    rows = [
-        [name.replace("_", " "), value, result.floor[name], *([result.raw[name]] if raw else [])]
-        for name, value in result.generated.items()
-    ]
+    head, rows = result.scores.grid()
+    seen = {row[0]: score.measure.about for row, score in zip(rows, result.scores.rows, strict=True)}
     made = show.block("Generated", domain, shown, captions(domain, asked, len(shown)), ASKED)
     known = show.block("Test data", domain, [e.artifact for e in real], real_captions(domain, real), OWN)
     return Section(
@@ -155,11 +150,11 @@ def section(show: Show, model: Model, result: Evaluation, folder: Path) -> Secti
             (
                 Table(
                     "Against test data",
-                    ["measure", "generated", "data", *raw],
+                    head,
                     rows,
-                    note="Each measure of the samples, and of as many training examples in their place: "
+                    note="Each measure of the samples with its 95 % interval, and of real examples in their place: "
                     "what a perfect model would show.",
-                    about=about(domain),
+                    about=seen,
                 ),
                 losses(folder),
             ),

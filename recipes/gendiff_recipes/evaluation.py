@@ -1,19 +1,25 @@
-"""Judging a model: every metric of its domain, on samples and, as the floor, on real data against real data."""
+"""Judging a model: every measure of its domain and of judges, on samples and, as the floor, on real data.
+
+Where something was asked, whether it is found; beside it, whether it would be found if requests were shuffled.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gendiff.conditions import Label
-from gendiff.domain import Domain, Examples, length_of
-from gendiff.errors import DataError
+from gendiff.conditions import Label, listed
+from gendiff.domain import Domain, Example, Examples, length_of
+from gendiff.errors import DataError, UnknownName
+from gendiff.evaluation import Judge, Score, Scores, measure_of, obeyed, score
+from gendiff.evaluation.measures import HALVES
 from gendiff.model import Model
 
 from .recipe import Recipe
@@ -26,24 +32,36 @@ class Evaluation:
     """What `evaluate` found.
 
     Attributes:
-        generated: Metric name to its value between samples and the reference.
-        floor: The same between training examples and the reference: what a perfect model would reach.
+        scores: A row for each measure, with what was compared among its facts.
         samples: The artifacts drawn.
         reference: Test artifacts, of the classes and lengths that were asked for.
         seconds: Time for drawing all samples.
-        interval: Metric name to the ends of its 95 % interval over samples.
-        compared: What was compared with what, in a sentence.
-        raw: `generated` of the samples before the domain finished them (`Domain.finish`), where it does.
     """
 
-    generated: dict[str, float]
-    floor: dict[str, float]
+    scores: Scores
     samples: list[Any] = field(repr=False)
     reference: list[Any] = field(repr=False)
     seconds: float
-    interval: dict[str, tuple[float, float]] = field(default_factory=dict)
-    compared: str = ""
-    raw: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def generated(self) -> dict[str, float]:
+        """Each measure of the samples, by name."""
+        return self.scores.values("samples")
+
+    @property
+    def floor(self) -> dict[str, float]:
+        """The same of real artifacts in the samples' place: what a perfect model would reach."""
+        return self.scores.values("real")
+
+    @property
+    def raw(self) -> dict[str, float]:
+        """The same of the samples before the domain finished them (`Domain.finish`); empty where it does not."""
+        return self.scores.values("raw") if "raw" in self.scores.columns else {}
+
+    @property
+    def compared(self) -> str:
+        """What was compared with what, in a sentence."""
+        return str(self.scores.facts["compared"])
 
 
 def default_request(domain: Domain, n: int) -> dict[str, Any]:
@@ -89,8 +107,10 @@ def asked_lengths(domain: Domain, n: int, request: Mapping[str, Any], what: Mapp
     return set() if mask is None else set(mask.sum(1).tolist())
 
 
-def asked_for(domain: Domain, examples: Examples, what: Mapping[str, Any], lengths: Collection[int] = ()) -> list[Any]:
-    """The artifacts of the examples that have the classes asked for, and a length within `NEAR` of one asked for.
+def asked_for(
+    domain: Domain, examples: Examples, what: Mapping[str, Any], lengths: Collection[int] = ()
+) -> list[Example]:
+    """The examples that have the classes asked for, and a length within `NEAR` of one asked for.
 
     All where no class, or no length, is asked for.
     """
@@ -102,30 +122,54 @@ def asked_for(domain: Domain, examples: Examples, what: Mapping[str, Any], lengt
         if None not in values:
             wanted[name] = {own.number(value) for value in values}
     found = [
-        examples[i].artifact
+        examples[i]
         for i, said in enumerate(examples.conds)
         if all(labels[k].number(said.get(k)) in numbers for k, numbers in wanted.items())
     ]
     if not lengths:
         return found
-    sizes = [length_of(domain.encode(artifact), domain.process.space) for artifact in found]
+    sizes = [length_of(domain.encode(example.artifact), domain.process.space) for example in found]
     near = [any(abs(size - length) <= NEAR * length for length in lengths) for size in sizes]
-    return [artifact for artifact, is_near in zip(found, near, strict=True) if is_near]
+    return [example for example, is_near in zip(found, near, strict=True) if is_near]
 
 
-def half_interval(
-    metric: Callable[[list[Any], list[Any]], float], samples: list[Any], reference: list[Any], halves: int, seed: int
-) -> tuple[float, float]:
-    """A 95 % interval of a metric over samples: the value, 1.96 deviations of it over random halves to each side.
+def judges_of(domain: Domain, names: Sequence[str | Judge], data: Path | None) -> list[Judge]:
+    """Judges by their names in `Domain.judges`, made of real data.
 
-    The deviation over halves without replacement is that of the whole (delete-d jackknife, d = n/2); unlike a
-    bootstrap it shows a metric no sample twice, which distances between points would take for structure.
+    Raises:
+        UnknownName: For one that the domain does not have.
     """
-    rng, value = np.random.default_rng(seed), float(metric(samples, reference))
-    n, halves = len(samples), halves if len(samples) > 3 else 0
-    found = [float(metric([samples[i] for i in rng.permutation(n)[: n // 2]], reference)) for _ in range(halves)]
-    spread = 1.96 * float(np.std(found)) if found else float("nan")
-    return value - spread, value + spread
+    makers, found = domain.judges(), []
+    for name in names:
+        if isinstance(name, Judge):
+            found.append(name)
+        elif name not in makers:
+            raise UnknownName(f"judge of {domain.name}", name, makers)
+        else:
+            found.append(makers[name](domain.dataset("train", data), domain.dataset("test", data)))
+    return found
+
+
+def obedience(
+    domain: Domain,
+    plan: Mapping[str, Any],
+    samples: Sequence[Any],
+    real: Sequence[Example],
+    judges: Sequence[Judge],
+    **how: Any,
+) -> list[Score]:
+    """Rows for every condition that was asked and of which the domain or a judge can tell what artifacts show."""
+    rows: list[Score] = []
+    for by, observers in [("", domain.observed()), *((judge.name, judge.observed) for judge in judges)]:
+        for name, observe in observers.items():
+            own = domain.conditions.get(name)
+            if own is None or plan.get(name) is None:
+                continue
+            asked = listed(plan[name], own, len(samples))
+            said = [example for example in real if example.cond.get(name) is not None]
+            pairs = [(e.cond[name], one) for e, one in zip(said, observe([e.artifact for e in said]), strict=True)]
+            rows += obeyed(own.agreement(name), asked, observe(samples), real=pairs, by=by, **how)
+    return rows
 
 
 def evaluate(
@@ -135,21 +179,26 @@ def evaluate(
     guidance: Any = None,
     seed: int = 0,
     data: Path | None = None,
-    halves: int = 0,
+    halves: int = HALVES,
+    judges: Sequence[str | Judge] = (),
+    executor: Executor | None = None,
     progress: Callable[[float], None] | None = None,
     **what: Any,
 ) -> Evaluation:
-    """Draws n samples and compares them by every metric of the domain with test examples that are asked for alike.
+    """Draws n samples and compares them by every measure of the domain with test examples that are asked for alike.
 
     Those are of the same classes and, where a length is asked for (residues, seconds), of one within 10 % of it.
 
     Args:
         guidance: The model's own by default.
-        halves: Random halves of the samples for intervals; 0 for none. Each costs a metric's time again.
+        halves: Random halves of the samples for intervals; 0 for none. Artifacts are described once.
+        judges: Names of `Domain.judges`, or judges of your own, who measure beside the domain.
+        executor: Where artifacts are described, in pieces; the numbers are the same.
         what: Keywords for the domain's request; the rest is planned (`Model.plan`).
 
     Raises:
         DataError: Without two training and two test examples of what was asked for.
+        UnknownName: For a judge that the domain does not have.
     """
     domain = model.domain
     plan = model.plan(n, **what)
@@ -165,20 +214,31 @@ def evaluate(
             "At least two of each are compared",
             "Ask for something more common, or for nothing, which compares with all",
         )
+    who = judges_of(domain, judges, data)
     since = time.perf_counter()
     raw: list[Any] = []
     samples = model.sample(n, guidance=guidance, seed=seed, progress=progress, plan=plan, raw=raw.extend)
     seconds = time.perf_counter() - since
-    reference, floor = subset(test, n, seed), subset(training, n, seed)
-    metrics = domain.metrics()
-    return Evaluation(
-        {name: float(f(samples, reference)) for name, f in metrics.items()},
-        {name: float(f(floor, reference)) for name, f in metrics.items()},
-        samples,
-        reference,
-        seconds,
-        {name: half_interval(f, samples, reference, halves, seed) for name, f in metrics.items()} if halves else {},
-        f"{n} samples and, as real data, {len(floor)} training examples, each against {len(reference)} test examples "
-        f"({said}).",
-        {name: float(f(raw, reference)) for name, f in metrics.items()} if raw else {},
-    )
+    chosen = subset(training, n, seed)
+    reference, floor = [e.artifact for e in subset(test, n, seed)], [e.artifact for e in chosen]
+    own = [measure_of(name, f) for name, f in domain.metrics().items()]
+    sets: dict[str, Any] = {"real": floor, "raw": raw, "halves": halves, "executor": executor}
+    if any(measure.against == "training" for measure in [*own, *(m for judge in who for m in judge.measures)]):
+        sets["training"] = [e.artifact for e in training]
+    rows = score(own, samples, reference, **sets)
+    for judge in who:
+        rows += score(judge.measures, samples, reference, by=judge.name, **sets)
+    rows += obedience(domain, plan, samples, chosen, who, halves=halves)
+    facts = {
+        "compared": f"{n} samples and, as real data, {len(floor)} training examples, each against {len(reference)} "
+        f"test examples ({said}); what is against training, with all of it, test examples as real data.",
+        "n": n,
+        "reference": len(reference),
+        "seed": seed,
+        "seconds": seconds,
+        "sampler": repr(model.sampler),
+        "guidance": repr(model.guidance if guidance is None else guidance),
+        "halves": halves,
+        "judges": {judge.name: dict(judge.facts) for judge in who},
+    }
+    return Evaluation(Scores(tuple(rows), facts), samples, reference, seconds)

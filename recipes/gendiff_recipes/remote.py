@@ -29,6 +29,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from gendiff.config import check_type, parse_json
 from gendiff.errors import DataError, GendiffError
+from gendiff.files import cache_folder
 
 from .folder import FULL, fcntl, written
 from .shards import Shard
@@ -212,10 +213,7 @@ def open_store(url: str, room: float) -> tuple[dict[str, Any], Callable[[], list
     except UnicodeDecodeError as error:
         raise DataError(f"{url}/store.json is not text", "a JSON file that gendiff wrote", COPY) from error
     check_type(index, Mapping, f"{url}/store.json")
-    base = os.environ.get("GENDIFF_CACHE") or Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gendiff"
-    )
-    cache = Cache(url, Path(base).expanduser() / "shards", room)
+    cache = Cache(url, cache_folder() / "shards", room)
     return index, lambda: shards_of(index, cache)
 
 

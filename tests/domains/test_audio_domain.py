@@ -168,9 +168,13 @@ def test_metrics_are_zero_on_themselves_and_grow_with_the_fault(train, domain):
     clips = train.artifacts
     quieter = [Clip(clip.samples / 2, clip.sample_rate) for clip in clips]
     half = [Clip(clip.samples[:, : clip.samples.shape[1] // 2], clip.sample_rate) for clip in clips]
-    for name, distance in domain.metrics().items():
+
+    def few(measure):  # of fewer clips than a measure asks for
+        return lambda a, b: measure.estimate(measure.features(a), measure.features(b), 0).value
+
+    metrics = {name: few(measure) for name, measure in domain.metrics().items()}
+    for name, distance in metrics.items():
         assert distance(clips, clips) == pytest.approx(0, abs=1e-4), name
-    metrics = domain.metrics()
     assert metrics["level_db"](quieter, clips) == pytest.approx(20 * np.log10(2), abs=1e-3)
     assert metrics["duration_s"](half, clips) > 0.1
     noise = [Clip(np.random.default_rng(i).normal(0, 0.07, c.samples.shape), 8000) for i, c in enumerate(clips)]

@@ -314,7 +314,7 @@ def test_distances_grow_with_damage(halves, name):
     much = [(p + 0.4 * torch.randn(p.shape, generator=noise)).clamp(0, 1) for p in a]
     same, near, far = distance(a, b), distance(little, b), distance(much, b)
     assert abs(same) < 0.8 * near < 0.4 * far
-    assert abs(distance(a, a[:2]) - distance(a[:2], a)) < 1e-6  # symmetric
+    assert abs(distance(a, a[:70]) - distance(a[:70], a)) < 1e-6  # symmetric
 
 
 def test_copies_and_novelty_tell_copying_from_new(halves):
@@ -328,7 +328,7 @@ def test_copies_and_novelty_tell_copying_from_new(halves):
 
 
 def test_distances_say_what_they_need():
-    with pytest.raises(RequestError, match="1 pictures"):
+    with pytest.raises(DataError, match="energy got 1 samples; expected at least 2"):
         distances.energy([picture()], [picture()] * 3)
 
 

