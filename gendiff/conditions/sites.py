@@ -184,7 +184,8 @@ class Field(Condition):
         return ""
 
     def describe(self) -> str:
-        return f"{self.channels} numbers for each site: a tensor, or a .npy file of one"
+        numbers = "a number" if self.channels == 1 else f"{self.channels} numbers"
+        return f"{numbers} for each site: a tensor, or a .npy file of one"
 
 
 def tensor_in(path: str) -> Tensor:

@@ -170,8 +170,8 @@ def plots(arrays: Sequence[np.ndarray], pixels: int = 400) -> list[bytes]:
             set_limits(limits[0] - margin, limits[1] + margin)
         plot.tick_params(colors=GREY, labelsize=13)
         plot.set_facecolor("none")
-        for spine in plot.spines.values():
-            spine.set_color(GREY)
+        plot.spines[["top", "right"]].set_visible(False)
+        plot.spines[["bottom", "left"]].set_color(GREY)
         figure.patch.set_alpha(0)
         FigureCanvasAgg(figure)
         file = io.BytesIO()

@@ -362,17 +362,21 @@ def write_report(
 
     views = [section.view() for section in sections]
     solid = any(block["kind"] == "structures" for view in views for row in view["rows"] for block in row)
-    html = templates().get_template("report.html.j2").render(
-        title=title,
-        lead=lead,
-        facts=_facts(facts or {}),
-        sections=views,
-        citations=list(citations),
-        style=Markup(asset("report.css")),
-        script=Markup(asset("report.js")),
-        viewer=Markup(asset("3Dmol-min.js")) if solid else "",
-        viewer_licence=asset("3Dmol.LICENSE.txt") if solid else "",
-        palette=drawing.palette() if solid else [],
+    html = (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            lead=lead,
+            facts=_facts(facts or {}),
+            sections=views,
+            citations=list(citations),
+            style=Markup(asset("report.css")),
+            script=Markup(asset("report.js")),
+            viewer=Markup(asset("3Dmol-min.js")) if solid else "",
+            viewer_licence=asset("3Dmol.LICENSE.txt") if solid else "",
+            palette=drawing.palette() if solid else [],
+        )
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

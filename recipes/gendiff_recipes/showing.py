@@ -101,4 +101,6 @@ def plain(artifact: Any) -> bool:
     if not hasattr(artifact, "shape") or len(artifact.shape) not in (1, 2) or 0 in artifact.shape:
         return False
     found = np.asarray(artifact)
-    return found.dtype.kind in "iuf" and bool(np.isfinite(found).all()) and (found.ndim == 1 or found.shape[1] <= COLUMNS)
+    return (
+        found.dtype.kind in "iuf" and bool(np.isfinite(found).all()) and (found.ndim == 1 or found.shape[1] <= COLUMNS)
+    )

@@ -1,9 +1,9 @@
 """The fields of the form, from what a model's conditions say of themselves, whatever the domain.
 
-    classes     Domain.labels                   menu
-    files       Condition.files                 a file, which is uploaded
-    a span      Condition.span, Domain.ranges   slider with a number beside it
-    the rest    Condition.read                  a line of text
+classes     Domain.labels                   menu
+files       Condition.files                 a file, which is uploaded
+a span      Condition.span, Domain.ranges   slider with a number beside it
+the rest    Condition.read                  a line of text
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def of_condition(model: Model, name: str, own: Condition) -> Field:
         return Field(kind="menu", classes=tuple(classes), **known)
     if own.files:
         return Field(kind="file", accept=own.files, **known)
-    if own.span is not None:
+    if own.span is not None and own.span[0] < own.span[1]:
         log = getattr(own, "transform", "linear") == "log"
         return Field(kind="slider", **known, **slider(own.span, log), unit=str(getattr(own, "unit", "")))
     return Field(kind="line", **known, example=str(turn[0]) if turn else "")
@@ -86,9 +86,11 @@ def of_condition(model: Model, name: str, own: Condition) -> Field:
 def of_request(others: Mapping[str, Mapping[str, Any]]) -> Iterator[Field]:
     """The fields of what a request takes beside conditions: lengths, seconds."""
     for name, facts in others.items():
-        if "trained" in facts:
-            low, high = facts["trained"]
+        low, high = facts.get("trained", (0, 0))
+        if low < high:
             yield Field(name, "slider", f"{low:.4g} to {high:.4g} in training", **slider((low, high), False))
+        elif "trained" in facts:
+            yield Field(name, "line", f"{low:.4g} in training", example=f"{low:.4g}")
         else:
             default = facts["default"]
             yield Field(name, "line", "" if default is None else f"{default} if not said")

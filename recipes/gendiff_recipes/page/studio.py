@@ -141,15 +141,15 @@ class Studio:
         try:
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
-                asked = read_form(
-                    self.model, self.path, self.device, self.fields, job.form, dict(self.uploads.kept)
-                )
+                asked = read_form(self.model, self.path, self.device, self.fields, job.form, dict(self.uploads.kept))
                 job.state = "drawing"
                 job.checked.set()
                 progress = contextlib.nullcontext(job.tick)
                 folder = draw(self.model, asked.args, asked.options, job.folder / "samples", progress)
             texts = {str(one.message): None for one in said if issubclass(one.category, RequestWarning)}
-            job.files = {f"samples/{name}": folder.folder / name for name in ("manifest.json", *folder.manifest["files"])}
+            job.files = {
+                f"samples/{name}": folder.folder / name for name in ("manifest.json", *folder.manifest["files"])
+            }
             job.files |= {upload.name: self.kept_upload(job, upload.path) for upload in asked.uploads.values()}
             job.result = self.result(job, asked, folder, list(texts))
             job.end("done")
