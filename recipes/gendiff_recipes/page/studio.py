@@ -31,6 +31,7 @@ from .fields import fields
 from .lines import python_lines
 
 KEPT = 8  # results that can still be looked at
+WAKE = 0.25  # seconds between looks at whether Ctrl-C came: waiting for a queue may not be interrupted
 ENDED = ("done", "failed", "cancelled", "refused")
 
 
@@ -129,7 +130,13 @@ class Studio:
 
     def work(self) -> None:
         """Answers requests until `stop`, in this thread."""
-        while (job := self.queue.get()) is not None:
+        while True:
+            try:
+                job = self.queue.get(timeout=WAKE)
+            except queue.Empty:
+                continue
+            if job is None:
+                return
             self.answer(job)
 
     def stop(self) -> None:
