@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from gendiff import Aligned, Domain, Field, Label, Model, Number, Reference, Text
+from gendiff import Aligned, Domain, Field, Label, Model, Number, Reference, Sites, Text
 from gendiff.testing import randomised
 from gendiff_audio import Audio
 from gendiff_images import Digits, Images
@@ -55,9 +55,8 @@ def sounds() -> Model:
 
 def chains() -> Model:
     """A model of chains that can be asked for residue by residue."""
-    return small(
-        Proteins(source=Ideal(min_length=16, max_length=24), ask=("structure",)), width=16, depth=1, heads=2, pair=8
-    )
+    domain = Proteins(source=Ideal(min_length=16, max_length=24), asked={"structure": Sites(("H", "E", "L"))})
+    return small(domain, width=16, depth=1, heads=2, pair=8)
 
 
 class Page:
@@ -82,7 +81,7 @@ class Page:
     def raw(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(*self.server.server_address[:2], timeout=60)
+        connection = http.client.HTTPConnection(self.host, timeout=60)
         own = {"Origin": f"http://{self.host}", "X-Gendiff-Token": self.server.token, "Sec-Fetch-Site": "same-origin"}
         try:
             connection.request(method, path, body, {**own, **(headers or {})})
@@ -110,6 +109,7 @@ class Page:
         return answer["errors"]
 
     def wait(self) -> dict[str, Any]:
+        status: dict[str, Any] = {}
         for _ in range(1200):
             status = self.get("/status")
             if status["state"] in ("done", "failed", "cancelled", "refused"):

@@ -12,10 +12,8 @@ import subprocess
 import sys
 import threading
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from html.parser import HTMLParser
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,25 +23,25 @@ import torch
 from torch import nn
 
 import gendiff
-from gendiff import Aligned, Domain, Field, Label, Model, Number, Reference, Text
+from gendiff import Domain, Label, Model
 from gendiff.cli import main
 from gendiff.domain import Examples, Request
 from gendiff.errors import MissingExtra, RequestError
-from gendiff.testing import randomised
 from gendiff_images import Digits, Images
-from gendiff_proteins import Ideal, Proteins
 from gendiff_recipes import commands
 from gendiff_recipes.page import asking
 from gendiff_recipes.page.fields import fields
 from gendiff_recipes.page.server import ASSETS, UPLOAD, Server, serve
 from gendiff_recipes.page.studio import Studio
-from gendiff_recipes.report import asset
+from gendiff_recipes.report import Pictures, asset
+from gendiff_recipes.report import Text as Paragraphs
 from gendiff_recipes.showing import shown
 from tests.recipes.served import NAMELESS, PICTURE, Page, Shown, chains, pictures, small
 
+
 def form(asked: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """A form with some values, and all else not asked."""
-    free = dict.fromkeys(("label", "kind", "pitch", "caption", "said", "like", "edges"), {"how": "none"})
+    free = {name: {"how": "none"} for name in ("label", "kind", "pitch", "caption", "said", "like", "edges")}
     values = {name: {"how": "value", "value": value} for name, value in (asked or {}).items()}
     return {"asked": {**free, **values}, "n": "2", "seed": "3", "steps": "2", **more}
 
@@ -97,7 +95,8 @@ def test_a_field_for_each_kind_of_condition(page: Page) -> None:
     assert seen.by_id("asked-like")[1]["accept"].split(",") == list(Images(size=8, channels=1).suffixes)
     assert seen.by_id("asked-edges")[1]["accept"] == ".npy"
     for name in kinds:
-        assert seen.by_id(f"guidance-{name}") and seen.by_id(f"error-asked-{name}") and seen.by_id(f"error-guidance-{name}")
+        assert seen.by_id(f"guidance-{name}")[0] == "input"
+        assert seen.by_id(f"error-asked-{name}")[0] == seen.by_id(f"error-guidance-{name}")[0] == "p"
     assert b"<b>asked" not in body
 
 
@@ -106,7 +105,8 @@ def test_what_is_no_condition_has_a_field_too() -> None:
     found = {own.name: own for own in fields(chains())}
     assert found["length"].kind == "slider" and found["length"].span == (16, 24, 20) and found["length"].whole
     assert not found["length"].condition and found["structure"].kind == "line"
-    own = fields(small(Images.of(Digits()).with_conditions({"label": Label(("none", "some"))}), channels=(8, 8), blocks=1))
+    domain = Images.of(Digits()).with_conditions({"label": Label(("none", "some"))})
+    own = fields(small(domain, channels=(8, 8), blocks=1))
     assert [one.none for one in own if one.name == "label"] == [False], "none is a class there"
 
 
@@ -122,7 +122,9 @@ FORMS: dict[str, Callable[[str, str], dict[str, Any]]] = {
     "values by sample, and a sampler": lambda like, edges: form(
         {"pitch": "100, 400"}, sampler="DPMpp2M(3, times=PowerGrid(1.5))", steps=""
     ),
-    "a sampler with noise": lambda like, edges: form({"label": "1"}, sampler="DDPM(3)", steps="", guidance={"label": "2"}),
+    "a sampler with noise": lambda like, edges: form(
+        {"label": "1"}, sampler="DDPM(3)", steps="", guidance={"label": "2"}
+    ),
 }  # fmt: skip
 
 
@@ -239,7 +241,7 @@ def test_files_are_read_when_they_come(page: Page, png: bytes, home: Path) -> No
     ):
         status, answer = page.upload(name, content, called)
         assert status == 422, (called, answer)
-        (key, message), = answer["errors"].items()
+        ((key, message),) = answer["errors"].items()
         assert key == f"asked.{name}" and text in message and str(home) not in message, message
     key = page.upload("edges", npy(np.zeros((4, 4, 1))), "small.npy")[1]["key"]
     assert "sites [4, 4] of a sample of [8, 8]" in page.errors(form({"edges": key}))["asked.edges"]
@@ -261,8 +263,9 @@ def test_only_the_page_may_ask(page: Page) -> None:
     """Not under another name (a name that is made to point here), not from another origin, not without the token."""
     port, sent = page.server.server_port, json.dumps(form()).encode()
     for headers in (
-        {"Host": "evil.example"}, {"Host": f"evil.example:{port}"}, {"Host": "127.0.0.1"}, {"Host": f"127.0.0.1:{port + 1}"},
-        {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": f"http://127.0.0.1:{port + 1}"},
+        {"Host": "evil.example"}, {"Host": f"evil.example:{port}"}, {"Host": "127.0.0.1"},
+        {"Host": f"127.0.0.1:{port + 1}"}, {"Origin": "http://evil.example"}, {"Origin": "null"},
+        {"Origin": f"http://127.0.0.1:{port + 1}"},
         {"Origin": f"https://127.0.0.1:{port}"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
     ):  # fmt: skip
         for path in ("/sample", "/cancel", "/file?field=like"):
@@ -380,6 +383,7 @@ class Odd(Domain):
 def test_a_stranger_may_raise_anything(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """At its field while a request is checked, as a failure while it is drawn; the page stays."""
     model = Model.new(Odd())
+    (weight,) = model.denoiser.parameters()
     page = Page(model, Path("odd.safetensors"), home / "ui-odd")
     try:
         for typed, text in (("many", "'many': TypeError"), ("-2", "'-2': RuntimeError"), ("2.5", "'2.5': TypeError")):
@@ -389,13 +393,13 @@ def test_a_stranger_may_raise_anything(home: Path, capfd: pytest.CaptureFixture[
         assert np.load(io.BytesIO(files["samples/0001.npy"])).shape == (7, 2)
         assert sum(tag == "img" and own["src"].startswith("data:image/png") for tag, own in seen.tags) == 2
         with torch.no_grad():
-            model.denoiser.network.w.fill_(float("nan"))
+            weight.fill_(float("nan"))
         assert page.post("/sample", {"n": "1", "steps": "2"})[0] == 200
         status = page.wait()
         assert status["state"] == "failed" and status["message"] == "ZeroDivisionError: in a stranger's decode"
         assert "ZeroDivisionError" in capfd.readouterr().err
         with torch.no_grad():
-            model.denoiser.network.w.fill_(1.0)
+            weight.fill_(1.0)
         assert page.drawn({"n": "1", "steps": "2"})[1]
     finally:
         page.close()
@@ -409,10 +413,12 @@ def test_artifacts_are_shown_by_what_the_domain_writes() -> None:
             Path(path).write_bytes(f"{len(artifacts)} {labels}".encode())
 
     numbers = [torch.zeros(5, 2), torch.ones(4, 2)]
-    assert len(shown("x", Odd(), numbers, ["", ""]).pictures) == 2
-    assert shown("x", Drawn(), numbers, ["a", "b"]).pictures == [b"2 ['a', 'b']"]
-    assert "2 of odd (.npy)" in shown("x", Odd(), [torch.zeros(5, 9)] * 2, ["", ""]).paragraphs[0]
-    assert "1 of odd (.npy)" in shown("x", Odd(), [torch.full((5, 2), torch.nan)], [""]).paragraphs[0]
+    plots, drawn = shown("x", Odd(), numbers, ["", ""]), shown("x", Drawn(), numbers, ["a", "b"])
+    assert isinstance(plots, Pictures) and len(plots.pictures) == 2
+    assert isinstance(drawn, Pictures) and drawn.pictures == [b"2 ['a', 'b']"]
+    for odd in ([torch.zeros(5, 9)], [torch.full((5, 2), torch.nan)], [torch.zeros(5, 2), "text"]):
+        told = shown("x", Odd(), odd, ["", ""][: len(odd)])
+        assert isinstance(told, Paragraphs) and f"{len(odd)} of odd (.npy)" in told.paragraphs[0]
 
 
 def test_ctrl_c_ends_it(home: Path) -> None:
@@ -439,12 +445,12 @@ def test_ctrl_c_ends_it(home: Path) -> None:
 def test_its_help_is_quick_and_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     code = (
         "import argparse, sys; from gendiff_recipes.commands import Ui; parser = argparse.ArgumentParser()\n"
-        "Ui().arguments(parser, []); parser.format_help(); print(sorted({'torch', 'jinja2', 'http'} & set(sys.modules)))"
+        "Ui().arguments(parser, []); parser.format_help()\n"
+        "print(sorted({'torch', 'jinja2', 'http'} & set(sys.modules)))"
     )
     paths = os.pathsep.join(str(root / name) for name in (".", "domains", "recipes"))
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": paths}
-    )
+    command, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "[]"
     monkeypatch.setattr(commands, "find_spec", lambda name: None if name == "jinja2" else name)
     with pytest.raises(MissingExtra, match=r'needs the package jinja2.*pip install "gendiff\[ui\]"'):

@@ -1,7 +1,7 @@
 """What was typed on the page, checked, as the arguments of `gendiff sample`.
 
-The page asks for nothing that the shell could not: what was typed becomes words of the command line, which the command's
-own parser and readers read. Whatever is wrong is told by field, all of it at once.
+The page asks for nothing that the shell could not: what was typed becomes words of the command line, which are read by
+the command's own parser and readers. Whatever is wrong is told by field, all of it at once.
 
     {"asked": {"label": {"how": "value", "value": "bag"}, "like": {"how": "value", "value": "3f..."}},
      "guidance": {"label": "3"}, "n": "4", "seed": "0", "sampler": "", "steps": ""}
@@ -29,7 +29,7 @@ from gendiff.conditions import told_of
 from gendiff.errors import GendiffError, RequestError, nearest
 from gendiff.model import Model
 
-from .fields import Field
+from .fields import FormField
 
 MOST, LONGEST, UPLOADS = 256, 10_000, 32  # samples, letters of a line, and files that are kept
 FORM = ""
@@ -159,7 +159,12 @@ def part(form: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def read_form(
-    model: Model, path: Path, device: str, known: list[Field], form: Mapping[str, Any], uploads: Mapping[str, Upload]
+    model: Model,
+    path: Path,
+    device: str,
+    known: list[FormField],
+    form: Mapping[str, Any],
+    uploads: Mapping[str, Upload],
 ) -> Asked:
     """The request that a form asks for.
 
@@ -204,7 +209,7 @@ def read_form(
 
 
 def said(
-    known: list[Field], form: Mapping[str, Any], uploads: Mapping[str, Upload], errors: dict[str, str]
+    known: list[FormField], form: Mapping[str, Any], uploads: Mapping[str, Upload], errors: dict[str, str]
 ) -> tuple[dict[str, str], dict[str, Upload]]:
     """What was said, by field, as it is typed in a shell; and the files among it."""
     typed: dict[str, str] = {}
@@ -263,7 +268,7 @@ def how(model: Model, form: Mapping[str, Any], errors: dict[str, str]) -> tuple[
     return texts["sampler"], texts["steps"]
 
 
-def guidance_text(model: Model, known: list[Field], form: Mapping[str, Any], errors: dict[str, str]) -> str:
+def guidance_text(model: Model, known: list[FormField], form: Mapping[str, Any], errors: dict[str, str]) -> str:
     """The guidance as typed in a shell: a number, or numbers by condition; empty for the model's own."""
     names = [own.name for own in known if own.condition]
     found: dict[str, float] = {}

@@ -19,7 +19,7 @@ from gendiff.model import Model
 
 
 @dataclass(frozen=True)
-class Field:
+class FormField:
     """A field.
 
     Attributes:
@@ -55,14 +55,14 @@ class Field:
     guidance: str = ""
 
 
-def fields(model: Model) -> list[Field]:
+def fields(model: Model) -> list[FormField]:
     """A field for each condition, then one for everything else that the domain's request takes by name."""
     conditions = model.domain.conditions
     others = {name: facts for name, facts in model.info()["request"].items() if name not in conditions}
     return [*(of_condition(model, name, own) for name, own in conditions.items()), *of_request(others)]
 
 
-def of_condition(model: Model, name: str, own: Condition) -> Field:
+def of_condition(model: Model, name: str, own: Condition) -> FormField:
     """The field of a condition."""
     classes, turn, guidance = model.domain.labels.get(name), own.turn(), own_guidance(model)
     known: dict[str, Any] = {
@@ -74,26 +74,26 @@ def of_condition(model: Model, name: str, own: Condition) -> Field:
         "guidance": guidance.get(name, "") if isinstance(guidance, dict) else guidance,
     }
     if classes is not None:
-        return Field(kind="menu", classes=tuple(classes), **known)
+        return FormField(kind="menu", classes=tuple(classes), **known)
     if own.files:
-        return Field(kind="file", accept=own.files, **known)
+        return FormField(kind="file", accept=own.files, **known)
     if own.span is not None and own.span[0] < own.span[1]:
         log = getattr(own, "transform", "linear") == "log"
-        return Field(kind="slider", **known, **slider(own.span, log), unit=str(getattr(own, "unit", "")))
-    return Field(kind="line", **known, example=str(turn[0]) if turn else "")
+        return FormField(kind="slider", **known, **slider(own.span, log), unit=str(getattr(own, "unit", "")))
+    return FormField(kind="line", **known, example=str(turn[0]) if turn else "")
 
 
-def of_request(others: Mapping[str, Mapping[str, Any]]) -> Iterator[Field]:
+def of_request(others: Mapping[str, Mapping[str, Any]]) -> Iterator[FormField]:
     """The fields of what a request takes beside conditions: lengths, seconds."""
     for name, facts in others.items():
         low, high = facts.get("trained", (0, 0))
         if low < high:
-            yield Field(name, "slider", f"{low:.4g} to {high:.4g} in training", **slider((low, high), False))
+            yield FormField(name, "slider", f"{low:.4g} to {high:.4g} in training", **slider((low, high), False))
         elif "trained" in facts:
-            yield Field(name, "line", f"{low:.4g} in training", example=f"{low:.4g}")
+            yield FormField(name, "line", f"{low:.4g} in training", example=f"{low:.4g}")
         else:
             default = facts["default"]
-            yield Field(name, "line", "" if default is None else f"{default} if not said")
+            yield FormField(name, "line", "" if default is None else f"{default} if not said")
 
 
 def slider(span: tuple[float, float], log: bool) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The page over HTTP, for the person at this machine.
 
-It answers on 127.0.0.1 alone, to requests whose Host is that address (a name that another made point here is none), whose
-Origin, where one is said, is its own, and which change something only with the token that stands in the page. Nothing on
-the page comes from elsewhere, nothing is sent anywhere, and the policy of the page forbids both. No path of a request
-is a path of a file: what can be fetched is in a table.
+It answers on 127.0.0.1 alone, to requests whose Host is that address (and no name that another made point here), whose
+Origin, where one is said, is its own, and which change something only with the token that stands in the page. Nothing
+on the page comes from elsewhere, nothing is sent anywhere, and the policy of the page forbids both. No path of a
+request is a path of a file: what can be fetched is in a table.
 
     GET  /                the page             GET  /assets/NAME       its styles and scripts
     GET  /status          how far it is        GET  /result?job=KEY    what was drawn
@@ -26,9 +26,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from gendiff.cli.expressions import kinds_of, known_kinds
 from gendiff.errors import GendiffError, RequestError
 from gendiff.sampling.solvers import Solver
+from gendiff_recipes import drawing
+from gendiff_recipes.report import asset, templates
 
-from .. import drawing
-from ..report import asset, templates
 from .studio import ENDED, Busy, Studio
 
 ADDRESS = "127.0.0.1"

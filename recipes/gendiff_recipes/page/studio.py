@@ -23,9 +23,9 @@ from gendiff.cli.commands import draw
 from gendiff.errors import GendiffError, RequestWarning
 from gendiff.model import Model
 from gendiff.samples import SampleFolder, captions
+from gendiff_recipes.report import templates
+from gendiff_recipes.showing import shown
 
-from ..report import templates
-from ..showing import shown
 from .asking import FORM, Asked, Refused, Uploads, read_form
 from .fields import fields
 from .lines import python_lines
