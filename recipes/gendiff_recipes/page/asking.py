@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import math
 import secrets
 import shlex
@@ -289,7 +290,8 @@ def guidance_text(model: Model, known: list[FormField], form: Mapping[str, Any],
     if len(names) == 1:
         text = repr(next(iter(found.values())))
     else:
-        text = repr({**(own if isinstance(own, Mapping) else {}), **found})
+        every = {**(own if isinstance(own, Mapping) else {}), **found}
+        text = f"{{{', '.join(f'{json.dumps(name)}: {value!r}' for name, value in every.items())}}}"
     with told(errors, f"guidance.{next(iter(found))}"):
         model.per_condition(guidance_of(text))
     return text

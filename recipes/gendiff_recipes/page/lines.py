@@ -15,6 +15,8 @@ from gendiff.model import Model
 
 from .asking import Asked
 
+WIDEST = 88  # letters of a line
+
 
 def python_lines(model: Model, asked: Asked) -> str:
     """The lines; `artifacts` holds the samples in the end."""
@@ -31,6 +33,8 @@ def python_lines(model: Model, asked: Asked) -> str:
     odd = ", ".join(f"{name!r}: {text}" for name, text in values.items() if name not in plain)
     given = [str(args.n), *(f"{name}={text}" for name, text in plain.items()), *([f"**{{{odd}}}"] if odd else [])]
     call = f"artifacts = model.sample({', '.join(given)})"
+    if len(call) > WIDEST:
+        call = "\n    ".join(["artifacts = model.sample(", *(f"{one}," for one in given)]) + "\n)"
     return "\n".join(
         ["import gendiff", *imports(values.values()), "",
          f"model = gendiff.load({str(args.model)!r}{device})", call],
