@@ -71,6 +71,12 @@ def ending(domain: Domain, wanted: str | None) -> str:
     return suffix
 
 
+def draw_together(domain: Domain, artifacts: Sequence[Any], path: Path, captions: Sequence[str]) -> None:
+    """The picture that a domain draws of artifacts (`Domain.plot`), with their captions where it takes them."""
+    captioned = any(captions) and "labels" in inspect.signature(domain.plot).parameters
+    domain.plot(artifacts, path, **({"labels": list(captions)} if captioned else {}))
+
+
 class SampleFolder:
     """Samples written as they are drawn.
 
@@ -168,11 +174,6 @@ class SampleFolder:
             write = functools.partial(write, remarks=self._remarks(i))
         self._file(names[i], lambda path: write(artifact, path))
 
-    def _plot(self, path: Path) -> None:
-        domain = self.model.domain
-        captioned = any(self.captions) and "labels" in inspect.signature(domain.plot).parameters
-        domain.plot(self.artifacts, path, **({"labels": self.captions} if captioned else {}))
-
     def _remarks(self, i: int) -> list[str]:
         """What the manifest says of sample i, a line each."""
         own = ("complete", "n", "files", "finished", "raw")
@@ -186,7 +187,7 @@ class SampleFolder:
         if kind is not None:
             return
         if self.drawn:
-            self._file("all.png", self._plot)
+            self._file("all.png", lambda path: draw_together(self.model.domain, self.artifacts, path, self.captions))
         if self.raw and not self.kept:
             self.manifest = {key: value for key, value in self.manifest.items() if key != "raw"}
             self.manifest["files"] = [name for name in self.manifest["files"] if name not in self.raw]

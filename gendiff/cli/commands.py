@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from gendiff.progress import progress_bar
 if TYPE_CHECKING:
     from gendiff.cli import Command
     from gendiff.model import Model
+    from gendiff.samples import SampleFolder
 
 MODEL = "a model.safetensors, or the folder that holds it"
 
@@ -111,46 +113,75 @@ class Sample:
         return "\n".join(questions(loaded(Path(paths[0]), "cpu"))) if paths else ""
 
     def run(self, args: argparse.Namespace) -> None:
-        import torch
-
-        from gendiff.samples import SampleFolder
-
         model = loaded(args.model, args.device)
-        what = asked(args.what, model.domain.conditions)
-        sampler, guidance = sampler_of(args.sampler, model), guidance_of(args.guidance)
-        if args.strength is not None and args.start is None:
-            raise RequestError("--strength without --start", "a file to start from", "--start FILE --strength 0.5")
-        start = {} if args.start is None else {"start": model.domain.read(args.start), "strength": args.strength or 0.5}
-        if start:
-            what = {**model.domain.size_of(start["start"]), **what}
-        plan = model.plan(args.n, **what)
-        model.domain.request(
-            args.n, **model.domain.sized(args.n, plan)
-        )  # refuses what it cannot answer before a folder is made
+        options = sample_options(model, args)
         out = args.out or free_folder("samples")
-        manifest = {
-            "seed": args.seed,
-            "request": plan,
-            "guidance": repr(model.guidance if guidance is None else guidance),
-            "sampler": repr(sampler or model.sampler),
-            "steps": args.steps,
-            "batch": args.batch,
-            "precision": args.precision,
-            "weights": str(args.model),
-            "command": args.command,
-            **({"start": str(args.start), "strength": args.strength or 0.5} if start else {}),
-        }
-        folder = SampleFolder(model, out, args.n, manifest, overwrite=args.overwrite, suffix=args.format)
-        try:
-            with folder, progress_bar("sampling") as progress:
-                model.sample(
-                    args.n, sampler=sampler, steps=args.steps, guidance=guidance, seed=args.seed, batch=args.batch,
-                    precision=None if args.precision == "float32" else torch.bfloat16, progress=progress,
-                    arrived=folder.add, raw=folder.keep, plan=plan, **start,
-                )  # fmt: skip
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{len(folder.artifacts)} of {args.n} samples are in {out}") from None
+        folder = draw(model, args, options, out, progress_bar("sampling"))
         print(f"{args.n} samples in {out}" + (f", together in {out / 'all.png'}" if folder.drawn else ""))
+
+
+def sample_options(model: Model, args: argparse.Namespace) -> dict[str, Any]:
+    """What `gendiff sample` was asked, as keywords of `model.sample`; nothing is drawn and no folder is made.
+
+    Raises:
+        GendiffError: For whatever cannot be answered.
+    """
+    import torch
+
+    what = asked(args.what, model.domain.conditions)
+    sampler, guidance = sampler_of(args.sampler, model), guidance_of(args.guidance)
+    if args.strength is not None and args.start is None:
+        raise RequestError("--strength without --start", "a file to start from", "--start FILE --strength 0.5")
+    start = {} if args.start is None else {"start": model.domain.read(args.start), "strength": args.strength or 0.5}
+    if start:
+        what = {**model.domain.size_of(start["start"]), **what}
+    plan = model.plan(args.n, **what)
+    model.domain.request(args.n, **model.domain.sized(args.n, plan))
+    return {
+        "sampler": sampler,
+        "steps": args.steps,
+        "guidance": guidance,
+        "seed": args.seed,
+        "batch": args.batch,
+        "precision": None if args.precision == "float32" else torch.bfloat16,
+        "plan": plan,
+        **start,
+    }
+
+
+def draw(
+    model: Model, args: argparse.Namespace, options: Mapping[str, Any], out: Path, progress: AbstractContextManager[Any]
+) -> SampleFolder:
+    """Draws the samples that `gendiff sample` was asked for into a folder, with their manifest.
+
+    Args:
+        model: Which draws them.
+        args: Of the command; `args.command` is the line that repeats it.
+        options: What `sample_options` made of them.
+        out: The folder.
+        progress: Gives a function that is called with the share done; what it raises ends the drawing.
+    """
+    from gendiff.samples import SampleFolder
+
+    manifest = {
+        "seed": args.seed,
+        "request": options["plan"],
+        "guidance": repr(model.guidance if options["guidance"] is None else options["guidance"]),
+        "sampler": repr(options["sampler"] or model.sampler),
+        "steps": args.steps,
+        "batch": args.batch,
+        "precision": args.precision,
+        "weights": str(args.model),
+        "command": args.command,
+        **({"start": str(args.start), "strength": options["strength"]} if "start" in options else {}),
+    }
+    folder = SampleFolder(model, out, args.n, manifest, overwrite=args.overwrite, suffix=args.format)
+    try:
+        with folder, progress as tick:
+            model.sample(args.n, **options, progress=tick, arrived=folder.add, raw=folder.keep)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{len(folder.artifacts)} of {args.n} samples are in {out}") from None
+    return folder
 
 
 def questions(model: Model) -> Iterator[str]:

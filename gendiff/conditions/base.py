@@ -147,6 +147,11 @@ class Condition(ABC):
         """A value, or a list of values, from what a person typed."""
         return None if text.lower() == "none" else text
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The endings of the files whose paths `read` takes; empty where it reads what is typed."""
+        return ()
+
     def words(self, value: Any) -> str:
         """A value in a few words, to stand under a sample."""
         return "" if value is None else str(value)

@@ -185,6 +185,10 @@ class Reference(Condition):
                 f"the reference {path!r} ({error})", f"a file that {type(self.domain).__name__} reads"
             ) from error
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self.domain.suffixes
+
     def words(self, value: Any) -> str:
         return ""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -188,12 +189,33 @@ class Field(Condition):
         return [f"{missing} of {len(values)} examples have none"] if missing else []
 
     def read(self, text: str) -> Any:
-        if text.lower() == "none":
-            return None
-        raise RequestError("a field on the command line", "a tensor, from Python", "model.sample(1, NAME=tensor)")
+        """The tensor in a .npy file, or those in files with commas between them; none is nothing asked."""
+        items = [text] if Path(text).is_file() else [item.strip() for item in text.split(",")]
+        found = [None if item.lower() == "none" else tensor_in(item) for item in items]
+        return found if len(found) > 1 else found[0]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (".npy",)
 
     def words(self, value: Any) -> str:
         return ""
 
     def describe(self) -> str:
-        return f"{self.channels} numbers for each site, from Python"
+        numbers = "a number" if self.channels == 1 else f"{self.channels} numbers"
+        return f"{numbers} for each site: a tensor, or a .npy file of one"
+
+
+def tensor_in(path: str) -> Tensor:
+    """The tensor in a .npy file, which is read no further than it goes.
+
+    Raises:
+        RequestError: For a file that is not there or holds no numbers.
+    """
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        return torch.from_numpy(np.array(found, dtype=found.dtype.newbyteorder("=")))
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, OverflowError) as error:
+        raise RequestError(
+            f"the field {path!r} ({error})", "a file .npy with numbers [*sites, channels]", "numpy.save(path, array)"
+        ) from None

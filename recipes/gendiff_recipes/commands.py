@@ -1,4 +1,4 @@
-"""The commands `train`, `prepare`, `evaluate`, `bench`, `report` and `demo`, registered as gendiff.commands.
+"""The commands `train`, `prepare`, `evaluate`, `bench`, `report`, `ui` and `demo`, registered as gendiff.commands.
 
 Heavy imports stay inside `run`, so that listing commands is quick.
 """
@@ -12,14 +12,17 @@ import os
 import shlex
 import sys
 import typing
+import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from gendiff.cli.commands import MODEL, free_folder, guidance_of, loaded, model_arguments
 from gendiff.cli.words import asked, count, minutes, result_file, seed
-from gendiff.errors import RecipeError
+from gendiff.errors import MissingExtra, RecipeError
 from gendiff.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -336,6 +339,34 @@ class Report:
 
         use_data(args.data)
         print(f"The report is {report(args.run, args.out, n=args.n, seed=args.seed)}")
+
+
+class Ui:
+    """Serves a page on which a model can be asked and its samples looked at."""
+
+    help = "a page in the browser on which to ask a model and see its samples, for this machine alone"
+
+    def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+        parser.add_argument("model", type=Path, help=MODEL)
+        parser.add_argument("--port", type=seed, help="where it answers, on 127.0.0.1 (7860, or one that is free)")
+        parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (a GPU where there is one)")
+        parser.add_argument("--open", action="store_true", help="open it in the browser")
+
+    def run(self, args: argparse.Namespace) -> None:
+        for package, name in {"jinja2": "jinja2", "matplotlib": "matplotlib", "PIL": "pillow"}.items():
+            if find_spec(package) is None:
+                raise MissingExtra("gendiff ui", name, "ui")
+        from .page.server import serve
+        from .page.studio import Studio
+
+        def announce(url: str) -> None:
+            print(f"{args.model} can be asked at {url} on this machine. Ctrl-C ends it.", flush=True)
+            if args.open:
+                webbrowser.open(url)
+
+        model = loaded(args.model, args.device)
+        with TemporaryDirectory(prefix="gendiff-ui-") as home:
+            serve(Studio(model, args.model, args.device, Path(home)), args.port, announce)
 
 
 class Demo:

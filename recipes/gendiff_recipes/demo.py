@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -29,7 +28,8 @@ from gendiff.samples import captions, write_samples
 from . import audio, images, proteins
 from .evaluation import Evaluation, default_request, evaluate, subset
 from .recipe import Recipe
-from .report import Block, Curve, Details, Pictures, Section, Sound, Sounds, Structure, Structures, Table, write_report
+from .report import Curve, Details, Section, Table, write_report
+from .showing import shown as shown_block
 from .training import train
 
 ASKED, OWN = "The words are what was asked for.", "The words are the labels of the data."  # notes on captions
@@ -45,7 +45,6 @@ class Show:
         share: Of the training time.
         n: Samples to judge.
         shown: Samples to show.
-        block: Makes the block that shows artifacts, with a caption each and a note.
     """
 
     title: str
@@ -54,50 +53,23 @@ class Show:
     share: float
     n: int
     shown: int
-    block: Callable[[str, Domain, list[Any], list[str], str], Block]
-
-
-def pictures(title: str, domain: Domain, artifacts: list[Any], captions: list[str], note: str) -> Block:
-    """Pictures, enlarged: ten in a row where they and the words beneath are small."""
-    side = max(max(picture.shape[-2:]) for picture in artifacts)
-    small = side <= 32 and all(len(caption) <= 8 for caption in captions)
-    return Pictures(
-        title, artifacts, captions, width=min(160, max(56, 2 * side)), columns=10 if small else None, note=note
-    )
-
-
-def sounds(title: str, domain: Domain, artifacts: list[Any], captions: list[str], note: str) -> Block:
-    """Clips, each with its spectrogram and a player."""
-    every = [Sound(a.samples, a.sample_rate, c) for a, c in zip(artifacts, captions, strict=True)]
-    return Sounds(title, every, note)
-
-
-def structures(title: str, domain: Domain, artifacts: list[Any], captions: list[str], note: str) -> Block:
-    """Chains in the 3D viewer."""
-    with TemporaryDirectory() as folder:
-        texts = []
-        for i, artifact in enumerate(artifacts):
-            path = Path(folder) / f"{i}.pdb"
-            domain.write(artifact, path)
-            texts.append(path.read_text(encoding="utf8"))
-    return Structures(title, [Structure(text, c) for text, c in zip(texts, captions, strict=True)], note)
 
 
 SHOWS: dict[str, Show] = {
     "images": Show(
         "Images: handwritten digits",
         "A U-Net on scikit-learn's 8 x 8 digits, asked for one digit after the other.",
-        images.digits, 0.2, 200, 40, pictures,
+        images.digits, 0.2, 200, 40,
     ),
     "audio": Show(
         "Audio: plucked strings and vowels",
         "A 1-D U-Net on log-mel frames of sounds made by physical models; Griffin-Lim makes them audible.",
-        audio.tones, 0.3, 120, 8, sounds,
+        audio.tones, 0.3, 120, 8,
     ),
     "proteins": Show(
         "Proteins: backbones in SE(3)",
         "An equivariant network on frames: positions by a straight flow, rotations along geodesics, two clocks.",
-        proteins.ideal, 0.5, 32, 6, structures,
+        proteins.ideal, 0.5, 32, 6,
     ),
 }  # fmt: skip
 
@@ -141,8 +113,8 @@ def section(show: Show, model: Model, result: Evaluation, folder: Path) -> Secti
     training = json.loads((folder / "training.json").read_text(encoding="utf8"))
     head, rows = result.scores.grid()
     seen = {row[0]: score.measure.about for row, score in zip(rows, result.scores.rows, strict=True)}
-    made = show.block("Generated", domain, shown, captions(domain, asked, len(shown)), ASKED)
-    known = show.block("Test data", domain, [e.artifact for e in real], real_captions(domain, real), OWN)
+    made = shown_block("Generated", domain, shown, captions(domain, asked, len(shown)), ASKED)
+    known = shown_block("Test data", domain, [e.artifact for e in real], real_captions(domain, real), OWN)
     return Section(
         show.title,
         [

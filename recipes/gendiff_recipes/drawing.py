@@ -20,6 +20,7 @@ from scipy.signal import stft
 from gendiff.errors import DataError
 
 DECIBELS = 70.0
+GREY = "#7d8088"  # of axes, on a light page and a dark one
 Series = Sequence[float] | np.ndarray
 
 
@@ -144,6 +145,39 @@ def chain_picture(pdb: str, highlight: Sequence[int] = (), pixels: int = 360) ->
     FigureCanvasAgg(figure)
     figure.savefig(file, format="png", transparent=True)
     return file.getvalue()
+
+
+def plots(arrays: Sequence[np.ndarray], pixels: int = 400) -> list[bytes]:
+    """A plot of each array as PNG on a clear background, all with the same axes: pairs `[N, 2]` as points in a plane,
+    `[N]` and `[N, C]` over their places."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    points = all(array.ndim == 2 and array.shape[1] == 2 for array in arrays)
+    rows = [a if points else np.column_stack([np.arange(1, len(a) + 1), a]) for a in arrays]
+    across, up = (
+        [float(f([f(part) for part in parts])) for f in (np.min, np.max)]
+        for parts in ([row[:, 0] for row in rows], [row[:, 1:] for row in rows])
+    )
+    found = []
+    for row in rows:
+        figure = Figure(figsize=(pixels / 100, pixels / 100), dpi=100)
+        plot = figure.add_axes((0.16, 0.12, 0.8, 0.84))
+        for column in row[:, 1:].T:
+            plot.plot(row[:, 0], column, "o" if points else "o-", markersize=5, linewidth=1, alpha=0.8)
+        for limits, set_limits in ((across, plot.set_xlim), (up, plot.set_ylim)):
+            margin = 0.06 * (limits[1] - limits[0]) or 1.0
+            set_limits(limits[0] - margin, limits[1] + margin)
+        plot.tick_params(colors=GREY, labelsize=13)
+        plot.set_facecolor("none")
+        plot.spines[["top", "right"]].set_visible(False)
+        plot.spines[["bottom", "left"]].set_color(GREY)
+        figure.patch.set_alpha(0)
+        FigureCanvasAgg(figure)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", transparent=True)
+        found.append(file.getvalue())
+    return found
 
 
 def ticks(low: float, high: float, aim: int = 5) -> list[float]:

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -31,6 +31,9 @@ from scipy.spatial.transform import Rotation
 from gendiff.errors import DataError
 
 from . import drawing
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 View = dict[str, Any]
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 240, 48, 12, 12, 40  # of a plot, in its own units
@@ -59,6 +62,20 @@ def number(value: Any) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
 
 
+def asset(name: str) -> str:
+    """The text of a file in the folder of assets."""
+    return files("gendiff_recipes").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def templates() -> Environment:
+    """The templates among the assets, in which every text is escaped."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    return Environment(
+        loader=FunctionLoader(asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
 class Block(ABC):
     """A piece of a section."""
 
@@ -81,8 +98,8 @@ class Text(Block):
 class Pictures(Block):
     """Pictures as a grid: arrays `[H, W]`, `[1, H, W]`, `[3, H, W]` in [0, 1] (or uint8), or the bytes of a PNG.
 
-    `width` is that of one picture on the page, in pixels; small pictures are enlarged without smoothing. `columns`
-    fills the page with that many a row instead, say one a class.
+    `width` is that of one picture on the page, in pixels; small pictures are enlarged without smoothing, unless
+    `smooth`. `columns` fills the page with that many a row instead, say one a class.
     """
 
     title: str
@@ -91,6 +108,7 @@ class Pictures(Block):
     width: int = 72
     columns: int | None = None
     note: str = ""
+    smooth: bool = False
 
     def view(self) -> View:
         if self.captions and len(self.captions) != len(self.pictures):
@@ -102,7 +120,7 @@ class Pictures(Block):
             {"uri": data_uri("image/png", drawing.png(p)), "caption": c, "alt": c or f"{self.title}, {i}"}
             for i, (p, c) in enumerate(zip(self.pictures, captions, strict=True), 1)
         ]
-        layout = {"width": self.width, "columns": self.columns}
+        layout = {"width": self.width, "columns": self.columns, "smooth": self.smooth}
         return {"kind": "pictures", "title": self.title, "note": self.note, "cells": cells, **layout}
 
 
@@ -340,30 +358,25 @@ def write_report(
     Raises:
         DataError: a picture, sound, structure or series that cannot be shown.
     """
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
-
-    assets = files("gendiff_recipes").joinpath("assets")
-
-    def read(name: str) -> str:
-        return assets.joinpath(name).read_text(encoding="utf-8")
 
     views = [section.view() for section in sections]
     solid = any(block["kind"] == "structures" for view in views for row in view["rows"] for block in row)
-    page = Environment(
-        loader=FunctionLoader(read), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    html = page.get_template("report.html.j2").render(
-        title=title,
-        lead=lead,
-        facts=_facts(facts or {}),
-        sections=views,
-        citations=list(citations),
-        style=Markup(read("report.css")),
-        script=Markup(read("report.js")),
-        viewer=Markup(read("3Dmol-min.js")) if solid else "",
-        viewer_licence=read("3Dmol.LICENSE.txt") if solid else "",
-        palette=drawing.palette() if solid else [],
+    html = (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            lead=lead,
+            facts=_facts(facts or {}),
+            sections=views,
+            citations=list(citations),
+            style=Markup(asset("report.css")),
+            script=Markup(asset("report.js")),
+            viewer=Markup(asset("3Dmol-min.js")) if solid else "",
+            viewer_licence=asset("3Dmol.LICENSE.txt") if solid else "",
+            palette=drawing.palette() if solid else [],
+        )
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

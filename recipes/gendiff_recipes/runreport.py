@@ -10,14 +10,14 @@ from typing import Any
 
 import gendiff
 from gendiff.config import read_json
-from gendiff.domain import Domain
 from gendiff.errors import DataError, RecipeError, nearest
 from gendiff.modelfile import model_path
 from gendiff.samples import captions
 
-from .demo import ASKED, OWN, SHOWS, about, real_captions
+from .demo import ASKED, OWN, about, real_captions
 from .evaluation import default_request, subset
-from .report import Block, Curve, Details, Section, Table, Text, write_report
+from .report import Block, Curve, Details, Section, Table, write_report
+from .showing import shown
 
 
 def columns(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
@@ -48,13 +48,6 @@ def curves(folder: Path) -> list[Block]:
             title = name.removeprefix("metrics/")
             found.append(Curve(title, {title: xy}, y=title))
     return found
-
-
-def shown(title: str, domain: Domain, artifacts: list[Any], words: list[str], note: str) -> Block:
-    """Artifacts as the domain's own block, as the demo shows them; others by the picture that the domain draws."""
-    if domain.name in SHOWS:
-        return SHOWS[domain.name].block(title, domain, artifacts, words, note if any(words) else "")
-    return Text([f"{title}: {len(artifacts)} of {domain.name}"])
 
 
 def report(run: str | Path, out: str | Path | None = None, *, n: int = 12, seed: int = 0) -> Path:
