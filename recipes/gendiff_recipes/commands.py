@@ -19,7 +19,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gendiff.cli.commands import MODEL, free_folder, guidance_of, loaded, model_arguments
+from gendiff.cli.commands import MODEL, free_folder, guidance_of, loaded, model_arguments, worker_options
 from gendiff.cli.words import asked, count, minutes, result_file, seed
 from gendiff.errors import RecipeError
 from gendiff.progress import progress_bar
@@ -132,17 +132,20 @@ class Prepare:
 
     def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         parser.add_argument("--out", required=True, help="the store's folder; what is done there is kept")
-        parser.add_argument("--workers", type=seed, default=0, help="processes that encode (0: this one alone)")
+        worker_options(parser, "encode")
         parser.add_argument("--quiet", action="store_true", help="no progress bar")
         data_option(parser)
         recipe_options(parser, words)
 
     def run(self, args: argparse.Namespace) -> None:
         use_data(args.data)
+        from gendiff.executors import workers_of
+
         from .prepared import prepare
 
-        with nullcontext() if args.quiet else progress_bar("preparing") as progress:
-            report = prepare(recipe_asked(args), args.out, workers=args.workers, progress=progress)
+        recipe, bar = recipe_asked(args), nullcontext() if args.quiet else progress_bar("preparing")
+        with workers_of(args.workers if args.cluster else 0, args.cluster) as pool, bar as progress:
+            report = prepare(recipe, args.out, workers=args.workers, executor=pool, progress=progress)
         print(report)
 
 

@@ -35,6 +35,7 @@ from gendiff.adaptation import on_scale_of
 from gendiff.config import classes_in, read_json
 from gendiff.domain import Domain, Examples, Made, Rejected
 from gendiff.errors import DataError, GendiffError, RecipeError
+from gendiff.executors import local, results
 from gendiff.lazy import Lazy, digest
 from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.spaces import State, tensors
@@ -44,7 +45,7 @@ from .evaluation import about_examples
 from .folder import Lock, written
 from .recipe import Recipe, leaves
 from .remote import CACHE_GB, Fetched, is_url, local_path, look_ahead, open_store
-from .shards import ROOM, Done, Job, Shard, header_of, local, results, unpack
+from .shards import ROOM, Done, Job, Shard, header_of, make, unpack
 
 SHARD = 2**24  # bytes of records, if all are as large as the first
 FORMAT = 1
@@ -110,10 +111,10 @@ def prepare(
             Job(store, k, i, recipe.domain, Examples(examples.items[i : i + each]), encoding, before)
             for k, i in enumerate(range(0, len(examples), each))
         )
-        pool = executor or local(workers)
+        pool = executor or local(workers, "fork")  # as the loaders of batches
         done: list[Done] = []
         try:
-            for one in results(jobs, pool):
+            for _, one in results(make, jobs, pool):
                 done.append(one)
                 return_memory()
                 if progress is not None:
