@@ -470,6 +470,27 @@ MUTANTS: list[Mutant] = [
         "rank, world = (0, trainer.world_size)",
         ("tests/recipes/test_remote.py",),
     ),
+    Mutant(
+        "every piece draws the noise of the first",
+        "gendiff/model.py",
+        "part.stop - part.start, draws.begin + part.start",
+        "part.stop - part.start, part.start",
+        ("tests/core/test_drawing.py",),
+    ),
+    Mutant(
+        "a worker draws with whatever model its file holds",
+        "gendiff/drawing.py",
+        "if found is not None and identity(found) != piece.key:",
+        "if found is not None and identity(found) == '':",
+        ("tests/core/test_drawing.py",),
+    ),
+    Mutant(
+        "a lost piece is left out",
+        "gendiff/executors.py",
+        "                    give(job, times + 1)\n                    continue",
+        "                    continue",
+        ("tests/core/test_drawing.py",),
+    ),
 ]
 
 

@@ -28,6 +28,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 import gendiff
 from gendiff.adaptation import on_scale_of
@@ -54,7 +55,14 @@ FREE = (
     "trainer.logger", "trainer.checkpoint", "trainer.checkpoint_minutes", "trainer.show", "trainer.samples",
     "trainer.measure", "trainer.measured", "trainer.prepared", "trainer.cache_gb",
 )  # fmt: skip
-ROUNDING = ("trainer.accelerator", "trainer.devices", "trainer.compile", "trainer.accumulate", "trainer.threads")
+ROUNDING = (
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.compile",
+    "trainer.accumulate",
+    "trainer.strategy",
+    "trainer.threads",
+)
 
 
 class Interrupted(SystemExit):
@@ -454,7 +462,7 @@ def fit(task: Task, folder: Folder, encoded: Data, data: Path | None, signals: S
             max_epochs=1,
             accelerator=options.accelerator,
             devices=options.devices,
-            strategy="ddp" if options.devices > 1 and options.strategy == "auto" else options.strategy,
+            strategy=strategy_of(options),
             precision="64-true" if options.precision == "float64" else "32-true",
             gradient_clip_val=recipe.optimizer.clip or None,
             accumulate_grad_batches=options.accumulate,
@@ -475,10 +483,18 @@ def fit(task: Task, folder: Folder, encoded: Data, data: Path | None, signals: S
         )
         try:
             trainer.fit(module, batches)
+            module.put_back_whole()
         except SystemExit as error:  # a second Ctrl-C, of which Lightning makes exit status 1
             if signals.number is None:
                 raise
             raise Interrupted(128 + signals.number, newest_state(folder)["step"], "Stopped at once.") from error
+
+
+def strategy_of(options: Trainer) -> str | Strategy:
+    """Lightning's strategy of a trainer's options."""
+    if options.strategy != "fsdp2":
+        return "ddp" if options.devices > 1 and options.strategy == "auto" else options.strategy
+    return ModelParallelStrategy(options.devices, 1) if options.devices > 1 else "auto"
 
 
 def finished(
