@@ -132,6 +132,52 @@ def lost(times: int, error: BaseException) -> WorkerError:
     return WorkerError(f"A piece of the work was lost {times} times, the last time by {why}", "workers that live", fix)
 
 
+class Jobs(Executor):
+    """An executor of jobs that can be asked and do not tell, as submitit's are, looked at again and again.
+
+        with Jobs(submitit.AutoExecutor("logs")) as pool: gendiff.draw(model, 10_000, executor=pool, chunk=512)
+
+    Args:
+        queue: Its `submit(function, *args)` gives a job with `done()`, `result()` and, perhaps, `cancel()`.
+        every: Seconds between two looks.
+    """
+
+    def __init__(self, queue: Any, every: float = 1.0) -> None:
+        if not callable(getattr(queue, "submit", None)) or not every > 0:
+            raise RequestError(f"Jobs got {queue!r}, every={every!r}", "something with submit, and seconds above 0")
+        self.queue, self.every = queue, every
+        self.jobs: dict[Future[Any], Any] = {}
+        self.over = threading.Event()
+        self.watch = threading.Thread(target=self._look, daemon=True)
+        self.watch.start()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.jobs[future] = self.queue.submit(fn, *args, **kwargs)
+        return future
+
+    def _look(self) -> None:
+        while not (self.over.wait(self.every) and not self.jobs):
+            for future, job in list(self.jobs.items()):
+                if future.cancelled():
+                    getattr(job, "cancel", lambda: None)()
+                elif not job.done():
+                    continue
+                elif future.set_running_or_notify_cancel():
+                    try:
+                        future.set_result(job.result())
+                    except Exception as error:  # noqa: BLE001 - it is the future's
+                        future.set_exception(error)
+                del self.jobs[future]
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        for future in list(self.jobs) if cancel_futures else ():
+            future.cancel()
+        self.over.set()
+        if wait:
+            self.watch.join()
+
+
 def local(workers: int, method: str = "spawn") -> Executor | None:
     """Processes of this machine, each of one thread; None for none.
 

@@ -106,14 +106,14 @@ class Train:
             out = run if args.resume or args.overwrite else free_folder(str(run))
         else:
             out = Path("runs") / recipe.name
-        if args.out is None and recipe.trainer.devices > 1:
+        if args.out is None and recipe.trainer.world > 1:
             sys.argv += ["--out", str(out)]  # the processes that are launched beside this one use the same folder
         from .training import train
 
         options: dict[str, Any] = {"overwrite": args.overwrite, "start": args.start}
         options = {name: value for name, value in options.items() if value}
         train(recipe, out, data=args.data, resume=args.resume, quiet=args.quiet, **options)
-        if recipe.trainer.devices > 1 and rank() != 0:
+        if recipe.trainer.world > 1 and rank() != 0:
             return
         line = shlex.join(["gendiff", "sample", str(out), "--out", str(out / "drawn")])
         kind = "codec" if recipe.unused else "model"

@@ -83,7 +83,8 @@ def prepare(
         out: The store's folder.
         data: The data folder, instead of GENDIFF_DATA.
         workers: Local processes that encode; 0 encodes in this one. The store's bytes do not depend on it.
-        executor: Who encodes instead: Dask's, Ray's, submitit's, MPI's, on machines that share the store's folder.
+        executor: Who encodes instead, on machines that share the store's folder: Dask's, MPI's, submitit's by
+            `gendiff.executors.Jobs`.
         progress: Called with the share done, and a note.
 
     Returns:

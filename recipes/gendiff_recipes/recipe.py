@@ -120,7 +120,8 @@ class Trainer:
         minutes: Ends the run, and paces the learning rate, by training time if that comes first; None for steps alone.
         batch: Examples a step, over all devices.
         accelerator: "auto", "cpu" or "gpu".
-        devices: How many.
+        devices: How many, of each machine.
+        nodes: Machines that train together, as srun or torchrun start them.
         precision: Of the network: "auto" (bfloat16 where the hardware has it), "float32", "bfloat16", "float64".
             Noise, losses and averages stay in float32 or better.
         compile: Compile the network.
@@ -149,6 +150,7 @@ class Trainer:
     batch: int = 32
     accelerator: str = "auto"
     devices: int = 1
+    nodes: int = 1
     precision: str = "auto"
     compile: bool = False
     seed: int = 0
@@ -167,8 +169,13 @@ class Trainer:
     measure: int = 0
     measured: int = 64
 
+    @property
+    def world(self) -> int:
+        """Devices of all machines."""
+        return self.devices * self.nodes
+
     def __post_init__(self) -> None:
-        whole(self, "steps", "batch", "devices", "accumulate", "samples", "measured", "threads")
+        whole(self, "steps", "batch", "devices", "nodes", "accumulate", "samples", "measured", "threads")
         whole(self, "seed", "workers", "checkpoint", "show", "measure", zero=True)
         positive(self, "checkpoint_minutes", "cache_gb")
         if self.minutes is not None:

@@ -51,18 +51,14 @@ from .tasks import CodecTask, ModelTask, Task
 # What may change when a run goes on: how long, on what, and how often it is looked at. Anything else is another run.
 FREE = (
     "name", "sampler", "guidance", "trainer.steps", "trainer.minutes", "trainer.accelerator", "trainer.devices",
-    "trainer.compile", "trainer.workers", "trainer.accumulate", "trainer.strategy", "trainer.threads",
+    "trainer.nodes", "trainer.compile", "trainer.workers", "trainer.accumulate", "trainer.strategy", "trainer.threads",
     "trainer.logger", "trainer.checkpoint", "trainer.checkpoint_minutes", "trainer.show", "trainer.samples",
     "trainer.measure", "trainer.measured", "trainer.prepared", "trainer.cache_gb",
 )  # fmt: skip
 ROUNDING = (
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.compile",
-    "trainer.accumulate",
-    "trainer.strategy",
-    "trainer.threads",
-)
+    "trainer.accelerator", "trainer.devices", "trainer.nodes", "trainer.compile", "trainer.accumulate",
+    "trainer.strategy", "trainer.threads",
+)  # fmt: skip
 
 
 class Interrupted(SystemExit):
@@ -97,10 +93,10 @@ def resolve(recipe: Recipe, before: Mapping[str, Any] | None = None) -> Recipe:
     if options.precision == "auto":
         decided = "bfloat16" if bf16_is_fast() else "float32"
         options = dataclasses.replace(options, precision=(before or {}).get("precision", decided))
-    slots = options.devices * options.accumulate
+    slots = options.world * options.accumulate
     if options.batch % slots:
         raise RecipeError(
-            f"{recipe.name}: a batch of {options.batch} on {options.devices} devices"
+            f"{recipe.name}: a batch of {options.batch} on {options.world} devices"
             + (f", in {options.accumulate} parts" if options.accumulate > 1 else ""),
             "a multiple of the devices" + (f" times the parts, {slots}" if options.accumulate > 1 else ""),
             f"trainer.batch={-(-options.batch // slots) * slots}",
@@ -110,7 +106,7 @@ def resolve(recipe: Recipe, before: Mapping[str, Any] | None = None) -> Recipe:
 
 def is_leader(options: Trainer) -> bool:
     """Whether this process is the first of those that train together."""
-    return options.devices == 1 or rank() == 0
+    return options.world == 1 or rank() == 0
 
 
 def usable_processors() -> int:
@@ -462,6 +458,7 @@ def fit(task: Task, folder: Folder, encoded: Data, data: Path | None, signals: S
             max_epochs=1,
             accelerator=options.accelerator,
             devices=options.devices,
+            num_nodes=options.nodes,
             strategy=strategy_of(options),
             precision="64-true" if options.precision == "float64" else "32-true",
             gradient_clip_val=recipe.optimizer.clip or None,
@@ -493,8 +490,8 @@ def fit(task: Task, folder: Folder, encoded: Data, data: Path | None, signals: S
 def strategy_of(options: Trainer) -> str | Strategy:
     """Lightning's strategy of a trainer's options."""
     if options.strategy != "fsdp2":
-        return "ddp" if options.devices > 1 and options.strategy == "auto" else options.strategy
-    return ModelParallelStrategy(options.devices, 1) if options.devices > 1 else "auto"
+        return "ddp" if options.world > 1 and options.strategy == "auto" else options.strategy
+    return ModelParallelStrategy(options.world, 1) if options.world > 1 else "auto"
 
 
 def finished(

@@ -28,7 +28,7 @@ from gendiff import (
 )
 from gendiff.cli import main
 from gendiff.errors import RequestError, RequestWarning, WorkerError
-from gendiff.executors import TRIES, results
+from gendiff.executors import TRIES, Jobs, results
 from gendiff.lazy import digest
 from gendiff.spaces import leaves
 from gendiff_images import Images
@@ -305,6 +305,59 @@ def test_jobs_are_given_a_few_at_a_time() -> None:
         for count, _ in enumerate(results(abs, jobs(), pool), 1):
             assert len(taken) <= count + 4
     assert len(taken) == 100
+
+
+class Slow:
+    """A queue of jobs that are done when they are asked for the third time."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Any] = []
+
+    def submit(self, fn: Any, *args: Any) -> Any:
+        self.jobs.append(Job(fn, args))
+        return self.jobs[-1]
+
+
+class Job:
+    def __init__(self, fn: Any, args: Any) -> None:
+        self.fn, self.args, self.asked, self.stopped = fn, args, 0, False
+
+    def done(self) -> bool:
+        self.asked += 1
+        return self.asked > 2
+
+    def cancel(self) -> None:
+        self.stopped = True
+
+    def result(self) -> Any:
+        if self.args[0] == -3 and self.fn is not abs:
+            raise OSError("the node is gone")
+        return self.fn(*self.args)
+
+
+def test_jobs_that_do_not_tell_are_asked() -> None:
+    queue = Slow()
+    with Jobs(queue, 0.01) as pool:
+        assert sorted(result for _, result in results(abs, [-1, -2, 4], pool)) == [1, 2, 4]
+        with pytest.raises(WorkerError, match="OSError: the node is gone"):
+            list(results(abs, [-3], pool))
+        assert len(queue.jobs) == 3 + TRIES
+        late = pool.submit(abs, 5)
+        assert late.cancel()
+    assert queue.jobs[-1].stopped
+    with pytest.raises(RequestError, match="Jobs got"):
+        Jobs(None)
+
+
+@pytest.mark.slow
+def test_jobs_of_submitit_draw_the_same(tmp_path: Path) -> None:
+    submitit = pytest.importorskip("submitit", reason="needs submitit")
+    executor = submitit.AutoExecutor(folder=tmp_path, cluster="local")
+    executor.update_parameters(timeout_min=10)
+    what: dict[str, Any] = {"steps": 1, "batch": 4}
+    with Jobs(executor, 0.2) as pool:
+        found = gendiff.draw(FASHION, 8, executor=pool, **what)
+    assert same(found, gendiff.load(FASHION).sample(8, **what))
 
 
 def test_processes_of_this_machine_draw_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 import gendiff
-from benchmarks.interruptions import Cut, Pairs, bits, cut_at, recipe, together
+from benchmarks.interruptions import Chains, Cut, Pairs, bits, cut_at, recipe, together
 from gendiff import Domain, LoRA, Model, Noise, Sites, Text, denoising_loss
 from gendiff.errors import RecipeError
 from gendiff.testing import randomised
@@ -32,6 +34,7 @@ from gendiff_recipes.sharding import blocks_of, full, sharded, shared_like
 from gendiff_recipes.training import train
 from gendiff_torsions import Torsions
 
+pytestmark = pytest.mark.usefixtures("strangers")
 CLASSES = ("a", "b", "c")
 TEXT = Text().fit(["a cat", "dog", ""])
 PICTURES = Images(size=8, classes=CLASSES, asked={"text": TEXT})
@@ -164,6 +167,23 @@ def test_two_processes_train_to_the_weights_of_one_cut_or_not(tmp_path: Path) ->
         else:
             assert together(lambda name=name, then=then: again(then, name)) == [0, 0]
         assert gap(weights(tmp_path / name), weights(tmp_path / "one")) < 1e-5, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_machines_in_parts_take_the_steps_of_one_process(strategy: str, tmp_path: Path) -> None:
+    """Ragged chains, each batch dealt out to two machines in two parts; a machine is what torchrun tells a process."""
+    one = replace(recipe(Chains(), steps=5, show=0, measure=0), network={"dropout": 0.0})
+    two = replace(one, trainer=replace(one.trainer, nodes=2, accumulate=2, strategy=strategy))
+
+    def machine() -> None:
+        os.environ.update(GROUP_RANK=os.environ["RANK"], LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+        train(two, tmp_path / "two", quiet=True)
+
+    train(one, tmp_path / "one", quiet=True)
+    assert together(machine) == [0, 0]
+    found = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    assert gap(*found) < 1e-5
 
 
 def tree(value: Any) -> Any:
