@@ -485,6 +485,13 @@ MUTANTS: list[Mutant] = [
         ("tests/core/test_drawing.py",),
     ),
     Mutant(
+        "a block that is run again draws other numbers",
+        "gendiff/nn/recomputing.py",
+        "use_reentrant=False, **kwargs)",
+        "use_reentrant=False, preserve_rng_state=False, **kwargs)",
+        ("tests/core/test_recomputing.py",),
+    ),
+    Mutant(
         "a lost piece is left out",
         "gendiff/executors.py",
         "                    give(job, times + 1)\n                    continue",

@@ -132,6 +132,8 @@ class Trainer:
         cache_gb: Of a store at a URL, so many GB are kept on this machine, in GENDIFF_CACHE.
         accumulate: The batch is taken in so many parts, one after the other, for as many times less memory; the step,
             and so the run, is that of the whole batch.
+        checkpoint_activations: The blocks of the network are run again going backwards, instead of keeping what they
+            made: less memory for a third more time, the same run to the bit.
         strategy: How several devices work together, one of `STRATEGIES`, by Lightning's names; "auto" is "ddp" for
             them. "fsdp2" shares weights, moments and averages out among them, block by block (see `sharding`).
         threads: Of this process; None for as many as it may use.
@@ -158,6 +160,7 @@ class Trainer:
     prepared: str = ""
     cache_gb: float = 16.0
     accumulate: int = 1
+    checkpoint_activations: bool = False
     strategy: str = "auto"
     threads: int | None = None
     flush_denormals: bool = True
@@ -185,6 +188,8 @@ class Trainer:
                 refuse(self, name, f"one of {', '.join(options)}.{nearest(getattr(self, name), options)}")
         if self.strategy == "fsdp2" and (self.compile or self.precision == "float64"):
             refuse(self, "strategy", "ddp for a compiled network, or one in float64: fsdp2 is neither")
+        if self.checkpoint_activations and self.compile:
+            refuse(self, "checkpoint_activations", "False for a compiled network: the compiler chooses what is kept")
         for name in self.logger:
             if name not in LOGGERS:
                 refuse(self, "logger", f"some of {', '.join(LOGGERS)}.{nearest(name, LOGGERS)}")

@@ -11,7 +11,7 @@ therefore go on with other devices, or another strategy.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,16 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-
-def blocks_of(network: nn.Module) -> Iterator[nn.Module]:
-    """The outermost members of lists of modules that are more than one layer."""
-    for child in network.children():
-        if isinstance(child, nn.ModuleList):
-            for member in child:
-                if any(True for _ in member.children()):
-                    yield member
-        else:
-            yield from blocks_of(child)
+from gendiff.nn import blocks_of
 
 
 def sharded(network: nn.Module, mesh: DeviceMesh) -> nn.Module:

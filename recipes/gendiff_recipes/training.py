@@ -20,7 +20,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from gendiff.config import classes_in, read_json
 from gendiff.domain import Domain
 from gendiff.errors import GendiffError, RecipeError
 from gendiff.model import Model
+from gendiff.nn import recomputed
 from gendiff.training import load_trained
 
 from .callbacks import CSV, Clock, EMAWeights, Keeper, ProgressBar, Report, Signals
@@ -479,7 +480,8 @@ def fit(task: Task, folder: Folder, encoded: Data, data: Path | None, signals: S
             default_root_dir=out,
         )
         try:
-            trainer.fit(module, batches)
+            with recomputed(module.network) if options.checkpoint_activations else nullcontext():
+                trainer.fit(module, batches)
             module.put_back_whole()
         except SystemExit as error:  # a second Ctrl-C, of which Lightning makes exit status 1
             if signals.number is None:
