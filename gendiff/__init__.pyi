@@ -32,6 +32,7 @@ from .domain import Examples as Examples
 from .domain import Rejected as Rejected
 from .domain import Request as Request
 from .domain import Source as Source
+from .drawing import draw as draw
 from .errors import GendiffError as GendiffError
 from .errors import SamplerError as SamplerError
 from .evaluation import Hutchinson as Hutchinson

@@ -337,6 +337,10 @@ class CheckpointError(GendiffError):
     """A model file that cannot be loaded: damaged, of another version, or with keys nobody reads."""
 
 
+class WorkerError(GendiffError):
+    """Work that the workers of an executor lose again and again."""
+
+
 class SamplerError(GendiffError):
     """A sampler, grid, head and process that do not fit together."""
 

@@ -137,6 +137,81 @@ def finished(domain: Domain, artifacts: list[Any]) -> list[Any]:
     return out
 
 
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """Samples that are asked for and not drawn yet: all that drawing them needs beside the model (`Model.draws`).
+
+    Attributes:
+        n: How many.
+        request: What is asked of them, planned.
+        solver: How.
+        rule: Guidance, with scales by sample where it has some; None for none.
+        known: What is known of each; None for nothing.
+        first: The states to start from, one, or with `each` one for each sample; None for noise.
+        each: Whether each has its own.
+        strength: How much of `first` is remade.
+        seed: Of the noise.
+        begin: The number of the first of them among all of the seed.
+        batch: How many at a time.
+        precision: Of the network.
+        corrected: Whether the domain's `constrain` acts on predictions.
+    """
+
+    n: int
+    request: Request
+    solver: Solver | Loop
+    rule: Rule | None = None
+    known: Given | Measurement | None = None
+    first: State | None = None
+    each: bool = False
+    strength: float = 0.5
+    seed: int = 0
+    begin: int = 0
+    batch: int = 64
+    precision: torch.dtype | None = None
+    corrected: bool = True
+
+    def select(self, begin: int, stop: int) -> Draws:
+        """Samples begin to stop - 1 of these, with nothing of the others.
+
+        They are drawn in the same batches as among the others, and so to the same bits, if `begin` is a multiple of
+        `batch`.
+        """
+        if not 0 <= begin < stop <= self.n:
+            raise RequestError(f"samples {begin} to {stop - 1} of {self.n}", f"some of 0 to {self.n - 1}")
+        rows = torch.arange(begin, stop)  # unlike a slice's rows, these are a copy, which is sent alone
+        request = dataclasses.replace(
+            self.request, like=rows_of(self.request.like, rows), cond=rows_of(self.request.cond, rows)
+        )
+        return dataclasses.replace(
+            self,
+            n=stop - begin,
+            begin=self.begin + begin,
+            request=request,
+            solver=self.solver.select(rows) if isinstance(self.solver, Loop) else self.solver,
+            rule=None if self.rule is None else self.rule.select(rows),
+            known=None if self.known is None else self.known.select(rows),
+            first=rows_of(self.first, rows) if self.each else self.first,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What `Model.drawn` gives.
+
+    Attributes:
+        states: Batches [b, ...].
+        masks: Of their real sites; None for each that has none.
+        odd: How many samples hold numbers that are not finite.
+        cut: How many are saturated.
+    """
+
+    states: list[State]
+    masks: list[Tensor | None]
+    odd: int
+    cut: int
+
+
 class Model:
     """A domain with its denoiser.
 
@@ -387,6 +462,41 @@ class Model:
         Raises:
             RequestError: For something the domain cannot answer.
         """
+        draws = self.draws(
+            n, *args, sampler=sampler, steps=steps, guidance=guidance, given=given, start=start, strength=strength,
+            plan=plan, seed=seed, batch=batch, precision=precision, corrected=corrected, **what,
+        )  # fmt: skip
+        drawn = self.drawn(draws, progress=progress, arrived=arrived)
+        warn_of(n, drawn.odd, drawn.cut)
+        return drawn.states, drawn.masks
+
+    sample = decoded(states)
+
+    @torch.no_grad()
+    def draws(
+        self,
+        n: int,
+        *args: Any,
+        sampler: Solver | Loop | None = None,
+        steps: int | None = None,
+        guidance: Any = None,
+        given: Any = None,
+        start: Any = None,
+        strength: float = 0.5,
+        plan: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        batch: int = 64,
+        precision: torch.dtype | None = None,
+        corrected: bool = True,
+        **what: Any,
+    ) -> Draws:
+        """The samples that `sample` would draw, planned and checked and not drawn yet; the arguments are its own.
+
+        `self.drawn(self.draws(n).select(64, 128))` draws samples 64 to 127 of n, to the bit, where the batch is 64.
+
+        Raises:
+            RequestError: For something the domain cannot answer.
+        """
         if n < 1 or batch < 1:
             raise RequestError(f"sample got n={n}, batch={batch}", "at least one sample and a batch of at least one")
         if plan is not None:
@@ -438,54 +548,72 @@ class Model:
         rule = None if is_one(guidance) else as_rule(guidance)
         if rule is not None:
             rule.expect(n)
+        return Draws(
+            n, request, solver, rule=rule, known=known, first=first, each=len(starts) > 1, strength=strength,
+            seed=seed, batch=batch, precision=precision, corrected=corrected,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def drawn(
+        self,
+        draws: Draws,
+        *,
+        progress: Callable[[float], None] | None = None,
+        arrived: Callable[[list[Any]], None] | None = None,
+    ) -> Drawn:
+        """Draws what was asked for.
+
+        Args:
+            draws: What `draws` gave, or a part of it.
+            progress: Called with the share done.
+            arrived: Called with each batch as soon as it is drawn, as a list of single states on the host.
+        """
+        space, n, batch = self.denoiser.process.space, draws.n, draws.batch
         states, masks, odd, cut = [], [], 0, 0
         with self.at_rest():
             for begin in range(0, n, batch):
-                part = slice(begin, min(begin + batch, n))
-                like, cond = self.place(request, part)
-                noise = Noise.of(seed, part.stop - begin, begin, self.device)
-                here = None if known is None else known.select(part, self.device)
-                follow: Any = self.follow(1.0 if rule is None else rule.select(part, self.device), precision)
-                if isinstance(here, Measurement):
-                    follow = PosteriorMean(follow, here)
-                if corrected:
-                    follow = Constrained(follow, self.domain.constrain)
 
                 def tick(p: Progress, begin: int = begin) -> None:
                     if progress is not None:
                         progress((begin + batch * (p.number + 1) / p.total) / (-(-n // batch) * batch))
 
-                begins = None
-                if first is not None:
-                    own, each = (first, False) if len(starts) == 1 else (rows_of(first, part), True)
-                    begins = noised_start(self.denoiser.process, own, like, strength, noise, cond, each)
-                x = sample(
-                    follow,
-                    like,
-                    solver=solver.select(part, self.device) if isinstance(solver, Loop) else solver,
-                    noise=noise,
-                    cond=cond,
-                    given=here if isinstance(here, Given) else None,
-                    start=begins,
-                    callback=tick,
-                )
+                x, mask = self.draw_batch(draws, slice(begin, min(begin + batch, n)), tick)
                 states.append(x)
-                masks.append(cond.get("mask"))
-                singles = crop(x, masks[-1], space)
+                masks.append(mask)
+                singles = crop(x, mask, space)
                 odd += sum(not all(bool(p.isfinite().all()) for p in tensors(single)) for single in singles)
                 cut += sum(self.domain.cut(single) > SATURATED for single in singles)
                 if arrived is not None:
                     arrived(singles)
-        if odd:
-            warn(f"{odd} of {n} samples hold numbers that are not finite: too strong a guidance, or too few steps?")
-        if cut:
-            warn(
-                f"{cut} of {n} samples are saturated: over {SATURATED:.0%} of their values lie far beyond what can be "
-                "shown and are cut: too strong a guidance, too few steps, or too little training?"
-            )
-        return states, masks
+        return Drawn(states, masks, odd, cut)
 
-    sample = decoded(states)
+    def draw_batch(self, draws: Draws, part: slice, tick: Callable[[Progress], None]) -> tuple[State, Tensor | None]:
+        """Some samples of what was asked for, drawn at once, and their mask."""
+        like, cond = self.place(draws.request, part)
+        noise = Noise.of(draws.seed, part.stop - part.start, draws.begin + part.start, self.device)
+        here = None if draws.known is None else draws.known.select(part, self.device)
+        rule = 1.0 if draws.rule is None else draws.rule.select(part, self.device)
+        follow: Any = self.follow(rule, draws.precision)
+        if isinstance(here, Measurement):
+            follow = PosteriorMean(follow, here)
+        if draws.corrected:
+            follow = Constrained(follow, self.domain.constrain)
+        begins = None
+        if draws.first is not None:
+            own, each = (rows_of(draws.first, part), True) if draws.each else (draws.first, False)
+            begins = noised_start(self.denoiser.process, own, like, draws.strength, noise, cond, each)
+        solver = draws.solver
+        x = sample(
+            follow,
+            like,
+            solver=solver.select(part, self.device) if isinstance(solver, Loop) else solver,
+            noise=noise,
+            cond=cond,
+            given=here if isinstance(here, Given) else None,
+            start=begins,
+            callback=tick,
+        )
+        return x, cond.get("mask")
 
     def sizes_of(self, starts: Sequence[Any], n: int, what: Mapping[str, Any]) -> dict[str, Any]:
         """What to ask for to get samples of the sizes of artifacts to start from; says where other sizes are asked.
@@ -762,8 +890,10 @@ class Model:
         return write_whole(path, serialise(weights, metadata=metadata))
 
 
-RESERVED = frozenset(("x", "t", "mask", "previous", "embedded", "side", "control", "all"))
-"""What the core itself tells a network by name, and what training calls all conditions."""
+RESERVED = frozenset(
+    ("x", "t", "mask", "previous", "embedded", "side", "control", "all", "executor", "chunk", "threads", "device")
+)
+"""What the core itself tells a network by name, what training calls all conditions, and arguments of `draw`."""
 
 
 def carried_weights(domain: Domain) -> dict[str, Tensor]:
@@ -787,6 +917,17 @@ def check_names(domain: Domain) -> None:
             )
 
 
+def warn_of(n: int, odd: int, cut: int) -> None:
+    """Says how many of n samples are not finite, and how many are saturated."""
+    if odd:
+        warn(f"{odd} of {n} samples hold numbers that are not finite: too strong a guidance, or too few steps?")
+    if cut:
+        warn(
+            f"{cut} of {n} samples are saturated: over {SATURATED:.0%} of their values lie far beyond what can be "
+            "shown and are cut: too strong a guidance, too few steps, or too little training?"
+        )
+
+
 def warn(text: str) -> None:
     """Says something about a request that is answered all the same."""
-    warnings.warn(text, RequestWarning, stacklevel=4)
+    warnings.warn(text, RequestWarning, stacklevel=6)

@@ -540,6 +540,34 @@ MUTANTS: list[Mutant] = [
         "for name, text in list(alone.items())[:1]:",
         ("tests/recipes/test_page.py",),
     ),
+    Mutant(
+        "every piece draws the noise of the first",
+        "gendiff/model.py",
+        "part.stop - part.start, draws.begin + part.start",
+        "part.stop - part.start, part.start",
+        ("tests/core/test_drawing.py",),
+    ),
+    Mutant(
+        "a worker draws with whatever model its file holds",
+        "gendiff/drawing.py",
+        "if found is not None and identity(found) != piece.key:",
+        "if found is not None and identity(found) == '':",
+        ("tests/core/test_drawing.py",),
+    ),
+    Mutant(
+        "a block that is run again draws other numbers",
+        "gendiff/nn/recomputing.py",
+        "use_reentrant=False, **kwargs)",
+        "use_reentrant=False, preserve_rng_state=False, **kwargs)",
+        ("tests/core/test_recomputing.py",),
+    ),
+    Mutant(
+        "a lost piece is left out",
+        "gendiff/executors.py",
+        "                    give(job, times + 1)\n                    continue",
+        "                    continue",
+        ("tests/core/test_drawing.py",),
+    ),
 ]
 
 

@@ -31,6 +31,15 @@ def model_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (a GPU where there is one)")
 
 
+def worker_options(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds --workers and --cluster."""
+    parser.add_argument("--workers", type=seed, default=0, help=f"processes that {what} (0: this one alone)")
+    parser.add_argument(
+        "--cluster", metavar="ADDRESS",
+        help=f"workers of a Dask cluster {what}: its scheduler's address, tcp://HOST:8786, or its scheduler file",
+    )  # fmt: skip
+
+
 def loaded(path: Path, device: str) -> Model:
     """The model of a file on a device; "auto" is a GPU where there is one."""
     import torch
@@ -103,6 +112,8 @@ class Sample:
         parser.add_argument("--start", type=Path, help="a file to start from instead of noise")
         parser.add_argument("--strength", type=share, help="how much of --start is made anew, up to 1 (0.5)")
         parser.add_argument("--batch", type=count, default=64, help="samples at a time (64)")
+        worker_options(parser, "draw")
+        parser.add_argument("--threads", type=count, help="of each worker (this machine's, shared; 1 in a cluster)")
         parser.add_argument(
             "--precision", choices=("float32", "bfloat16"), default="float32",
             help="of the network: bfloat16 is faster for batches on processors that have it (float32)",
@@ -116,7 +127,7 @@ class Sample:
         model = loaded(args.model, args.device)
         options = sample_options(model, args)
         out = args.out or free_folder("samples")
-        folder = draw(model, args, options, out, progress_bar("sampling"))
+        folder = draw_into(model, args, options, out, progress_bar("sampling"))
         print(f"{args.n} samples in {out}" + (f", together in {out / 'all.png'}" if folder.drawn else ""))
 
 
@@ -149,7 +160,7 @@ def sample_options(model: Model, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def draw(
+def draw_into(
     model: Model, args: argparse.Namespace, options: Mapping[str, Any], out: Path, progress: AbstractContextManager[Any]
 ) -> SampleFolder:
     """Draws the samples that `gendiff sample` was asked for into a folder, with their manifest.
@@ -161,8 +172,14 @@ def draw(
         out: The folder.
         progress: Gives a function that is called with the share done; what it raises ends the drawing.
     """
+    import torch
+
+    from gendiff.drawing import draw, so_many_threads
+    from gendiff.executors import workers_of
     from gendiff.samples import SampleFolder
 
+    shared = max(torch.get_num_threads() // max(args.workers, 1), 1)
+    threads = args.threads or (1 if args.cluster else shared)
     manifest = {
         "seed": args.seed,
         "request": options["plan"],
@@ -171,14 +188,20 @@ def draw(
         "steps": args.steps,
         "batch": args.batch,
         "precision": args.precision,
+        "threads": threads,
         "weights": str(args.model),
         "command": args.command,
         **({"start": str(args.start), "strength": options["strength"]} if "start" in options else {}),
     }
     folder = SampleFolder(model, out, args.n, manifest, overwrite=args.overwrite, suffix=args.format)
     try:
-        with folder, progress as tick:
-            model.sample(args.n, **options, progress=tick, arrived=folder.add, raw=folder.keep)
+        with workers_of(args.workers, args.cluster) as pool, folder, progress as tick:
+            common = {**options, "progress": tick, "arrived": folder.add, "raw": folder.keep}
+            if pool is None:
+                with so_many_threads(threads):
+                    model.sample(args.n, **common)
+            else:
+                draw(model, args.n, executor=pool, threads=threads, **common)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{len(folder.artifacts)} of {args.n} samples are in {out}") from None
     return folder

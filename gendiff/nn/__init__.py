@@ -16,6 +16,7 @@ from gendiff.nn.embeddings import (
     pooled_field,
 )
 from gendiff.nn.grids import grid_network, grid_sizes
+from gendiff.nn.recomputing import blocks_of, recomputed
 from gendiff.nn.tokens import AlignedEmbedding, FeatureEmbedding, TextEmbedding, TokenBlock
 from gendiff.nn.unet import MaskedGroupNorm, ResidualBlock, UNet
 
@@ -41,9 +42,11 @@ __all__ = [
     "TextEmbedding",
     "TokenBlock",
     "UNet",
+    "blocks_of",
     "grid_network",
     "grid_positions",
     "grid_sizes",
     "pooled_field",
+    "recomputed",
     "rotate",
 ]

@@ -34,6 +34,7 @@ from gendiff.training import EMA, ImportanceTimes
 
 from .folder import Folder, RunError, Table, written
 from .module import Coding, Denoising, Learning
+from .sharding import fill, full, shared_like
 
 EVERY = 10
 """Steps between two rows for the loggers."""
@@ -169,19 +170,43 @@ class EMAWeights(AfterStep):
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.ema = EMA(pl_module.network, self.decay)
         if self.state is not None:
-            self.ema.load_state_dict(dict(self.state))
+            state, own = dict(self.state), self.ema.average
+            if pl_module.put_by:
+                average = state["average"].items()
+                state["average"] = {name: shared_like(own[name], v) if name in own else v for name, v in average}
+            self.ema.load_state_dict(state)
             self.state = None
 
     def after(self, trainer: L.Trainer, module: Learning) -> None:
         assert self.ema is not None
         self.ema.update(module.network)
 
+    def whole(self) -> dict[str, Any]:
+        """The state of the average, whole; all devices call it."""
+        assert self.ema is not None
+        return full(self.ema.state_dict())
+
     @contextmanager
     def applied(self, module: Learning) -> Iterator[None]:
-        """The averaged weights, for the length of a block."""
+        """The averaged weights, for the length of a block; all devices call it.
+
+        Of weights that are shared out, the whole network holds them, on the first device alone.
+        """
         assert self.ema is not None
-        with self.ema.applied(module.network):
+        if not module.put_by:
+            with self.ema.applied(module.network):
+                yield
+            return
+        state, own, (network,) = self.whole(), module.network, module.put_by
+        if module.global_rank == 0:
+            fill(network, {**state["average"], **state["buffers"]})
+            network.to(module.device).train(own.training)
+            module.replace_network(network)
+        try:
             yield
+        finally:
+            module.replace_network(own)
+            network.to("cpu")
 
 
 class LearnTimes(AfterStep):
@@ -217,11 +242,13 @@ class SampleLogger(AfterStep):
 
     def after(self, trainer: L.Trainer, module: Learning) -> None:
         step = module.step
-        if not self.every or step % self.every or not trainer.is_global_zero:
+        if not self.every or step % self.every:
             return
         folder = self.folder / f"step_{step:06d}"
         manifest = {"step": step, "seed": 0, "guidance": self.model.guidance, "request": self.what}
         with self.averaging.applied(module):
+            if not trainer.is_global_zero:
+                return
             artifacts = self.model.sample(self.n, seed=0, **self.what)
             with written(folder, "room for samples; the checkpoints are whole"):
                 write_samples(self.model, artifacts, folder, manifest, overwrite=True)
@@ -266,9 +293,11 @@ class ReconstructionLogger(AfterStep):
 
     def after(self, trainer: L.Trainer, module: Learning) -> None:
         step, domain = module.step, self.codec.domain
-        if not self.every or step % self.every or not trainer.is_global_zero or not isinstance(module, Coding):
+        if not self.every or step % self.every or not isinstance(module, Coding):
             return
         with self.averaging.applied(module), written(self.folder, "room for pictures; the checkpoints are whole"):
+            if not trainer.is_global_zero:
+                return
             made = [domain.decode(self.codec.restored(domain.encode(a), module.autoencoder)) for a in self.artifacts]
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"step_{step:06d}.png"
@@ -297,9 +326,11 @@ class MetricLogger(AfterStep):
         self.every, self.n, self.what = every, n, what
 
     def after(self, trainer: L.Trainer, module: Learning) -> None:
-        if not self.every or module.step % self.every or not trainer.is_global_zero:
+        if not self.every or module.step % self.every:
             return
         with self.averaging.applied(module):
+            if not trainer.is_global_zero:
+                return
             artifacts = self.model.sample(self.n, seed=1, **self.what)
         measures = [measure_of(name, f) for name, f in self.model.domain.metrics().items()]
         rows = score(measures, artifacts, self.reference, halves=0)
@@ -422,22 +453,23 @@ class Keeper(AfterStep):
         Raises:
             RunError: If a weight is not finite, or the file cannot be written.
         """
-        assert self.averaging.ema is not None
         told = None if module.learned is None else module.told()
-        step, network = module.step, module.network
-        norms = torch.stack([p.detach().abs().max().float() for p in network.parameters() if p.numel()])
+        step = module.step
+        network, average = full(module.network_state()), self.averaging.whole()
+        optimizer = full(trainer.optimizers[0].state_dict()["state"])
+        floats = [p for p in network.values() if p.numel() and p.is_floating_point()]
+        norms = torch.stack([p.detach().abs().max().float() for p in floats])
         wrong: tuple[str, ...] = ()
         if not bool(torch.isfinite(norms).all()):
             wrong = f"After step {step} there are weights that are not finite", "finite weights", SMALLER
         if not wrong and trainer.is_global_zero:
             names = [name for name, _ in module.trained()]
-            optimizer = trainer.optimizers[0].state_dict()["state"]
             state = {
                 **self.facts,
                 "step": step,
                 "spent": module.pace.spent(step),
-                "network": module.network_state(),
-                "ema": self.averaging.ema.state_dict(),
+                "network": network,
+                "ema": average,
                 "optimizer": {names[i]: moments for i, moments in optimizer.items()},
                 "times": None if module.learned is None else {**module.learned.state_dict(), "told": told},
             }

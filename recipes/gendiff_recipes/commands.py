@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from gendiff.cli.commands import MODEL, free_folder, guidance_of, loaded, model_arguments
+from gendiff.cli.commands import MODEL, free_folder, guidance_of, loaded, model_arguments, worker_options
 from gendiff.cli.words import asked, count, minutes, result_file, seed
 from gendiff.errors import MissingExtra, RecipeError
 from gendiff.progress import progress_bar
@@ -107,14 +107,14 @@ class Train:
             out = run if args.resume or args.overwrite else free_folder(str(run))
         else:
             out = Path("runs") / recipe.name
-        if args.out is None and recipe.trainer.devices > 1:
+        if args.out is None and recipe.trainer.world > 1:
             sys.argv += ["--out", str(out)]  # the processes that are launched beside this one use the same folder
         from .training import train
 
         options: dict[str, Any] = {"overwrite": args.overwrite, "start": args.start}
         options = {name: value for name, value in options.items() if value}
         train(recipe, out, data=args.data, resume=args.resume, quiet=args.quiet, **options)
-        if recipe.trainer.devices > 1 and rank() != 0:
+        if recipe.trainer.world > 1 and rank() != 0:
             return
         line = shlex.join(["gendiff", "sample", str(out), "--out", str(out / "drawn")])
         kind = "codec" if recipe.unused else "model"
@@ -133,17 +133,20 @@ class Prepare:
 
     def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         parser.add_argument("--out", required=True, help="the store's folder; what is done there is kept")
-        parser.add_argument("--workers", type=seed, default=0, help="processes that encode (0: this one alone)")
+        worker_options(parser, "encode")
         parser.add_argument("--quiet", action="store_true", help="no progress bar")
         data_option(parser)
         recipe_options(parser, words)
 
     def run(self, args: argparse.Namespace) -> None:
         use_data(args.data)
+        from gendiff.executors import workers_of
+
         from .prepared import prepare
 
-        with nullcontext() if args.quiet else progress_bar("preparing") as progress:
-            report = prepare(recipe_asked(args), args.out, workers=args.workers, progress=progress)
+        recipe, bar = recipe_asked(args), nullcontext() if args.quiet else progress_bar("preparing")
+        with workers_of(args.workers if args.cluster else 0, args.cluster) as pool, bar as progress:
+            report = prepare(recipe, args.out, workers=args.workers, executor=pool, progress=progress)
         print(report)
 
 

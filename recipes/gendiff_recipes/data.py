@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from gendiff.conditions import told_of
 from gendiff.domain import Domain, Example, Examples, collate, finite, length_of
 from gendiff.errors import DataError, GendiffError, nearest
+from gendiff.executors import leave_signals
 from gendiff.spaces import State, leaves, tensors
 
 WINDOW = 16
@@ -370,6 +370,4 @@ class Batches(L.LightningDataModule):
 
 def quiet_worker(number: int) -> None:
     """A worker leaves the signals that end a run to the trainer, which ends its workers."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN if name == "SIGINT" else signal.SIG_DFL)
+    leave_signals()

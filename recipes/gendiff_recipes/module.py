@@ -64,6 +64,7 @@ class Learning(L.LightningModule):
         self.row: dict[str, Any] = {}
         self.recent: list[tuple[int, Tensor]] = []
         self.resumed: dict[str, dict[str, Any]] | None = None  # the optimiser's state by parameter, to go on with
+        self.put_by: list[nn.Module] = []  # the whole network, while one that is shared out trains in its place
 
     @property
     def learner(self) -> nn.Module:
@@ -74,6 +75,24 @@ class Learning(L.LightningModule):
     def network(self) -> nn.Module:
         """What is saved and averaged."""
         raise NotImplementedError
+
+    def replace_network(self, network: nn.Module) -> None:
+        """Puts another network of the same names into its place."""
+        raise NotImplementedError
+
+    def configure_model(self) -> None:
+        """Shares the weights out, where the strategy says so."""
+        if self.recipe.trainer.strategy == "fsdp2" and self.device_mesh is not None and not self.put_by:
+            from .sharding import sharded
+
+            self.put_by = [self.network]
+            self.replace_network(sharded(self.network, self.device_mesh["data_parallel"]))
+
+    def put_back_whole(self) -> None:
+        """The whole network in its place again; its weights are those from before."""
+        for network in self.put_by:
+            self.replace_network(network)
+        self.put_by = []
 
     def losses(self, x0: Any, cond: dict[str, Any], noise: Noise, batch: Mapping[str, Any], part: int) -> Any:
         """The losses of the samples of a batch by name, each [B]; "loss" is the one to follow.
@@ -129,10 +148,19 @@ class Learning(L.LightningModule):
         )
         if self.resumed is not None:
             names = [name for name, _ in self.trained()]
-            moments = {names.index(name): value for name, value in self.resumed.items()}
+            moments = {names.index(name): self.cut(name, value) for name, value in self.resumed.items()}
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
             self.resumed = None
         return optimizer
+
+    def cut(self, name: str, moments: Mapping[str, Any]) -> dict[str, Any]:
+        """The optimiser's moments of a parameter, cut as that is."""
+        if not self.put_by:
+            return dict(moments)
+        from .sharding import shared_like
+
+        like = dict(self.trained())[name]
+        return {key: shared_like(like, value) for key, value in moments.items()}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         rate = self.recipe.optimizer.lr * self.recipe.optimizer.factor(self.step, self.progress())
@@ -166,6 +194,9 @@ class Denoising(Learning):
     @property
     def network(self) -> nn.Module:
         return self.denoiser.network
+
+    def replace_network(self, network: nn.Module) -> None:
+        self.denoiser.network = network
 
     def drop(self, cond: dict[str, Any], noise: Noise) -> dict[str, Any]:
         """Nothing asked by all conditions of a share of the examples, or by single ones where the recipe names them."""
@@ -254,6 +285,10 @@ class Coding(Learning):
     @property
     def network(self) -> nn.Module:
         return self.autoencoder
+
+    def replace_network(self, network: nn.Module) -> None:
+        assert isinstance(network, Autoencoder)
+        self.autoencoder = network
 
     def losses(self, x0: Any, cond: dict[str, Any], noise: Noise, batch: Mapping[str, Any], part: int) -> Any:
         x = self.window(self.grid.channels_first(x0), cond.get("mask"), noise.fork("window"))

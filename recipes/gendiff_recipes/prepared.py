@@ -35,6 +35,7 @@ from gendiff.adaptation import on_scale_of
 from gendiff.config import classes_in, read_json
 from gendiff.domain import Domain, Examples, Made, Rejected
 from gendiff.errors import DataError, GendiffError, RecipeError
+from gendiff.executors import local, results
 from gendiff.lazy import Lazy, digest
 from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.spaces import State, tensors
@@ -44,7 +45,7 @@ from .evaluation import about_examples
 from .folder import Lock, written
 from .recipe import Recipe, leaves
 from .remote import CACHE_GB, Fetched, is_url, local_path, look_ahead, open_store
-from .shards import ROOM, Done, Job, Shard, header_of, local, results, unpack
+from .shards import ROOM, Done, Job, Shard, header_of, make, unpack
 
 SHARD = 2**24  # bytes of records, if all are as large as the first
 FORMAT = 1
@@ -82,7 +83,8 @@ def prepare(
         out: The store's folder.
         data: The data folder, instead of GENDIFF_DATA.
         workers: Local processes that encode; 0 encodes in this one. The store's bytes do not depend on it.
-        executor: Who encodes instead: Dask's, Ray's, submitit's, MPI's, on machines that share the store's folder.
+        executor: Who encodes instead, on machines that share the store's folder: Dask's, MPI's, submitit's by
+            `gendiff.executors.Jobs`.
         progress: Called with the share done, and a note.
 
     Returns:
@@ -110,10 +112,10 @@ def prepare(
             Job(store, k, i, recipe.domain, Examples(examples.items[i : i + each]), encoding, before)
             for k, i in enumerate(range(0, len(examples), each))
         )
-        pool = executor or local(workers)
+        pool = executor or local(workers, "fork")  # as the loaders of batches
         done: list[Done] = []
         try:
-            for one in results(jobs, pool):
+            for _, one in results(make, jobs, pool):
                 done.append(one)
                 return_memory()
                 if progress is not None:

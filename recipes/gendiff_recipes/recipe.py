@@ -66,8 +66,7 @@ def leaves(config: Any, path: str = "") -> dict[str, Any]:
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 ACCELERATORS = ("auto", "cpu", "gpu")
 LOGGERS = ("csv", "tensorboard", "wandb")
-# Every device holds all weights: what a checkpoint, the average and the samples need.
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_fork", "ddp_notebook")
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_fork", "ddp_notebook", "fsdp2")
 
 
 def whole(owner: Any, *names: str, zero: bool = False) -> None:
@@ -121,7 +120,8 @@ class Trainer:
         minutes: Ends the run, and paces the learning rate, by training time if that comes first; None for steps alone.
         batch: Examples a step, over all devices.
         accelerator: "auto", "cpu" or "gpu".
-        devices: How many.
+        devices: How many, of each machine.
+        nodes: Machines that train together, as srun or torchrun start them.
         precision: Of the network: "auto" (bfloat16 where the hardware has it), "float32", "bfloat16", "float64".
             Noise, losses and averages stay in float32 or better.
         compile: Compile the network.
@@ -132,7 +132,10 @@ class Trainer:
         cache_gb: Of a store at a URL, so many GB are kept on this machine, in GENDIFF_CACHE.
         accumulate: The batch is taken in so many parts, one after the other, for as many times less memory; the step,
             and so the run, is that of the whole batch.
-        strategy: Lightning's name of how several devices work together, one of `STRATEGIES`; "auto" is "ddp" for them.
+        checkpoint_activations: The blocks of the network are run again going backwards, instead of keeping what they
+            made: less memory for a third more time, the same run to the bit.
+        strategy: How several devices work together, one of `STRATEGIES`, by Lightning's names; "auto" is "ddp" for
+            them. "fsdp2" shares weights, moments and averages out among them, block by block (see `sharding`).
         threads: Of this process; None for as many as it may use.
         flush_denormals: Take numbers too small for full precision as zero, which processors compute many times faster.
         logger: Where the metrics go: "csv" (metrics.csv), "tensorboard", "wandb".
@@ -149,6 +152,7 @@ class Trainer:
     batch: int = 32
     accelerator: str = "auto"
     devices: int = 1
+    nodes: int = 1
     precision: str = "auto"
     compile: bool = False
     seed: int = 0
@@ -156,6 +160,7 @@ class Trainer:
     prepared: str = ""
     cache_gb: float = 16.0
     accumulate: int = 1
+    checkpoint_activations: bool = False
     strategy: str = "auto"
     threads: int | None = None
     flush_denormals: bool = True
@@ -167,8 +172,13 @@ class Trainer:
     measure: int = 0
     measured: int = 64
 
+    @property
+    def world(self) -> int:
+        """Devices of all machines."""
+        return self.devices * self.nodes
+
     def __post_init__(self) -> None:
-        whole(self, "steps", "batch", "devices", "accumulate", "samples", "measured", "threads")
+        whole(self, "steps", "batch", "devices", "nodes", "accumulate", "samples", "measured", "threads")
         whole(self, "seed", "workers", "checkpoint", "show", "measure", zero=True)
         positive(self, "checkpoint_minutes", "cache_gb")
         if self.minutes is not None:
@@ -176,6 +186,10 @@ class Trainer:
         for name, options in {"precision": PRECISIONS, "strategy": STRATEGIES, "accelerator": ACCELERATORS}.items():
             if getattr(self, name) not in options:
                 refuse(self, name, f"one of {', '.join(options)}.{nearest(getattr(self, name), options)}")
+        if self.strategy == "fsdp2" and (self.compile or self.precision == "float64"):
+            refuse(self, "strategy", "ddp for a compiled network, or one in float64: fsdp2 is neither")
+        if self.checkpoint_activations and self.compile:
+            refuse(self, "checkpoint_activations", "False for a compiled network: the compiler chooses what is kept")
         for name in self.logger:
             if name not in LOGGERS:
                 refuse(self, "logger", f"some of {', '.join(LOGGERS)}.{nearest(name, LOGGERS)}")
@@ -227,6 +241,8 @@ class Recipe:
         name = None if self.adapter is None else self.adapter.condition
         if name is not None and name not in self.domain.conditions:
             refuse(self, "adapter", f"one for a condition of the domain.{nearest(name, self.domain.conditions)}")
+        if self.adapter is not None and self.trainer.strategy == "fsdp2":
+            refuse(self.trainer, "strategy", "ddp: an adapter is small, and its base is not shared out")
         shares = self.drop if isinstance(self.drop, Mapping) else {"all": self.drop}
         known = ("all", *self.domain.conditions)
         for name, value in shares.items():

@@ -12,16 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from math import prod
-from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,7 +27,7 @@ from gendiff.errors import DataError, GendiffError
 from gendiff.lazy import digest
 from gendiff.modelfile import write_whole
 
-from .data import encoded, one_thread, quiet_worker
+from .data import encoded, one_thread
 from .folder import written
 
 ROOM = "a folder with room; what is done is kept, and preparing goes on from there"
@@ -224,48 +218,3 @@ def make(job: Job) -> Done:
         with written(path, ROOM):
             write_whole(path, content)
     return Done(name, len(items), kept, tuple(told))
-
-
-def local(workers: int) -> Executor | None:
-    """Processes of this machine; None for none."""
-    if not workers:
-        return None
-    method = "fork" if "fork" in get_all_start_methods() else None  # as the loaders of batches
-    return ProcessPoolExecutor(workers, mp_context=get_context(method), initializer=begin_worker)
-
-
-def begin_worker() -> None:
-    """A worker leaves the signals that end the preparing to the process that began it, and ends when that is gone."""
-    torch.set_num_threads(1)
-    quiet_worker(0)
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def results(jobs: Iterator[Job], executor: Executor | None) -> Iterator[Done]:
-    """What becomes of each job, as it is done; those of a worker that died are done here."""
-    if executor is None:
-        yield from map(make, jobs)
-        return
-    ahead = 2 * getattr(executor, "_max_workers", 16)  # and not all: what an example holds is sent with its job
-    running: dict[Future[Done], Job] = {}
-    while True:
-        for job in islice(jobs, ahead - len(running)):
-            try:
-                running[executor.submit(make, job)] = job
-            except BrokenExecutor:
-                yield make(job)
-        if not running:
-            return
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            job = running.pop(future)
-            try:
-                yield future.result()
-            except BrokenExecutor:
-                yield make(job)

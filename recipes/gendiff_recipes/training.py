@@ -20,7 +20,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 import gendiff
 from gendiff.adaptation import on_scale_of
@@ -35,6 +36,7 @@ from gendiff.config import classes_in, read_json
 from gendiff.domain import Domain
 from gendiff.errors import GendiffError, RecipeError
 from gendiff.model import Model
+from gendiff.nn import recomputed
 from gendiff.training import load_trained
 
 from .callbacks import CSV, Clock, EMAWeights, Keeper, ProgressBar, Report, Signals
@@ -50,11 +52,14 @@ from .tasks import CodecTask, ModelTask, Task
 # What may change when a run goes on: how long, on what, and how often it is looked at. Anything else is another run.
 FREE = (
     "name", "sampler", "guidance", "trainer.steps", "trainer.minutes", "trainer.accelerator", "trainer.devices",
-    "trainer.compile", "trainer.workers", "trainer.accumulate", "trainer.strategy", "trainer.threads",
+    "trainer.nodes", "trainer.compile", "trainer.workers", "trainer.accumulate", "trainer.strategy", "trainer.threads",
     "trainer.logger", "trainer.checkpoint", "trainer.checkpoint_minutes", "trainer.show", "trainer.samples",
     "trainer.measure", "trainer.measured", "trainer.prepared", "trainer.cache_gb",
 )  # fmt: skip
-ROUNDING = ("trainer.accelerator", "trainer.devices", "trainer.compile", "trainer.accumulate", "trainer.threads")
+ROUNDING = (
+    "trainer.accelerator", "trainer.devices", "trainer.nodes", "trainer.compile", "trainer.accumulate",
+    "trainer.strategy", "trainer.threads",
+)  # fmt: skip
 
 
 class Interrupted(SystemExit):
@@ -89,10 +94,10 @@ def resolve(recipe: Recipe, before: Mapping[str, Any] | None = None) -> Recipe:
     if options.precision == "auto":
         decided = "bfloat16" if bf16_is_fast() else "float32"
         options = dataclasses.replace(options, precision=(before or {}).get("precision", decided))
-    slots = options.devices * options.accumulate
+    slots = options.world * options.accumulate
     if options.batch % slots:
         raise RecipeError(
-            f"{recipe.name}: a batch of {options.batch} on {options.devices} devices"
+            f"{recipe.name}: a batch of {options.batch} on {options.world} devices"
             + (f", in {options.accumulate} parts" if options.accumulate > 1 else ""),
             "a multiple of the devices" + (f" times the parts, {slots}" if options.accumulate > 1 else ""),
             f"trainer.batch={-(-options.batch // slots) * slots}",
@@ -102,7 +107,7 @@ def resolve(recipe: Recipe, before: Mapping[str, Any] | None = None) -> Recipe:
 
 def is_leader(options: Trainer) -> bool:
     """Whether this process is the first of those that train together."""
-    return options.devices == 1 or rank() == 0
+    return options.world == 1 or rank() == 0
 
 
 def usable_processors() -> int:
@@ -454,7 +459,8 @@ def fit(task: Task, folder: Folder, encoded: Data, data: Path | None, signals: S
             max_epochs=1,
             accelerator=options.accelerator,
             devices=options.devices,
-            strategy="ddp" if options.devices > 1 and options.strategy == "auto" else options.strategy,
+            num_nodes=options.nodes,
+            strategy=strategy_of(options),
             precision="64-true" if options.precision == "float64" else "32-true",
             gradient_clip_val=recipe.optimizer.clip or None,
             accumulate_grad_batches=options.accumulate,
@@ -474,11 +480,20 @@ def fit(task: Task, folder: Folder, encoded: Data, data: Path | None, signals: S
             default_root_dir=out,
         )
         try:
-            trainer.fit(module, batches)
+            with recomputed(module.network) if options.checkpoint_activations else nullcontext():
+                trainer.fit(module, batches)
+            module.put_back_whole()
         except SystemExit as error:  # a second Ctrl-C, of which Lightning makes exit status 1
             if signals.number is None:
                 raise
             raise Interrupted(128 + signals.number, newest_state(folder)["step"], "Stopped at once.") from error
+
+
+def strategy_of(options: Trainer) -> str | Strategy:
+    """Lightning's strategy of a trainer's options."""
+    if options.strategy != "fsdp2":
+        return "ddp" if options.world > 1 and options.strategy == "auto" else options.strategy
+    return ModelParallelStrategy(options.world, 1) if options.world > 1 else "auto"
 
 
 def finished(

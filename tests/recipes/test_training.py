@@ -54,6 +54,17 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, monkeypatch:
     assert not torch.equal(weights(other), weights(whole))
 
 
+def test_a_run_that_recomputes_its_activations_is_the_same(tmp_path: Path) -> None:
+    """To the bit, with dropout; and a run may go on with it or without."""
+    small = {"channels": (8, 16), "blocks": 1, "dropout": 0.2}
+    plain = dataclasses.replace(tiny(steps=4, checkpoint=2), network=small)
+    again = dataclasses.replace(plain, trainer=dataclasses.replace(plain.trainer, checkpoint_activations=True))
+    runs = [train(run, tmp_path / str(i), quiet=True) for i, run in enumerate((plain, again))]
+    assert torch.equal(weights(runs[0]), weights(runs[1]))
+    with pytest.raises(RecipeError, match=r"checkpoint_activations=True.*compiler"):
+        Trainer(checkpoint_activations=True, compile=True)
+
+
 def test_times_are_learned_from_the_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More of the bins where losses are large, told every `every` steps; the objective stays that of even log-SNRs."""
     seen: list[Denoising] = []

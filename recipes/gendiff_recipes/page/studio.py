@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gendiff.cli.commands import draw
+from gendiff.cli.commands import draw_into
 from gendiff.errors import GendiffError, RequestWarning
 from gendiff.model import Model
 from gendiff.samples import SampleFolder, captions
@@ -152,7 +152,7 @@ class Studio:
                 job.state = "drawing"
                 job.checked.set()
                 progress = contextlib.nullcontext(job.tick)
-                folder = draw(self.model, asked.args, asked.options, job.folder / "samples", progress)
+                folder = draw_into(self.model, asked.args, asked.options, job.folder / "samples", progress)
             texts = {str(one.message): None for one in said if issubclass(one.category, RequestWarning)}
             job.files = {
                 f"samples/{name}": folder.folder / name for name in ("manifest.json", *folder.manifest["files"])
