@@ -568,6 +568,34 @@ MUTANTS: list[Mutant] = [
         "                    continue",
         ("tests/core/test_drawing.py",),
     ),
+    Mutant(
+        "intervals are those of the whole set",
+        "gendiff/evaluation/measures.py",
+        "picks = [rng.permutation(n)[: n // 2] for _ in range(halves)]",
+        "picks = [rng.permutation(n)[: n - 1] for _ in range(halves)]",
+        ("tests/core/test_measures.py",),
+    ),
+    Mutant(
+        "requests are not shuffled",
+        "gendiff/evaluation/scores.py",
+        '"shuffled": [(asked[i], one) for i, one in zip(order, found, strict=True)],',
+        '"shuffled": list(zip(asked, found, strict=True)),',
+        ("tests/core/test_measures.py",),
+    ),
+    Mutant(
+        "real data stand in the place of what they are compared with",
+        "gendiff/evaluation/scores.py",
+        'place = known["reference" if learned else "real"]',
+        'place = known["reference"]',
+        ("tests/core/test_measures.py", "tests/recipes/test_evaluation.py"),
+    ),
+    Mutant(
+        "a site that was not asked counts",
+        "gendiff/conditions/sites.py",
+        "counted = (padded[0] >= 0) & (padded[0] < len(self.classes))",
+        "counted = padded[0] >= 0",
+        ("tests/core/test_measures.py",),
+    ),
 ]
 
 

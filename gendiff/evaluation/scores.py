@@ -13,15 +13,17 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gendiff.errors import DataError
 from gendiff.evaluation.measures import HALVES, Estimate, Features, Measure
+from gendiff.executors import results
 
 Observer = Callable[[Sequence[Any]], Sequence[Any]]
 """What artifacts show of a condition: a value of each, as one would ask for it, or None."""
@@ -199,7 +201,7 @@ class Described:
 
     Args:
         artifacts: Which.
-        executor: Where they are made; here by default.
+        executor: Where they are made; here by default. A piece that is lost there is made again.
     """
 
     def __init__(self, artifacts: Sequence[Any], executor: Executor | None = None) -> None:
@@ -216,13 +218,18 @@ class Described:
         for own, rows in self.known:
             if same(own, features):
                 return rows
-        pieces = [self.artifacts[i : i + PIECE] for i in range(0, len(self), PIECE)]
-        made: Iterable[Sequence[Any]] = (self.executor.map if self.executor else map)(features, pieces)
-        rows = [row for piece in made for row in piece]
+        pieces = [(i, self.artifacts[i : i + PIECE]) for i in range(0, len(self), PIECE)]
+        made = {job[0]: rows for job, rows in results(partial(described, features), pieces, self.executor)}
+        rows = [row for _, piece in sorted(made.items()) for row in piece]
         if len(rows) != len(self):
             raise DataError(f"{features!r} gave {len(rows)} descriptions of {len(self)} artifacts", "one of each")
         self.known.append((features, rows))
         return rows
+
+
+def described(features: Features, piece: tuple[int, Sequence[Any]]) -> Sequence[Any]:
+    """The descriptions of a numbered piece."""
+    return features(piece[1])
 
 
 def same(a: Any, b: Any) -> bool:

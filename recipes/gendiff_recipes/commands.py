@@ -258,6 +258,7 @@ class Evaluate:
         parser.add_argument("-n", type=count, default=256, help="how many samples (256)")
         parser.add_argument("--seed", type=seed, default=0, help="of the samples (0)")
         parser.add_argument("--halves", type=seed, default=100, help="half-samples for intervals; 0 for none (100)")
+        worker_options(parser, "draw samples and describe them")
         parser.add_argument(
             "--judge", action="append", default=[], metavar="NAME", help="a judge of the domain; may be given again"
         )
@@ -267,14 +268,16 @@ class Evaluate:
         data_option(parser)
 
     def run(self, args: argparse.Namespace) -> None:
+        from gendiff.executors import workers_of
+
         from .evaluation import evaluate
 
         use_data(args.data)
         model = loaded(args.model, args.device)
-        with progress_bar("sampling") as progress:
+        with workers_of(args.workers, args.cluster) as pool, progress_bar("sampling") as progress:
             result = evaluate(
                 model, args.n, guidance=guidance_of(args.guidance), seed=args.seed, data=args.data, progress=progress,
-                halves=args.halves, judges=args.judge, **asked(args.what, model.domain.conditions),
+                halves=args.halves, judges=args.judge, executor=pool, **asked(args.what, model.domain.conditions),
             )  # fmt: skip
         table = result.scores
         print(result.compared)

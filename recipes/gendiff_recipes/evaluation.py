@@ -17,6 +17,7 @@ import numpy as np
 
 from gendiff.conditions import Label, listed
 from gendiff.domain import Domain, Example, Examples, length_of
+from gendiff.drawing import draw
 from gendiff.errors import DataError, UnknownName
 from gendiff.evaluation import Judge, Score, Scores, measure_of, obeyed, score
 from gendiff.evaluation.measures import HALVES
@@ -193,7 +194,7 @@ def evaluate(
         guidance: The model's own by default.
         halves: Random halves of the samples for intervals; 0 for none. Artifacts are described once.
         judges: Names of `Domain.judges`, or judges of your own, who measure beside the domain.
-        executor: Where artifacts are described, in pieces; the numbers are the same.
+        executor: Where samples are drawn and artifacts described, in pieces; the numbers are the same.
         what: Keywords for the domain's request; the rest is planned (`Model.plan`).
 
     Raises:
@@ -217,7 +218,9 @@ def evaluate(
     who = judges_of(domain, judges, data)
     since = time.perf_counter()
     raw: list[Any] = []
-    samples = model.sample(n, guidance=guidance, seed=seed, progress=progress, plan=plan, raw=raw.extend)
+    samples = draw(
+        model, n, executor=executor, guidance=guidance, seed=seed, progress=progress, plan=plan, raw=raw.extend
+    )
     seconds = time.perf_counter() - since
     chosen = subset(training, n, seed)
     reference, floor = [e.artifact for e in subset(test, n, seed)], [e.artifact for e in chosen]

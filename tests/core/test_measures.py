@@ -77,7 +77,7 @@ def test_intervals_of_a_distance_cover_another_set_of_the_same_kind() -> None:
     rng, agree = np.random.default_rng(2), 0
     for k in range(100):
         a, b, r = (rng.normal(size=(80, 2)) for _ in range(3))
-        one, other = (APART.estimate(vectors(x), vectors(r), 30, k) for x in (a, b))
+        one, other = (APART.estimate(vectors(x), vectors(r), 20, k) for x in (a, b))
         agree += abs(one.value - other.value) <= math.hypot(one.half, other.half)
     assert agree >= 90
 

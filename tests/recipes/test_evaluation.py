@@ -63,6 +63,14 @@ def test_a_class_is_compared_with_its_own(run: Path, tmp_path: Path, capsys: pyt
     assert files["markdown"].read_text().startswith("| measure |") and "toprule" in files["latex"].read_text()
 
 
+def test_other_processes_give_the_same_numbers(run: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    call = ["evaluate", str(run), "-n", "70", "--halves", "4", "--json"]
+    assert main([*call, str(one)]) == 0 and main([*call, str(two), "--workers", "1"]) == 0
+    first, second = (json.loads(path.read_text()) for path in (one, two))
+    assert first["measures"] == second["measures"] and len(first["measures"]) == 4
+
+
 def darkness(pictures: list[torch.Tensor]) -> list[str]:
     return ["0" if float(one.mean()) > 0.3 else "1" for one in pictures]
 
