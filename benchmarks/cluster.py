@@ -115,7 +115,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     write_pictures(args.data / "pictures", args.pictures)
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    options: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
     path = RESULTS / "cluster.json"
     facts = json.loads(path.read_text()) if path.exists() else {}
     facts["machine"] = f"{os.cpu_count()} processors, shared with other work; one thread a process"

@@ -32,7 +32,7 @@ from gendiff_proteins import Proteins
 from gendiff_qm9 import QM9
 from gendiff_recipes.checkpoints import newest
 from gendiff_recipes.recipe import Optimizer, Recipe, Trainer
-from gendiff_recipes.sharding import blocks_of, full, sharded, shared_like
+from gendiff_recipes.sharding import full, sharded, shared_like
 from gendiff_recipes.training import train
 from gendiff_torsions import Torsions
 
@@ -198,7 +198,8 @@ def tree(value: Any) -> Any:
 
 
 def test_what_is_not_shared_out_is_refused() -> None:
-    for more in ({"compile": True}, {"precision": "float64"}):
+    wrong: list[dict[str, Any]] = [{"compile": True}, {"precision": "float64"}]
+    for more in wrong:
         with pytest.raises(RecipeError, match=r"strategy='fsdp2'.*ddp"):
             Trainer(devices=2, strategy="fsdp2", **more)
     with pytest.raises(RecipeError, match="adapter is small"):
