@@ -84,7 +84,7 @@ def preparing(client: Any, home: Path, count: int) -> dict[str, Any]:
         killed, _ = timed("one killed", lambda: prepare(recipe, stores[2], executor=pool, progress=tick))
     found = [contents(store) for store in stores]
     return {
-        "examples": count, "report": report.splitlines()[0].replace(str(stores[0]), "STORE"),
+        "examples": count, "report": report.splitlines()[0].replace(str(stores[0].resolve()), "STORE"),
         "seconds": {"one process": one, "two workers": two, "a worker killed": killed},
         "the same bits": [found[0] == other for other in found[1:]],
     }  # fmt: skip
