@@ -84,7 +84,7 @@ def preparing(client: Any, home: Path, count: int) -> dict[str, Any]:
         killed, _ = timed("one killed", lambda: prepare(recipe, stores[2], executor=pool, progress=tick))
     found = [contents(store) for store in stores]
     return {
-        "examples": count, "report": report.splitlines()[0].replace(str(stores[0]), "STORE"),
+        "examples": count, "report": report.splitlines()[0].replace(str(stores[0].resolve()), "STORE"),
         "seconds": {"one process": one, "two workers": two, "a worker killed": killed},
         "the same bits": [found[0] == other for other in found[1:]],
     }  # fmt: skip
@@ -115,7 +115,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     write_pictures(args.data / "pictures", args.pictures)
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    options: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
     path = RESULTS / "cluster.json"
     facts = json.loads(path.read_text()) if path.exists() else {}
     facts["machine"] = f"{os.cpu_count()} processors, shared with other work; one thread a process"

@@ -19,6 +19,7 @@ import time
 from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -30,7 +31,7 @@ from gendiff.testing import randomised
 from gendiff_images import Images
 
 RESULTS = Path(__file__).parent / "results"
-SIZE = {"width": 192, "depth": 12, "heads": 6}
+SIZE: dict[str, Any] = {"width": 192, "depth": 12, "heads": 6}
 
 
 def peak() -> float:
@@ -40,6 +41,7 @@ def peak() -> float:
 
 def measure(again: bool, batch: int) -> dict[str, float]:
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     model = Model.new(Images(size=32, channels=3), **SIZE)
     network = randomised(model.denoiser.network)
     x0, t = torch.randn(batch, 3, 32, 32), torch.linspace(0.1, 0.9, batch)

@@ -39,7 +39,7 @@ def sharded(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
 def full(value: Any) -> Any:
     """A tree of dicts whose shared-out tensors are gathered, for which all devices call this."""
     if isinstance(value, DTensor):
-        return value.detach().full_tensor()
+        return value.full_tensor().detach()
     if isinstance(value, Mapping):
         return {key: full(item) for key, item in value.items()}
     return value

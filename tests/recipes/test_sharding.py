@@ -144,7 +144,7 @@ def test_two_processes_train_to_the_weights_of_one_cut_or_not(tmp_path: Path) ->
     assert gap(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-5
     shown = [sorted(p.name for p in (tmp_path / n / "samples" / "step_000008").iterdir()) for n in ("one", "two")]
     assert shown[0] == shown[1]
-    states = [next(newest(tmp_path / name / "checkpoints"))[1] for name in ("one", "two")]
+    states: list[Any] = [next(newest(tmp_path / name / "checkpoints"))[1] for name in ("one", "two")]
     assert all(isinstance(state, dict) for state in states)
     for key in ("network", "ema", "optimizer"):
         assert gap(tree(states[0][key]), tree(states[1][key])) < 1e-5, key
@@ -198,7 +198,8 @@ def tree(value: Any) -> Any:
 
 
 def test_what_is_not_shared_out_is_refused() -> None:
-    for more in ({"compile": True}, {"precision": "float64"}):
+    wrong: list[dict[str, Any]] = [{"compile": True}, {"precision": "float64"}]
+    for more in wrong:
         with pytest.raises(RecipeError, match=r"strategy='fsdp2'.*ddp"):
             Trainer(devices=2, strategy="fsdp2", **more)
     with pytest.raises(RecipeError, match="adapter is small"):
