@@ -1,4 +1,4 @@
-"""Edges asked of the shipped model of clothes by a side branch (`Control`): does it follow them, and draw clothes still?
+"""Edges asked of the shipped model of clothes by a side branch (`Control`): does it follow them, and draw clothes?
 
     python benchmarks/edges.py --minutes 10 --judge runs/judge.safetensors --sheet edges.png
 
