@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,13 +73,17 @@ def test_other_processes_give_the_same_numbers(run: Path, tmp_path: Path) -> Non
     assert first["measures"] == second["measures"] and len(first["measures"]) == 4
 
 
-def darkness(pictures: list[torch.Tensor]) -> list[str]:
+def inked(picture: torch.Tensor) -> float:
+    return float(picture.mean())
+
+
+def darkness(pictures: Sequence[Any]) -> list[str]:
     return ["0" if float(one.mean()) > 0.3 else "1" for one in pictures]
 
 
 def test_a_judge_of_ones_own_tells_what_was_asked(run: Path) -> None:
     model = gendiff.load(run)
-    blackness = measures.mean("blackness", torch.Tensor.mean)
+    blackness = measures.mean("blackness", inked)
     own = Judge("eye", (blackness,), {"label": darkness}, {"n": 3})
     found = evaluate(model, 20, judges=[own], halves=0)
     obeyed = found.scores["label as asked"]
