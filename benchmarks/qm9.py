@@ -9,6 +9,7 @@ Sizes are drawn as training has them, in no order. Of each way of sampling, 50 e
 
     valid       RDKit's sanitising accepts it (which takes under-valent atoms for radicals)
     connected   it is one piece
+    both        these two
     good        both, and every atom has its valence: H 1, O 2, N 3, C 4
     unique      share of different canonical SMILES among the good
     lengths     Wasserstein-1 distance of bond lengths from test molecules, kind by kind, weighted by how many; angstrom
@@ -163,16 +164,17 @@ def judge(args: argparse.Namespace) -> None:
             for a, b, c, d in zip(atoms, atoms[1:], ties, ties[1:], strict=False)
         ]
         found = [judged(*molecule) for molecule in each]
+        found = [{**said, "both": said["valid"] and said["connected"]} for said in found]
         good = [m for m, said in zip(each, found, strict=True) if said["good"]]
         smiles = [said["smiles"] for said in found if said["good"]]
         reference = lengths(good) if reference is None else reference
         rows[name] = {
-            **{word: wilson([bool(said[word]) for said in found]) for word in ("valid", "connected", "good")},
+            **{word: wilson([bool(said[word]) for said in found]) for word in ("valid", "connected", "both", "good")},
             "unique": round(len(set(smiles)) / max(len(smiles), 1), 4),
             "lengths": apart(lengths(good), reference),
             "right": wilson([hand == "R" for said in found if said["good"] for hand in said["hands"]]),
         }
-        words = ", ".join(f"{word} {rows[name][word]['share']:.3f}" for word in ("valid", "connected", "good", "right"))
+        words = ", ".join(f"{word} {rows[name][word]['share']:.3f}" for word in ("valid", "connected", "both", "good", "right"))
         print(f"{name:44} {words}, unique {rows[name]['unique']:.3f}, lengths {rows[name]['lengths']:.4f}", flush=True)
     if args.results:
         said = json.loads(args.run.read_text()) if args.run else {}
