@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import sys
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,10 @@ from gendiff.testing import randomised
 from gendiff_audio import Audio
 from gendiff_images import Images
 from gendiff_proteins import Proteins
-from gendiff_qm9 import QM9
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+sys.path[:0] = [str(EXAMPLES / name) for name in ("gendiff_qm9",)]
+QM9 = import_module("gendiff_qm9").QM9
 
 CASES: dict[str, tuple[Domain, dict[str, Any], dict[str, Any]]] = {
     "U-Net": (Images(size=8, classes=("a", "b")), {"channels": (8, 16), "dropout": 0.3}, {}),

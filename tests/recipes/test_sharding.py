@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import os
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,15 @@ from gendiff_audio import Audio
 from gendiff_images import Images
 from gendiff_images.sources import Digits
 from gendiff_proteins import Proteins
-from gendiff_qm9 import QM9
 from gendiff_recipes.checkpoints import newest
 from gendiff_recipes.recipe import Optimizer, Recipe, Trainer
 from gendiff_recipes.sharding import full, sharded, shared_like
 from gendiff_recipes.training import train
-from gendiff_torsions import Torsions
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+sys.path[:0] = [str(EXAMPLES / name) for name in ("gendiff_qm9", "gendiff_torsions")]
+QM9 = import_module("gendiff_qm9").QM9
+Torsions = import_module("gendiff_torsions").Torsions
 
 pytestmark = pytest.mark.usefixtures("strangers")
 CLASSES = ("a", "b", "c")
