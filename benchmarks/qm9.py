@@ -174,7 +174,8 @@ def judge(args: argparse.Namespace) -> None:
             "lengths": apart(lengths(good), reference),
             "right": wilson([hand == "R" for said in found if said["good"] for hand in said["hands"]]),
         }
-        words = ", ".join(f"{word} {rows[name][word]['share']:.3f}" for word in ("valid", "connected", "both", "good", "right"))
+        shares = {word: rows[name][word]["share"] for word in ("valid", "connected", "both", "good", "right")}
+        words = ", ".join(f"{word} {share:.3f}" for word, share in shares.items())
         print(f"{name:44} {words}, unique {rows[name]['unique']:.3f}, lengths {rows[name]['lengths']:.4f}", flush=True)
     if args.results:
         said = json.loads(args.run.read_text()) if args.run else {}
