@@ -32,8 +32,8 @@ from gendiff.evaluation.measures import Measure as Measure
 from gendiff.evaluation.measures import measure_of as measure_of
 from gendiff.evaluation.measures import wilson as wilson
 from gendiff.evaluation.scores import Judge as Judge
+from gendiff.evaluation.scores import MeasureScore as MeasureScore
 from gendiff.evaluation.scores import Observer as Observer
-from gendiff.evaluation.scores import Score as Score
 from gendiff.evaluation.scores import Scores as Scores
 from gendiff.evaluation.scores import obeyed as obeyed
 from gendiff.evaluation.scores import score as score

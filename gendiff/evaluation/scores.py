@@ -51,7 +51,7 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Score:
+class MeasureScore:
     """What a measure says.
 
     Attributes:
@@ -87,10 +87,10 @@ class Scores:
         facts: What was compared with what, how it was drawn, by name; JSON-able.
     """
 
-    rows: tuple[Score, ...]
+    rows: tuple[MeasureScore, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> Score:
+    def __getitem__(self, name: str) -> MeasureScore:
         """The row of a name, or of a measure's name.
 
         Raises:
@@ -250,7 +250,7 @@ def score(
     halves: int = HALVES,
     seed: int = 0,
     executor: Executor | None = None,
-) -> list[Score]:
+) -> list[MeasureScore]:
     """A row for each measure; one with too few artifacts has a note instead of numbers.
 
     Args:
@@ -277,7 +277,7 @@ def score(
         try:
             measure.enough(samples, other.artifacts)
         except DataError as error:
-            rows.append(Score(measure, by=by, note=f"{error.got}: {error.expected}"))
+            rows.append(MeasureScore(measure, by=by, note=f"{error.got}: {error.expected}"))
             continue
         against = [] if measure.against == "nothing" else other.by(measure.features)
         found = {
@@ -285,7 +285,7 @@ def score(
             for name, own in (("samples", known["samples"]), ("real", place), ("raw", known["raw"]))
             if len(own) >= measure.least
         }
-        rows.append(Score(measure, found["samples"], found.get("real"), found.get("raw"), by=by))
+        rows.append(MeasureScore(measure, found["samples"], found.get("real"), found.get("raw"), by=by))
     return rows
 
 
@@ -298,7 +298,7 @@ def obeyed(
     by: str = "",
     halves: int = HALVES,
     seed: int = 0,
-) -> list[Score]:
+) -> list[MeasureScore]:
     """How far samples are what was asked of them: measures of pairs (asked, found).
 
     Args:
@@ -308,7 +308,7 @@ def obeyed(
         real: Pairs of real artifacts.
         by: Who found it.
         halves: See `Measure.estimate`.
-        seed: Of the halves, and of the order in which requests are shuffled for `Score.shuffled`.
+        seed: Of the halves, and of the order in which requests are shuffled for `MeasureScore.shuffled`.
     """
     order = np.random.default_rng(seed).permutation(len(asked))
     pairs: dict[str, Sequence[Any]] = {
@@ -319,5 +319,5 @@ def obeyed(
     rows = []
     for m in measures:
         told = {k: m.estimate(m.features(own), (), halves, seed) for k, own in pairs.items() if len(own) >= m.least}
-        rows.append(Score(m, told.get("samples"), told.get("real"), None, told.get("shuffled"), by))
+        rows.append(MeasureScore(m, told.get("samples"), told.get("real"), None, told.get("shuffled"), by))
     return rows

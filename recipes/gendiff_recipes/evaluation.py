@@ -19,7 +19,7 @@ from gendiff.conditions import Label, listed
 from gendiff.domain import Domain, Example, Examples, length_of
 from gendiff.drawing import draw
 from gendiff.errors import DataError, UnknownName
-from gendiff.evaluation import Judge, Score, Scores, measure_of, obeyed, score
+from gendiff.evaluation import Judge, MeasureScore, Scores, measure_of, obeyed, score
 from gendiff.evaluation.measures import HALVES
 from gendiff.model import Model
 
@@ -158,9 +158,9 @@ def obedience(
     real: Sequence[Example],
     judges: Sequence[Judge],
     **how: Any,
-) -> list[Score]:
+) -> list[MeasureScore]:
     """Rows for every condition that was asked and of which the domain or a judge can tell what artifacts show."""
-    rows: list[Score] = []
+    rows: list[MeasureScore] = []
     for by, observers in [("", domain.observed()), *((judge.name, judge.observed) for judge in judges)]:
         for name, observe in observers.items():
             own = domain.conditions.get(name)

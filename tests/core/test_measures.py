@@ -17,7 +17,18 @@ from scipy.stats import binomtest, spearmanr
 
 from gendiff.conditions import Label, Number, Sites
 from gendiff.errors import DataError, RecipeError
-from gendiff.evaluation import Estimate, Measure, Score, Scores, frechet, measure_of, measures, obeyed, score, wilson
+from gendiff.evaluation import (
+    Estimate,
+    Measure,
+    MeasureScore,
+    Scores,
+    frechet,
+    measure_of,
+    measures,
+    obeyed,
+    score,
+    wilson,
+)
 from gendiff.testing import check_measure
 
 RNG = np.random.default_rng(0)
@@ -216,10 +227,10 @@ def test_sites_are_obeyed_one_by_one() -> None:
 
 
 ROWS = (
-    Score(Measure("a_b & c", measures.finite_mean, unit="A", better="lower"), Estimate(0.123456, 0.1, 0.15, 8),
+    MeasureScore(Measure("a_b & c", measures.finite_mean, unit="A", better="lower"), Estimate(0.123456, 0.1, 0.15, 8),
           Estimate(0.5, n=8)),
-    Score(Measure("pipe|d", measures.finite_mean, better="higher"), Estimate(float("nan"), n=3), None, by="judge 1"),
-    Score(Measure("few", measures.finite_mean), note="too few"),
+    MeasureScore(Measure("pipe|d", measures.finite_mean, better="higher"), Estimate(float("nan"), n=3), None, by="judge 1"),
+    MeasureScore(Measure("few", measures.finite_mean), note="too few"),
 )  # fmt: skip
 
 
