@@ -229,7 +229,7 @@ def test_sites_are_obeyed_one_by_one() -> None:
 ROWS = (
     MeasureScore(Measure("a_b & c", measures.finite_mean, unit="A", better="lower"), Estimate(0.123456, 0.1, 0.15, 8),
           Estimate(0.5, n=8)),
-    MeasureScore(Measure("pipe|d", measures.finite_mean, better="higher"), Estimate(float("nan"), n=3), None, by="judge 1"),
+    MeasureScore(Measure("pipe|d", measures.finite_mean, better="higher"), Estimate(float("nan"), n=3), by="judge 1"),
     MeasureScore(Measure("few", measures.finite_mean), note="too few"),
 )  # fmt: skip
 
