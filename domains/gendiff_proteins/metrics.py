@@ -277,10 +277,6 @@ def _summed_divergence(own: Sequence[np.ndarray], other: Sequence[np.ndarray]) -
     return divergence(np.sum(own, axis=0), np.sum(other, axis=0))
 
 
-def _w1(a: np.ndarray, b: np.ndarray) -> float:
-    return wasserstein1(a, b)
-
-
 def _circular_w1(a: np.ndarray, b: np.ndarray) -> float:
     histograms = []
     for tau in (a, b):
@@ -434,7 +430,11 @@ ramachandran_divergence = Measure(
     about="Jensen-Shannon divergence of (phi, psi) to the reference. Sees no order along the chain.",
 )  # fmt: skip
 radius_distance = between(
-    "rg_w1", partial(each, ratio_of), _w1, least=1, about="Wasserstein-1 distance of Rg ratios to the reference."
+    "rg_w1",
+    partial(each, ratio_of),
+    wasserstein1,
+    least=1,
+    about="Wasserstein-1 distance of Rg ratios to the reference.",
 )
 turn_distance = between_pools(
     "ca_dihedral_w1", turns_of, _circular_w1, unit="deg",

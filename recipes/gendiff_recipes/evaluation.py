@@ -134,8 +134,8 @@ def asked_for(
     return [example for example, is_near in zip(found, near, strict=True) if is_near]
 
 
-def judges_of(domain: Domain, names: Sequence[str | Judge], data: Path | None) -> list[Judge]:
-    """Judges by their names in `Domain.judges`, made of real data.
+def judges_of(domain: Domain, names: Sequence[str | Judge], train: Examples, test: Examples) -> list[Judge]:
+    """Judges by their names in `Domain.judges`, made of real examples.
 
     Raises:
         UnknownName: For one that the domain does not have.
@@ -147,7 +147,7 @@ def judges_of(domain: Domain, names: Sequence[str | Judge], data: Path | None) -
         elif name not in makers:
             raise UnknownName(f"judge of {domain.name}", name, makers)
         else:
-            found.append(makers[name](domain.dataset("train", data), domain.dataset("test", data)))
+            found.append(makers[name](train, test))
     return found
 
 
@@ -204,8 +204,8 @@ def evaluate(
     domain = model.domain
     plan = model.plan(n, **what)
     lengths = asked_lengths(domain, n, domain.sized(n, plan), what)
-    test = asked_for(domain, domain.dataset("test", data), what, lengths)
-    training = asked_for(domain, domain.dataset("train", data), what, lengths)
+    known, unseen = domain.dataset("train", data), domain.dataset("test", data)
+    test, training = asked_for(domain, unseen, what, lengths), asked_for(domain, known, what, lengths)
     words = [f"{name}={value}" for name, value in what.items() if name in domain.labels]
     words += [f"{name}={value}, lengths within {NEAR:.0%}" for name, value in what.items() if name in domain.ranges()]
     said = ", ".join(words) or "all classes"
@@ -215,7 +215,7 @@ def evaluate(
             "At least two of each are compared",
             "Ask for something more common, or for nothing, which compares with all",
         )
-    who = judges_of(domain, judges, data)
+    who = judges_of(domain, judges, known, unseen)
     since = time.perf_counter()
     raw: list[Any] = []
     samples = draw(

@@ -170,7 +170,7 @@ class Trainer:
     show: int = 1000
     samples: int = 16
     measure: int = 0
-    measured: int = 64
+    measured: int = 96
 
     @property
     def world(self) -> int:

@@ -53,6 +53,7 @@ from .tasks import CodecTask, ModelTask, Task
 FREE = (
     "name", "sampler", "guidance", "trainer.steps", "trainer.minutes", "trainer.accelerator", "trainer.devices",
     "trainer.nodes", "trainer.compile", "trainer.workers", "trainer.accumulate", "trainer.strategy", "trainer.threads",
+    "trainer.checkpoint_activations",
     "trainer.logger", "trainer.checkpoint", "trainer.checkpoint_minutes", "trainer.show", "trainer.samples",
     "trainer.measure", "trainer.measured", "trainer.prepared", "trainer.cache_gb",
 )  # fmt: skip

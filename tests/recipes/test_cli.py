@@ -27,26 +27,13 @@ from gendiff.domain import Domain, Example, Examples, Request
 from gendiff.errors import DataError, RequestError, RequestWarning, nearest
 from gendiff.samples import captions
 from gendiff_images import Images
-from gendiff_images.sources import Digits
 from gendiff_recipes import images
 from gendiff_recipes.evaluation import about_examples, asked_for, asked_lengths, evaluate
 from gendiff_recipes.folder import RunError, written
-from gendiff_recipes.recipe import Recipe, Trainer
+from gendiff_recipes.recipe import Recipe
 from gendiff_recipes.training import train
 
 BAR = 0.3  # seconds of the processor, beyond an interpreter that imports argparse and importlib.metadata
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny run on digits."""
-    out = tmp_path_factory.mktemp("run") / "digits"
-    options = Trainer(steps=3, batch=16, show=0, checkpoint=100, precision="float32")
-    recipe = Recipe(
-        "images.tiny", Images.of(Digits()), network={"channels": (16, 32), "blocks": 1}, trainer=options, guidance=1.5
-    )
-    train(recipe, out, quiet=True)
-    return out
 
 
 def python(code: str, root: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -22,20 +22,6 @@ from gendiff_images import Digits, Images
 from gendiff_proteins import Proteins
 from gendiff_proteins.sources import Ideal
 from gendiff_recipes.evaluation import asked_for, evaluate
-from gendiff_recipes.recipe import Recipe, Trainer
-from gendiff_recipes.training import train
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny run on digits."""
-    out = tmp_path_factory.mktemp("run") / "digits"
-    options = Trainer(steps=3, batch=16, show=0, checkpoint=100, precision="float32")
-    recipe = Recipe(
-        "images.tiny", Images.of(Digits()), network={"channels": (16, 32), "blocks": 1}, trainer=options, guidance=1.5
-    )
-    train(recipe, out, quiet=True)
-    return out
 
 
 def test_a_class_is_compared_with_its_own(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
