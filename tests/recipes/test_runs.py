@@ -321,6 +321,7 @@ def test_a_larger_budget_goes_on_and_says_so(tmp_path: Path, capsys: pytest.Capt
     [
         ({"workers": 2}, True),
         ({"checkpoint": 5, "show": 6, "logger": ("csv", "tensorboard")}, True),
+        ({"checkpoint_activations": True}, True),
         ({"accumulate": 2}, False),
     ],
 )
