@@ -32,7 +32,7 @@ demo: install
 	$(BIN)/python -m gendiff demo $(ARGS)
 
 test: install lint types imports docs
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-slow: install
 	$(BIN)/python -m pytest --slow -m slow $(ARGS)
