@@ -346,7 +346,7 @@ class Domain(ABC):
         """Who else may judge samples: by name, what is made of training and of test examples, which are real.
 
         Raises:
-            MissingExtra: When one is made whose package is not installed.
+            GendiffError: When one is made whose package is not installed, with the line that installs it.
         """
         return {}
 

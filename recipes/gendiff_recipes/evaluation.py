@@ -166,10 +166,14 @@ def obedience(
             own = domain.conditions.get(name)
             if own is None or plan.get(name) is None:
                 continue
-            asked = listed(plan[name], own, len(samples))
+            wishes = list(zip(listed(plan[name], own, len(samples)), samples, strict=True))
+            wishes = [(value, one) for value, one in wishes if value is not None]
+            if not wishes:
+                continue
+            asked, shown = [value for value, _ in wishes], [one for _, one in wishes]
             said = [example for example in real if example.cond.get(name) is not None]
             pairs = [(e.cond[name], one) for e, one in zip(said, observe([e.artifact for e in said]), strict=True)]
-            rows += obeyed(own.agreement(name), asked, observe(samples), real=pairs, by=by, **how)
+            rows += obeyed(own.agreement(name), asked, observe(shown), real=pairs, by=by, **how)
     return rows
 
 

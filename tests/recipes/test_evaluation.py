@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,9 @@ def test_a_judge_of_ones_own_tells_what_was_asked(run: Path) -> None:
     assert obeyed.samples is not None and obeyed.samples.value == expected and obeyed.by == "eye"
     assert obeyed.shuffled is not None and obeyed.real is not None and obeyed.real.n == 20
     assert found.scores["blackness"].by == "eye" and found.scores.facts["judges"] == {"eye": {"n": 3}}
+    some = evaluate(model, 4, judges=[own], halves=0, label=["3", None, "1", None]).scores["label as asked"]
+    assert some.samples is not None and some.samples.n == 2  # of nothing asked nothing is obeyed
+    assert not any(row.by for row in evaluate(model, 4, judges=[replace(own, measures=())], label=None).scores.rows)
     with pytest.raises(UnknownName, match=r"judge of images 'clasifier'.*Did you mean \"classifier\""):
         evaluate(model, 4, judges=["clasifier"])
 
