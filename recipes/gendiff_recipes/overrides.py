@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 R = typing.TypeVar("R", bound="Recipe")
+SOURCE = re.compile(r"\s*(domain\.)+source\b")  # said first: what else is said of a domain holds, whatever its source says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,8 @@ def change(recipe: R, *changes: str) -> R:
         RecipeError, UnknownName: For an unknown field or kind, with the nearest, or a value that does not fit.
     """
     first = set()
-    for text in changes:
+    sources = [text for text in changes if SOURCE.match(text)]
+    for text in [*sources, *(text for text in changes if text not in sources)]:
         path, equals, value = text.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(keys):
@@ -93,12 +95,19 @@ def change(recipe: R, *changes: str) -> R:
             if default is None:
                 raise
             raise type(error)(error.got, error.expected, f"{path.strip()}={default[1]}") from error
-        first |= {keys[0], ".".join(keys[:2])}
-    if "domain.source" in first and hasattr(recipe.domain, "with_source"):
-        recipe = dataclasses.replace(recipe, domain=recipe.domain.with_source(recipe.domain.source))  # type: ignore
+        first.add(keys[0])
+        if sources and text is sources[-1]:
+            recipe = _sourced(recipe, max(found[0].count("domain") for s in sources if (found := SOURCE.match(s))))
     if first & {"network", "domain", "process"}:
         check_network(recipe)
     return recipe
+
+
+def _sourced(owner: Any, depth: int) -> Any:
+    """The owner, its domain (or the domain inside that) as its source, which was changed, says: sizes, conditions."""
+    if depth:
+        return dataclasses.replace(owner, domain=_sourced(owner.domain, depth - 1))
+    return owner.with_source(owner.source) if hasattr(owner, "with_source") else owner
 
 
 def check_network(recipe: Recipe) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import gendiff
 from gendiff import FSQ, KL, Codec, Latent, Reconstruction
 from gendiff.errors import CheckpointError, RecipeError, RequestError
 from gendiff_audio import Audio, Tones
-from gendiff_images import Digits, Images
+from gendiff_images import Digits, Folder, Images
 from gendiff_recipes.callbacks import Clock
 from gendiff_recipes.module import Coding
 from gendiff_recipes.prepared import prepare
@@ -117,6 +118,20 @@ def test_a_model_of_latents_is_trained_cut_and_loaded(
     assert torch.equal(loaded.sample(2, steps=2)[0], model.sample(2, steps=2)[0])
     with pytest.raises(CheckpointError, match="no model file"):
         train(Recipe.load(tmp_path / "cut/recipe.json"), tmp_path / "new", quiet=True)
+
+
+def test_the_source_inside_latents_may_be_changed(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for i in range(4):
+        Image.new("RGB", (16, 16), (60 * i, 0, 0)).save(own / f"{i}.png")
+        (own / f"{i}.txt").write_text("a red square")
+    plain = Images.of(Folder(str(own), 16, 3))
+    codec = train(recipe_of(domain=plain), tmp_path / "run", quiet=True)
+    recipe = Recipe("mine.latent", Latent(plain, codec, gate=0.0), {"channels": (8,)}, trainer=SHORT)
+    told = recipe.override("domain.gate=0.1", "domain.domain.source.captions=txt", "domain.domain.flip=true")
+    assert list(told.domain.conditions) == ["caption"] and not recipe.domain.conditions
+    assert isinstance(told.domain, Latent) and told.domain.gate == 0.1 and told.domain.domain.flip  # type: ignore
 
 
 def test_prepared_latents_are_the_same_and_follow_the_codec(codec: Codec, tmp_path: Path) -> None:

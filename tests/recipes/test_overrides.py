@@ -117,6 +117,10 @@ def test_another_source_brings_its_size_and_classes(tmp_path: Path, monkeypatch:
     domain = images.fashion().override("domain.source=Arrays('own.npz')").domain
     assert isinstance(domain, Images) and domain.source == Arrays("own.npz")
     assert (domain.size, domain.channels, domain.classes) == (8, 3, ("a", "b"))
+    other = ["domain.source=Arrays('own.npz')", "domain.mean=0.25", "domain.flip=true"]
+    for changes in (other, other[::-1]):  # what is said beside the source holds
+        domain = images.fashion().override(*changes).domain
+        assert isinstance(domain, Images) and (domain.size, domain.mean, domain.flip) == (8, 0.25, True)
 
 
 @pytest.mark.parametrize(
