@@ -9,6 +9,7 @@ and a second round trip is exact. Sizes are checked before anything is decoded.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from io import BytesIO
@@ -53,16 +54,16 @@ def as_picture(values: object, *, channels: int | None = None) -> Tensor:
         raise RequestError(f"a picture of type {type(values).__name__}", "an array [C, H, W]", 'read("a.png")') from e
     if x.ndim == 2:
         x = x[None]
-    if x.ndim != 3 or x.shape[0] not in (1, 3) or (channels is not None and x.shape[0] != channels):
+    if x.ndim != 3 or 0 in x.shape or x.shape[0] not in (1, 3) or (channels is not None and x.shape[0] != channels):
         wanted = "1 or 3" if channels is None else str(channels)
         fix = "Move the channels first: picture.permute(2, 0, 1)" if x.ndim == 3 and x.shape[-1] in (1, 3) else ""
         raise RequestError(f"a picture of shape {tuple(x.shape)}", f"[C, H, W] with C = {wanted}", fix)
     if not x.is_floating_point():
         raise RequestError(f"a picture of {x.dtype}", "floats in [0, 1]", "picture.float() / 255")
     x = x.to(torch.float32)
-    if not bool(torch.isfinite(x).all()):
+    low, high = map(float, x.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):  # as one that is not makes them
         raise RequestError("a picture with non-finite values", "floats in [0, 1]")
-    low, high = x.aminmax()
     if low < -1e-6 or high > 1 + 1e-6:
         raise RequestError(
             f"a picture with values from {low:.3g} to {high:.3g}", "floats in [0, 1]", "picture.clamp(0, 1)"

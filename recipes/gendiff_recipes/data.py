@@ -30,7 +30,7 @@ from gendiff.executors import leave_signals
 from gendiff.spaces import State, leaves, tensors
 
 WINDOW = 16
-MOST = 2**28
+MOST = 2**27
 """Bytes of encoded states that are kept in memory."""
 RETURNED = [0.0]  # when memory was last given back
 
@@ -143,6 +143,9 @@ class Encoded(Data):
         examples: To learn from; where they are made when asked for, nothing else is held of them.
         most: Bytes of states that are kept.
 
+    Attributes:
+        about: Says so where they are not kept.
+
     Raises:
         DataError: For no examples, one that is not finite, and values or weights that cannot be.
     """
@@ -153,6 +156,7 @@ class Encoded(Data):
         self.domain, self.examples = domain, examples
         self.states: list[State] | None = []
         self.asked: list[dict[str, Any]] = []
+        self.about: list[str] = []
         facts, held = [], 0
         with one_thread():
             for i, example in enumerate(examples, 1):
@@ -166,6 +170,11 @@ class Encoded(Data):
                     self.states = None
         self.describe(facts)
         facts.clear()
+        if self.states is None:
+            self.about.append(
+                f"The states of {len(examples)} examples are more than the {most / 1e6:.0f} MB that are kept in memory: "
+                "each is encoded whenever it is asked for; `gendiff prepare` encodes them once."
+            )
         return_memory()
 
     def __getitem__(self, index: int) -> tuple[State, dict[str, Any]]:

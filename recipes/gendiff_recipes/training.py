@@ -409,7 +409,7 @@ def training_data(recipe: Recipe, data: Path | None, base: Domain | None) -> tup
     else:
         recipe, examples = fitted(recipe, data, base)
         encoded, rejected, report = Encoded(recipe.domain, examples), examples.rejected, examples.report()
-        told = about_examples(recipe, examples)
+        told = [*about_examples(recipe, examples), *encoded.about]
     if rejected:
         warnings.warn(f"{recipe.name}: {report}", stacklevel=4)
     return recipe, encoded, told

@@ -70,6 +70,8 @@ def test_fit_makes_unit_states():
         (torch.zeros(1, 12, 12, dtype=torch.uint8), "picture.float"),
         (torch.rand(1, 12, 12) * 255, r"values from .*clamp\(0, 1\)"),
         (torch.full((1, 12, 12), float("nan")), "non-finite"),
+        (torch.zeros(1, 12, 12).index_fill(2, torch.tensor([7]), float("inf")), "non-finite"),
+        (torch.zeros(1, 0, 12), r"shape \(1, 0, 12\)"),
     ],
 )
 def test_what_is_no_picture_is_refused(value, message):

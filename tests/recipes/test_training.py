@@ -206,6 +206,7 @@ def test_a_set_that_is_not_kept_gives_the_same_batches(ragged: bool, monkeypatch
     examples = domain.dataset("train")
     kept, lazy = Encoded(domain, examples), Encoded(domain, examples, most=100)
     assert kept.states is not None and lazy.states is None
+    assert not kept.about and "gendiff prepare" in lazy.about[0]
     assert kept.fingerprint == lazy.fingerprint and kept.lengths == lazy.lengths and len(kept) == len(lazy)
     for i in range(len(kept)):
         (a, x), (b, y) = kept[i], lazy[i]
