@@ -2,7 +2,7 @@
 
 Every epoch is a permutation drawn from (seed, epoch). Examples whose states could not be stacked, since their shapes
 differ, are batched apart from each other. Ragged examples are sorted by length inside windows of 16 batches, and those
-batches shuffled, so that little is padding. Examples are encoded once and kept in memory while they fit into a quarter
+batches shuffled, so that little is padding. Examples are encoded once and kept in memory while they fit into an eighth
 of a gibibyte; of a larger set each is encoded when its batch comes, or read from a store (see `prepared`).
 """
 
@@ -172,8 +172,8 @@ class Encoded(Data):
         facts.clear()
         if self.states is None:
             self.about.append(
-                f"The states of {len(examples)} examples are more than the {most / 1e6:.0f} MB that are kept in memory: "
-                "each is encoded whenever it is asked for; `gendiff prepare` encodes them once."
+                f"The states of {len(examples)} examples are more than the {most / 1e6:.0f} MB that are kept in "
+                "memory: each is encoded whenever it is asked for; `gendiff prepare` encodes them once."
             )
         return_memory()
 

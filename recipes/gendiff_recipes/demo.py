@@ -5,7 +5,6 @@ demo/  images/ audio/ proteins/  (each: model.safetensors, recipe.json, metrics.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
@@ -26,9 +25,10 @@ from gendiff.model import Model
 from gendiff.samples import captions, write_samples
 
 from . import audio, images, proteins
+from .curves import curves
 from .evaluation import Evaluation, default_request, evaluate, subset
 from .recipe import Recipe
-from .report import Curve, Details, Section, Table, write_report
+from .report import Details, Section, Table, write_report
 from .showing import shown as shown_block
 from .training import train
 
@@ -85,20 +85,6 @@ def about(domain: Domain) -> dict[str, str]:
     return {name.replace("_", " "): line for name, line in said.items() if line}
 
 
-def losses(folder: Path) -> Curve:
-    """The training losses in a run's metrics.csv."""
-    shown = {"train/loss": "loss", "train/pos": "positions", "train/rot": "rotations", "train/geometry": "geometry"}
-    series: dict[str, tuple[list[float], list[float]]] = {}
-    with (folder / "metrics.csv").open(encoding="utf8") as file:
-        for row in csv.DictReader(file):
-            for name, text in row.items():
-                if text and name in shown:
-                    xs, ys = series.setdefault(shown[name], ([], []))
-                    xs.append(float(row["step"]))
-                    ys.append(float(text))
-    return Curve("Training loss", series, log=True)
-
-
 def section(show: Show, model: Model, result: Evaluation, folder: Path) -> Section:
     """What a domain made, beside its data, in pictures and numbers."""
     domain = model.domain
@@ -128,7 +114,7 @@ def section(show: Show, model: Model, result: Evaluation, folder: Path) -> Secti
                     "what a perfect model would show.",
                     about=seen,
                 ),
-                losses(folder),
+                *curves(folder)[:1],  # the loss
             ),
             Details("Recipe", json.dumps(model.recipe, indent=2)),
         ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shlex
 from pathlib import Path
@@ -14,40 +13,11 @@ from gendiff.errors import DataError, RecipeError, nearest
 from gendiff.modelfile import model_path
 from gendiff.samples import captions
 
+from .curves import curves
 from .demo import ASKED, OWN, about, real_captions
 from .evaluation import default_request, subset
-from .report import Block, Curve, Details, Section, Table, write_report
+from .report import Details, Section, Table, write_report
 from .showing import shown
-
-
-def columns(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """The series of a run's metrics.csv: name to steps and values."""
-    path, series = folder / "metrics.csv", {}
-    if not path.exists():
-        return series
-    with path.open(encoding="utf8") as file:
-        for row in csv.DictReader(file):
-            for name, text in row.items():
-                if text and name not in ("step", "epoch"):
-                    xs, ys = series.setdefault(name, ([], []))
-                    xs.append(float(row["step"]))
-                    ys.append(float(text))
-    return series
-
-
-def curves(folder: Path) -> list[Block]:
-    """The losses in one plot, and every metric in one of its own."""
-    series = columns(folder)
-    losses = {name.removeprefix("train/"): xy for name, xy in series.items() if name.startswith("train/")}
-    losses = {name: xy for name, xy in losses.items() if name not in ("ms_per_step", "examples_per_second")}
-    rate = losses.pop("lr", None)
-    found: list[Block] = [Curve("Training loss", losses, log=True)] if losses else []
-    found += [Curve("Learning rate", {"learning rate": rate}, y="rate")] if rate else []
-    for name, xy in series.items():
-        if name.startswith("metrics/"):
-            title = name.removeprefix("metrics/")
-            found.append(Curve(title, {title: xy}, y=title))
-    return found
 
 
 def report(run: str | Path, out: str | Path | None = None, *, n: int = 12, seed: int = 0) -> Path:

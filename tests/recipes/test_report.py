@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from gendiff.errors import DataError
 from gendiff_recipes import drawing
+from gendiff_recipes.curves import curves
 from gendiff_recipes.report import (
     Curve,
     Details,
@@ -31,7 +32,6 @@ from gendiff_recipes.report import (
     number,
     write_report,
 )
-from gendiff_recipes.runreport import curves
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "line", "path"}
 NASTY = """<script>alert("1 & 2")</script>"""
