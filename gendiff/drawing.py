@@ -24,8 +24,9 @@ import torch
 
 from gendiff.errors import GendiffError, RequestError
 from gendiff.executors import results
+from gendiff.generation import Draws, finished, warn_of
 from gendiff.loading import load
-from gendiff.model import Draws, Model, finished, warn_of
+from gendiff.model import Model
 from gendiff.modelfile import digest, text_digest
 
 KEPT = 2

@@ -542,7 +542,7 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant(
         "every piece draws the noise of the first",
-        "gendiff/model.py",
+        "gendiff/generation.py",
         "part.stop - part.start, draws.begin + part.start",
         "part.stop - part.start, part.start",
         ("tests/core/test_drawing.py",),
