@@ -2,6 +2,7 @@
 
     python benchmarks/speech.py --model runs/speech --regressor runs/speech_l2 --judge /path/to/judge/bin/python
     python benchmarks/speech.py --model runs/speech --judge ... --tune      guidance, on training texts
+    python benchmarks/speech.py --codec runs/codec --judge ...              gendiff train audio.codec --out runs/codec
 
 The judge has an environment of its own, so that the project's stays as it is:
 
@@ -176,10 +177,10 @@ def sharpness(frames: list[Any], real: list[Any]) -> dict[str, float]:
     return {"frame-to-frame change, real 1": mean(frames) / mean(real), "deviation, real 1": spread[0] / spread[1]}
 
 
-def examples_of(model: Any, split: str, n: int) -> tuple[list[Any], list[str], list[Any]]:
+def examples_of(domain: Any, split: str, n: int) -> tuple[list[Any], list[str], list[Any]]:
     """Clips, texts and phonemes of some examples."""
-    texts = {row["uid"]: row["text"] for row in model.domain.source.rows()}
-    examples = model.domain.dataset(split)
+    texts = {row["uid"]: row["text"] for row in domain.source.rows()}
+    examples = domain.dataset(split)
     order = np.random.default_rng(0).permutation(len(examples))[:n]
     chosen = [examples[int(i)] for i in sorted(order)]
     return [e.artifact for e in chosen], [texts[e.name] for e in chosen], [e.cond["phonemes"] for e in chosen]
@@ -189,7 +190,7 @@ def tune(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import gendiff
 
     model = gendiff.load(args.model)
-    clips, texts, said = examples_of(model, "train", args.n)
+    clips, texts, said = examples_of(model.domain, "train", args.n)
     real, judged, found = [model.domain.encode(c) for c in clips], Judged(args.judge, folder), {}
     judged.add("copy", [model.domain.decode(x) for x in real], texts)
     sharp = {}
@@ -216,7 +217,7 @@ def score(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     alone = set(args.rows) <= {"regressor"}  # beside what was measured of the flow before
     model = gendiff.load(args.regressor if alone else args.model)
     options = {"guidance": args.guidance[0], "steps": args.steps[0]}
-    clips, texts, said = examples_of(model, "test", args.n)
+    clips, texts, said = examples_of(model.domain, "test", args.n)
     n, domain, judged = len(said), model.domain, Judged(args.judge, folder)
     real = [domain.encode(clip) for clip in clips]
     found: dict[str, Any] = {} if alone else {"options": {**options, "sampler": repr(model.sampler)}}
@@ -262,6 +263,37 @@ def score(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {"result": found, "training": {k: facts(v) for k, v in training.items()}}
 
 
+def coded(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Frames that a codec, or principal components of its size, give back of real ones."""
+    import torch
+    from codec import interval
+
+    from gendiff import Codec
+
+    codec = Codec.load(args.codec)
+    domain, plain, judged = codec.domain, codec.built(), Judged(args.judge, folder)
+    seen = domain.dataset("train")
+    rows = np.random.default_rng(0).permutation(len(seen))[:512]
+    states = (codec.grid.channels_first(domain.encode(seen[int(i)].artifact)[None]) for i in rows)
+    plain.begin(torch.cat([plain.patches(x) for x in states]))
+    clips, texts, _ = examples_of(domain, "test", args.n)
+    real = [domain.encode(clip) for clip in clips]
+    frames = {"copy": real, "codec": [codec.restored(x) for x in real], "pca": [codec.restored(x, plain) for x in real]}
+    for row, own in frames.items():
+        judged.add(row, [domain.decode(x) for x in own], texts)
+    judged.listen()
+    copy, found = judged.errors("copy"), {}
+    for row, name in (("codec", "codec"), ("pca", "principal components of the same size")):
+        off = [
+            ((a - b) * torch.tensor(domain.std)).square().mean().sqrt() for a, b in zip(frames[row], real, strict=True)
+        ]
+        error = interval(20 / np.log(10) * np.array(off))  # frames are natural logarithms of amplitudes
+        found[name] = {**rates(judged.errors(row), copy), **sharpness(frames[row], real), "error, dB": error}
+    size = {k: list(v) if isinstance(v, tuple) else v for k, v in codec.size.items()}
+    about = {"size": size, "metrics": dict(codec.metrics), "training": facts(args.codec)}
+    return {"codec": {**about, "copy-synthesis": rates(copy), **found}}
+
+
 def totals(said: list[Any], planned: list[Any]) -> dict[str, float]:
     """Planned lengths of utterances over real ones."""
     a, b = (np.array([sum(one["durations"]) for one in each], float) for each in (planned, said))
@@ -283,7 +315,7 @@ def report(found: dict[str, Any]) -> None:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "threads": torch.get_num_threads(),
     }
-    merged = {k: {**before.get(k, {}), **v} for k, v in found.items()}
+    merged = {k: v if k == "codec" else {**before.get(k, {}), **v} for k, v in found.items()}
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps({**before, **about, **merged}, indent=1) + "\n")
 
@@ -297,6 +329,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("runs/speech"))
     parser.add_argument("--regressor", type=Path)
+    parser.add_argument("--codec", type=Path, help="measure what a codec gives back of real frames, alone")
     parser.add_argument("--judge", default=sys.executable, help="the Python of the judge's environment")
     parser.add_argument("-n", type=int, default=300)
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.5])
@@ -311,7 +344,7 @@ def main() -> None:
         hear(args.hear) if args.hear else spell(args.spell)
         return
     with tempfile.TemporaryDirectory() as place:
-        found = (tune if args.tune else score)(args, args.keep or Path(place))
+        found = (coded if args.codec else tune if args.tune else score)(args, args.keep or Path(place))
     report(found)
     print(json.dumps(found, indent=1))
 

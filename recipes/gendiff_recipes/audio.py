@@ -9,12 +9,13 @@ from typing import Any
 
 from gendiff.conditions import Label
 from gendiff.errors import DataError
+from gendiff.latents import KL, Reconstruction
 from gendiff.sampling.grids import Karras
 from gendiff.sampling.solvers import DPMpp2M
 from gendiff.training import LogNormal
 from gendiff_audio import FSDD, Audio, LogMel, Prepare, Sounds, Speech, Tones
 
-from .recipe import Optimizer, Recipe, Trainer, home_of, table_of
+from .recipe import CodecRecipe, Optimizer, Recipe, Trainer, home_of, table_of
 
 
 def tones() -> Recipe:
@@ -45,14 +46,17 @@ def fsdd() -> Recipe:
     )
 
 
+def _voice() -> Audio:
+    """Frames of a voice."""
+    frames = LogMel(sample_rate=22050, n_fft=1024, win=1024, hop=256, mels=80, high=8000.0, floor=1e-3)
+    return Audio(source=Speech(), spectrogram=frames)
+
+
 def speech() -> Recipe:
     """A voice that says phonemes: 45 minutes on one core. Measured in benchmarks/results/asked_speech.json."""
     return Recipe(
         "audio.speech",
-        Audio(
-            source=Speech(),
-            spectrogram=LogMel(sample_rate=22050, n_fft=1024, win=1024, hop=256, mels=80, high=8000.0, floor=1e-3),
-        ),
+        _voice(),
         network={"channels": (160, 192, 224), "blocks": 1, "attention": True, "dropout": 0.05},
         times=LogNormal(0.0, 1.3),
         drop=0.1,
@@ -62,6 +66,22 @@ def speech() -> Recipe:
         # Below 0.2 a network of some minutes adds noise of its own: frames changed 1.19 times as much as real ones.
         sampler=DPMpp2M(12, times=Karras(sigma_min=0.2, sigma_max=40.0)),
         guidance=1.5,
+    )
+
+
+def codec() -> CodecRecipe:
+    """A codec of a voice's frames, 4 x 80 to 40 numbers: a quarter of an hour on one core. Measured in
+    benchmarks/results/asked_speech.json.
+    """
+    return CodecRecipe(
+        "audio.codec",
+        _voice(),
+        network={"latent": 40, "stride": 4, "widths": (160, 224), "blocks": 1, "deep": 2},
+        loss=Reconstruction(l1=0.5, l2=1.0),
+        bottleneck=KL(1e-4, std=0.1),
+        ema=0.995,
+        optimizer=Optimizer(lr=1e-3, warmup=50, decay=0.5),
+        trainer=Trainer(steps=100000, minutes=15, batch=16, show=0, precision="float32"),
     )
 
 
