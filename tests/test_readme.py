@@ -55,8 +55,8 @@ def own_files(folder: Path) -> None:
         rows.append(f"{name},{digit},{speaker}")
     (folder / "labels.csv").write_text("\n".join(rows) + "\n")
     (folder / "structures").mkdir()
-    domain = Proteins(source=Ideal())
-    for i, example in enumerate(domain.dataset("train")[:30]):
+    domain = Proteins(source=Ideal(count=30))
+    for i, example in enumerate(domain.dataset("train")):
         domain.write(example.artifact, folder / "structures" / f"{i}.pdb")
 
 

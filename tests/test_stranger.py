@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,8 @@ REACH = 40.0  # degrees around its centre that count as a basin: 4.4 standard de
 def installed(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     """The folder into which pip has put the package."""
     target = tmp_path_factory.mktemp("site")
-    source = root / "examples" / "gendiff_torsions"
+    source = tmp_path_factory.mktemp("source") / "gendiff_torsions"
+    shutil.copytree(root / "examples" / "gendiff_torsions", source)  # which pip builds in, and others beside
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -38,7 +38,7 @@ def sounds(home: Path) -> Any:
 
 
 def structures(home: Path) -> Any:
-    for name, example in zip(NAMES, Ideal().load("train"), strict=False):
+    for name, example in zip(NAMES, Ideal(len(NAMES)).load("train"), strict=True):
         Proteins().write(example.artifact, home / f"{name}.pdb")
     return lambda **table: Structures(str(home), 16, 96, **table)
 

@@ -98,7 +98,7 @@ NETWORKS: dict[str, Any] = {
         {"seconds": SITES * 128 / 8000},
     ),
     "frame network": (
-        lambda asked: Proteins(source=Ideal(min_length=SITES, max_length=SITES), asked=asked),
+        lambda asked: Proteins(source=Ideal(16, SITES, SITES), asked=asked),
         {"width": 32, "depth": 1, "heads": 2, "pair": 8}, (SITES,), {"length": SITES},
     ),
 }  # fmt: skip

@@ -72,7 +72,7 @@ LAWS: dict[str, Any] = {
     "pictures in patches of 3": lambda: (Reference(Images(size=8, channels=1), patch=3, pooled=False), PICTURES),
     "clips": lambda: (Reference(Audio(), layers=1), clips()),
     "clips by 4 frames": lambda: (Reference(Audio(), patch=4, layers=0), clips()),
-    "chains": lambda: (Reference(Proteins(source=Ideal())), [e.artifact for e in Ideal().load("train")][:3]),
+    "chains": lambda: (Reference(Proteins(source=Ideal())), [e.artifact for e in Ideal(3).load("train")]),
 }
 
 
