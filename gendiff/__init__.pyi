@@ -76,6 +76,7 @@ from .latents import KL as KL
 from .latents import Autoencoder as Autoencoder
 from .latents import Codec as Codec
 from .latents import Latent as Latent
+from .latents import PretrainedCodec as PretrainedCodec
 from .latents import Reconstruction as Reconstruction
 from .loading import load as load
 from .model import Model as Model

@@ -43,7 +43,7 @@ class Mutant:
 MUTANTS: list[Mutant] = [
     Mutant(
         "latents whitened on one side only",
-        "gendiff/latents/autoencoder.py",
+        "gendiff/latents/whitening.py",
         "self.colouring.copy_(old @ colour)",
         "self.colouring.copy_(old)",
         ("tests/core/test_latents.py",),
@@ -75,6 +75,41 @@ MUTANTS: list[Mutant] = [
         "or not found >= self.gate:",
         "or found < self.gate - 0.4:",
         ("tests/core/test_latents.py",),
+    ),
+    Mutant(
+        "latents of an autoencoder scaled before they are shifted",
+        "gendiff/latents/pretrained.py",
+        "return ((found - offset) * factor).to(x)",
+        "return (found * factor - offset).to(x)",
+        ("tests/core/test_pretrained_codecs.py",),
+    ),
+    Mutant(
+        "pictures given to an autoencoder in the units of states",
+        "gendiff/latents/pretrained.py",
+        "scale = 2 / (units[0] * (high - low))",
+        "scale = 2 / (high - low)",
+        ("tests/core/test_pretrained_codecs.py",),
+    ),
+    Mutant(
+        "an autoencoder that is not the one that was pinned",
+        "gendiff/latents/pretrained.py",
+        "if found != self.digest:",
+        "if not found:",
+        ("tests/core/test_pretrained_codecs.py",),
+    ),
+    Mutant(
+        "an autoencoder measured anew by every fit",
+        "gendiff/latents/pretrained.py",
+        "        if self.fitted:\n            return self\n",
+        "",
+        ("tests/core/test_pretrained_codecs.py",),
+    ),
+    Mutant(
+        "an adapted model on a scale of its own within latents",
+        "gendiff/adaptation.py",
+        "if getattr(domain, k) != getattr(before, k)}\n",
+        'if getattr(domain, k) != getattr(before, k) and k != "codec"}\n',
+        ("tests/core/test_pretrained_codecs.py",),
     ),
     Mutant(
         "windows that reach into padding",

@@ -12,15 +12,19 @@ import torch
 from PIL import Image
 
 import gendiff
-from gendiff import FSQ, KL, Codec, Latent, Reconstruction
+from gendiff import FSQ, KL, Codec, Latent, PretrainedCodec, Reconstruction
 from gendiff.errors import CheckpointError, RecipeError, RequestError
+from gendiff.latents import open_codec
 from gendiff_audio import Audio, Tones
 from gendiff_images import Digits, Folder, Images
+from gendiff_recipes import images
 from gendiff_recipes.callbacks import Clock
 from gendiff_recipes.module import Coding
+from gendiff_recipes.overrides import listing
 from gendiff_recipes.prepared import prepare
 from gendiff_recipes.recipe import CodecRecipe, Optimizer, Recipe, Trainer
 from gendiff_recipes.training import Interrupted, train
+from tests.core.autoencoders import made, saved
 
 SIZE = {"latent": 4, "stride": 4, "widths": (8,), "blocks": 1, "deep": 1}
 SHORT = Trainer(steps=6, batch=8, show=3, samples=2, accelerator="cpu", precision="float32", threads=1, logger=("csv",))
@@ -118,6 +122,58 @@ def test_a_model_of_latents_is_trained_cut_and_loaded(
     assert torch.equal(loaded.sample(2, steps=2)[0], model.sample(2, steps=2)[0])
     with pytest.raises(CheckpointError, match="no model file"):
         train(Recipe.load(tmp_path / "cut/recipe.json"), tmp_path / "new", quiet=True)
+
+
+def test_a_model_on_an_autoencoder_of_diffusers_is_trained_prepared_cut_and_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = saved(made("AutoencoderTiny"), tmp_path / "tiny")
+    domain = Images.of(Digits(), flip=True)
+    with pytest.raises(RequestError, match=r"gives back .* of the variance"):
+        train(
+            Recipe("d.latent", Latent(domain, open_codec(home, domain)), {}, trainer=SHORT), tmp_path / "no", quiet=True
+        )
+    monkeypatch.setattr(PretrainedCodec, "explained", lambda self, states: (0.9, len(list(states))))
+
+    def recipe(**changes: Any) -> Recipe:
+        latent = Latent(domain, open_codec(home, domain))
+        size = {"channels": (8,), "blocks": 1}
+        made = Recipe("digits.latent", latent, size, optimizer=FAST, trainer=SHORT, limit=24)
+        return dataclasses.replace(made, **changes)
+
+    model = train(recipe(), tmp_path / "whole", quiet=True)
+    codec, ours = model.domain.codec, model.denoiser.network.state_dict()
+    assert codec.fitted and codec.metrics == {"explained": 0.9, "states": 24} and not recipe().domain.codec.fitted  # type: ignore
+    assert codec.domain.std == model.domain.domain.std != domain.std
+    after = Clock.after
+
+    def stop(self: Clock, trainer: Any, module: Any) -> None:
+        after(self, trainer, module)
+        self.signal = 15 if module.step == 2 else None
+
+    for name, again in {"own": None, "anew": recipe()}.items():  # its recipe.json, and the recipe made once more
+        with monkeypatch.context() as patch:
+            patch.setattr(Clock, "after", stop)
+            with pytest.raises(Interrupted):
+                train(recipe(), tmp_path / name, quiet=True)
+        again = again or Recipe.load(tmp_path / name / "recipe.json")
+        other = train(again, tmp_path / name, quiet=True, resume=True)
+        theirs = other.denoiser.network.state_dict()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours) and other.domain.codec == codec
+    prepare(recipe(), tmp_path / "store")
+    stored = recipe(trainer=dataclasses.replace(SHORT, prepared=str(tmp_path / "store")))
+    other = train(stored, tmp_path / "stored", quiet=True)
+    theirs = other.denoiser.network.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours) and other.domain.codec == codec
+    loaded = gendiff.load(tmp_path / "whole")
+    assert torch.equal(loaded.sample(2, steps=2)[0], model.sample(2, steps=2)[0])
+
+
+def test_a_recipe_of_latents_takes_a_folder_of_diffusers(tmp_path: Path) -> None:
+    recipe = images.emoji_latent(str(saved(made("AutoencoderKL"), tmp_path / "vae")))
+    assert isinstance(recipe.domain, Latent) and isinstance(recipe.domain.codec, PretrainedCodec)
+    assert recipe.domain.request(2).like.shape == (2, 3, 32, 32)
+    assert "PretrainedCodec" in str(list(listing(recipe)))
 
 
 def test_the_source_inside_latents_may_be_changed(tmp_path: Path) -> None:
