@@ -112,6 +112,27 @@ MUTANTS: list[Mutant] = [
         ("tests/core/test_pretrained_codecs.py",),
     ),
     Mutant(
+        "features that are not of unit length",
+        "gendiff/latents/losses.py",
+        "return [f / (f.square().sum(1, keepdim=True) + 1e-10).sqrt() for f in levels]",
+        "return list(levels)",
+        ("tests/core/test_latents.py",),
+    ),
+    Mutant(
+        "a feature network that follows the training's mode",
+        "gendiff/latents/losses.py",
+        "return super().train(False)",
+        "return super().train(mode)",
+        ("tests/core/test_latents.py",),
+    ),
+    Mutant(
+        "features made with the generators of the training",
+        "gendiff/latents/losses.py",
+        "torch.default_generator.manual_seed(0)",
+        "torch.default_generator.seed()",
+        ("tests/core/test_latents.py",),
+    ),
+    Mutant(
         "windows that reach into padding",
         "recipes/gendiff_recipes/module.py",
         "lengths[:, None] - 1)",

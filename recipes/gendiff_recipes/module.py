@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from gendiff.denoisers import Denoiser
 from gendiff.domain import Domain
 from gendiff.latents import Autoencoder, Codec
+from gendiff.latents.losses import Features
 from gendiff.random import Noise
 from gendiff.spaces import tensors
 from gendiff.training import Binned, ImportanceTimes, LossHistogram, denoising_loss, stratified, trained_state
@@ -270,13 +271,16 @@ class Coding(Learning):
         codec: Says how the states lie on their grid.
         network: Its network.
         recipe: Everything else.
+        features: Of the perceptual loss, where that counts.
     """
 
     recipe: CodecRecipe
 
-    def __init__(self, codec: Codec, network: Autoencoder, recipe: CodecRecipe) -> None:
+    def __init__(
+        self, codec: Codec, network: Autoencoder, recipe: CodecRecipe, features: Features | None = None
+    ) -> None:
         super().__init__(codec.domain, recipe)
-        self.grid, self.autoencoder = codec.grid, network
+        self.grid, self.autoencoder, self.features = codec.grid, network, features
 
     @property
     def learner(self) -> nn.Module:
@@ -293,7 +297,7 @@ class Coding(Learning):
     def losses(self, x0: Any, cond: dict[str, Any], noise: Noise, batch: Mapping[str, Any], part: int) -> Any:
         x = self.window(self.grid.channels_first(x0), cond.get("mask"), noise.fork("window"))
         y, own = self.autoencoder(x, noise.fork("bottleneck"))
-        terms = self.recipe.loss(y, x)
+        terms = self.recipe.loss(y, x, self.features)
         return {"loss": torch.stack([*terms.values(), own]).sum(0), **terms, "bottleneck": own}
 
     def window(self, x: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:

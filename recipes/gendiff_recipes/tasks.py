@@ -137,12 +137,17 @@ class ModelTask(Task):
 
 
 class CodecTask(Task):
-    """A codec of a domain's states."""
+    """A codec of a domain's states.
 
-    def __init__(self, recipe: CodecRecipe) -> None:
+    Args:
+        recipe: Resolved, its domain fitted.
+        root: The data folder.
+    """
+
+    def __init__(self, recipe: CodecRecipe, root: Path | None = None) -> None:
         self.recipe, self.codec = recipe, recipe.codec
         self.network = self.codec.built()
-        self.module = Coding(self.codec, self.network, recipe)
+        self.module = Coding(self.codec, self.network, recipe, recipe.loss.network(recipe.domain, root))
         self.done: Codec | None = None
 
     def check(self, out: Path) -> list[str]:

@@ -324,7 +324,7 @@ def run(
         said.append(f"Resuming {out} from step {taken}.")
 
     torch.manual_seed(options.seed)
-    task: Task = CodecTask(recipe) if isinstance(recipe, CodecRecipe) else ModelTask(recipe)
+    task: Task = CodecTask(recipe, data) if isinstance(recipe, CodecRecipe) else ModelTask(recipe)
     said += task.check(out)
     begun = None
     if start is not None:

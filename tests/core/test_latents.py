@@ -15,10 +15,11 @@ from torch import Tensor
 
 import gendiff
 from gendiff import FSQ, KL, Autoencoder, Codec, Latent, LoRA, Model, Noise, Reconstruction
-from gendiff.config import from_config, to_config
+from gendiff.config import Kinds, from_config, to_config
 from gendiff.errors import CheckpointError, RecipeError, RequestError
 from gendiff.latents import Grid
 from gendiff.latents.autoencoder import Down, Up, fold, unfold
+from gendiff.latents.losses import Features
 from gendiff.spaces import State
 from gendiff_audio import Audio, Tones
 from gendiff_images import Digits, Images
@@ -167,6 +168,89 @@ def test_the_loss_is_what_it_says() -> None:
     assert abs(float(louder) - 1 - math.log(2)) < 1e-3  # |2a - a| / |a| and ln 2
     with pytest.raises(RequestError, match="spectral"):
         same(x, x)
+
+
+@gendiff.register
+class Shades(torch.nn.Module):
+    """Smooth features on three levels, one of them without sites; it draws by itself in training."""
+
+    def __init__(self, channels: int = 2, width: int = 3) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(channels, width, 3, stride=2, padding=1)
+        self.second = torch.nn.Sequential(torch.nn.BatchNorm2d(width), torch.nn.Conv2d(width, 5, 1), torch.nn.Dropout())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        one = torch.tanh(self.first(x))
+        two = torch.tanh(self.second(one))
+        return one, two, two.mean((2, 3))
+
+
+def perceptual_of(**changes: Any) -> tuple[Reconstruction, Features]:
+    loss = Reconstruction(l1=0.0, perceptual=0.7, features={"kind": Shades, "channels": 2}, **changes)
+    found = loss.network(DOMAINS["pictures"])
+    assert found is not None
+    return loss, found.double()
+
+
+def test_a_perceptual_distance_is_that_of_unit_features() -> None:
+    loss, features = perceptual_of()
+    x, y = states(2)[:3], states(2)[3:]
+    found = loss(y, x, features.train())["perceptual"]  # it stays in evaluation
+    for i in range(3):
+        total = 0.0
+        for a, b in zip(features.network(x[i : i + 1]), features.network(y[i : i + 1]), strict=True):
+            a, b = (f[0].flatten(1) if f.ndim > 2 else f[0][:, None] for f in (a, b))
+            each = [(a[:, j] / a[:, j].norm() - b[:, j] / b[:, j].norm()).square().sum() for j in range(a.shape[1])]
+            total += float(sum(each)) / len(each)
+        assert abs(float(found[i]) - 0.7 * total) < 1e-8  # batch 1 is batch n
+    assert float(loss(x, x, features)["perceptual"].abs().max()) == 0
+
+
+def test_a_perceptual_gradient_is_that_of_differences() -> None:
+    loss, features = perceptual_of()
+    x, y = states(2, sites=6)[:2], states(2, sites=6)[2:4].requires_grad_()
+    value = loss(y, x, features)["perceptual"].sum()
+    (grad,) = torch.autograd.grad(value, y)
+    for place in ((0, 0, 1, 2), (1, 1, 4, 5), (1, 0, 0, 0)):
+        step = torch.zeros_like(y)
+        step[place] = 1e-5
+        high, low = (float(loss((y + s).detach(), x, features)["perceptual"].sum()) for s in (step, -step))
+        assert abs(float(grad[place]) - (high - low) / 2e-5) < 1e-8
+    assert float(grad.abs().max()) > 1e-4 and all(not p.requires_grad for p in features.parameters())
+
+
+def test_without_weight_there_are_no_features() -> None:
+    plain = Reconstruction(features={"kind": Shades})
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    assert plain.network(DOMAINS["pictures"]) is None
+    x, y = states(2)[:3], states(2)[3:]
+    assert plain(y, x).keys() == {"l1", "l2"}
+    first, again = (perceptual_of()[1].state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)  # made with a seed of its own
+    assert torch.equal(torch.get_rng_state(), before)
+    other = from_config(json.loads(json.dumps(to_config(perceptual_of()[0]))), kinds=Kinds())
+    assert other == perceptual_of()[0]
+
+
+def test_features_that_cannot_be_are_refused() -> None:
+    with pytest.raises(RequestError, match=r"Images has no feature network.*features="):
+        Reconstruction(perceptual=1.0).network(Images(size=8))
+    with pytest.raises(RequestError, match=r"Audio has no feature network"):
+        Reconstruction(perceptual=1.0).network(DOMAINS["sound"])
+    with pytest.raises(RequestError, match="without features"):
+        Reconstruction(perceptual=1.0)(states(2), states(2))
+    for odd in ({"kind": "Shades"}, {"width": 3}, {"kind": Images}):
+        with pytest.raises(RecipeError, match="features"):
+            Reconstruction(perceptual=1.0, features=odd)
+
+    class Whole(torch.nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return x.mean()
+
+    loss = Reconstruction(perceptual=1.0, features={"kind": Whole})
+    with pytest.raises(RequestError, match="Whole, that gives a Tensor"):
+        loss(states(2), states(2), loss.network(DOMAINS["pictures"]))
 
 
 def codec_of(domain: gendiff.Domain, explained: float = 0.95, **size: object) -> Codec:
@@ -363,6 +447,7 @@ def test_grids_are_those_of_numbers() -> None:
     [
         (KL, {"weight": -1.0}), (KL, {"std": 0.0}), (FSQ, {"levels": (1, 2)}), (FSQ, {"levels": ()}),
         (Reconstruction, {"l1": 0.0, "l2": 0.0}), (Reconstruction, {"windows": (2,)}),
+        (Reconstruction, {"perceptual": -1.0}),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(kind: type, settings: dict[str, object]) -> None:

@@ -97,6 +97,60 @@ def test_cut_anywhere_it_goes_on_to_the_same_bits(
     assert read.digest == whole.digest
 
 
+def stopped(patch: pytest.MonkeyPatch, at: int) -> None:
+    """From now on a run gets a signal after so many steps."""
+    after = Clock.after
+
+    def stop(self: Clock, trainer: Any, module: Any) -> None:
+        after(self, trainer, module)
+        self.signal = 15 if module.step == at else None
+
+    patch.setattr(Clock, "after", stop)
+
+
+@gendiff.register
+class Blurred(torch.nn.Module):
+    """Features with random weights and a batch norm."""
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Conv2d(channels, 4, 3, padding=1), torch.nn.BatchNorm2d(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.layers(x))
+
+
+def test_a_perceptual_loss_is_trained_cut_and_left_out(
+    codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"kind": Blurred, "channels": 1}
+    plain = recipe_of(loss=Reconstruction(l1=0.0, features=own))
+    assert train(plain, tmp_path / "plain", quiet=True).digest == codec.digest  # without weight the same bits
+    recipe = recipe_of(loss=Reconstruction(l1=0.0, perceptual=0.5, features=own))
+    whole = train(recipe, tmp_path / "whole", quiet=True)
+    assert whole.digest != codec.digest
+    with monkeypatch.context() as patch:
+        stopped(patch, 4)
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "cut", quiet=True)
+    again = train(Recipe.load(tmp_path / "cut/recipe.json"), tmp_path / "cut", quiet=True, resume=True)
+    assert again.digest == whole.digest
+    assert recipe.override("loss.perceptual=0.25").loss.perceptual == 0.25  # type: ignore[attr-defined]
+
+
+def test_pictures_with_classes_have_features_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENDIFF_CACHE", str(tmp_path / "cache"))
+    steps = dataclasses.replace(SHORT, steps=100, show=0)
+    recipe = recipe_of(loss=Reconstruction(l1=0.0, perceptual=0.1), trainer=steps, limit=None)
+    train(recipe, tmp_path / "run", quiet=True)
+    rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    assert "train/perceptual" in rows[0]
+    domain = recipe.domain
+    network = domain.feature_network()  # kept on disk
+    x = torch.stack([domain.encode(e.artifact) for e in domain.dataset("test")[:3]])
+    assert [f.shape[1:] for f in network(x)] == [(32, 8, 8), (64, 4, 4), (128, 2, 2)]
+
+
 def test_a_model_of_latents_is_trained_cut_and_loaded(
     codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
