@@ -73,6 +73,7 @@ from .guidance import Reward as Reward
 from .guidance import steer as steer
 from .latents import FSQ as FSQ
 from .latents import KL as KL
+from .latents import Adversarial as Adversarial
 from .latents import Autoencoder as Autoencoder
 from .latents import Codec as Codec
 from .latents import Latent as Latent

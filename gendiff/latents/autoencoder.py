@@ -179,6 +179,11 @@ class Autoencoder(Whitened):
         z, loss = self.bottleneck.draw(self.raw(x), noise)
         return self.expand(z), loss
 
+    @property
+    def last(self) -> Tensor:
+        """The weights of the decoder's last layer."""
+        return self.up[-1].weight  # type: ignore[return-value]
+
     def patches(self, x: Tensor) -> Tensor:
         """The patches of x [B, C, *sites], end to end: [n, channels stride^dims]."""
         return fold(self.padded(x), self.stride).movedim(1, -1).flatten(0, -2)

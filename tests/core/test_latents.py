@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 import gendiff
-from gendiff import FSQ, KL, Autoencoder, Codec, Latent, LoRA, Model, Noise, Reconstruction
+from gendiff import FSQ, KL, Adversarial, Autoencoder, Codec, Latent, LoRA, Model, Noise, Reconstruction
 from gendiff.config import Kinds, from_config, to_config
 from gendiff.errors import CheckpointError, RecipeError, RequestError
 from gendiff.latents import Grid
+from gendiff.latents.adversarial import adaptive_weight, hinge
 from gendiff.latents.autoencoder import Down, Up, fold, unfold
 from gendiff.latents.losses import Features
 from gendiff.spaces import State
@@ -251,6 +252,52 @@ def test_features_that_cannot_be_are_refused() -> None:
     loss = Reconstruction(perceptual=1.0, features={"kind": Whole})
     with pytest.raises(RequestError, match="Whole, that gives a Tensor"):
         loss(states(2), states(2), loss.network(DOMAINS["pictures"]))
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_discriminator_judges_patches_of_each_state_alone(dims: int, layers: int) -> None:
+    made = Adversarial(1.0, width=4, layers=layers).discriminator(dims, 2, seed=5)
+    assert made is not None
+    network, x = made.double(), states(dims, count=3, sites=21)
+    found = network(x)
+    assert found.shape == (3, *[-(-21 // 2**layers)] * dims)
+    assert torch.allclose(torch.cat([network(one[None]) for one in x]), found, atol=1e-12)
+    x.requires_grad_()
+    (grad,) = torch.autograd.grad(network(x)[(1, *[0] * dims)], x)
+    reached = grad[1].abs().sum(0).nonzero().max() + 1
+    assert grad[0].abs().max() == 0 and int(reached) == 2 * 2**layers  # its field, from the first site on
+    assert network(states(dims, sites=1)).shape == (6, *[1] * dims)
+
+
+def test_the_hinge_is_what_it_says() -> None:
+    real, made = torch.tensor([[3.0, 0.5], [-2.0, 1.0]]), torch.tensor([[-0.5, -4.0], [1.0, 0.0]])
+    assert torch.allclose(hinge(real, made), torch.tensor([(0.25 + 0.25) / 2, (1.5 + 1.5) / 2]))
+
+
+def test_both_losses_move_the_last_layer_alike() -> None:
+    """|grad of lambda l_adv| is |grad of l_rec|, whatever the scale of the discriminator."""
+    network = shaken(Autoencoder(2, channels=2, latent=3, stride=4, widths=(6, 8), deep=1)).double()
+    made = Adversarial(1.0, width=4).discriminator(2, 2, seed=0)
+    assert made is not None
+    made, x = made.double(), states(2)
+    y = network(x, Noise.of(0, 6))[0]
+    rec = (y - x).square().mean()
+    (wanted,) = torch.autograd.grad(rec, network.last, retain_graph=True)
+    for scale in (1.0, 1e-2, 30.0):
+        loss = -scale * made(y).mean()
+        balance = adaptive_weight(rec, loss, network.last)
+        (grad,) = torch.autograd.grad(balance * loss, network.last, retain_graph=True)
+        assert not balance.requires_grad and abs(float(grad.norm() / wanted.norm()) - 1) < 1e-3
+    assert float(adaptive_weight(rec, 0 * made(y).mean(), network.last)) == 1e4  # bounded where nothing is believed
+
+
+def test_a_discriminator_without_weight_is_none_and_draws_nothing() -> None:
+    before = torch.get_rng_state()
+    assert Adversarial().discriminator(2, 3, seed=0) is None
+    a, b = (Adversarial(1.0, width=4).discriminator(2, 3, seed=7) for _ in range(2))
+    assert a is not None and b is not None and torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
 def codec_of(domain: gendiff.Domain, explained: float = 0.95, **size: object) -> Codec:
