@@ -123,7 +123,9 @@ class Latent(Domain):
             raise RequestError(
                 f"a codec {told} of states it has not seen",
                 f"at least {self.gate:g}: what it loses, no model of its latents can draw",
-                f"Train a codec longer or larger, or accept it: domain.gate={found or 0:.2g}",
+                f"Train a codec longer or larger, or accept it: domain.gate={found:.2g}"
+                if found is not None and found >= 0
+                else "Train a codec of such states",
             )
 
     def encode(self, artifact: Any) -> State:
