@@ -73,9 +73,11 @@ from .guidance import Reward as Reward
 from .guidance import steer as steer
 from .latents import FSQ as FSQ
 from .latents import KL as KL
+from .latents import Adversarial as Adversarial
 from .latents import Autoencoder as Autoencoder
 from .latents import Codec as Codec
 from .latents import Latent as Latent
+from .latents import PretrainedCodec as PretrainedCodec
 from .latents import Reconstruction as Reconstruction
 from .loading import load as load
 from .model import Model as Model

@@ -171,6 +171,9 @@ def on_scale_of(domain: Domain, before: Domain, base: Domain) -> Domain:
         return domain
     fields = [f.name for f in type(domain).__dataclass_fields__.values() if f.init and f.name != "asked"]  # type: ignore[attr-defined]
     changed = {k: getattr(base, k) for k in fields if getattr(domain, k) != getattr(before, k)}
+    for name, value in changed.items():  # a domain within is on the scale of the base's, and keeps its source
+        if isinstance(value, Domain):
+            changed[name] = on_scale_of(getattr(domain, name), getattr(before, name), value)
     return replace(domain, **changed) if changed else domain  # type: ignore[type-var]
 
 

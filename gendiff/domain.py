@@ -350,6 +350,22 @@ class Domain(ABC):
         """
         return {}
 
+    def feature_network(self, root: Path | None = None) -> nn.Module:
+        """A network that tells states apart as one who looks or listens does, for the perceptual loss of a codec:
+        states [B, C, *sites] to features [B, F, ...], or a list of such, with gradients.
+
+        Args:
+            root: The data folder, of one that is trained on the domain's own examples.
+
+        Raises:
+            RequestError: For a domain that has none, by default.
+        """
+        raise RequestError(
+            f"{type(self).__name__} has no feature network",
+            "a domain with feature_network(), or a network of yours",
+            'loss=Reconstruction(perceptual=0.1, features={"kind": MyNet})',
+        )
+
     def sampler(self) -> Solver:
         """The sampler of a user who chooses none."""
         return Adams(20, times=PowerGrid(1.2))

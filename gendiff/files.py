@@ -15,6 +15,7 @@ import bz2
 import contextlib
 import csv
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -75,6 +76,39 @@ def unsealed(path: str | Path) -> Path:
 def data_root(root: str | Path | None = None) -> Path:
     """The folder of data sets: the argument, else the variable GENDIFF_DATA, else ./data."""
     return Path(root or os.environ.get("GENDIFF_DATA") or "data")
+
+
+def pinned_folder(path: str | Path, holds: str = "config.json") -> Path | None:
+    """A folder that a model names: from here, below the data folder, or there by its own name; None if nowhere.
+
+    Raises:
+        DataError: While a model file is being loaded.
+    """
+    here = unsealed(path).expanduser()
+    places = [here, data_root() / here, data_root() / here.name]
+    return next((place for place in places if (place / holds).is_file()), None)
+
+
+FOLDERS: dict[tuple[Any, ...], str] = {}
+
+
+def folder_digest(home: Path, patterns: Collection[str]) -> str:
+    """SHA-256 of a folder's files of these patterns, by name, size and bytes: hex.
+
+    They are read again only when one of them was written.
+    """
+    files = sorted({path for pattern in patterns for path in home.glob(pattern) if path.is_file()})
+    facts = [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    key = (home, *facts)
+    if key not in FOLDERS:
+        out = hashlib.sha256()
+        for path, size, _ in facts:
+            out.update(f"{path.name} {size}\n".encode())
+            with path.open("rb") as file:
+                while part := file.read(2**22):
+                    out.update(part)
+        FOLDERS[key] = out.hexdigest()
+    return FOLDERS[key]
 
 
 def cache_folder() -> Path:

@@ -34,7 +34,7 @@ from gendiff.sampling.solvers import Adams, Solver
 from gendiff.spaces import State
 from gendiff_images import distances, io
 from gendiff_images.grid import save_grid
-from gendiff_images.judge import trained_judge
+from gendiff_images.judge import StateFeatures, known_classifier, trained_judge
 from gendiff_images.masked import Masked
 from gendiff_images.sources import CIFAR10, MNIST, Digits, Fashion, PictureSource, labels_of
 
@@ -247,6 +247,13 @@ class Images(Domain):
     def judges(self) -> Mapping[str, Callable[[Examples, Examples], evaluation.Judge]]:
         """A classifier of the label trained on real pictures, of domains with classes."""
         return {"classifier": partial(trained_judge, self.classes, self.flip)} if len(self.classes) > 1 else {}
+
+    def feature_network(self, root: Path | None = None) -> nn.Module:
+        """The judge "classifier" on each of its resolutions, of domains with classes."""
+        if len(self.classes) < 2:
+            return super().feature_network(root)
+        judge, _, _ = known_classifier(self.classes, self.flip, self.dataset("train", root), self.dataset("test", root))
+        return StateFeatures(judge, self.mean, self.std)
 
     def read(self, path: str | Path) -> Tensor:
         """A picture in a file, brought to this domain's size as its source does it: the middle cut, by default."""

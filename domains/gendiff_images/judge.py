@@ -47,16 +47,37 @@ class _Classifier(nn.Module):
         self.deepen = nn.ModuleList((conv(2 * width, 2 * width), conv(4 * width, 4 * width)))
         self.out = nn.Linear(4 * width, classes)
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Pictures [B, C, H, W] in [0, 1] to features of each resolution, the last [B, 4 width, H / 4, W / 4]."""
+        levels = [self.stem((4 * x - 2).contiguous(memory_format=torch.channels_last))]
+        for grow, deepen in zip(self.grow, self.deepen, strict=True):
+            h = grow(F.max_pool2d(levels[-1], 2))
+            levels.append(h + deepen(h))
+        return levels
+
     def features(self, x: Tensor) -> Tensor:
         """Pictures [B, C, H, W] in [0, 1] to [B, 4 width]."""
-        h = self.stem((4 * x - 2).contiguous(memory_format=torch.channels_last))
-        for grow, deepen in zip(self.grow, self.deepen, strict=True):
-            h = grow(F.max_pool2d(h, 2))
-            h = h + deepen(h)
-        return h.mean((2, 3))
+        return self.maps(x)[-1].mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.features(x))
+
+
+class StateFeatures(nn.Module):
+    """The features of states of pictures by a judge, on each of its resolutions, with gradients.
+
+    Args:
+        judge: Trained.
+        mean, std: Of pictures, by which states were made of them.
+    """
+
+    def __init__(self, judge: Judge, mean: float, std: float) -> None:
+        super().__init__()
+        self.classifier, self.mean, self.std = judge.network, mean, std
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """States [B, C, H, W] to [B, width, H, W], [B, 2 width, H / 2, W / 2] and [B, 4 width, H / 4, W / 4]."""
+        return self.classifier.maps(x * self.std + self.mean)
 
 
 class Judge:
@@ -205,13 +226,26 @@ class Judge:
 def trained_judge(classes: Sequence[str], flip: bool, train: Examples, test: Examples) -> evaluation.Judge:
     """A classifier of the label trained on real pictures, and how well it knows others; kept on disk between uses.
 
-    Up to 30 epochs, and 700 steps of 256.
-
     Args:
         classes: Names.
         flip: Whether mirror images count as the same.
         train: What it learns from, up to 20,000 of them.
         test: What it is tried on, up to 2,000.
+    """
+    judge, known, tried = known_classifier(classes, flip, train, test)
+    features = partial(vectors, judge)
+    return evaluation.Judge(
+        "classifier",
+        (measures.between("frechet", features, metrics.frechet, least=4 * judge.width + 1),),
+        {"label": partial(recognised, judge)},
+        {"accuracy on real test pictures": judge.held_out, "n": tried, "trained on": known},
+    )
+
+
+def known_classifier(classes: Sequence[str], flip: bool, train: Examples, test: Examples) -> tuple[Judge, int, int]:
+    """The classifier of `trained_judge`, on how many pictures it was trained, and on how many tried.
+
+    Up to 30 epochs, and 700 steps of 256.
     """
 
     def chosen(examples: Examples, most: int) -> tuple[list[Tensor], list[int]]:
@@ -229,13 +263,7 @@ def trained_judge(classes: Sequence[str], flip: bool, train: Examples, test: Exa
         judge = Judge.train(*known, classes, flip=flip, steps=steps)
         judge.examine(*tried)
         judge.save(path)
-    features = partial(vectors, judge)
-    return evaluation.Judge(
-        "classifier",
-        (measures.between("frechet", features, metrics.frechet, least=4 * judge.width + 1),),
-        {"label": partial(recognised, judge)},
-        {"accuracy on real test pictures": judge.held_out, "n": len(tried[0]), "trained on": len(known[0])},
-    )
+    return judge, len(known[0]), len(tried[0])
 
 
 def vectors(judge: Judge, pictures: Sequence[Tensor]) -> list[np.ndarray]:

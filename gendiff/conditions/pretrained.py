@@ -32,7 +32,7 @@ from gendiff.conditions.base import Batched, Condition, printed, unmasked
 from gendiff.conditions.pieces import missing
 from gendiff.conditions.text import letters_of, spread
 from gendiff.errors import RequestError, at_least, check
-from gendiff.files import data_root, unsealed
+from gendiff.files import data_root, folder_digest, pinned_folder
 from gendiff.nn.tokens import FeatureEmbedding
 
 KINDS = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel", "mt5": "MT5EncoderModel"}
@@ -123,15 +123,13 @@ class PretrainedText(Condition):
         Raises:
             RequestError: If it is nowhere.
         """
-        here = unsealed(self.path).expanduser()
-        places = [here, data_root() / here, data_root() / here.name]
-        found = next((place for place in places if (place / "config.json").is_file()), None)
+        found = pinned_folder(self.path)
         if found is None:
             pinned = f" whose files have the SHA-256 {self.digest[:12]}..." if self.digest else ""
             raise RequestError(
                 f"the text encoder {self.path!r}, which is no folder with a config.json here or in {data_root()}",
                 f"the folder{pinned} of a CLIP or T5 model as transformers saves it",
-                f"Put it at {data_root() / here.name}",
+                f"Put it at {data_root() / Path(self.path).name}",
             )
         return found
 
@@ -323,23 +321,9 @@ def quiet(transformers: Any) -> Iterator[None]:
             log.enable_progress_bar()
 
 
-DIGESTS: dict[tuple[Any, ...], str] = {}
-
-
 def digest_of(home: Path) -> str:
-    """SHA-256 of an encoder's files by name, size and bytes: hex. Read again only when one of them was written."""
-    files = sorted({path for pattern in FILES for path in home.glob(pattern) if path.is_file()})
-    facts = [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    key = (home, *facts)
-    if key not in DIGESTS:
-        out = hashlib.sha256()
-        for path, size, _ in facts:
-            out.update(f"{path.name} {size}\n".encode())
-            with path.open("rb") as file:
-                while part := file.read(2**22):
-                    out.update(part)
-        DIGESTS[key] = out.hexdigest()
-    return DIGESTS[key]
+    """SHA-256 of an encoder's files."""
+    return folder_digest(home, FILES)
 
 
 def key_of(text: str) -> bytes:

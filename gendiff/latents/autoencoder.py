@@ -1,22 +1,21 @@
-r"""A convolutional autoencoder of grids, residual to a linear one, and its latents whitened.
+r"""A convolutional autoencoder of grids, residual to a linear one.
 
-    encode   z = W (settle(A x + e(x)) - m)          A [latent, patch], e a network that starts at zero
-    decode   x = B h + d(h),   h = W^-1 z + m        B [patch, latent], d likewise
+    h = settle(A x + e(x))          A [latent, patch], e a network that starts at zero
+    x = B h + d(h)                  B [patch, latent], d likewise
 
 x is cut into patches of `stride` sites along each axis. A and B may be set to the principal components of patches
 (`begin`), so that training starts from the best linear codec of its size; e and d are residual convolutions whose ways
 down and up have shortcuts by folding sites into channels (Chen et al. 2025, DC-AE). Norms act on each site by itself
 and there is no attention: what a latent says reaches `margin` latents far, and a picture may be coded in tiles.
 
-m and W W^T = Cov(z)^-1 are measured after training (`whiten`), inside the codec: a latent has mean 0 and covariance 1
-on both of its sides.
+Its latents are whitened after training (see `whitening`), inside it.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from gendiff.errors import RequestError
 from gendiff.latents.bottlenecks import KL, Bottleneck
+from gendiff.latents.whitening import Whitened
 from gendiff.nn.attention import RMSNorm
 from gendiff.nn.embeddings import whole
 from gendiff.random import Noise
@@ -98,7 +98,7 @@ class Up(nn.Module):
         return unfold(y + x.repeat_interleave(self.repeat, 1) if self.repeat else y, 2)
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Whitened):
     """A codec's network.
 
     Args:
@@ -114,9 +114,6 @@ class Autoencoder(nn.Module):
 
     analysis: nn.Conv1d | nn.Conv2d
     synthesis: nn.Conv1d | nn.Conv2d
-    mean: Tensor
-    whitening: Tensor
-    colouring: Tensor
 
     def __init__(
         self,
@@ -130,7 +127,6 @@ class Autoencoder(nn.Module):
         deep: int = 3,
         bottleneck: Bottleneck | None = None,
     ) -> None:
-        super().__init__()
         if dims not in (1, 2):
             raise RequestError(f"Autoencoder(dims={dims})", "1 (sequences) or 2 (pictures)")
         whole("Autoencoder", channels=channels, latent=latent, stride=stride, widths=widths, blocks=blocks, deep=deep)
@@ -141,7 +137,7 @@ class Autoencoder(nn.Module):
                 f"a multiple of {2 ** max(levels, 0)} as stride: every level but the first halves the sites",
                 f"widths={tuple(widths)[: max(1, stride.bit_length() - 1)]}",
             )
-        self.dims, self.stride, self.latent = dims, stride, latent
+        super().__init__(dims, latent, stride)
         self.patch = stride // 2**levels
         self.bottleneck = bottleneck or KL()
         if not self.bottleneck.serves(latent):
@@ -161,21 +157,8 @@ class Autoencoder(nn.Module):
             up += [Up(dims, coarse, fine), *stack(fine, deep)]
         self.down = nn.Sequential(*down, convolution(dims, widths[-1], outputs, 1, zero=True))
         self.up = nn.Sequential(*up, convolution(dims, widths[0], inner, 1, zero=True))
-        self.register_buffer("mean", torch.zeros(latent))
-        self.register_buffer("whitening", torch.eye(latent))
-        self.register_buffer("colouring", torch.eye(latent))
         # A block reaches one site far: on level k, counted from the finest, that is patch 2^k sites of x.
         self.margin = math.ceil(deep * self.patch * (2 ** (levels + 1) - 1) / stride)
-
-    def latent_sites(self, sites: Sequence[int]) -> tuple[int, ...]:
-        """The sites of latents of states with these."""
-        return tuple(-(-n // self.stride) for n in sites)
-
-    def padded(self, x: Tensor) -> Tensor:
-        """x [B, C, *sites] with its last sites repeated up to a multiple of the stride."""
-        short = [-n % self.stride for n in x.shape[2:]]
-        pad = [n for missing in reversed(short) for n in (0, missing)]
-        return F.pad(x, pad, mode="replicate") if any(short) else x
 
     def raw(self, x: Tensor) -> Tensor:
         """What the encoder gives the bottleneck, [B, outputs, *latent sites], of x whose sites fit the stride."""
@@ -187,32 +170,19 @@ class Autoencoder(nn.Module):
         """What the decoder makes of latents as the bottleneck gave them, [B, C, *sites]."""
         return unfold(self.synthesis(h), self.stride) + unfold(self.up(h), self.patch)
 
-    def encode(self, x: Tensor) -> Tensor:
-        """States [B, C, *sites] to whitened latents [B, latent, *sites / stride], rounded up."""
-        h = self.bottleneck.settle(self.raw(self.padded(x)))
-        return self.mixed(self.whitening, h - self.column(self.mean))
-
-    def decode(self, z: Tensor, tile: int | None = None) -> Tensor:
-        """Whitened latents to states [B, C, *sites], a multiple of the stride.
-
-        Args:
-            z: [B, latent, *latent sites].
-            tile: Latents along each axis to decode at a time, beside a margin; the result is that of the whole.
-        """
-        h = self.mixed(self.colouring, z) + self.column(self.mean)
-        return tiled(self.expand, h, tile, self.margin, self.stride) if tile else self.expand(h)
+    def settled(self, x: Tensor) -> Tensor:
+        """What the bottleneck makes of states [B, C, *sites] whose sites fit the stride, without noise."""
+        return self.bottleneck.settle(self.raw(x))
 
     def forward(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """In training: x [B, C, *sites] to its reconstruction, and the bottleneck's loss [B]."""
         z, loss = self.bottleneck.draw(self.raw(x), noise)
         return self.expand(z), loss
 
-    def column(self, values: Tensor) -> Tensor:
-        return values.view(1, -1, *[1] * self.dims)
-
-    def mixed(self, matrix: Tensor, h: Tensor) -> Tensor:
-        """A matrix on the channels of every site."""
-        return torch.einsum("ij,bj...->bi...", matrix.to(h.dtype), h)
+    @property
+    def last(self) -> Tensor:
+        """The weights of the decoder's last layer."""
+        return self.up[-1].weight  # type: ignore[return-value]
 
     def patches(self, x: Tensor) -> Tensor:
         """The patches of x [B, C, *sites], end to end: [n, channels stride^dims]."""
@@ -237,41 +207,3 @@ class Autoencoder(nn.Module):
         self.analysis.bias.copy_(-(mean @ (basis / scale)))
         self.synthesis.weight.copy_((basis * scale).reshape(-1, self.latent, *ones))
         self.synthesis.bias.copy_(mean)
-
-    @torch.no_grad()
-    def whiten(self, latents: Iterable[Tensor]) -> None:
-        """Measures mean and covariance of latents [B, latent, *sites] as `encode` gives them now, and from then on
-        `encode` gives them with mean 0 and covariance 1, and `decode` takes such.
-        """
-        count, total = 0, torch.zeros(self.latent, dtype=torch.float64)
-        square = torch.zeros(self.latent, self.latent, dtype=torch.float64)
-        for z in latents:
-            rows = z.movedim(1, -1).flatten(0, -2).double().cpu()
-            count, total, square = count + len(rows), total + rows.sum(0), square + rows.T @ rows
-        mean = total / count
-        values, vectors = torch.linalg.eigh(square / count - torch.outer(mean, mean))
-        deviation = values.clamp_min(1e-8 * float(values.max())).sqrt()
-        old = self.colouring.double().cpu()
-        colour, white = vectors * deviation @ vectors.T, vectors / deviation @ vectors.T
-        self.mean += (old @ mean).to(self.mean)
-        self.colouring.copy_(old @ colour)
-        self.whitening.copy_(white @ self.whitening.double().cpu())
-
-
-def tiled(f: Callable[[Tensor], Tensor], h: Tensor, tile: int, margin: int, stride: int) -> Tensor:
-    """f(h) [B, C, *stride sites], from tiles of so many sites beside a margin, equal to the whole where f reaches no
-    further than the margin.
-    """
-    sites = h.shape[2:]
-    out: Tensor | None = None
-    for corner in itertools.product(*(range(0, n, tile) for n in sites)):
-        ends = [min(a + tile, n) for a, n in zip(corner, sites, strict=True)]
-        first = [max(a - margin, 0) for a in corner]
-        last = [min(b + margin, n) for b, n in zip(ends, sites, strict=True)]
-        part = f(h[(..., *(slice(a, b) for a, b in zip(first, last, strict=True)))])
-        if out is None:
-            out = part.new_empty(*part.shape[:2], *(stride * n for n in sites))
-        inner = [slice(stride * (a - c), stride * (b - c)) for a, b, c in zip(corner, ends, first, strict=True)]
-        out[(..., *(slice(stride * a, stride * b) for a, b in zip(corner, ends, strict=True)))] = part[(..., *inner)]
-    assert out is not None
-    return out

@@ -11,21 +11,23 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from safetensors.torch import save as serialise
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendiff.config import from_config, to_config
 from gendiff.domain import Domain, sealed
 from gendiff.errors import CheckpointError, GendiffError, RequestError, check
 from gendiff.latents.autoencoder import Autoencoder
 from gendiff.latents.bottlenecks import KL, Bottleneck
+from gendiff.latents.whitening import Whitened
 from gendiff.modelfile import (
     FORMAT,
     Weightless,
@@ -85,8 +87,107 @@ def _described(like: Any) -> str:
     return f"[{', '.join(map(str, like.shape[1:]))}]" if isinstance(like, Tensor) else "bundles of parts"
 
 
+class AnyCodec(ABC):
+    """What `Latent` takes: a frozen dataclass that turns the states of a domain into latents and back.
+
+    Attributes:
+        domain: Whose states it codes, as it was fitted.
+        digest: SHA-256 of its weights.
+        metrics: What was measured on states of the domain: "explained", the share of their variance that it gives back.
+        tiles: Whether it decodes in tiles, to the same as the whole.
+        fitted: Whether its latents are white and it is measured.
+    """
+
+    domain: Domain
+    digest: str
+    metrics: Mapping[str, float]
+    tiles: ClassVar[bool] = True
+
+    @property
+    def fitted(self) -> bool:
+        return True
+
+    @property
+    @abstractmethod
+    def network(self) -> Whitened:
+        """Its network with its weights."""
+
+    @property
+    @abstractmethod
+    def layout(self) -> tuple[int, int]:
+        """Channels of a latent, and sites of a state to one along each axis."""
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Of its domain's states."""
+        return Grid.of(self.domain)
+
+    def fit(self, domain: Domain, artifacts: Sequence[Any]) -> Self:
+        """The same, whitened and measured on training artifacts of a fitted domain, if that was not done before."""
+        return self
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """A batch of states to latents, channels where those of the states are: [B, C, *sites], or [B, sites, C]."""
+        grid, network = self.grid, self.network
+        return grid.states(network.encode(grid.channels_first(x)))
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, tile: int | None = None) -> Tensor:
+        """Latents to a batch of states, of as many sites as fit the stride; in tiles of so many latents if asked."""
+        grid, network = self.grid, self.network
+        return grid.states(network.decode(grid.channels_first(z), tile))
+
+    @torch.no_grad()
+    def restored(self, state: Tensor, network: Whitened | None = None) -> Tensor:
+        """What the codec, or another network of its size, makes of one state, of the same sites."""
+        grid, network = self.grid, network or self.network
+        x = grid.channels_first(state[None].float())
+        y = network.decode(network.encode(x))
+        return grid.states(y[(..., *(slice(n) for n in x.shape[2:]))])[0]
+
+    def explained(self, states: Iterable[Tensor], network: Whitened | None = None) -> tuple[float, int]:
+        """The share of the variance of states that the codec, or another network of its size, gives back; of how many.
+
+        NaN for states without variance.
+        """
+        n = lost = count = total = square = 0.0
+        for x in states:
+            lost += float((self.restored(x, network) - x).double().square().sum())
+            wide = x.double()
+            n, count, total = n + 1, count + x.numel(), total + float(wide.sum())
+            square += float(wide.square().sum())
+        whole = square - total**2 / max(count, 1)
+        return 1 - lost / whole if whole > 0 else math.nan, int(n)
+
+    def expect(self, domain: Domain) -> None:
+        """Refuses a domain whose states it cannot code.
+
+        Raises:
+            RequestError: For another domain, or states of other channels.
+        """
+        if type(domain) is not type(self.domain) or Grid.of(domain) != self.grid:
+            raise RequestError(
+                f"a codec of {_named(self.domain)} for {_named(domain)}",
+                "a codec that was trained on states of the same kind",
+                "Train one on this domain",
+            )
+
+    def carried(self) -> Mapping[str, nn.Module]:
+        """Networks that the file of a model of its latents carries, by name."""
+        return {}
+
+    def carry(self, shapes: Mapping[str, tuple[int, ...]], tensor: Callable[[str], Tensor], where: str) -> Self:
+        """The same with the weights that a file carries, as `Domain.carry`."""
+        if shapes:
+            raise RequestError(
+                f"{where} carries {len(shapes)} weights of a codec that has none", "a model's own weights"
+            )
+        return self
+
+
 @dataclass(frozen=True)
-class Codec:
+class Codec(AnyCodec):
     """What a codec is; its `network` is beside the fields.
 
     Args:
@@ -109,11 +210,6 @@ class Codec:
     def __post_init__(self) -> None:
         check(self)
 
-    @cached_property
-    def grid(self) -> Grid:
-        """Of its domain's states."""
-        return Grid.of(self.domain)
-
     @property
     def arguments(self) -> dict[str, Any]:
         """All that its network is built with."""
@@ -127,6 +223,10 @@ class Codec:
             ) from error
         bound.apply_defaults()
         return bound.arguments
+
+    @property
+    def layout(self) -> tuple[int, int]:
+        return self.arguments["latent"], self.arguments["stride"]
 
     @property
     def network(self) -> Autoencoder:
@@ -173,38 +273,20 @@ class Codec:
         found.attach(self.network)
         return found
 
-    @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """A batch of states to latents, channels where those of the states are: [B, C, *sites], or [B, sites, C]."""
-        grid, network = self.grid, self.network
-        return grid.states(network.encode(grid.channels_first(x)))
+    def carried(self) -> Mapping[str, nn.Module]:
+        return {"codec": self.network}
 
-    @torch.no_grad()
-    def decode(self, z: Tensor, tile: int | None = None) -> Tensor:
-        """Latents to a batch of states, of as many sites as fit the stride; in tiles of so many latents if asked."""
-        grid, network = self.grid, self.network
-        return grid.states(network.decode(grid.channels_first(z), tile))
-
-    @torch.no_grad()
-    def restored(self, state: Tensor, network: Autoencoder | None = None) -> Tensor:
-        """What the codec, or another network of its size, makes of one state, of the same sites."""
-        grid, network = self.grid, network or self.network
-        x = grid.channels_first(state[None].float())
-        y = network.decode(network.encode(x))
-        return grid.states(y[(..., *(slice(n) for n in x.shape[2:]))])[0]
-
-    def expect(self, domain: Domain) -> None:
-        """Refuses a domain whose states it cannot code.
-
-        Raises:
-            RequestError: For another domain, or states of other channels.
-        """
-        if type(domain) is not type(self.domain) or Grid.of(domain) != self.grid:
+    def carry(self, shapes: Mapping[str, tuple[int, ...]], tensor: Callable[[str], Tensor], where: str) -> Codec:
+        own = {name.removeprefix("codec."): name for name in shapes}
+        network = read_network(
+            self, {short: shapes[name] for short, name in own.items()}, lambda short: tensor(own[short]), where
+        )
+        found = self.with_network(network)
+        if found.digest != self.digest:
             raise RequestError(
-                f"a codec of {_named(self.domain)} for {_named(domain)}",
-                "a codec that was trained on states of the same kind",
-                "Train one on this domain",
+                f"{where} carries another codec ({found.digest[:12]}...)", f"the one it names, {self.digest[:12]}..."
             )
+        return found
 
     def config(self, recipe: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """All but the weights, JSON-able."""

@@ -29,7 +29,7 @@ from gendiff.domain import Domain, Example, Examples, Made, Request
 from gendiff.errors import SHARE, RequestError, at_least, check
 from gendiff.evaluation import Judge, Measure, Observer
 from gendiff.guidance import Given, Measurement
-from gendiff.latents.codec import Codec, read_network
+from gendiff.latents.codec import AnyCodec
 from gendiff.lazy import Lazy
 from gendiff.nn import grid_network, grid_sizes
 from gendiff.processes import Gaussian, Process
@@ -43,14 +43,14 @@ class Latent(Domain):
 
     Args:
         domain: The inner one.
-        codec: Trained on states of this kind; its statistics are taken over.
+        codec: Trained on states of this kind (its statistics are taken over), or a `PretrainedCodec` of them.
         gate: The share of the variance of unseen states that the codec must give back for a model to be trained on it.
         tile: Latents along each axis that are decoded at a time; None for all at once.
     """
 
     name: ClassVar[str] = "latent"
     domain: Domain
-    codec: Codec
+    codec: AnyCodec
     gate: float = 0.8
     tile: int | None = None
 
@@ -59,6 +59,12 @@ class Latent(Domain):
         if isinstance(self.domain, Latent):
             raise RequestError("latents of latents", "a domain of artifacts")
         self.codec.expect(self.domain)
+        if self.tile is not None and not self.codec.tiles:
+            raise RequestError(
+                f"Latent(tile={self.tile}) of a {type(self.codec).__name__}, each part of which sees the whole",
+                "latents that are decoded at once",
+                "tile=None",
+            )
         fields = [name for name, own in self.domain.conditions.items() if not set(own.gives) <= {"vector", "tokens"}]
         if fields:
             raise RequestError(
@@ -98,15 +104,29 @@ class Latent(Domain):
         Raises:
             RequestError: For a codec that gives back less than `gate`.
         """
-        found = self.codec.metrics.get("explained")
+        if self.codec.fitted:
+            self.accept(self.codec)  # before the artifacts are looked at
+        domain = self.domain.fit(artifacts)
+        codec = self.codec.fit(domain, artifacts)
+        self.accept(codec)
+        return replace(self, domain=domain, codec=codec)
+
+    def accept(self, codec: AnyCodec) -> None:
+        """Refuses a codec that gives back less than `gate`.
+
+        Raises:
+            RequestError: With what was measured.
+        """
+        found = codec.metrics.get("explained")
         if found is None or not found >= self.gate:
             told = "that was never measured" if found is None else f"that gives back {found:.3f} of the variance"
             raise RequestError(
                 f"a codec {told} of states it has not seen",
                 f"at least {self.gate:g}: what it loses, no model of its latents can draw",
-                f"Train the codec longer or larger, or accept it: domain.gate={found or 0:.2g}",
+                f"Train a codec longer or larger, or accept it: domain.gate={found:.2g}"
+                if found is not None and found >= 0
+                else "Train a codec of such states",
             )
-        return replace(self, domain=self.domain.fit(artifacts))
 
     def encode(self, artifact: Any) -> State:
         return self.latents(self.domain.encode(artifact))
@@ -128,9 +148,8 @@ class Latent(Domain):
 
     def request(self, n: int, *args: Any, **what: Any) -> Request:
         inner = self.domain.request(n, *args, **what)
-        grid, size = self.codec.grid, self.codec.arguments
+        grid, (latent, stride) = self.codec.grid, self.codec.layout
         x = grid.channels_first(inner.like)
-        stride, latent = size["stride"], size["latent"]
         sites = [-(-count // stride) for count in x.shape[2:]]
         cond = dict(inner.cond)
         if "mask" in cond:
@@ -229,20 +248,10 @@ class Latent(Domain):
         return self.domain.suffixes
 
     def carried(self) -> Mapping[str, nn.Module]:
-        return {"codec": self.codec.network}
+        return self.codec.carried()
 
     def carry(self, shapes: Mapping[str, tuple[int, ...]], tensor: Callable[[str], Tensor], where: str) -> Latent:
-        own = {name.removeprefix("codec."): name for name in shapes}
-        network = read_network(
-            self.codec, {short: shapes[name] for short, name in own.items()}, lambda short: tensor(own[short]), where
-        )
-        codec = self.codec.with_network(network)
-        if codec.digest != self.codec.digest:
-            raise RequestError(
-                f"{where} carries another codec ({codec.digest[:12]}...)",
-                f"the one it names, {self.codec.digest[:12]}...",
-            )
-        return replace(self, codec=codec)
+        return replace(self, codec=self.codec.carry(shapes, tensor, where))
 
 
 def variant(domain: Domain, items: Sequence[Example], key: tuple[int, int]) -> Any:

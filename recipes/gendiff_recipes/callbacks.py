@@ -472,6 +472,7 @@ class Keeper(AfterStep):
                 "ema": average,
                 "optimizer": {names[i]: moments for i, moments in optimizer.items()},
                 "times": None if module.learned is None else {**module.learned.state_dict(), "told": told},
+                "beside": module.beside(),
             }
             try:
                 self.table.sync()

@@ -8,7 +8,7 @@ from typing import Any
 
 from gendiff.denoisers import X0, Velocity
 from gendiff.errors import DataError
-from gendiff.latents import KL, Codec, Latent, Reconstruction
+from gendiff.latents import KL, Latent, Reconstruction, open_codec
 from gendiff.sampling.grids import PowerGrid
 from gendiff.sampling.solvers import Adams
 from gendiff.training import LogitNormal, Objective, Output
@@ -117,10 +117,11 @@ def emoji_latent(codec: str) -> Recipe:
     """Emoji by caption and style on latents: gendiff train images.emoji_latent runs/images.codec. Not measured.
 
     Args:
-        codec: The run of images.codec, or its file.
+        codec: The run of images.codec, or its file; or the folder of an AutoencoderKL, AutoencoderDC or AutoencoderTiny
+            as diffusers saves it, which is measured on the training pictures.
     """
     recipe = _captioned("images.emoji_latent", Emoji(), 120, width=256, depth=6, heads=8, patch=2)
-    domain = Latent(recipe.domain, Codec.load(codec))
+    domain = Latent(recipe.domain, open_codec(codec, recipe.domain))
     return replace(recipe, domain=domain, head=Velocity(), objective=Objective(), guidance=2.5)
 
 

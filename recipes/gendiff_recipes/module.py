@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from gendiff.denoisers import Denoiser
 from gendiff.domain import Domain
 from gendiff.latents import Autoencoder, Codec
+from gendiff.latents.adversarial import adaptive_weight, hinge
+from gendiff.latents.losses import Features
 from gendiff.random import Noise
 from gendiff.spaces import tensors
 from gendiff.training import Binned, ImportanceTimes, LossHistogram, denoising_loss, stratified, trained_state
@@ -117,6 +119,13 @@ class Learning(L.LightningModule):
     def told(self) -> Tensor | None:
         """What the learned histogram has not yet been told, of all devices, which all call this."""
         return None
+
+    def beside(self) -> dict[str, Any] | None:
+        """What else a step changes, for a checkpoint; None by default."""
+        return None
+
+    def take_beside(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `beside` gave."""
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         recipe, place, number = self.recipe, batch["place"], int(batch["number"])
@@ -264,19 +273,29 @@ class Denoising(Learning):
 
 
 class Coding(Learning):
-    """Trains a codec by a recipe.
+    """Trains a codec by a recipe, and a discriminator against it where the recipe says so.
+
+    In a step the discriminator goes first, by an optimiser of its own and on reconstructions without a gradient; then
+    it stands still, and the codec's loss passes through it.
 
     Args:
         codec: Says how the states lie on their grid.
         network: Its network.
         recipe: Everything else.
+        features: Of the perceptual loss, where that counts.
     """
 
     recipe: CodecRecipe
 
-    def __init__(self, codec: Codec, network: Autoencoder, recipe: CodecRecipe) -> None:
+    def __init__(
+        self, codec: Codec, network: Autoencoder, recipe: CodecRecipe, features: Features | None = None
+    ) -> None:
         super().__init__(codec.domain, recipe)
-        self.grid, self.autoencoder = codec.grid, network
+        self.grid, self.autoencoder, self.features = codec.grid, network, features
+        own, grid = recipe.adversarial, codec.grid
+        self.discriminator = own.discriminator(grid.dims, grid.channels, recipe.trainer.seed)
+        self.opponent: torch.optim.Optimizer | None = None
+        self.moments: dict[int, dict[str, Any]] | None = None  # of the opponent, to go on with
 
     @property
     def learner(self) -> nn.Module:
@@ -293,8 +312,56 @@ class Coding(Learning):
     def losses(self, x0: Any, cond: dict[str, Any], noise: Noise, batch: Mapping[str, Any], part: int) -> Any:
         x = self.window(self.grid.channels_first(x0), cond.get("mask"), noise.fork("window"))
         y, own = self.autoencoder(x, noise.fork("bottleneck"))
-        terms = self.recipe.loss(y, x)
-        return {"loss": torch.stack([*terms.values(), own]).sum(0), **terms, "bottleneck": own}
+        terms = self.recipe.loss(y, x, self.features)
+        told = {}
+        if self.discriminator is not None and self.step >= self.recipe.adversarial.start:
+            told["discriminator"] = self.oppose(x, y.detach())
+            terms["adversarial"] = self.fool(y, torch.stack([*terms.values()]).sum(0))
+        return {"loss": torch.stack([*terms.values(), own]).sum(0), **terms, "bottleneck": own, **told}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = super().configure_optimizers()
+        if self.discriminator is not None:
+            own = self.recipe.adversarial
+            self.opponent = torch.optim.AdamW(
+                self.discriminator.parameters(), lr=own.lr, betas=own.betas, weight_decay=0.0, foreach=True
+            )
+            if self.moments is not None:
+                self.opponent.load_state_dict({**self.opponent.state_dict(), "state": self.moments})
+                self.moments = None
+        return optimizer
+
+    def oppose(self, x: Tensor, y: Tensor) -> Tensor:
+        """A step of the discriminator on states x and reconstructions y, without a gradient in them; its loss, [B]."""
+        recipe, network, opponent = self.recipe, self.discriminator, self.opponent
+        assert network is not None
+        assert opponent is not None
+        for group in opponent.param_groups:
+            group["lr"] = recipe.adversarial.lr * recipe.optimizer.factor(self.step, self.progress())
+        network.requires_grad_(True)
+        loss = hinge(network(x), network(y))
+        loss.mean().backward()
+        opponent.step()
+        opponent.zero_grad()
+        network.requires_grad_(False)
+        return loss.detach()
+
+    def fool(self, y: Tensor, reconstruction: Tensor) -> Tensor:
+        """The codec's loss by the discriminator, [B], weighed against that of the reconstruction, [B]."""
+        assert self.discriminator is not None
+        loss = -self.discriminator(y).flatten(1).mean(1)
+        balance = adaptive_weight(reconstruction.mean(), loss.mean(), self.autoencoder.last)
+        return self.recipe.adversarial.weight * balance * loss
+
+    def beside(self) -> dict[str, Any] | None:
+        if self.discriminator is None or self.opponent is None:
+            return None
+        return {"discriminator": self.discriminator.state_dict(), "opponent": self.opponent.state_dict()["state"]}
+
+    def take_beside(self, state: Mapping[str, Any]) -> None:
+        assert self.discriminator is not None
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.moments = state["opponent"]
 
     def window(self, x: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:
         """States [B, C, *sites] whose sites fit the stride: whole, or of ragged ones a part of each, of equal length,

@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 R = typing.TypeVar("R", bound="Recipe")
-SOURCE = re.compile(
-    r"\s*(domain\.)+source\b"
-)  # said first: what else is said of a domain holds, whatever its source says
+# Said first: what else is said of a domain holds, whatever its source says.
+SOURCE = re.compile(r"\s*(domain\.)+source\b")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from gendiff.config import check_type, complete, field_types, from_config, read_
 from gendiff.denoisers import Head
 from gendiff.domain import Domain, data_root
 from gendiff.errors import FINITE, DataError, Range, RecipeError, nearest, positive, refuse
-from gendiff.latents import KL, Autoencoder, Bottleneck, Codec, Grid, Reconstruction
+from gendiff.latents import KL, Adversarial, Autoencoder, Bottleneck, Codec, Grid, Reconstruction
 from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.processes import Joint, Process
 from gendiff.sampling.solvers import Solver
@@ -340,12 +340,14 @@ class CodecRecipe(Recipe):
 
     Attributes:
         loss: How far reconstructions are from states.
+        adversarial: Whether it is also trained against a discriminator, and how.
         bottleneck: Between encoder and decoder.
         segment: Of ragged states, sites that are looked at, at most.
         measured: States on which the finished codec is measured; it is whitened on up to eight times as many.
     """
 
     loss: Reconstruction = field(default_factory=Reconstruction)
+    adversarial: Adversarial = field(default_factory=Adversarial)
     bottleneck: Bottleneck = field(default_factory=KL)
     segment: int = 128
     measured: int = 512
@@ -364,6 +366,10 @@ class CodecRecipe(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         whole(self, "segment", "measured")
+        if self.adversarial.weight and (self.trainer.world > 1 or self.trainer.accumulate > 1):
+            refuse(self, "adversarial", "weight=0 on several devices or in parts: a discriminator is of one process")
+        if self.adversarial.weight and self.trainer.compile:
+            refuse(self, "adversarial", "weight=0 for a compiled network: two gradients are taken of one pass")
         for name in self.unused:
             own = type(self).__dataclass_fields__[name]
             plain = own.default if own.default_factory is MISSING else own.default_factory()

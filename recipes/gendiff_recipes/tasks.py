@@ -137,12 +137,17 @@ class ModelTask(Task):
 
 
 class CodecTask(Task):
-    """A codec of a domain's states."""
+    """A codec of a domain's states.
 
-    def __init__(self, recipe: CodecRecipe) -> None:
+    Args:
+        recipe: Resolved, its domain fitted.
+        root: The data folder.
+    """
+
+    def __init__(self, recipe: CodecRecipe, root: Path | None = None) -> None:
         self.recipe, self.codec = recipe, recipe.codec
         self.network = self.codec.built()
-        self.module = Coding(self.codec, self.network, recipe)
+        self.module = Coding(self.codec, self.network, recipe, recipe.loss.network(recipe.domain, root))
         self.done: Codec | None = None
 
     def check(self, out: Path) -> list[str]:
@@ -186,23 +191,13 @@ class CodecTask(Task):
             states = [domain.encode(unseen[int(i)].artifact) for i in order]
             plain = self.codec.built()
             self.linear(plain, data)
-            metrics = {
-                "explained": self.explained(states, network), "pca": self.explained(states, plain),
-                "states": float(len(states)),
-            }  # fmt: skip
+            (explained, count), (pca, _) = (self.codec.explained(states, net) for net in (network, plain))
+            metrics = {"explained": explained, "pca": pca, "states": float(count)}
         self.done = self.codec.with_network(copy.deepcopy(network), metrics)
         return [
             f"The codec gives back {metrics['explained']:.4f} of the variance of {len(states)} states it has not seen, "
             f"as principal components of the same size do {metrics['pca']:.4f}."
         ]
-
-    def explained(self, states: list[Any], network: Autoencoder) -> float:
-        """The share of the variance of states that reconstructions give back."""
-        lost = sum(float((self.codec.restored(x, network) - x).double().square().sum()) for x in states)
-        count = sum(x.numel() for x in states)
-        mean = sum(float(x.double().sum()) for x in states) / max(count, 1)
-        whole = sum(float((x.double() - mean).square().sum()) for x in states)
-        return 1 - lost / whole if whole else float("nan")
 
     def save(self, path: Path) -> None:
         assert self.done is not None

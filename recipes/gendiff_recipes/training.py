@@ -324,7 +324,7 @@ def run(
         said.append(f"Resuming {out} from step {taken}.")
 
     torch.manual_seed(options.seed)
-    task: Task = CodecTask(recipe) if isinstance(recipe, CodecRecipe) else ModelTask(recipe)
+    task: Task = CodecTask(recipe, data) if isinstance(recipe, CodecRecipe) else ModelTask(recipe)
     said += task.check(out)
     begun = None
     if start is not None:
@@ -433,10 +433,12 @@ def newest_state(folder: Folder) -> dict[str, Any]:
 
 
 def restore(module: Learning, state: Mapping[str, Any]) -> None:
-    """Puts a checkpoint's weights, step and learned times into the module; EMA and optimiser wait for their device."""
+    """Puts what a checkpoint holds into the module; EMA and optimisers wait for their device."""
     module.step = state["step"]
     put_back(module.network, module.recipe, state["network"])
     module.resumed = state["optimizer"]
+    if state.get("beside") is not None:
+        module.take_beside(state["beside"])
     if isinstance(module, Denoising) and module.learned is not None:
         module.learned.load_state_dict(state["times"])
         module.told_before = state["times"]["told"]

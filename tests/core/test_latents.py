@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 import gendiff
-from gendiff import FSQ, KL, Autoencoder, Codec, Latent, LoRA, Model, Noise, Reconstruction
-from gendiff.config import from_config, to_config
+from gendiff import FSQ, KL, Adversarial, Autoencoder, Codec, Latent, LoRA, Model, Noise, Reconstruction
+from gendiff.config import Kinds, from_config, to_config
 from gendiff.errors import CheckpointError, RecipeError, RequestError
 from gendiff.latents import Grid
+from gendiff.latents.adversarial import adaptive_weight, hinge
 from gendiff.latents.autoencoder import Down, Up, fold, unfold
+from gendiff.latents.losses import Features
 from gendiff.spaces import State
 from gendiff_audio import Audio, Tones
 from gendiff_images import Digits, Images
@@ -169,6 +171,135 @@ def test_the_loss_is_what_it_says() -> None:
         same(x, x)
 
 
+@gendiff.register
+class Shades(torch.nn.Module):
+    """Smooth features on three levels, one of them without sites; it draws by itself in training."""
+
+    def __init__(self, channels: int = 2, width: int = 3) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(channels, width, 3, stride=2, padding=1)
+        self.second = torch.nn.Sequential(torch.nn.BatchNorm2d(width), torch.nn.Conv2d(width, 5, 1), torch.nn.Dropout())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        one = torch.tanh(self.first(x))
+        two = torch.tanh(self.second(one))
+        return one, two, two.mean((2, 3))
+
+
+def perceptual_of(**changes: Any) -> tuple[Reconstruction, Features]:
+    loss = Reconstruction(l1=0.0, perceptual=0.7, features={"kind": Shades, "channels": 2}, **changes)
+    found = loss.network(DOMAINS["pictures"])
+    assert found is not None
+    return loss, found.double()
+
+
+def test_a_perceptual_distance_is_that_of_unit_features() -> None:
+    loss, features = perceptual_of()
+    x, y = states(2)[:3], states(2)[3:]
+    found = loss(y, x, features.train())["perceptual"]  # it stays in evaluation
+    for i in range(3):
+        total = 0.0
+        for a, b in zip(features.network(x[i : i + 1]), features.network(y[i : i + 1]), strict=True):
+            a, b = (f[0].flatten(1) if f.ndim > 2 else f[0][:, None] for f in (a, b))
+            each = [(a[:, j] / a[:, j].norm() - b[:, j] / b[:, j].norm()).square().sum() for j in range(a.shape[1])]
+            total += float(sum(each)) / len(each)
+        assert abs(float(found[i]) - 0.7 * total) < 1e-8  # batch 1 is batch n
+    assert float(loss(x, x, features)["perceptual"].abs().max()) == 0
+
+
+def test_a_perceptual_gradient_is_that_of_differences() -> None:
+    loss, features = perceptual_of()
+    x, y = states(2, sites=6)[:2], states(2, sites=6)[2:4].requires_grad_()
+    value = loss(y, x, features)["perceptual"].sum()
+    (grad,) = torch.autograd.grad(value, y)
+    for place in ((0, 0, 1, 2), (1, 1, 4, 5), (1, 0, 0, 0)):
+        step = torch.zeros_like(y)
+        step[place] = 1e-5
+        high, low = (float(loss((y + s).detach(), x, features)["perceptual"].sum()) for s in (step, -step))
+        assert abs(float(grad[place]) - (high - low) / 2e-5) < 1e-8
+    assert float(grad.abs().max()) > 1e-4 and all(not p.requires_grad for p in features.parameters())
+
+
+def test_without_weight_there_are_no_features() -> None:
+    plain = Reconstruction(features={"kind": Shades})
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    assert plain.network(DOMAINS["pictures"]) is None
+    x, y = states(2)[:3], states(2)[3:]
+    assert plain(y, x).keys() == {"l1", "l2"}
+    first, again = (perceptual_of()[1].state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)  # made with a seed of its own
+    assert torch.equal(torch.get_rng_state(), before)
+    other = from_config(json.loads(json.dumps(to_config(perceptual_of()[0]))), kinds=Kinds())
+    assert other == perceptual_of()[0]
+
+
+def test_features_that_cannot_be_are_refused() -> None:
+    with pytest.raises(RequestError, match=r"Images has no feature network.*features="):
+        Reconstruction(perceptual=1.0).network(Images(size=8))
+    with pytest.raises(RequestError, match=r"Audio has no feature network"):
+        Reconstruction(perceptual=1.0).network(DOMAINS["sound"])
+    with pytest.raises(RequestError, match="without features"):
+        Reconstruction(perceptual=1.0)(states(2), states(2))
+    for odd in ({"kind": "Shades"}, {"width": 3}, {"kind": Images}):
+        with pytest.raises(RecipeError, match="features"):
+            Reconstruction(perceptual=1.0, features=odd)
+
+    class Whole(torch.nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return x.mean()
+
+    loss = Reconstruction(perceptual=1.0, features={"kind": Whole})
+    with pytest.raises(RequestError, match="Whole, that gives a Tensor"):
+        loss(states(2), states(2), loss.network(DOMAINS["pictures"]))
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_discriminator_judges_patches_of_each_state_alone(dims: int, layers: int) -> None:
+    made = Adversarial(1.0, width=4, layers=layers).discriminator(dims, 2, seed=5)
+    assert made is not None
+    network, x = made.double(), states(dims, count=3, sites=21)
+    found = network(x)
+    assert found.shape == (3, *[-(-21 // 2**layers)] * dims)
+    assert torch.allclose(torch.cat([network(one[None]) for one in x]), found, atol=1e-12)
+    x.requires_grad_()
+    (grad,) = torch.autograd.grad(network(x)[(1, *[0] * dims)], x)
+    reached = grad[1].abs().sum(0).nonzero().max() + 1
+    assert grad[0].abs().max() == 0 and int(reached) == 2 * 2**layers  # its field, from the first site on
+    assert network(states(dims, sites=1)).shape == (6, *[1] * dims)
+
+
+def test_the_hinge_is_what_it_says() -> None:
+    real, made = torch.tensor([[3.0, 0.5], [-2.0, 1.0]]), torch.tensor([[-0.5, -4.0], [1.0, 0.0]])
+    assert torch.allclose(hinge(real, made), torch.tensor([(0.25 + 0.25) / 2, (1.5 + 1.5) / 2]))
+
+
+def test_both_losses_move_the_last_layer_alike() -> None:
+    """|grad of lambda l_adv| is |grad of l_rec|, whatever the scale of the discriminator."""
+    network = shaken(Autoencoder(2, channels=2, latent=3, stride=4, widths=(6, 8), deep=1)).double()
+    made = Adversarial(1.0, width=4).discriminator(2, 2, seed=0)
+    assert made is not None
+    made, x = made.double(), states(2)
+    y = network(x, Noise.of(0, 6))[0]
+    rec = (y - x).square().mean()
+    (wanted,) = torch.autograd.grad(rec, network.last, retain_graph=True)
+    for scale in (1.0, 1e-2, 30.0):
+        loss = -scale * made(y).mean()
+        balance = adaptive_weight(rec, loss, network.last)
+        (grad,) = torch.autograd.grad(balance * loss, network.last, retain_graph=True)
+        assert not balance.requires_grad and abs(float(grad.norm() / wanted.norm()) - 1) < 1e-3
+    assert float(adaptive_weight(rec, 0 * made(y).mean(), network.last)) == 1e4  # bounded where nothing is believed
+
+
+def test_a_discriminator_without_weight_is_none_and_draws_nothing() -> None:
+    before = torch.get_rng_state()
+    assert Adversarial().discriminator(2, 3, seed=0) is None
+    a, b = (Adversarial(1.0, width=4).discriminator(2, 3, seed=7) for _ in range(2))
+    assert a is not None and b is not None and torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
 def codec_of(domain: gendiff.Domain, explained: float = 0.95, **size: object) -> Codec:
     """A codec with random weights, whitened on noise."""
     codec = Codec(domain, {"latent": 3, "stride": 4, "widths": (6, 8), "blocks": 1, "deep": 1, **size})
@@ -242,7 +373,7 @@ def test_a_codec_that_loses_too_much_is_refused_unless_told(explained: float | N
     codec = codec_of(domain)
     codec = codec.with_network(codec.network, {"other": 1.0, **({} if explained is None else {"explained": explained})})
     pictures = [torch.rand(3, 10, 12) for _ in range(3)]
-    with pytest.raises(RequestError, match=r"gate"):
+    with pytest.raises(RequestError, match=r"gate=0\.5" if explained == 0.5 else "never measured.*Train"):
         Latent(domain, codec).fit(pictures)
     if explained == 0.5:
         Latent(domain, codec, gate=0.4).fit(pictures)
@@ -363,6 +494,7 @@ def test_grids_are_those_of_numbers() -> None:
     [
         (KL, {"weight": -1.0}), (KL, {"std": 0.0}), (FSQ, {"levels": (1, 2)}), (FSQ, {"levels": ()}),
         (Reconstruction, {"l1": 0.0, "l2": 0.0}), (Reconstruction, {"windows": (2,)}),
+        (Reconstruction, {"perceptual": -1.0}),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(kind: type, settings: dict[str, object]) -> None:

@@ -12,15 +12,20 @@ import torch
 from PIL import Image
 
 import gendiff
-from gendiff import FSQ, KL, Codec, Latent, Reconstruction
+from gendiff import FSQ, KL, Adversarial, Codec, Latent, PretrainedCodec, Reconstruction
 from gendiff.errors import CheckpointError, RecipeError, RequestError
+from gendiff.latents import open_codec
 from gendiff_audio import Audio, Tones
 from gendiff_images import Digits, Folder, Images
+from gendiff_recipes import images
 from gendiff_recipes.callbacks import Clock
+from gendiff_recipes.checkpoints import newest
 from gendiff_recipes.module import Coding
+from gendiff_recipes.overrides import listing
 from gendiff_recipes.prepared import prepare
 from gendiff_recipes.recipe import CodecRecipe, Optimizer, Recipe, Trainer
 from gendiff_recipes.training import Interrupted, train
+from tests.core.autoencoders import made, saved
 
 SIZE = {"latent": 4, "stride": 4, "widths": (8,), "blocks": 1, "deep": 1}
 SHORT = Trainer(steps=6, batch=8, show=3, samples=2, accelerator="cpu", precision="float32", threads=1, logger=("csv",))
@@ -93,6 +98,147 @@ def test_cut_anywhere_it_goes_on_to_the_same_bits(
     assert read.digest == whole.digest
 
 
+def stopped(patch: pytest.MonkeyPatch, at: int) -> None:
+    """From now on a run gets a signal after so many steps."""
+    after = Clock.after
+
+    def stop(self: Clock, trainer: Any, module: Any) -> None:
+        after(self, trainer, module)
+        self.signal = 15 if module.step == at else None
+
+    patch.setattr(Clock, "after", stop)
+
+
+@gendiff.register
+class Blurred(torch.nn.Module):
+    """Features with random weights and a batch norm."""
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Conv2d(channels, 4, 3, padding=1), torch.nn.BatchNorm2d(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.layers(x))
+
+
+def test_a_perceptual_loss_is_trained_cut_and_left_out(
+    codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"kind": Blurred, "channels": 1}
+    plain = recipe_of(loss=Reconstruction(l1=0.0, features=own))
+    assert train(plain, tmp_path / "plain", quiet=True).digest == codec.digest  # without weight the same bits
+    recipe = recipe_of(loss=Reconstruction(l1=0.0, perceptual=0.5, features=own))
+    whole = train(recipe, tmp_path / "whole", quiet=True)
+    assert whole.digest != codec.digest
+    with monkeypatch.context() as patch:
+        stopped(patch, 4)
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "cut", quiet=True)
+    again = train(Recipe.load(tmp_path / "cut/recipe.json"), tmp_path / "cut", quiet=True, resume=True)
+    assert again.digest == whole.digest
+    assert recipe.override("loss.perceptual=0.25").loss.perceptual == 0.25  # type: ignore[attr-defined]
+
+
+def test_pictures_with_classes_have_features_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENDIFF_CACHE", str(tmp_path / "cache"))
+    steps = dataclasses.replace(SHORT, steps=100, show=0)
+    recipe = recipe_of(loss=Reconstruction(l1=0.0, perceptual=0.1), trainer=steps, limit=None)
+    train(recipe, tmp_path / "run", quiet=True)
+    rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    assert "train/perceptual" in rows[0]
+    domain = recipe.domain
+    network = domain.feature_network()  # kept on disk
+    x = torch.stack([domain.encode(e.artifact) for e in domain.dataset("test")[:3]])
+    assert [f.shape[1:] for f in network(x)] == [(32, 8, 8), (64, 4, 4), (128, 2, 2)]
+
+
+DUEL = Adversarial(0.5, start=2, width=4, layers=2, lr=1e-2)
+
+
+@pytest.mark.parametrize("adversarial", [Adversarial(0.0, start=0, width=4), Adversarial(1.0, start=6, width=4)])
+def test_a_discriminator_that_does_not_count_changes_no_bit(
+    adversarial: Adversarial, codec: Codec, tmp_path: Path
+) -> None:
+    found = train(recipe_of(adversarial=adversarial), tmp_path / "run", quiet=True)
+    assert found.digest == codec.digest and found.metrics == codec.metrics
+
+
+@pytest.mark.parametrize(("name", "cut"), [("pictures", 1), ("pictures", 3), ("pictures", 5), ("sound", 4)])
+def test_a_duel_cut_anywhere_goes_on_to_the_same_bits(
+    name: str, cut: int, codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(name, adversarial=DUEL)
+    whole = train(recipe, tmp_path / "whole", quiet=True)
+    with monkeypatch.context() as patch:
+        stopped(patch, cut)
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "cut", quiet=True)
+    again = Recipe.load(tmp_path / "cut/recipe.json").override("trainer.checkpoint_activations=true")
+    again = train(again, tmp_path / "cut", quiet=True, resume=True)
+    assert again.digest == whole.digest != codec.digest
+    a, b = (next(newest(tmp_path / run / "checkpoints"))[1] for run in ("whole", "cut"))
+    assert isinstance(a, dict) and isinstance(b, dict)
+    for part in ("network", "beside", "ema", "optimizer"):
+        assert tensors_of(a[part]) == tensors_of(b[part])
+
+
+def tensors_of(value: Any) -> Any:
+    """The tree with tensors as lists."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    return {key: tensors_of(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize("name", ["pictures", "sound"])
+def test_neither_sees_the_gradients_of_the_other(name: str) -> None:
+    recipe = recipe_of(name, adversarial=dataclasses.replace(DUEL, start=0))
+    module = Coding(recipe.codec, recipe.codec.built(), recipe)
+    module.configure_optimizers()
+    judge, network = module.discriminator, module.autoencoder
+    assert judge is not None
+    grid = recipe.codec.grid
+    x = gendiff.Noise.of(0, 4).normal((4, grid.channels, *[8] * grid.dims))
+
+    def copied(part: torch.nn.Module) -> list[torch.Tensor]:
+        return [p.detach().clone() for p in part.parameters()]
+
+    def same(part: torch.nn.Module, before: list[torch.Tensor]) -> bool:
+        return all(torch.equal(p, q) for p, q in zip(part.parameters(), before, strict=True))
+
+    first, second = copied(judge), copied(network)
+    losses = module.losses(grid.states(x), {}, gendiff.Noise.of(1, 4), {}, 0)
+    assert not same(judge, first) and same(network, second)  # its own step is taken, and no other
+    assert all(p.grad is None for p in network.parameters()) and not losses["discriminator"].requires_grad
+    first = copied(judge)
+    losses["loss"].mean().backward()
+    assert same(judge, first) and all(p.grad is None for p in judge.parameters())
+    assert all(p.grad is not None for p in network.up.parameters())
+    parts = [losses[part] for part in ("l2", "adversarial", "bottleneck")]
+    assert torch.allclose(losses["loss"], sum(parts)) and losses["discriminator"].shape == (4,)  # type: ignore[arg-type]
+    names = [name for name, _ in module.trained()]
+    assert names == [name for name, _ in network.named_parameters()]
+
+
+def test_a_discriminator_learns_to_tell_a_blur() -> None:
+    """Its loss falls from 1, that of one who knows nothing, where reconstructions are blurred and stay so."""
+    recipe = recipe_of(adversarial=dataclasses.replace(DUEL, start=0, width=16), optimizer=Optimizer(warmup=0, decay=0))
+    module = Coding(recipe.codec, recipe.codec.built(), recipe)
+    module.configure_optimizers()
+    found = []
+    for step in range(60):
+        x = gendiff.Noise.of(step, 16).normal((16, 1, 8, 8))
+        found.append(float(module.oppose(x, torch.nn.functional.avg_pool2d(x, 3, 1, 1)).mean()))
+    assert found[0] > 0.8 and found[-1] < 0.3
+
+
+def test_a_duel_is_of_one_process() -> None:
+    for change in ("trainer.devices=2", "trainer.accumulate=2", "trainer.compile=true"):
+        with pytest.raises(RecipeError, match="adversarial"):
+            recipe_of(adversarial=DUEL).override(change)
+    changed = recipe_of().override("adversarial.weight=0.5", "adversarial.start=10")
+    assert changed.adversarial == Adversarial(0.5, start=10)  # type: ignore[attr-defined]
+
+
 def test_a_model_of_latents_is_trained_cut_and_loaded(
     codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +264,58 @@ def test_a_model_of_latents_is_trained_cut_and_loaded(
     assert torch.equal(loaded.sample(2, steps=2)[0], model.sample(2, steps=2)[0])
     with pytest.raises(CheckpointError, match="no model file"):
         train(Recipe.load(tmp_path / "cut/recipe.json"), tmp_path / "new", quiet=True)
+
+
+def test_a_model_on_an_autoencoder_of_diffusers_is_trained_prepared_cut_and_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = saved(made("AutoencoderTiny"), tmp_path / "tiny")
+    domain = Images.of(Digits(), flip=True)
+    with pytest.raises(RequestError, match=r"gives back .* of the variance"):
+        train(
+            Recipe("d.latent", Latent(domain, open_codec(home, domain)), {}, trainer=SHORT), tmp_path / "no", quiet=True
+        )
+    monkeypatch.setattr(PretrainedCodec, "explained", lambda self, states: (0.9, len(list(states))))
+
+    def recipe(**changes: Any) -> Recipe:
+        latent = Latent(domain, open_codec(home, domain))
+        size = {"channels": (8,), "blocks": 1}
+        made = Recipe("digits.latent", latent, size, optimizer=FAST, trainer=SHORT, limit=24)
+        return dataclasses.replace(made, **changes)
+
+    model = train(recipe(), tmp_path / "whole", quiet=True)
+    codec, ours = model.domain.codec, model.denoiser.network.state_dict()
+    assert codec.fitted and codec.metrics == {"explained": 0.9, "states": 24} and not recipe().domain.codec.fitted  # type: ignore
+    assert codec.domain.std == model.domain.domain.std != domain.std
+    after = Clock.after
+
+    def stop(self: Clock, trainer: Any, module: Any) -> None:
+        after(self, trainer, module)
+        self.signal = 15 if module.step == 2 else None
+
+    for name, again in {"own": None, "anew": recipe()}.items():  # its recipe.json, and the recipe made once more
+        with monkeypatch.context() as patch:
+            patch.setattr(Clock, "after", stop)
+            with pytest.raises(Interrupted):
+                train(recipe(), tmp_path / name, quiet=True)
+        again = again or Recipe.load(tmp_path / name / "recipe.json")
+        other = train(again, tmp_path / name, quiet=True, resume=True)
+        theirs = other.denoiser.network.state_dict()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours) and other.domain.codec == codec
+    prepare(recipe(), tmp_path / "store")
+    stored = recipe(trainer=dataclasses.replace(SHORT, prepared=str(tmp_path / "store")))
+    other = train(stored, tmp_path / "stored", quiet=True)
+    theirs = other.denoiser.network.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours) and other.domain.codec == codec
+    loaded = gendiff.load(tmp_path / "whole")
+    assert torch.equal(loaded.sample(2, steps=2)[0], model.sample(2, steps=2)[0])
+
+
+def test_a_recipe_of_latents_takes_a_folder_of_diffusers(tmp_path: Path) -> None:
+    recipe = images.emoji_latent(str(saved(made("AutoencoderKL"), tmp_path / "vae")))
+    assert isinstance(recipe.domain, Latent) and isinstance(recipe.domain.codec, PretrainedCodec)
+    assert recipe.domain.request(2).like.shape == (2, 3, 32, 32)
+    assert "PretrainedCodec" in str(list(listing(recipe)))
 
 
 def test_the_source_inside_latents_may_be_changed(tmp_path: Path) -> None:
