@@ -569,6 +569,20 @@ MUTANTS: list[Mutant] = [
         ("tests/core/test_drawing.py",),
     ),
     Mutant(
+        "a cluster without workers is waited for without an end",
+        "gendiff/executors.py",
+        "            watch.look(bool(done))\n",
+        "",
+        ("tests/core/test_executors.py",),
+    ),
+    Mutant(
+        "workers that are back are counted as gone",
+        "gendiff/executors.py",
+        "        if some:\n            self.since = None\n",
+        "        if some:\n            pass\n",
+        ("tests/core/test_executors.py",),
+    ),
+    Mutant(
         "intervals are those of the whole set",
         "gendiff/evaluation/measures.py",
         "picks = [rng.permutation(n)[: n // 2] for _ in range(halves)]",
