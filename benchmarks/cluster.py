@@ -120,9 +120,11 @@ def drawing(client: Any, n: int, steps: int | None) -> dict[str, Any]:
     return {**facts, "seconds": seconds, "the same bits": same}
 
 
-def evaluating(client: Any, n: int) -> dict[str, Any]:
+def evaluating(client: Any, n: int, steps: int | None) -> dict[str, Any]:
     """What `gendiff evaluate weights/images_fashion.safetensors -n N` says, with and without --cluster."""
     model: Model = gendiff.load(FASHION)
+    if steps is not None:
+        model.sampler = replace(model.sampler, steps=steps)  # type: ignore[call-arg]
     one, alone = timed("evaluated by one process", lambda: evaluate(model, n))
     with client.get_executor() as pool:
         client.wait_for_workers(WORKERS, timeout=WAIT)
@@ -132,7 +134,7 @@ def evaluating(client: Any, n: int) -> dict[str, Any]:
     texts = [table.json() for table in (untimed(e.scores) for e in (alone, shared, again))]
     seconds = {"one process": one, "two workers": two, "a worker killed": killed}
     return {
-        "samples": n, "seconds": seconds, "scores": alone.scores.values(),
+        "samples": n, "sampler": repr(model.sampler), "seconds": seconds, "scores": alone.scores.values(),
         "the same numbers": [text == texts[0] for text in texts[1:]],
     }  # fmt: skip
 
@@ -148,15 +150,16 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--killed", type=int, help="pictures prepared where a worker is killed (all)")
     parser.add_argument("-n", type=int, default=256, help="samples")
-    parser.add_argument("--steps", type=int, help="of the sampler, where samples are drawn (the model's own)")
+    parser.add_argument("--steps", type=int, help="of the sampler (the model's own)")
     parser.add_argument("--only", choices=("preparing", "drawing", "evaluating"))
     args = parser.parse_args()
-    import dask  # type: ignore[import-not-found]
+    import dask.config  # type: ignore[import-not-found]
     from distributed import Client, LocalCluster  # type: ignore[import-not-found]
 
     dask.config.set({"distributed.deploy.lost-worker-timeout": f"{WAIT}s"})
     torch.set_num_threads(1)
-    write_pictures(args.data / "pictures", args.pictures)
+    if args.only in (None, "preparing"):
+        write_pictures(args.data / "pictures", args.pictures)
     options: dict[str, Any] = {
         "n_workers": WORKERS,
         "threads_per_worker": 1,
@@ -170,7 +173,7 @@ def main() -> None:
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             "preparing": lambda: preparing(client, args.data, args.pictures, args.killed or args.pictures),
             "drawing": lambda: drawing(client, args.n, args.steps),
-            "evaluating": lambda: evaluating(client, args.n),
+            "evaluating": lambda: evaluating(client, args.n, args.steps),
         }
         for name in [args.only] if args.only else parts:
             told = {"date": date.today().isoformat(), "command": f"python {' '.join(sys.argv)}"}
