@@ -583,6 +583,27 @@ MUTANTS: list[Mutant] = [
         ("tests/core/test_executors.py",),
     ),
     Mutant(
+        "the page opens without its secret",
+        "recipes/gendiff_recipes/page/server.py",
+        "if not (path == \"/\" and own.knows(self.query.get(\"token\", \"\"))) and",
+        "if path != \"/\" and",
+        ("tests/recipes/test_page.py",),
+    ),
+    Mutant(
+        "a compiled network takes batches of any length as they are",
+        "recipes/gendiff_recipes/training.py",
+        "multiple=COMPILED if options.compile else 1",
+        "multiple=1",
+        ("tests/recipes/test_compiled_runs.py",),
+    ),
+    Mutant(
+        "a compiled network takes every shape for the last one",
+        "recipes/gendiff_recipes/training.py",
+        "network.compile(dynamic=True if several else None)",
+        "network.compile(dynamic=False)",
+        ("tests/recipes/test_compiled_runs.py",),
+    ),
+    Mutant(
         "intervals are those of the whole set",
         "gendiff/evaluation/measures.py",
         "picks = [rng.permutation(n)[: n // 2] for _ in range(halves)]",

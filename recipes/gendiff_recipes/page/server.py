@@ -3,9 +3,9 @@
 It answers on 127.0.0.1 alone, to requests whose Host is that address (and no name that another made point here), whose
 Origin, where one is said, is its own, and which change something only with the token that stands in the page. Other
 accounts of the machine reach that address too: the page opens by the secret of its address alone, which the first
-visit leaves in a cookie and everything else is asked with (HttpOnly, SameSite=Strict, for as long as the browser runs).
-Nothing on the page comes from elsewhere, nothing is sent anywhere, and the policy of the page forbids both. No path of a
-request is a path of a file: what can be fetched is in a table.
+visit leaves in a cookie (HttpOnly, SameSite=Strict, for as long as the browser runs) and everything is asked with.
+Nothing on the page comes from elsewhere, nothing is sent anywhere, and the policy of the page forbids both. No path of
+a request is a path of a file: what can be fetched is in a table.
 
     GET  /?token=SECRET   the page             GET  /assets/NAME       its styles and scripts
     GET  /status          how far it is        GET  /result?job=KEY    what was drawn
@@ -148,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
                 raise Refusal(HTTPStatus.NOT_FOUND, "There is no such page.")
         except Refusal as refusal:
             self.close_connection = True  # what else was sent is not read
-            if self.command == "GET" and url.path == "/":
+            if self.command == "GET" and self.path.partition("?")[0] == "/":
                 self.send(refusal.message.encode(), "text/plain", refusal.status)
             else:
                 self.send_json({"message": refusal.message}, refusal.status)
