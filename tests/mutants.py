@@ -585,8 +585,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "the page opens without its secret",
         "recipes/gendiff_recipes/page/server.py",
-        "if not (path == \"/\" and own.knows(self.query.get(\"token\", \"\"))) and",
-        "if path != \"/\" and",
+        'if not (path == "/" and own.knows(self.query.get("token", ""))) and',
+        'if path != "/" and',
         ("tests/recipes/test_page.py",),
     ),
     Mutant(
