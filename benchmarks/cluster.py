@@ -121,20 +121,22 @@ def drawing(client: Any, n: int, steps: int | None) -> dict[str, Any]:
 
 
 def evaluating(client: Any, n: int, steps: int | None) -> dict[str, Any]:
-    """What `gendiff evaluate weights/images_fashion.safetensors -n N` says, with and without --cluster."""
+    """What `gendiff evaluate weights/images_fashion.safetensors label=boot --halves 20` says, also with --cluster."""
     model: Model = gendiff.load(FASHION)
     if steps is not None:
         model.sampler = replace(model.sampler, steps=steps)  # type: ignore[call-arg]
-    one, alone = timed("evaluated by one process", lambda: evaluate(model, n))
+    what: dict[str, Any] = {"label": "boot", "halves": 20}
+    one, alone = timed("evaluated by one process", lambda: evaluate(model, n, **what))
     with client.get_executor() as pool:
         client.wait_for_workers(WORKERS, timeout=WAIT)
-        two, shared = timed("by two workers", lambda: evaluate(model, n, executor=pool))
+        two, shared = timed("by two workers", lambda: evaluate(model, n, executor=pool, **what))
         tick = killing(list(client.run(os.getpid).values()))
-        killed, again = timed("one killed", lambda: evaluate(model, n, executor=pool, progress=tick))
+        killed, again = timed("one killed", lambda: evaluate(model, n, executor=pool, progress=tick, **what))
     texts = [table.json() for table in (untimed(e.scores) for e in (alone, shared, again))]
     seconds = {"one process": one, "two workers": two, "a worker killed": killed}
     return {
-        "samples": n, "sampler": repr(model.sampler), "seconds": seconds, "scores": alone.scores.values(),
+        "samples": n, "of": "boots", "sampler": repr(model.sampler), "seconds": seconds,
+        "scores": alone.scores.values(),
         "the same numbers": [text == texts[0] for text in texts[1:]],
     }  # fmt: skip
 
