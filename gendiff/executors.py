@@ -4,7 +4,8 @@
 
 A result must be a function of its job alone: then it does not matter who works, in which order, or how often. A job
 that is lost with its worker is done again. What the work itself raises is no loss: it is brought back as a value,
-whatever the executor, and raised here at once.
+whatever the executor, and raised here at once. An executor that can say how many workers it has, as Dask's can, is
+asked while nothing comes: without any for too long, the work ends in an error that says so.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import importlib
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -25,7 +28,7 @@ from itertools import islice
 from multiprocessing import get_all_start_methods, get_context
 from typing import Any, TypeVar
 
-from gendiff.errors import MissingExtra, RequestError, WorkerError
+from gendiff.errors import MissingExtra, RequestError, RequestWarning, WorkerError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -34,6 +37,12 @@ TRIES = 4
 """How often a job is given to an executor that loses it."""
 AHEAD = 32
 """How many jobs are given to an executor that does not say how many workers it has."""
+LOOK = 5.0
+"""Seconds without a result after which an executor is asked for its workers, each time."""
+FETCH = 30.0
+"""Seconds that a result may take on its way before others are fetched first; twice as many the next time."""
+PATIENCE = 300.0
+"""Seconds without any worker after which the work is given up; `math.inf` where workers queue for hours."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ def results(
 
     Few more jobs than there are workers are with the executor at a time. A job that the executor has lost (a worker
     that is gone, a broken connection, a cancelled future) is given to it again; if the executor itself is broken, what
-    is left is done in this process.
+    is left is done in this process. An executor with a method `workers() -> int` is watched, as is Dask's own.
 
     Args:
         work: A function that the workers can import.
@@ -77,11 +86,14 @@ def results(
         again: f(job, result) -> the job to do instead, for a result that does not count.
 
     Raises:
-        WorkerError: For a job that was lost `TRIES` times.
+        WorkerError: For a job that was lost `TRIES` times; for an executor without any worker for `PATIENCE` seconds.
     """
     if executor is None:
         yield from ((job, work(job)) for job in jobs)
         return
+    own = dask_jobs(executor)
+    executor = own or executor
+    watch = Watch(executor)
     left, function = iter(jobs), partial(attempt, work)
     ahead = 2 * getattr(executor, "_max_workers", AHEAD // 2)  # and not all: what a job holds is sent with it
     running: dict[Future[Any], tuple[Job, int]] = {}
@@ -101,7 +113,9 @@ def results(
                 give(job, 1)
             if not running:
                 return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            done = wait(running, timeout=watch.every, return_when=FIRST_COMPLETED).done
+            watch.look(bool(done))
+            for future in done:
                 job, times = running.pop(future)
                 try:
                     result = future.result()
@@ -123,6 +137,41 @@ def results(
     finally:
         for future in running:
             future.cancel()
+        if own is not None:
+            own.shutdown(wait=False)
+
+
+class Watch:
+    """Whether an executor has workers, looked at while it gives no results.
+
+    Args:
+        executor: Its method `workers()` says how many take work now; one without it is trusted.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        found: Any = getattr(executor, "workers", None)
+        self.workers: Any = found if callable(found) else None
+        self.every = LOOK if self.workers else None
+        self.since: float | None = None
+
+    def look(self, found: bool) -> None:
+        """Counts the workers, unless there was a result. Raises WorkerError where none was there for too long."""
+        if self.workers is None:
+            return
+        now, reason = time.monotonic(), "it has none"
+        try:
+            some = found or self.workers() > 0
+        except Exception as error:  # noqa: BLE001 - one that cannot be asked gives no results either
+            some, reason = False, f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
+        if some:
+            self.since = None
+        elif self.since is None:
+            self.since = now
+            text = f"No worker of the cluster answers ({reason}): it is waited for, up to {PATIENCE:g} s."
+            warnings.warn(text, RequestWarning, stacklevel=3)
+        elif now - self.since >= PATIENCE:
+            fix = "Start workers (`dask worker SCHEDULER`, as many as died) and run the same again"
+            raise WorkerError(f"No worker of the cluster was left for {now - self.since:.0f} s ({reason})", "one", fix)
 
 
 def lost(times: int, error: BaseException) -> WorkerError:
@@ -138,7 +187,8 @@ class Jobs(Executor):
         with Jobs(submitit.AutoExecutor("logs")) as pool: gendiff.draw(model, 10_000, executor=pool, chunk=512)
 
     Args:
-        queue: Its `submit(function, *args)` gives a job with `done()`, `result()` and, perhaps, `cancel()`.
+        queue: Its `submit(function, *args)` gives a job with `done()`, `result()` and, perhaps, `cancel()`. What these
+            raise is the loss of that job, but for `Later`: it is looked at again.
         every: Seconds between two looks.
     """
 
@@ -159,16 +209,10 @@ class Jobs(Executor):
     def _look(self) -> None:
         while not (self.over.wait(self.every) and not self.jobs):
             for future, job in list(self.jobs.items()):
-                if future.cancelled():
-                    getattr(job, "cancel", lambda: None)()
-                elif not job.done():
-                    continue
-                elif future.set_running_or_notify_cancel():
-                    try:
-                        future.set_result(job.result())
-                    except Exception as error:  # noqa: BLE001 - it is the future's
-                        future.set_exception(error)
-                del self.jobs[future]
+                if ended(future, job):
+                    del self.jobs[future]
+            if self.over.is_set():
+                time.sleep(self.every)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         for future in list(self.jobs) if cancel_futures else ():
@@ -176,6 +220,99 @@ class Jobs(Executor):
         self.over.set()
         if wait:
             self.watch.join()
+
+
+class Later(Exception):
+    """A job that is done has no result to fetch yet."""
+
+
+def ended(future: Future[Any], job: Any) -> bool:
+    """Whether a job needs no more looks: it was cancelled, or what became of it is the future's now."""
+    try:
+        if future.cancelled():
+            getattr(job, "cancel", lambda: None)()
+            return True
+        if not job.done():
+            return False
+        value, error = job.result(), None
+    except Later:
+        return False
+    except Exception as raised:  # noqa: BLE001 - it is the future's
+        value, error = None, raised
+    if future.set_running_or_notify_cancel():
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+    return True
+
+
+@dataclass(frozen=True)
+class Dask:
+    """The client of a Dask cluster, as a queue of `Jobs`.
+
+    Dask's own executor gives equal jobs one key, so that a job which failed cannot be tried again while its future is
+    held, and its future never ends where a result is lost while it is fetched and cannot be made again.
+
+    Args:
+        client: A `distributed.Client`.
+        options: Of its `submit`: workers, resources, retries.
+    """
+
+    client: Any
+    options: dict[str, Any]
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Task:
+        return Task(self.client.submit(fn, *args, **{**self.options, "pure": False}))
+
+    def workers(self) -> int:
+        """How many workers take work: those that are paused, for want of memory, do not."""
+        if self.client.status != "running":
+            raise ConnectionError(f"the scheduler is gone, the client is {self.client.status}")
+        known = self.client.scheduler_info().get("workers", {}).values()
+        count = len(self.client.nthreads())
+        ready = sum(worker.get("status", "running") == "running" for worker in known)
+        return ready if len(known) >= count else count  # some versions tell of few
+
+
+@dataclass
+class Task:
+    """A future of Dask's. Its result may be lost while it is fetched, and made again by whoever is left."""
+
+    future: Any
+    seconds: float = FETCH
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def cancel(self) -> None:
+        self.future.cancel()
+
+    def result(self) -> Any:
+        try:
+            return self.future.result(timeout=self.seconds)
+        except TimeoutError as error:  # what the work itself raises comes as a value
+            self.seconds *= 2
+            raise Later from error
+
+
+class Tasks(Jobs):
+    """`Jobs` of Dask, which says how many workers there are."""
+
+    def __init__(self, queue: Dask) -> None:
+        super().__init__(queue, 0.05)
+
+    def workers(self) -> int:
+        return self.queue.workers()
+
+
+def dask_jobs(executor: Executor) -> Tasks | None:
+    """An executor of the same cluster, for one that `Client.get_executor` gave; None for any other."""
+    module = sys.modules.get("distributed.cfexecutor")
+    if module is None or not isinstance(executor, module.ClientExecutor):
+        return None
+    own: Any = executor
+    return Tasks(Dask(own._client, dict(own._kwargs)))
 
 
 def local(workers: int, method: str = "spawn") -> Executor | None:

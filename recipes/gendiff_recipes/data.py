@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -333,13 +334,15 @@ class Batches(L.LightningDataModule):
         seed: Of the order.
         parts: A device's share of a batch comes in so many parts.
         workers: Processes that put batches together; what is in them does not depend on how many.
+        multiple: Ragged batches are padded to a multiple of this length too, beside the domain's.
     """
 
     def __init__(
         self, domain: Domain, data: Data, *, batch: int, start: int = 0, stop: int, seed: int = 0, parts: int = 1,
-        workers: int = 0,
+        workers: int = 0, multiple: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.multiple = math.lcm(multiple, domain.multiple)
         self.domain, self.data, self.batch, self.start, self.stop = domain, data, batch, start, stop
         self.order_seed, self.parts, self.workers = seed, parts, workers
 
@@ -349,7 +352,7 @@ class Batches(L.LightningDataModule):
         length, space = None, self.domain.process.space
         if self.domain.ragged:
             longest = max(length_of(x, space) for x in states)
-            length = -(-longest // self.domain.multiple) * self.domain.multiple
+            length = -(-longest // self.multiple) * self.multiple
         x0, mask = collate(states, self.domain.ragged, length, space)
         sites = () if mask is None else (mask.shape[1],)  # else what is said has the states'
         own = self.domain.conditions

@@ -124,7 +124,8 @@ class Trainer:
         nodes: Machines that train together, as srun or torchrun start them.
         precision: Of the network: "auto" (bfloat16 where the hardware has it), "float32", "bfloat16", "float64".
             Noise, losses and averages stay in float32 or better.
-        compile: Compile the network.
+        compile: Compile the network: one graph or two, whatever shapes the examples have. Ragged batches are padded to
+            multiples of 16.
         seed: Of weights, data order, noise and times.
         workers: Processes that load data beside the trainer; 0 loads in the trainer itself.
         prepared: A store that `gendiff prepare` made of these examples, to read from: a folder, or a URL that it was

@@ -27,8 +27,10 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+import torch.fx.experimental._config as symbolic
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from torch import nn
 
 import gendiff
 from gendiff.adaptation import on_scale_of
@@ -61,6 +63,10 @@ ROUNDING = (
     "trainer.accelerator", "trainer.devices", "trainer.nodes", "trainer.compile", "trainer.accumulate",
     "trainer.strategy", "trainer.threads",
 )  # fmt: skip
+
+
+COMPILED = 16
+"""Ragged batches of a compiled network are padded to a multiple of this: what patches and levels need is all there."""
 
 
 class Interrupted(SystemExit):
@@ -334,7 +340,7 @@ def run(
         task.begin(encoded)
     module = task.module
     if options.compile:
-        module.network.compile()
+        compile_network(module.network, encoded)
     if state is not None:
         restore(module, state)
 
@@ -368,6 +374,17 @@ def run(
             },
         )  # fmt: skip
     return task.result(path)
+
+
+def compile_network(network: nn.Module, data: Data) -> None:
+    """Compiles a network when it is first called; for batches of several shapes with sizes as variables from the start,
+    of which none is taken for another that happens to be as large: one graph, or two, and not one more for every shape.
+    """
+    lengths = {-(-length // COMPILED) for length in data.lengths or ()}
+    several = len(lengths) > 1 or data.groups is not None
+    if several:
+        symbolic.use_duck_shape = False  # type: ignore[attr-defined]
+    network.compile(dynamic=True if several else None)
 
 
 def take_average(module: Learning, state: Mapping[str, Any]) -> None:
@@ -455,7 +472,7 @@ def fit(task: Task, folder: Folder, encoded: Data, data: Path | None, signals: S
     facts = {"recipe": recipe.config(), "data": encoded.fingerprint, "version": gendiff.__version__}
     batches = Batches(
         domain, encoded, batch=options.batch, start=module.step, stop=options.steps, seed=options.seed,
-        parts=options.accumulate, workers=options.workers,
+        parts=options.accumulate, workers=options.workers, multiple=COMPILED if options.compile else 1,
     )  # fmt: skip
     with calm():
         trainer = L.Trainer(

@@ -82,7 +82,10 @@ class Page:
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(self.host, timeout=60)
-        own = {"Origin": f"http://{self.host}", "X-Gendiff-Token": self.server.token, "Sec-Fetch-Site": "same-origin"}
+        own = {
+            "Origin": f"http://{self.host}", "X-Gendiff-Token": self.server.token, "Sec-Fetch-Site": "same-origin",
+            "Cookie": f"{self.server.cookie}={self.server.secret}",
+        }  # fmt: skip
         try:
             connection.request(method, path, body, {**own, **(headers or {})})
             answer = connection.getresponse()

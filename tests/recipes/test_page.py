@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pytest
@@ -279,6 +280,46 @@ def test_only_the_page_may_ask(page: Page) -> None:
     assert page.server.server_address[0] == "127.0.0.1"
 
 
+def test_the_page_opens_by_its_whole_address_alone(page: Page) -> None:
+    """Whoever has not the secret, as another account of the machine, is told one sentence, whatever is asked."""
+    own = page.server
+    wrong = ["", "x", own.secret[:-1], own.secret + "x", own.secret.swapcase(), own.token, "\xff", "%s"]
+    for secret in wrong:
+        headers = {"Cookie": f"{own.cookie}={secret}"}
+        for method, path in (
+            ("GET", "/"), ("GET", f"/?token={quote(secret)}"), ("GET", "/status"), ("GET", "/assets/page.js"),
+            ("GET", "/result?job=x"), ("GET", "/download?job=x"), ("POST", "/sample"), ("POST", "/cancel"),
+            ("GET", f"/status?token={own.secret}"), ("POST", f"/sample?token={own.secret}"), ("GET", "/nowhere"),
+        ):  # fmt: skip
+            status, body = page.raw(method, path, b"{}" if method == "POST" else None, headers)
+            assert status == 403 and b"opens by the whole address that gendiff ui printed" in body, (secret, path)
+            assert own.secret.encode() not in body and own.token.encode() not in body
+    for cookie in (f"other={own.secret}", f"{own.cookie}0={own.secret}", own.secret, f"{own.cookie}"):
+        assert page.raw("GET", "/", None, {"Cookie": cookie})[0] == 403, cookie
+    assert page.raw("GET", "/", None, {"Cookie": f"a=b; {own.cookie}={own.secret}; c"})[0] == 200
+    assert own.url == f"{own.origin}?token={own.secret}" and len(own.secret) >= 43
+
+
+def test_the_first_visit_leaves_a_cookie(page: Page) -> None:
+    def get(path: str, **headers: str) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection(page.host)
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        return answer
+
+    first = get(f"/?token={page.server.secret}")
+    name, _, rest = (first.headers["Set-Cookie"] or "").partition("=")
+    value, *flags = rest.split("; ")
+    assert first.status == 200 and (name, value) == (page.server.cookie, page.server.secret)
+    assert sorted(flags) == ["HttpOnly", "Path=/", "SameSite=Strict"]
+    assert get("/status", Cookie=f"{name}={value}").status == 200 and get("/status").status == 403
+    refused = get("/")
+    assert refused.status == 403 and refused.headers["Set-Cookie"] is None
+    assert page.server.secret not in page.server.page(), "a script has no need of it"
+
+
 def test_odd_requests_are_refused(page: Page) -> None:
     def status(method: str, path: str, body: bytes | None = None, **headers: str) -> int:
         return page.raw(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})[0]
@@ -303,7 +344,7 @@ def test_odd_requests_are_refused(page: Page) -> None:
 def test_nothing_comes_from_elsewhere(page: Page) -> None:
     """Every address in the page is its own, and its policy allows no other."""
     connection = http.client.HTTPConnection(page.host)
-    connection.request("GET", "/")
+    connection.request("GET", page.server.url.removeprefix(page.server.origin[:-1]))
     answer = connection.getresponse()
     body, policy = answer.read().decode(), answer.headers["Content-Security-Policy"]
     connection.close()
@@ -431,7 +472,7 @@ def test_ctrl_c_ends_it(home: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         serve(studio, 0, announce)
-    port = int(urls[0].rstrip("/").rpartition(":")[2])
+    port = urlsplit(urls[0]).port or 0
     with pytest.raises(ConnectionRefusedError):
         http.client.HTTPConnection("127.0.0.1", port).connect()
     taken = Server(studio)

@@ -126,7 +126,7 @@ def test_a_person_asks_sees_and_repeats(name: str, browser: Any, here: Path, roo
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
-    own = (served.server.url, "data:", f"blob:{served.server.url}")
+    own = (served.server.origin, "data:", f"blob:{served.server.origin}")
     page.on("request", lambda sent: problems.extend([sent.url] * (not sent.url.startswith(own))))
     page.on("console", lambda said: problems.extend([said.text] * ("Security Policy" in said.text)))
     try:

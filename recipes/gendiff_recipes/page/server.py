@@ -1,11 +1,13 @@
 """The page over HTTP, for the person at this machine.
 
 It answers on 127.0.0.1 alone, to requests whose Host is that address (and no name that another made point here), whose
-Origin, where one is said, is its own, and which change something only with the token that stands in the page. Nothing
-on the page comes from elsewhere, nothing is sent anywhere, and the policy of the page forbids both. No path of a
-request is a path of a file: what can be fetched is in a table.
+Origin, where one is said, is its own, and which change something only with the token that stands in the page. Other
+accounts of the machine reach that address too: the page opens by the secret of its address alone, which the first
+visit leaves in a cookie (HttpOnly, SameSite=Strict, for as long as the browser runs) and everything is asked with.
+Nothing on the page comes from elsewhere, nothing is sent anywhere, and the policy of the page forbids both. No path of
+a request is a path of a file: what can be fetched is in a table.
 
-    GET  /                the page             GET  /assets/NAME       its styles and scripts
+    GET  /?token=SECRET   the page             GET  /assets/NAME       its styles and scripts
     GET  /status          how far it is        GET  /result?job=KEY    what was drawn
     POST /sample          a form as JSON       GET  /download?job=KEY  the same as a zip
     POST /cancel          ends the sampling    POST /file?field=NAME   a file for a field; X-File-Name is its name
@@ -70,15 +72,25 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, studio: Studio, port: int = 0) -> None:
-        self.studio, self.token = studio, secrets.token_urlsafe(24)
+        self.studio, self.token, self.secret = studio, secrets.token_urlsafe(24), secrets.token_urlsafe(32)
         super().__init__((ADDRESS, port), Handler)
         names = [f"{host}:{self.server_port}" for host in (ADDRESS, "localhost")]
         self.hosts = {*names, *([ADDRESS, "localhost"] if self.server_port == 80 else [])}
+        self.cookie = f"gendiff-{self.server_port}"  # a browser sends those of all ports
+
+    @property
+    def origin(self) -> str:
+        """The page's address without its secret."""
+        return f"http://{ADDRESS}:{self.server_port}/"
 
     @property
     def url(self) -> str:
-        """The page's address."""
-        return f"http://{ADDRESS}:{self.server_port}/"
+        """The page's address, for the person who began it."""
+        return f"{self.origin}?token={self.secret}"
+
+    def knows(self, secret: str) -> bool:
+        """Whether a secret is the address's, in a time that does not tell how near it is."""
+        return hmac.compare_digest(secret.encode("utf-8", "surrogateescape"), self.secret.encode())
 
     def page(self) -> str:
         """The page."""
@@ -136,7 +148,10 @@ class Handler(BaseHTTPRequestHandler):
                 raise Refusal(HTTPStatus.NOT_FOUND, "There is no such page.")
         except Refusal as refusal:
             self.close_connection = True  # what else was sent is not read
-            self.send_json({"message": refusal.message}, refusal.status)
+            if self.command == "GET" and self.path.partition("?")[0] == "/":
+                self.send(refusal.message.encode(), "text/plain", refusal.status)
+            else:
+                self.send_json({"message": refusal.message}, refusal.status)
         except (ValueError, RecursionError):
             self.close_connection = True
             self.send_json({"message": "This is no request."}, HTTPStatus.BAD_REQUEST)
@@ -151,15 +166,22 @@ class Handler(BaseHTTPRequestHandler):
         """
         own, said = self.server, self.headers
         if said.get_all("Host", []) not in [[host] for host in own.hosts]:
-            raise Refusal(HTTPStatus.FORBIDDEN, f"This page is {own.url}, under no other name.")
+            raise Refusal(HTTPStatus.FORBIDDEN, f"This page is {own.origin}, under no other name.")
         origin = said.get("Origin")
         if origin is not None and origin not in {f"http://{host}" for host in own.hosts}:
             raise Refusal(HTTPStatus.FORBIDDEN, "Another page may not ask this one.")
         if path != "/" and said.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             raise Refusal(HTTPStatus.FORBIDDEN, "Another page may not ask this one.")
+        if not (path == "/" and own.knows(self.query.get("token", ""))) and not any(map(own.knows, self.cookies())):
+            raise Refusal(HTTPStatus.FORBIDDEN, "This page opens by the whole address that gendiff ui printed.")
         token = said.get("X-Gendiff-Token", "").encode()
         if self.command == "POST" and not hmac.compare_digest(token, own.token.encode()):
             raise Refusal(HTTPStatus.FORBIDDEN, "This page is of an earlier start of gendiff ui: load it again.")
+
+    def cookies(self) -> list[str]:
+        """The values of this page's cookie that were sent."""
+        parts = [part.strip().partition("=") for text in self.headers.get_all("Cookie", []) for part in text.split(";")]
+        return [value for name, _, value in parts if name == self.server.cookie]
 
     def body(self, most: int) -> bytes:
         """What was sent.
@@ -196,7 +218,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send(json.dumps(value).encode(), "application/json", status)
 
     def get_page(self) -> None:
-        self.send(self.server.page().encode(), "text/html")
+        own = self.server
+        cookie = f"{own.cookie}={own.secret}; HttpOnly; SameSite=Strict; Path=/"
+        self.send(own.page().encode(), "text/html", Set_Cookie=cookie)
 
     def get_asset(self, name: str) -> None:
         if name not in ASSETS:
@@ -272,7 +296,7 @@ def serve(studio: Studio, port: int | None, announce: Any) -> None:
     Args:
         studio: Which draws.
         port: Where to answer; by default 7860, or any where that is taken.
-        announce: Called with the page's address when it answers.
+        announce: Called with the page's address, its secret in it, when it answers.
 
     Raises:
         RequestError: For a port that cannot be had.
