@@ -68,28 +68,30 @@ def textured(pictures: Sequence[Tensor]) -> list[np.ndarray]:
     return list(torch.cat([random_features(part) for part in stack(pictures).split(64)]).numpy())
 
 
-def _neighbours(samples: Sequence[Tensor], reference: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Distances to the two nearest references [N, 2], the nearest one's index [N], and the references [M, D]."""
-    a, b = stack(samples).flatten(1), stack(reference, least=2).flatten(1)
-    # |a - b|^2 = |a|^2 - 2 a.b + |b|^2 loses digits: it names eight candidates, differences decide between them
+def _neighbours(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances from each of a [N, D] to up to eight of b [M, D], nearest first, and which they are: [N, K] each."""
+    # |a - b|^2 = |a|^2 - 2 a.b + |b|^2 loses digits: it names candidates, differences decide between them
     near = torch.cat(
         [(b.square().sum(1) - 2 * part @ b.T).topk(min(8, len(b)), largest=False)[1] for part in a.split(512)]
     )
     true = torch.stack([(a - b[near[:, k]]).norm(dim=1) for k in range(near.shape[1])], dim=1)
-    order = true.argsort(dim=1)[:, :2]
-    return true.gather(1, order), near.gather(1, order[:, :1])[:, 0], b
+    order = true.argsort(dim=1)
+    return true.gather(1, order), near.gather(1, order)
 
 
 def copied(samples: Sequence[Tensor], reference: Sequence[Tensor]) -> list[bool]:
     """Whether each sample is a copy of one reference picture."""
-    gap, _, _ = _neighbours(samples, reference)
+    gap, _ = _neighbours(stack(samples).flatten(1), stack(reference, least=2).flatten(1))
     return (gap[:, 0] < gap[:, 1] / 3).tolist()
 
 
 def distances_to(samples: Sequence[Tensor], reference: Sequence[Tensor]) -> list[float]:
     """Of each sample the distance to the nearest reference, in units of the distance between references there."""
-    gap, index, b = _neighbours(samples, reference)
-    own = torch.stack([torch.cat(((b[:i] - b[i]), (b[i + 1 :] - b[i]))).norm(dim=1).min() for i in index.tolist()])
+    b = stack(reference, least=2).flatten(1)
+    gap, index = _neighbours(stack(samples).flatten(1), b)
+    there = index[:, 0]
+    others, who = _neighbours(b[there], b)
+    own = others.masked_fill(who == there[:, None], torch.inf).min(1).values
     return (gap[:, 0] / own.clamp_min(1e-12)).tolist()
 
 
