@@ -107,7 +107,8 @@ class Judges:
     @torch.no_grad()
     def tell(self, pictures: Tensor) -> dict[str, Tensor]:
         """The number of each attribute of each picture; what is told by shape is the mean over eight scramblings."""
-        self.shapes.eval(), self.colours.eval()
+        self.shapes.eval()
+        self.colours.eval()
         g = torch.Generator().manual_seed(0)
         out: dict[str, list[Tensor]] = {name: [] for name in SIX}
         for x in pictures.split(100):

@@ -271,7 +271,8 @@ def coded(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from gendiff import Codec
 
     codec = Codec.load(args.codec)
-    domain, plain, judged = codec.domain, codec.built(), Judged(args.judge, folder)
+    domain: Any = codec.domain
+    plain, judged = codec.built(), Judged(args.judge, folder)
     seen = domain.dataset("train")
     rows = np.random.default_rng(0).permutation(len(seen))[:512]
     states = (codec.grid.channels_first(domain.encode(seen[int(i)].artifact)[None]) for i in rows)
