@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -234,7 +233,7 @@ def main() -> None:
                         model.domain.plot(pictures[:40], args.sheet / f"{path.name}_{name.split()[0]}.png")
     facts = {
         "date": date.today().isoformat(),
-        "command": f"python {' '.join(sys.argv)}",
+        "command": f"python benchmarks/emoji.py -n {args.n} --models {' '.join(f'runs/{p.name}' for p in args.models)}",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "threads": torch.get_num_threads(),
         "training": {path.name: trained(path) for path in args.models},

@@ -114,7 +114,9 @@ def codec() -> CodecRecipe:
 
 
 def emoji_latent(codec: str) -> Recipe:
-    """Emoji by caption and style on latents: gendiff train images.emoji_latent runs/images.codec. Not measured.
+    """Emoji by caption and style on latents: gendiff train images.emoji_latent runs/images.codec.
+
+    Measured after a third of its time in benchmarks/results/asked_emoji.json.
 
     Args:
         codec: The run of images.codec, or its file; or the folder of an AutoencoderKL, AutoencoderDC or AutoencoderTiny
