@@ -19,6 +19,9 @@ BESIDE = (
 )  # where a developer's checkout has the data, unless GENDIFF_DATA says otherwise
 
 torch.set_num_threads(1)
+# Autograd begins here, without threads. In a test of fake devices it would begin with a thread for each of them, after
+# which a process cannot fork and differentiate.
+torch.ones(1, requires_grad=True).sum().backward()
 if not os.environ.get("GENDIFF_DATA") and BESIDE.is_dir():
     os.environ["GENDIFF_DATA"] = str(BESIDE)
 
