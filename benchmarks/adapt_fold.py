@@ -3,9 +3,10 @@
     python benchmarks/adapt_fold.py --minutes 3 --rank 8
 
 Training chains are those of the fold "beta" (strands in 15 % of the residues or more, helix in less). The base and the
-adapted model draw chains of the same lengths and seeds with no fold asked: the share that is beta, by strands with
-hydrogen bonds (the letter E of `secondary_structure`) and by torsions of strands, with 95 % intervals (Wilson); what
-the domain measures of both beside test chains of that fold. Numbers go to benchmarks/results/adapt_fold.json.
+adapted model draw chains of the same lengths and seeds with no fold asked: the share that is beta, with 95 % intervals
+(Wilson), and the residues with torsions of strands. The fold is told from CA atoms alone (P-SEA), which see no hydrogen
+bonds: `hbond_strand` among the domain's measures, taken beside test chains of that fold, does. Numbers go to
+benchmarks/results/adapt_fold.json.
 """
 
 from __future__ import annotations
