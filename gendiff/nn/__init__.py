@@ -17,8 +17,9 @@ from gendiff.nn.embeddings import (
 )
 from gendiff.nn.grids import grid_network, grid_sizes
 from gendiff.nn.recomputing import blocks_of, recomputed
+from gendiff.nn.residual import MaskedGroupNorm, Refiner, ResidualBlock
 from gendiff.nn.tokens import AlignedEmbedding, FeatureEmbedding, TextEmbedding, TokenBlock
-from gendiff.nn.unet import MaskedGroupNorm, ResidualBlock, UNet
+from gendiff.nn.unet import UNet
 
 __all__ = [
     "About",
@@ -36,6 +37,7 @@ __all__ = [
     "MaskedGroupNorm",
     "NumberEmbedding",
     "RMSNorm",
+    "Refiner",
     "ResidualBlock",
     "Rotary",
     "SiteEmbedding",

@@ -9,8 +9,12 @@ A block is steered by the condition c (the time and what is asked) through six v
 Between the two, sites attend to the tokens of what is asked, if any: x <- x + CrossAttention(LN(x), tokens), zero at
 the start too. A field of what is asked joins the patches, site by site.
 
+With `refine`, the patches give channels at the resolution of the sites, and residual convolutions make the result of
+them and of x (see `residual.Refiner`): patches then agree across their borders.
+
 Pictures are cut into patches of p x p pixels, sequences into p frames; positions are rotary (relative), so a
-trained network accepts other sizes. Without positions a DiT commutes with every permutation of its patches.
+trained network accepts other sizes. Without positions and `refine` a DiT commutes with every permutation of its
+patches.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from torch import Tensor, nn
 from gendiff.errors import RequestError
 from gendiff.nn.attention import Attention, CrossAttention, Rotary, grid_positions
 from gendiff.nn.embeddings import About, Conditioning, Embeds, beside, pooled_field, share, whole
+from gendiff.nn.residual import Refiner, zero
 
 ROTARY = Rotary()
 
@@ -53,9 +58,7 @@ class AdaptiveBlock(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(expand * width, width),
         )
-        self.steer = nn.Linear(condition, 6 * width)
-        nn.init.zeros_(self.steer.weight)
-        nn.init.zeros_(self.steer.bias)
+        self.steer = zero(nn.Linear(condition, 6 * width))
 
     def forward(
         self,
@@ -99,6 +102,7 @@ class DiT(nn.Module):
         dropout: inside the MLPs.
         time_scale: multiplies the time before it is embedded.
         previous: whether it is told the prediction before, which joins the input (self-conditioning).
+        refine: channels of the convolutions after the patches; 0 for none.
     """
 
     def __init__(
@@ -116,6 +120,7 @@ class DiT(nn.Module):
         dropout: float = 0.0,
         time_scale: float = 1.0,
         previous: bool = False,
+        refine: int = 0,
     ) -> None:
         super().__init__()
         self.takes_previous = previous
@@ -130,6 +135,7 @@ class DiT(nn.Module):
             in_channels=in_channels,
             out_channels=out_channels,
         )
+        whole("DiT", least=0, refine=refine)
         share("DiT", dropout=dropout)
         self.dims, self.patch, self.positions, self.out_channels = dims, patch, positions, out_channels
         self.head_width, self.side_depth = width // heads, (depth + 1) // 2
@@ -143,10 +149,13 @@ class DiT(nn.Module):
         )
         self.width = width
         self.steer = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, out_channels * pixels)
-        for layer in (self.steer, self.out):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.out = nn.Linear(width, (refine or out_channels) * pixels)
+        self.refiner = (
+            Refiner(dims, (1 + previous) * in_channels, refine, out_channels, condition=width) if refine else None
+        )
+        zero(self.steer)
+        if self.refiner is None:
+            zero(self.out)
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
@@ -165,13 +174,17 @@ class DiT(nn.Module):
 
         `control`, of the shapes of `features`, is added to the results of the first blocks.
         """
-        told = self._inputs(x, t, mask, previous, cond)
+        x = beside(x, previous) if self.takes_previous else x
+        told = self._inputs(x, t, mask, cond)
         h = self._blocks(told, control)
         b, s = self.steer(F.silu(told.about.vector))[:, None].chunk(2, dim=-1)
         y = self.out(F.layer_norm(h, (self.width,), eps=1e-6) * (1 + s) + b)
         y = _paste(y, told.grid, self.patch)
         for axis, n in enumerate(x.shape[2:], start=2):
             y = y.narrow(axis, 0, n)
+        if self.refiner is not None:
+            x = x if told.mask is None else x * told.mask[:, None]
+            y = self.refiner(x, y, told.about.vector, told.mask)
         y = y if told.mask is None else y * told.mask[:, None]
         return y.to(x.dtype)
 
@@ -180,23 +193,19 @@ class DiT(nn.Module):
     ) -> list[Tensor]:
         """What the first half of the blocks makes of the same inputs, [B, N, width] each."""
         seen: list[Tensor] = []
-        self._blocks(self._inputs(x, t, mask, previous, cond), seen=seen)
+        x = beside(x, previous) if self.takes_previous else x
+        self._blocks(self._inputs(x, t, mask, cond), seen=seen)
         return seen[: self.side_depth]
 
     def as_side(self) -> nn.ModuleList:
         """Gives up what `features` does not use; a layer, zero at the start, for each of its tensors."""
         self.blocks = self.blocks[: self.side_depth]
-        del self.steer, self.out
+        del self.steer, self.out, self.refiner
         joints = nn.ModuleList(nn.Linear(self.width, self.width) for _ in self.blocks)
-        for parameter in joints.parameters():
-            nn.init.zeros_(parameter)
-        return joints
+        return zero(joints)
 
-    def _inputs(
-        self, x: Tensor, t: Tensor, mask: Tensor | None, previous: Tensor | None, cond: Mapping[str, Any]
-    ) -> Told:
+    def _inputs(self, x: Tensor, t: Tensor, mask: Tensor | None, cond: Mapping[str, Any]) -> Told:
         """Patches as tokens, and what their blocks are told."""
-        x = beside(x, previous) if self.takes_previous else x
         about = self.conditioning(t, cond, axes=self.dims)
         sites, p = x.shape[2:], self.patch
         short = [-n % p for n in sites]

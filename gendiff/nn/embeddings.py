@@ -56,16 +56,16 @@ class FourierTime(nn.Module):
         return 2**0.5 * torch.cat((angle.cos(), angle.sin()), dim=-1)
 
 
-def whole(owner: str, **sizes: Any) -> None:
-    """Refuses sizes of a network, or entries of its lists of sizes, that are no whole numbers of at least 1.
+def whole(owner: str, least: int = 1, **sizes: Any) -> None:
+    """Refuses sizes of a network, or entries of its lists of sizes, that are no whole numbers of at least `least`.
 
     Raises:
         RequestError: For the first of them.
     """
     for name, size in sizes.items():
         entries = size if isinstance(size, Sequence) and not isinstance(size, str) else (size,)
-        if not entries or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in entries):
-            raise RequestError(f"{owner}({name}={size!r})", "whole numbers of at least 1")
+        if not entries or any(not isinstance(n, int) or isinstance(n, bool) or n < least for n in entries):
+            raise RequestError(f"{owner}({name}={size!r})", f"whole numbers of at least {least}")
 
 
 def share(owner: str, **values: Any) -> None:

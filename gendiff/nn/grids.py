@@ -36,6 +36,7 @@ def grid_network(
     heads: int = 4,
     dropout: float = 0.0,
     previous: bool = False,
+    refine: int = 0,
 ) -> nn.Module:
     """f(x [B, C, *sites], t [B], **cond) to [B, C, *sites].
 
@@ -53,12 +54,17 @@ def grid_network(
         heads: of the DiT.
         dropout: in either.
         previous: whether either is told the prediction before (self-conditioning).
+        refine: channels of convolutions after the DiT's patches, by which these agree across their borders; 0 for none.
 
     Raises:
-        RequestError: For settings of both, and patches that do not fit.
+        RequestError: For settings of both, of the other, and patches that do not fit.
     """
     patch = patch or 1
     if width is None:
+        if refine:
+            raise RequestError(
+                "the network got refine= without width=", "width, depth, heads, refine (a DiT has these)"
+            )
         levels = tuple(channels or (96, 160))
         made = UNet(
             dims, in_channels=in_channels, out_channels=in_channels, channels=levels, blocks=blocks,
@@ -80,7 +86,7 @@ def grid_network(
         )
     return DiT(
         dims, in_channels=in_channels, out_channels=in_channels, patch=patch, width=width, depth=depth, heads=heads,
-        conditions=conditions, dropout=dropout, previous=previous,
+        conditions=conditions, dropout=dropout, previous=previous, refine=refine,
     )  # fmt: skip
 
 

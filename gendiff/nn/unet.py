@@ -1,14 +1,10 @@
 """U-Net for pictures [B, C, H, W] and for sequences [B, C, L], with masks.
 
-A residual block, steered by the condition c (the time and what is asked),
-
-    h = conv(silu(norm(x))),    x <- skip(x) + conv0(silu((1 + s) * norm(h) + b)),    (s, b) = W silu(c),
-
-keeps the resolution (Dhariwal & Nichol 2021; conv0 starts at zero). Each level holds some of them on the way down
-and as many on the way up, which also see the activations of the way down. A sequence is treated as a picture of
-height one, so both share all code and the channels-last kernels. With a mask, padded sites are zeroed before
-every convolution and left out of the norms: padding changes no real site. Where attention
-stands, sites also attend to the tokens of what is asked; a field of what is asked joins the input.
+Residual blocks (see `residual`) keep the resolution (Dhariwal & Nichol 2021). Each level holds some of them on the way
+down and as many on the way up, which also see the activations of the way down. A sequence is treated as a picture of
+height one, so both share all code and the channels-last kernels. With a mask, padded sites are zeroed before every
+convolution and left out of the norms: padding changes no real site. Where attention stands, sites also attend to the
+tokens of what is asked; a field of what is asked joins the input.
 """
 
 from __future__ import annotations
@@ -23,73 +19,7 @@ from torch import Tensor, nn
 from gendiff.errors import RequestError
 from gendiff.nn.attention import Attention, CrossAttention
 from gendiff.nn.embeddings import About, Conditioning, Embeds, beside, pooled_field, share, whole
-
-
-def _groups(channels: int) -> int:
-    """The most groups of at least eight channels."""
-    return next(g for g in range(max(1, channels // 8), 0, -1) if channels % g == 0)
-
-
-class MaskedGroupNorm(nn.Module):
-    """Group norm whose statistics see real sites only, with an optional scale and shift per sample."""
-
-    def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.groups, self.eps = _groups(channels), eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor, mask: Tensor | None = None, steer: Tensor | None = None) -> Tensor:
-        """x [B, C, H, W], mask [B, 1, H, W] in x's dtype, steer [B, 2 C] (scale, then shift), to [B, C, H, W]."""
-        scale = shift = None
-        if steer is not None:
-            scale, shift = steer[:, :, None, None].chunk(2, dim=1)
-        high = x.to(torch.promote_types(x.dtype, torch.float32))
-        if mask is None:
-            y = F.group_norm(high, self.groups, self.weight.to(high.dtype), self.bias.to(high.dtype), self.eps)
-            return (y if scale is None or shift is None else torch.addcmul(shift.to(y.dtype), y, 1 + scale)).to(x.dtype)
-        m = mask.to(high.dtype)[:, None]
-        h = high.unflatten(1, (self.groups, -1))
-        count = (m.sum((2, 3, 4), keepdim=True) * h.shape[2]).clamp_min(1)
-        mean = (h * m).sum((2, 3, 4), keepdim=True) / count
-        variance = ((h - mean) * m).square().sum((2, 3, 4), keepdim=True) / count
-        rate = torch.rsqrt(variance + self.eps)
-        a = rate.expand(-1, -1, h.shape[2], -1, -1).flatten(1, 2) * self.weight[:, None, None]
-        b = self.bias[:, None, None] - mean.expand(-1, -1, h.shape[2], -1, -1).flatten(1, 2) * a
-        if scale is not None and shift is not None:
-            a, b = a * (1 + scale), b * (1 + scale) + shift
-        return torch.addcmul(b, high, a).to(x.dtype)
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions steered by the condition; the second starts at zero.
-
-    Args:
-        inputs: channels of x.
-        outputs: channels of the result.
-        condition: width of the condition.
-        kernel: (3, 3) for pictures, (1, 3) for sequences.
-    """
-
-    def __init__(
-        self, inputs: int, outputs: int, *, condition: int, kernel: tuple[int, int], dropout: float = 0.0
-    ) -> None:
-        super().__init__()
-        padding = (kernel[0] // 2, kernel[1] // 2)
-        self.norm1 = MaskedGroupNorm(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, kernel, padding=padding)
-        self.steer = nn.Linear(condition, 2 * outputs)
-        self.norm2 = MaskedGroupNorm(outputs)
-        self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(outputs, outputs, kernel, padding=padding)
-        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
-        _zero(self.conv2)
-
-    def forward(self, x: Tensor, c: Tensor, mask: Tensor | None) -> Tensor:
-        """x [B, inputs, H, W], c [B, condition] after its silu, mask [B, 1, H, W], to [B, outputs, H, W]."""
-        h = self.conv1(_hide(F.silu(self.norm1(x, mask)), mask))
-        h = F.silu(self.norm2(h, mask, self.steer(c)))
-        return self.skip(x) + self.conv2(_hide(self.dropout(h), mask))
+from gendiff.nn.residual import MaskedGroupNorm, ResidualBlock, hide, zero
 
 
 class GridAttention(nn.Module):
@@ -228,7 +158,7 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList((stage(now, now, attention[-1], True), stage(now, now, False)))
         self.norm = MaskedGroupNorm(channels[0])
         self.out = nn.Conv2d(channels[0], out_channels * pixels, kernel, padding=padding)
-        _zero(self.out)
+        zero(self.out)
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
@@ -249,8 +179,8 @@ class UNet(nn.Module):
         """
         inputs, about, real, field = self._inputs(x, t, mask, previous, cond)
         height, width = (1, *x.shape[2:]) if self.dims == 1 else x.shape[2:]
-        y = self._run(_hide(inputs, real), about, real, field, control)[:, :, :height, :width]
-        y = _hide(y, real if real is None else real[:, :, :height, :width])
+        y = self._run(hide(inputs, real), about, real, field, control)[:, :, :height, :width]
+        y = hide(y, real if real is None else real[:, :, :height, :width])
         return (y[:, :, 0] if self.dims == 1 else y).to(x.dtype)
 
     def features(
@@ -258,7 +188,7 @@ class UNet(nn.Module):
     ) -> list[Tensor]:
         """What the way up sees, of the same inputs: each stage of the way down, then the middle, [B, C, H, W] each."""
         inputs, about, real, field = self._inputs(x, t, mask, previous, cond)
-        h, seen, _ = self._down(_hide(inputs, real), about, real, field)
+        h, seen, _ = self._down(hide(inputs, real), about, real, field)
         return [*(stage for level in seen for stage in level), h]
 
     def as_side(self) -> nn.ModuleList:
@@ -267,7 +197,7 @@ class UNet(nn.Module):
         levels = [count for count in self.channels for _ in range(self.blocks)]
         joints = nn.ModuleList(nn.Conv2d(count, count, 1) for count in (*levels, self.channels[-1]))
         for joint in joints:
-            _zero(joint)
+            zero(joint)
         return joints.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _inputs(
@@ -306,7 +236,7 @@ class UNet(nn.Module):
         for level in range(self.levels):
             if level:
                 above = masks[-1]
-                h = self.shrink[level - 1](_hide(h, above))
+                h = self.shrink[level - 1](hide(h, above))
                 masks.append(above if above is None else above[:, :, :: self.halve[0], :: self.halve[1]])
             seen.append([])
             for stage in self.down[level * self.blocks : (level + 1) * self.blocks]:
@@ -336,19 +266,8 @@ class UNet(nn.Module):
             if level:
                 h = self.grow[level - 1](h)
                 h = h.repeat_interleave(2, 3) if self.dims == 1 else F.interpolate(h, scale_factor=2.0)
-        h = _hide(F.silu(self.norm(h, masks[0])), masks[0])
+        h = hide(F.silu(self.norm(h, masks[0])), masks[0])
         return _unfold(self.out(h), self.patch)
-
-
-def _zero(layer: nn.Module) -> None:
-    """Start a layer at zero."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-
-
-def _hide(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Zero at padded sites; x's dtype is kept."""
-    return x if mask is None else x * mask.to(x.dtype)
 
 
 def _fold(x: Tensor, patch: tuple[int, int]) -> Tensor:

@@ -153,7 +153,7 @@ class Learning(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         o = self.recipe.optimizer
         optimizer = torch.optim.AdamW(
-            [p for _, p in self.trained()], lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay, foreach=True
+            [p for _, p in self.trained()], lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay, fused=True
         )
         if self.resumed is not None:
             names = [name for name, _ in self.trained()]
@@ -324,7 +324,7 @@ class Coding(Learning):
         if self.discriminator is not None:
             own = self.recipe.adversarial
             self.opponent = torch.optim.AdamW(
-                self.discriminator.parameters(), lr=own.lr, betas=own.betas, weight_decay=0.0, foreach=True
+                self.discriminator.parameters(), lr=own.lr, betas=own.betas, weight_decay=0.0, fused=True
             )
             if self.moments is not None:
                 self.opponent.load_state_dict({**self.opponent.state_dict(), "state": self.moments})

@@ -251,6 +251,9 @@ NETWORKS: dict[str, Any] = {
     "DiT": lambda conditions, **k: DiT(
         2, in_channels=2, out_channels=2, patch=2, width=32, depth=2, heads=2, conditions=conditions, **k
     ),
+    "DiT, refined": lambda conditions: DiT(
+        2, in_channels=2, out_channels=2, patch=2, width=32, depth=2, heads=2, refine=16, conditions=conditions
+    ),
     "DiT of sequences": lambda conditions: DiT(
         1, in_channels=2, out_channels=2, patch=2, width=32, depth=2, heads=2, conditions=conditions
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -59,10 +60,19 @@ def dit(dims: int, **kw) -> nn.Module:
     return randomise(net.double())
 
 
+def refined(dims: int) -> nn.Module:
+    """A DiT of which convolutions make the result."""
+    return dit(dims, refine=16)
+
+
 # -- padding ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [lambda: unet(1), lambda: unet(1, 2), lambda: dit(1)], ids=["unet", "unet-p2", "dit"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: unet(1), lambda: unet(1, 2), lambda: dit(1), lambda: refined(1)],
+    ids=["unet", "unet-p2", "dit", "refined"],
+)
 @pytest.mark.parametrize("length", [8, 16, 13])
 def test_padding_changes_nothing(make, length):
     net, t, digit = make(), torch.tensor([0.2, 0.9]).double(), torch.tensor([1, 4])
@@ -86,7 +96,11 @@ def test_padding_is_per_sample():
         assert (y[i : i + 1, :, :n] - net(x[i : i + 1, :, :n], t[i : i + 1])).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("make", [lambda: unet(2), lambda: unet(2, 2), lambda: dit(2)], ids=["unet", "unet-p2", "dit"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: unet(2), lambda: unet(2, 2), lambda: dit(2), lambda: refined(2)],
+    ids=["unet", "unet-p2", "dit", "refined"],
+)
 def test_pictures_of_any_size_and_with_masks(make):
     net, t = make(), torch.tensor([0.4]).double()
     x = normal(1, 3, 11, 14)
@@ -114,7 +128,7 @@ def test_masked_group_norm_is_group_norm_of_the_real_part():
 
 
 def test_samples_do_not_see_each_other():
-    for net in (unet(2), dit(2)):
+    for net in (unet(2), dit(2), refined(2)):
         x, t = normal(3, 3, 8, 8), torch.tensor([0.1, 0.5, 0.9]).double()
         assert (net(x, t)[1] - net(x[1:2], t[1:2])[0]).abs().max() < 1e-10
 
@@ -129,6 +143,20 @@ def test_dit_without_positions_commutes_with_permutations_of_patches():
     assert (permute(net(x, t)) - net(permute(x), t)).abs().max() < 1e-10
     placed = dit(1)
     assert (permute(placed(x, t)) - placed(permute(x), t)).abs().max() > 1e-3
+
+
+def test_refined_patches_see_across_their_borders(monkeypatch):
+    """Where nothing else joins the patches, a site hears of its own patch alone, and of as many sites to either side as
+    the convolutions reach: into, two blocks of two, out.
+    """
+    monkeypatch.setattr(MaskedGroupNorm, "forward", lambda self, x, mask=None, steer=None: x)
+    for net, reach in ((dit(1), 0), (refined(1), 6)):
+        for block in net.blocks:
+            nn.init.zeros_(block.attention.out.weight)
+        x = normal(1, 3, 64).requires_grad_()
+        (seen,) = torch.autograd.grad(net(x, torch.tensor([0.3]).double())[0, :, 32].sum(), x)
+        sites = seen[0].abs().sum(0).nonzero().flatten()
+        assert (int(sites.min()), int(sites.max())) == (32 - reach, 33 + max(0, reach - 1))
 
 
 def test_dit_patches_keep_pixels_in_place():
@@ -246,7 +274,7 @@ def test_the_time_embedding_is_smooth():
 
 
 @pytest.mark.parametrize("dims", [1, 2])
-@pytest.mark.parametrize("make", [unet, dit])
+@pytest.mark.parametrize("make", [unet, dit, refined])
 def test_every_parameter_learns(make, dims):
     shape = (16,) if dims == 1 else (16, 16)
     net = make(dims)
@@ -261,7 +289,8 @@ def test_every_parameter_learns(make, dims):
 @pytest.mark.parametrize("dims", [1, 2])
 def test_fresh_networks_answer_zero_in_the_input_dtype(dims):
     shape = (16,) if dims == 1 else (16, 16)
-    nets = (UNet(dims, in_channels=3, out_channels=2), DiT(dims, in_channels=3, out_channels=2, width=32, depth=1))
+    size: dict[str, Any] = {"in_channels": 3, "out_channels": 2}
+    nets = (UNet(dims, **size), *(DiT(dims, width=32, depth=1, refine=n, **size) for n in (0, 8)))
     for net in nets:
         for dtype in (torch.float32, torch.float64):
             y = net.to(dtype)(normal(2, 3, *shape, dtype=dtype), torch.tensor([0.1, 0.9]))
@@ -269,7 +298,7 @@ def test_fresh_networks_answer_zero_in_the_input_dtype(dims):
             assert (y == 0).all()
 
 
-@pytest.mark.parametrize("make", [unet, dit])
+@pytest.mark.parametrize("make", [unet, dit, refined])
 def test_bfloat16_autocast_is_close(make):
     net = make(1).float()
     x, t = normal(2, 3, 16, dtype=torch.float32), torch.tensor([0.2, 0.7])
@@ -281,7 +310,7 @@ def test_bfloat16_autocast_is_close(make):
     assert (rough - exact).norm() / exact.norm() < 0.05
 
 
-@pytest.mark.parametrize("make", [unet, dit])
+@pytest.mark.parametrize("make", [unet, dit, refined])
 @pytest.mark.parametrize("dims", [1, 2])
 def test_one_graph_without_breaks(make, dims):
     net = make(dims).float()

@@ -236,12 +236,13 @@ def test_a_weaker_model_hears_with_its_own_ears() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("which", ["DiT", "U-Net", "mel"])
+@pytest.mark.parametrize("which", ["DiT", "refined", "U-Net", "mel"])
 def test_networks_of_ours(which: str) -> None:
     """No prediction is a prediction of zeros; another one changes the output; padding does not."""
     sites = (8,) if which == "mel" else (6, 4)
     network: Any = {
         "DiT": lambda: DiT(2, in_channels=2, out_channels=2, width=32, depth=2, heads=2, previous=True),
+        "refined": lambda: DiT(2, in_channels=2, out_channels=2, width=32, depth=2, heads=2, previous=True, refine=8),
         "U-Net": lambda: UNet(
             2, in_channels=2, out_channels=2, channels=(16, 16), blocks=1, attention=(False, True), previous=True
         ),

@@ -146,32 +146,35 @@ class Studio:
     def answer(self, job: Job) -> None:
         """Checks a request and draws it; whatever goes wrong is told to the page."""
         try:
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always")
-                asked = read_form(self.model, self.path, self.device, self.fields, job.form, dict(self.uploads.kept))
-                job.state = "drawing"
-                job.checked.set()
-                progress = contextlib.nullcontext(job.tick)
-                folder = draw_into(self.model, asked.args, asked.options, job.folder / "samples", progress)
-            texts = {str(one.message): None for one in said if issubclass(one.category, RequestWarning)}
-            job.files = {
-                f"samples/{name}": folder.folder / name for name in ("manifest.json", *folder.manifest["files"])
-            }
-            job.files |= {upload.name: self.kept_upload(job, upload.path) for upload in asked.uploads.values()}
-            job.result = self.result(job, asked, folder, list(texts))
-            job.end("done")
+            self.draw(job)
+            state, message = "done", ""
         except Refused as refused:
             job.errors = refused.errors
-            job.end("refused", job.errors.get(FORM, ""))
+            state, message = "refused", job.errors.get(FORM, "")
         except Cancelled:
-            job.end("cancelled")
+            state, message = "cancelled", ""
         except GendiffError as error:
-            job.end("failed", self.without_paths(str(error)))
+            state, message = "failed", self.without_paths(str(error))
         except Exception as error:  # noqa: BLE001  a domain of a stranger's may raise anything; the page stays
             traceback.print_exc()
-            job.end("failed", self.without_paths(f"{type(error).__name__}: {error}"))
-        if job.state != "done":
+            state, message = "failed", self.without_paths(f"{type(error).__name__}: {error}")
+        if state != "done":
             shutil.rmtree(job.folder, ignore_errors=True)
+        job.end(state, message)
+
+    def draw(self, job: Job) -> None:
+        """Checks a request, draws it, and prepares what the page shows of it."""
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            asked = read_form(self.model, self.path, self.device, self.fields, job.form, dict(self.uploads.kept))
+            job.state = "drawing"
+            job.checked.set()
+            progress = contextlib.nullcontext(job.tick)
+            folder = draw_into(self.model, asked.args, asked.options, job.folder / "samples", progress)
+        texts = {str(one.message): None for one in said if issubclass(one.category, RequestWarning)}
+        job.files = {f"samples/{name}": folder.folder / name for name in ("manifest.json", *folder.manifest["files"])}
+        job.files |= {upload.name: self.kept_upload(job, upload.path) for upload in asked.uploads.values()}
+        job.result = self.result(job, asked, folder, list(texts))
 
     def kept_upload(self, job: Job, path: Path) -> Path:
         """A copy of an upload beside the samples that were drawn with it."""
