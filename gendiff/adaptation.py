@@ -142,6 +142,10 @@ def adapt(adapter: Adapter, own: Domain, network: nn.Module, other: Domain, base
     return adapter.attach(network, base, begun).train(training), begun
 
 
+NAMED = 8
+"""How many weights are named in a sentence."""
+
+
 def begun_text(begun: Begun, shapes: Mapping[str, Any], others: Mapping[str, Any]) -> str:
     """What was taken, what is new and what was left, in one sentence.
 
@@ -153,7 +157,9 @@ def begun_text(begun: Begun, shapes: Mapping[str, Any], others: Mapping[str, Any
     said = f"Begun from weights: {len(begun.taken)} of {len(shapes)} taken"
     said += "".join(f"; {label}: new rows for {', '.join(names)}" for label, names in begun.classes.items())
     for what, names, own in (("new", begun.new, shapes), ("left", begun.left, others)):
-        said += f"; {what}: {', '.join(f'{name} {list(own[name])}' for name in names)}" if names else ""
+        shown = ", ".join(f"{name} {list(own[name])}" for name in names[:NAMED])
+        shown += f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        said += f"; {what}: {shown}" if names else ""
     return said
 
 

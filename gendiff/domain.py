@@ -508,6 +508,10 @@ class Domain(ABC):
         """Networks that are part of the domain and stand in a model's file, by name: a codec."""
         return {}
 
+    def pinned(self) -> Mapping[str, str]:
+        """The SHA-256 of trained networks that states are made by, by name: a codec's."""
+        return {}
+
     def carry(self, shapes: Mapping[str, tuple[int, ...]], tensor: Callable[[str], Tensor], where: str) -> Domain:
         """The same with the networks that a file carries: its tensors by "NAME.weight", as `carried` named them.
 

@@ -250,6 +250,9 @@ class Latent(Domain):
     def carried(self) -> Mapping[str, nn.Module]:
         return self.codec.carried()
 
+    def pinned(self) -> Mapping[str, str]:
+        return {"codec": self.codec.digest}
+
     def carry(self, shapes: Mapping[str, tuple[int, ...]], tensor: Callable[[str], Tensor], where: str) -> Latent:
         return replace(self, codec=self.codec.carry(shapes, tensor, where))
 

@@ -9,8 +9,8 @@ A block is steered by the condition c (the time and what is asked) through six v
 Between the two, sites attend to the tokens of what is asked, if any: x <- x + CrossAttention(LN(x), tokens), zero at
 the start too. A field of what is asked joins the patches, site by site.
 
-With `refine`, the patches give channels at the resolution of the sites, and residual convolutions make the result of
-them and of x (see `residual.Refiner`): patches then agree across their borders.
+With `refine`, convolutions at the resolution of the sites add to what the patches give, so that patches agree across
+their borders (see `residual.Refiner`); they add zero at the start.
 
 Pictures are cut into patches of p x p pixels, sequences into p frames; positions are rotary (relative), so a
 trained network accepts other sizes. Without positions and `refine` a DiT commutes with every permutation of its
@@ -148,14 +148,11 @@ class DiT(nn.Module):
             AdaptiveBlock(width, heads, condition=width, dropout=dropout, context=context) for _ in range(depth)
         )
         self.width = width
-        self.steer = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, (refine or out_channels) * pixels)
-        self.refiner = (
-            Refiner(dims, (1 + previous) * in_channels, refine, out_channels, condition=width) if refine else None
-        )
-        zero(self.steer)
-        if self.refiner is None:
-            zero(self.out)
+        self.steer = zero(nn.Linear(width, 2 * width))
+        self.out = zero(nn.Linear(width, out_channels * pixels))
+        self.finer = nn.Linear(width, refine * pixels) if refine else None
+        inputs = (1 + previous) * in_channels
+        self.refiner = Refiner(dims, inputs, refine, out_channels, condition=width) if refine else None
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
@@ -178,13 +175,11 @@ class DiT(nn.Module):
         told = self._inputs(x, t, mask, cond)
         h = self._blocks(told, control)
         b, s = self.steer(F.silu(told.about.vector))[:, None].chunk(2, dim=-1)
-        y = self.out(F.layer_norm(h, (self.width,), eps=1e-6) * (1 + s) + b)
-        y = _paste(y, told.grid, self.patch)
-        for axis, n in enumerate(x.shape[2:], start=2):
-            y = y.narrow(axis, 0, n)
-        if self.refiner is not None:
-            x = x if told.mask is None else x * told.mask[:, None]
-            y = self.refiner(x, y, told.about.vector, told.mask)
+        h = F.layer_norm(h, (self.width,), eps=1e-6) * (1 + s) + b
+        y = self._placed(self.out(h), told.grid, x)
+        if self.refiner is not None and self.finer is not None:
+            seen = x if told.mask is None else x * told.mask[:, None]
+            y = y + self.refiner(seen, self._placed(self.finer(h), told.grid, x), told.about.vector, told.mask)
         y = y if told.mask is None else y * told.mask[:, None]
         return y.to(x.dtype)
 
@@ -200,9 +195,16 @@ class DiT(nn.Module):
     def as_side(self) -> nn.ModuleList:
         """Gives up what `features` does not use; a layer, zero at the start, for each of its tensors."""
         self.blocks = self.blocks[: self.side_depth]
-        del self.steer, self.out, self.refiner
+        del self.steer, self.out, self.finer, self.refiner
         joints = nn.ModuleList(nn.Linear(self.width, self.width) for _ in self.blocks)
         return zero(joints)
+
+    def _placed(self, y: Tensor, grid: list[int], like: Tensor) -> Tensor:
+        """Patches [B, N, C * patch ** dims] put together and cut to the sites of `like`."""
+        y = _paste(y, grid, self.patch)
+        for axis, n in enumerate(like.shape[2:], start=2):
+            y = y.narrow(axis, 0, n)
+        return y
 
     def _inputs(self, x: Tensor, t: Tensor, mask: Tensor | None, cond: Mapping[str, Any]) -> Told:
         """Patches as tokens, and what their blocks are told."""

@@ -87,12 +87,12 @@ class ResidualBlock(nn.Module):
 
 
 class Refiner(nn.Module):
-    """Residual blocks at the resolution of the sites, between coarser features and a result.
+    """Residual blocks at the resolution of the sites, which correct a result made of coarser features.
 
         h = conv(x) + y,    h <- block(h, c) so many times,    conv0(silu(norm(h)))
 
     What a transformer says of patches ends at their borders; here neighbours across a border see each other, and the
-    noisy input itself (cf. the last convolution of U-ViT, Bao et al. 2023, arXiv:2209.12152).
+    noisy input itself (cf. the last convolution of U-ViT, Bao et al. 2023, arXiv:2209.12152). conv0 starts at zero.
 
     Args:
         dims: 1 for sequences, 2 for pictures.

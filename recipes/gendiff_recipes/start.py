@@ -14,6 +14,7 @@ from typing import Any
 import gendiff
 from gendiff.adaptation import begin, begun_text
 from gendiff.config import read_json
+from gendiff.domain import Domain
 from gendiff.errors import CheckpointError, RecipeError
 from gendiff.model import Model
 from gendiff.modelfile import digest
@@ -50,6 +51,8 @@ def begin_from(model: Model, source: Model) -> dict[str, Any]:
         a, b = getattr(source.denoiser, what), getattr(model.denoiser, what)
         if repr(a) != repr(b):
             said += f"; they were trained with another {what}, {a!r}, and are now trained with {b!r}"
+    for name, (a, b) in others_pinned(model.domain, source.domain).items():
+        said += f"; they were trained on the states of another {name}, {b}, and are now trained on those of {a}"
     return told(begun, shapes(model), shapes(source), digest(other.state_dict()), said)
 
 
@@ -118,8 +121,20 @@ def base_of(recipe: Recipe, out: Path, start: Model | None, resumed: bool) -> Mo
     return base
 
 
+def others_pinned(domain: Domain, base: Domain) -> dict[str, tuple[str, str]]:
+    """What makes the states of both and is not the same (`Domain.pinned`), by name: the beginning of each digest."""
+    own, theirs = domain.pinned(), base.pinned()
+    return {k: (f"{own[k][:12]}...", f"{theirs[k][:12]}...") for k in own if k in theirs and own[k] != theirs[k]}
+
+
 def like_base(recipe: Recipe, base: Model) -> tuple[Recipe, list[str]]:
-    """The recipe with the base's network, process and head, which an adapter does not choose; and what that changes."""
+    """The recipe with the base's network, process and head, which an adapter does not choose; and what that changes.
+
+    Raises:
+        RecipeError: For states of another codec than the base's.
+    """
+    for name, (own, theirs) in others_pinned(recipe.domain, base.domain).items():
+        raise RecipeError(f"{recipe.name} adapts a model of the {name} {theirs} on that of {own}", f"the base's {name}")
     own = {"network": base.size, "process": base.denoiser.process, "head": base.denoiser.head}
     before = recipe.domain.with_process(recipe.process, recipe.head)
     was = {"network": dict(recipe.network), "process": before.process, "head": before.head}

@@ -339,8 +339,6 @@ def run(
     elif state is None:
         task.begin(encoded)
     module = task.module
-    if options.compile:
-        compile_network(module.network, encoded)
     if state is not None:
         restore(module, state)
 
@@ -376,15 +374,17 @@ def run(
     return task.result(path)
 
 
-def compile_network(network: nn.Module, data: Data) -> None:
-    """Compiles a network when it is first called; for batches of several shapes with sizes as variables from the start,
-    of which none is taken for another that happens to be as large: one graph, or two, and not one more for every shape.
+@contextmanager
+def compiled(network: nn.Module, data: Data) -> Iterator[None]:
+    """A network that is compiled when it is first called; for batches of several shapes with sizes as variables from
+    the start, of which none is taken for another that happens to be as large: one graph, or two, and not one more for
+    every shape.
     """
     lengths = {-(-length // COMPILED) for length in data.lengths or ()}
     several = len(lengths) > 1 or data.groups is not None
-    if several:
-        symbolic.use_duck_shape = False  # type: ignore[attr-defined]
-    network.compile(dynamic=True if several else None)
+    with symbolic.patch(use_duck_shape=False) if several else nullcontext():  # type: ignore[attr-defined]
+        network.compile(dynamic=True if several else None)
+        yield
 
 
 def take_average(module: Learning, state: Mapping[str, Any]) -> None:
@@ -500,7 +500,10 @@ def fit(task: Task, folder: Folder, encoded: Data, data: Path | None, signals: S
             default_root_dir=out,
         )
         try:
-            with recomputed(module.network) if options.checkpoint_activations else nullcontext():
+            with (
+                compiled(module.network, encoded) if options.compile else nullcontext(),
+                recomputed(module.network) if options.checkpoint_activations else nullcontext(),
+            ):
                 trainer.fit(module, batches)
             module.put_back_whole()
         except SystemExit as error:  # a second Ctrl-C, of which Lightning makes exit status 1

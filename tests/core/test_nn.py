@@ -159,6 +159,16 @@ def test_refined_patches_see_across_their_borders(monkeypatch):
         assert (int(sites.min()), int(sites.max())) == (32 - reach, 33 + max(0, reach - 1))
 
 
+def test_a_refiner_begins_by_changing_nothing():
+    """A network that has learned may be given one and goes on from there."""
+    plain, size = dit(2), {"width": 32, "depth": 2, "heads": 2, "conditions": {"digit": DIGIT}}
+    fine = DiT(2, in_channels=3, out_channels=2, refine=16, **size).double()
+    missing, odd = fine.load_state_dict(plain.state_dict(), strict=False)
+    assert missing and not odd and all(name.startswith(("finer.", "refiner.")) for name in missing)
+    x, t = normal(2, 3, 8, 8), torch.tensor([0.1, 0.5]).double()
+    assert torch.equal(fine(x, t), plain(x, t))
+
+
 def test_dit_patches_keep_pixels_in_place():
     """With identity maps in and out, cutting and pasting is the identity."""
     from gendiff.nn.dit import _cut, _paste

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 import gendiff
-from gendiff import FSQ, KL, Adversarial, Codec, Latent, PretrainedCodec, Reconstruction
+from gendiff import FSQ, KL, Adversarial, Codec, Latent, LoRA, PretrainedCodec, Reconstruction
 from gendiff.errors import CheckpointError, RecipeError, RequestError
 from gendiff.latents import open_codec
+from gendiff.model import Model
 from gendiff_audio import Audio, Tones
 from gendiff_images import Digits, Folder, Images
 from gendiff_recipes import images
@@ -316,6 +317,24 @@ def test_a_recipe_of_latents_takes_a_folder_of_diffusers(tmp_path: Path) -> None
     assert isinstance(recipe.domain, Latent) and isinstance(recipe.domain.codec, PretrainedCodec)
     assert recipe.domain.request(2).like.shape == (2, 3, 32, 32)
     assert "PretrainedCodec" in str(list(listing(recipe)))
+
+
+def test_weights_of_another_codecs_latents_are_not_adapted_and_begun_from_with_a_word(
+    codec: Codec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A low-rank change of a network says nothing about latents that it never saw; all of it may learn them."""
+    other = train(recipe_of(trainer=dataclasses.replace(SHORT, steps=3)), tmp_path / "codec", quiet=True)
+    assert other.digest != codec.digest
+    base, new = (Latent(Images.of(Digits()), one, gate=0.0) for one in (codec, other))
+    model = Model.new(base, channels=(8,), blocks=1)
+    recipe = Recipe("digits.latent", new, {"channels": (8,), "blocks": 1}, trainer=SHORT, limit=8)
+    with pytest.raises(RecipeError, match=f"adapts a model of the codec {codec.digest[:12]}"):
+        train(dataclasses.replace(recipe, adapter=LoRA(1)), tmp_path / "a", quiet=True, start=model)
+    assert not (tmp_path / "a" / "adapter.safetensors").exists()
+    for domain, said in ((base, False), (new, True)):
+        train(dataclasses.replace(recipe, domain=domain), tmp_path / f"b{said}", quiet=True, start=model)
+        words = f"trained on the states of another codec, {codec.digest[:12]}..., and are now trained on those of"
+        assert (words in json.loads((tmp_path / f"b{said}" / "start.json").read_text())["said"]) == said
 
 
 def test_the_source_inside_latents_may_be_changed(tmp_path: Path) -> None:

@@ -106,8 +106,8 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting]:
     backend, own = Counting(), nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(own, backend=backend))
     torch._dynamo.reset()  # type: ignore[attr-defined]
-    with symbolic.patch(use_duck_shape=True):  # type: ignore[attr-defined]
-        yield backend
+    yield backend
+    assert symbolic.use_duck_shape  # type: ignore[attr-defined]  # as it was before
     torch._dynamo.reset()  # type: ignore[attr-defined]
 
 
