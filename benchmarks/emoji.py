@@ -8,7 +8,9 @@
 Judge: EfficientNet-lite0 features (Tan & Le 2019, ImageNet weights) of pictures at 128 pixels, and two heads trained on
 nine tenths of the real training pairs: the style, and a match of pictures and captions (InfoNCE over a bag of words,
 other pictures of the same emoji are no negatives). Three numbers of a picture: its style is the one asked; its caption
-scores highest among 20 (chance .05); the share of all captions that score below its own (chance .5).
+scores highest among 20 (chance .05); the share of all captions that score below its own (chance .5). And one of all:
+the Frechet distance of the first 64 principal components of their features to those of the real pictures that the judge
+has not seen. It falls with the number of pictures; the same number of other real ones is the floor.
 
 What they mean is told by real pictures beside them, as they are and blurred by scaling them to so many pixels and back:
 of pairs that the judge has not seen, of emoji that it has not seen. Generated pictures are asked for by pairs of
@@ -18,6 +20,7 @@ training and by pairs of an emoji and a style of which each was trained, but nev
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform
 from collections.abc import Callable, Sequence
@@ -34,9 +37,12 @@ from torch import Tensor, nn
 
 import gendiff
 from gendiff.conditions.text import words_of
+from gendiff.evaluation.distances import frechet
+from gendiff.evaluation.measures import between
 from gendiff_images import Emoji
 
 RESULTS = Path(__file__).parent / "results"
+AXES = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -82,6 +88,7 @@ class Judge(nn.Module):
         super().__init__()
         self.number = {word: i + 1 for i, word in enumerate(words)}
         self.styles, self.center, self.spread = list(styles), center, spread
+        self.axes, self.reference = torch.zeros(1280, 0), torch.zeros(0, 0)
         self.style = nn.Linear(1280, len(styles))
         self.picture = nn.Sequential(nn.Dropout(0.3), nn.Linear(1280, 384), nn.SiLU(), nn.Linear(384, 192))
         self.word = nn.EmbeddingBag(len(words) + 1, 192, padding_idx=0, mode="mean")
@@ -95,6 +102,14 @@ class Judge(nn.Module):
         longest = max(len(row) for row in rows)
         table = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
         return F.normalize(self.word(table) + 1e-6, dim=-1)
+
+    def look(self, known: Tensor, held: Tensor) -> None:
+        """Takes the axes of Frechet distances from features of real pictures, and others to compare with."""
+        self.axes = torch.linalg.svd((known - self.center) / self.spread, full_matrices=False).Vh[:AXES].T
+        self.reference = self.along(held)
+
+    def along(self, f: Tensor) -> Tensor:
+        return (f - self.center) / self.spread @ self.axes
 
     def style_of(self, f: Tensor) -> Tensor:
         return self.style((f - self.center) / self.spread).argmax(-1)
@@ -164,16 +179,22 @@ def score(
     picks = rng.integers(0, len(asked), (1000, len(asked)))
     low, high = np.quantile(below.numpy()[picks].mean(1), [0.025, 0.975])
     styles = judge.style_of(f)
+    distance = FRECHET.estimate(list(judge.along(f).numpy()), list(judge.reference.numpy()))
     return {
         "style": wilson([judge.styles[int(s)] == p.style for s, p in zip(styles, asked, strict=True)]),
         "first among 20": wilson(first),
         "percentile": {"mean": float(below.mean()), "low": float(low), "high": float(high), "n": len(asked)},
+        "frechet": dataclasses.asdict(distance),
     }
+
+
+FRECHET = between("frechet", list, frechet)
 
 
 def brief(found: dict[str, Any]) -> str:
     return (f"style {found['style']['share']:.3f}, first among 20 {found['first among 20']['share']:.3f}, "
-            f"percentile {found['percentile']['mean']:.3f}, n {found['style']['n']}")  # fmt: skip
+            f"percentile {found['percentile']['mean']:.3f}, Frechet {found['frechet']['value']:.1f}, "
+            f"n {found['style']['n']}")  # fmt: skip
 
 
 def main() -> None:
@@ -190,13 +211,17 @@ def main() -> None:
     known, unseen_emoji = pairs("train"), pairs("test")
     captions = [p.caption for p in known]
     held = [p for i, p in enumerate(known) if i % 10 == 0]
-    judge = teach(of, [p for i, p in enumerate(known) if i % 10], args.steps)
+    shown = [p for i, p in enumerate(known) if i % 10]
+    judge = teach(of, shown, args.steps)
+    judge.look(*(of([p.picture for p in some if p.picture is not None]) for some in (shown, held)))
     found: dict[str, Any] = {}
 
     def note(key: str, value: dict[str, Any]) -> None:
         found[key] = value
         print(f"{key}: {brief(value)}", flush=True)
 
+    others = [shown[i] for i in np.random.default_rng(1).permutation(len(shown))[: args.n]]
+    note("real, pairs of the judge's training", score(judge, of, [p.picture for p in others], others, captions))
     real = {"real, pairs the judge has not seen": held, "real, emoji the judge has not seen": unseen_emoji}
     for name, some in real.items():
         pictures = [p.picture for p in some if p.picture is not None]

@@ -151,8 +151,8 @@ def test_refined_patches_see_across_their_borders(monkeypatch):
     """
     monkeypatch.setattr(MaskedGroupNorm, "forward", lambda self, x, mask=None, steer=None: x)
     for net, reach in ((dit(1), 0), (refined(1), 6)):
-        for block in net.blocks:
-            nn.init.zeros_(block.attention.out.weight)
+        for block in net.get_submodule("blocks").children():
+            nn.init.zeros_(block.get_parameter("attention.out.weight"))
         x = normal(1, 3, 64).requires_grad_()
         (seen,) = torch.autograd.grad(net(x, torch.tensor([0.3]).double())[0, :, 32].sum(), x)
         sites = seen[0].abs().sum(0).nonzero().flatten()
