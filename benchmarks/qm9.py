@@ -3,6 +3,7 @@
     python benchmarks/qm9.py train runs/qm9                                        # 20 minutes, one thread, any load
     python benchmarks/qm9.py train runs/qm9 --resume                               # if it was stopped
     python benchmarks/qm9.py sample runs/qm9 --eta 0 0.5 1 --below 0.5 1 --n 200 --out samples.npz
+    python benchmarks/qm9.py sample runs/qm9 --eta 1 --temperature 1 0.5 --seed 2 --n 500 --out samples.npz
     python benchmarks/qm9.py judge samples.npz --results benchmarks/results/qm9.json  # needs rdkit, nothing of gendiff
 
 Sizes are drawn as training has them, in no order. Of each way of sampling, 50 evaluations, with Wilson's interval:
@@ -35,9 +36,14 @@ VALENCES = {1: 1, 6: 4, 7: 3, 8: 2}
 STEPS = 4000  # 20 minutes of one thread of an AVX-512 processor with nothing beside it
 
 
+def colder(temperature: float) -> dict[str, float]:
+    """The factors on noise of a sampler that draws elements and bonds at a temperature."""
+    return {"pos": 1.0, "atom": temperature, "bond": temperature}
+
+
 def recipe() -> Any:
     """How the example is trained."""
-    from gendiff import Objective
+    from gendiff import Adams, Objective
     from gendiff_qm9 import QM9
     from gendiff_recipes.recipe import Optimizer, Recipe, Trainer
 
@@ -45,6 +51,7 @@ def recipe() -> Any:
         "qm9.neutral", QM9(), objective=Objective(parts={"atom": 0.3, "bond": 2.0}), ema=0.998,
         optimizer=Optimizer(lr=1e-3, warmup=200, decay=0.5),
         trainer=Trainer(steps=STEPS, batch=64, accelerator="cpu", threads=1, show=0, checkpoint=500),
+        sampler=Adams(50, noise_scale=colder(0.5)),
     )  # fmt: skip
 
 
@@ -70,7 +77,7 @@ def sample(args: argparse.Namespace) -> None:
     import torch
 
     import gendiff
-    from gendiff import Absorbing, Euler, Joint, Model, Pairs
+    from gendiff import Absorbing, Joint, Model, Pairs
     from gendiff_qm9 import QM9
 
     torch.set_num_threads(1)
@@ -79,16 +86,18 @@ def sample(args: argparse.Namespace) -> None:
     order = np.random.default_rng(0).permutation(len(test))
     halves = {"data": order[: args.n], "other data": order[args.n : 2 * args.n]}
     found = {name: [test[int(k)].artifact for k in rows] for name, rows in halves.items()}
-    for eta, below in sorted({(eta, below if eta else 1.0) for eta in args.eta for below in args.below}):
+    ways = {(eta, below if eta else 1.0) for eta in args.eta for below in args.below}
+    for eta, below in sorted(ways):
         own = {"eta": eta, "below": below}
         process = Joint({**model.denoiser.process.parts, "atom": Absorbing(4, **own)})
         process = Joint({**process.parts, "bond": Absorbing(4, sites=Pairs(), **own)})
         drawn = Model.new(model.domain, process=process, **model.size)
         drawn.denoiser.network.load_state_dict(model.denoiser.network.state_dict())
-        for solver in (Euler(args.evaluations), gendiff.Adams(args.evaluations)):
-            name = f"{type(solver).__name__}({args.evaluations}), eta={eta:g}, below={below:g}"
+        for temperature in args.temperature:
+            solver = gendiff.Adams(args.evaluations, noise_scale=colder(temperature))
+            name = f"Adams({args.evaluations}), eta={eta:g}, below={below:g}, temperature={temperature:g}"
             print(name, flush=True)
-            found[name] = drawn.sample(args.n, sampler=solver, seed=1, batch=100)
+            found[name] = drawn.sample(args.n, sampler=solver, seed=args.seed, batch=100)
     arrays: dict[str, Any] = pack(found)
     np.savez_compressed(args.out, **arrays)
 
@@ -195,6 +204,8 @@ def main() -> None:
     sample_.add_argument("--evaluations", type=int, default=50)
     sample_.add_argument("--eta", type=float, nargs="+", default=[0.0])
     sample_.add_argument("--below", type=float, nargs="+", default=[0.5])
+    sample_.add_argument("--temperature", type=float, nargs="+", default=[1.0], help="of elements and bonds")
+    sample_.add_argument("--seed", type=int, default=1)
     sample_.add_argument("--out", type=Path, required=True)
     judge_ = verbs.add_parser("judge")
     judge_.add_argument("samples", type=Path)
