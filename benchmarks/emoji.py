@@ -202,6 +202,9 @@ def main() -> None:
     parser.add_argument("--models", type=Path, nargs="*", default=[])
     parser.add_argument("-n", type=int, default=250)
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.5, 4.0])
+    parser.add_argument(
+        "--apart", type=float, nargs=2, action="append", default=[], metavar=("CAPTION", "STYLE"), help="their guidance"
+    )
     parser.add_argument("--steps", type=int, default=2000, help="of the judge's training")
     parser.add_argument(
         "--sheet", type=Path, help="a folder for grids of samples: of share-alike data, not to be shipped"
@@ -240,32 +243,37 @@ def main() -> None:
         "trained pairs": [known[i] for i in rng.permutation(len(known))[: args.n]],
         "pairs never trained together": [absent[i] for i in rng.permutation(len(absent))[: args.n]],
     }
+    ways: dict[str, Any] = {f"guidance {scale:g}": scale for scale in args.guidance}
+    middle = list(ways)[len(ways) // 2]
+    ways |= {f"caption {a:g}, style {b:g}": {"caption": a, "style": b} for a, b in args.apart}
     for path in args.models:
         model = gendiff.load(path)
         for name, some in asked.items():
-            for guidance in args.guidance:
-                pictures = model.sample(
-                    len(some), caption=[p.caption for p in some], style=[p.style for p in some],
-                    guidance=guidance, seed=1,
-                )  # fmt: skip
-                key = f"{path.name}, {name}, guidance {guidance:g}"
+            what: dict[str, Any] = {"caption": [p.caption for p in some], "style": [p.style for p in some]}
+            for way, guidance in ways.items():
+                pictures = model.sample(len(some), **what, guidance=guidance, seed=1)
+                key = f"{path.name}, {name}, {way}"
                 note(key, score(judge, of, pictures, some, captions))
-                if guidance == args.guidance[len(args.guidance) // 2]:
+                if way == middle:
                     turned = [some[(i + len(some) // 2) % len(some)] for i in range(len(some))]
                     note(f"{key}, captions shuffled", score(judge, of, pictures, turned, captions))
                     if args.sheet:
                         args.sheet.mkdir(parents=True, exist_ok=True)
                         model.domain.plot(pictures[:40], args.sheet / f"{path.name}_{name.split()[0]}.png")
+    out = RESULTS / "asked_emoji.json"
+    before = json.loads(out.read_text()) if out.exists() else {"training": {}, "result": {}}  # other models stay
     facts = {
         "date": date.today().isoformat(),
-        "command": f"python benchmarks/emoji.py -n {args.n} --models {' '.join(f'runs/{p.name}' for p in args.models)}",
+        "command": f"python benchmarks/emoji.py -n {args.n} --guidance {' '.join(f'{g:g}' for g in args.guidance)}"
+        + "".join(f" --apart {a:g} {b:g}" for a, b in args.apart)
+        + f" --models {' '.join(f'runs/{p.name}' for p in args.models)}",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "threads": torch.get_num_threads(),
-        "training": {path.name: trained(path) for path in args.models},
-        "result": found,
+        "training": before["training"] | {path.name: trained(path) for path in args.models},
+        "result": before["result"] | found,
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "asked_emoji.json").write_text(json.dumps(facts, indent=1) + "\n")
+    out.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":
