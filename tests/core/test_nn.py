@@ -21,6 +21,7 @@ from gendiff.nn import (
     MaskedGroupNorm,
     Rotary,
     UNet,
+    grid_network,
     grid_positions,
     rotate,
 )
@@ -338,3 +339,9 @@ def test_bad_sizes_are_refused():
         UNet(2, in_channels=1, out_channels=1, channels=(16, 32))
     with pytest.raises(RequestError, match="multiple of heads"):
         Attention(10, 3)
+    for size in ({"refine": 8}, {"width": 32, "channels": (8,)}, {"width": 32, "patch": 2, "sites": (8, 7)}):
+        with pytest.raises(RequestError):
+            grid_network(2, 3, **size)  # type: ignore[arg-type]
+    for refine in (-1, 1.5, True):
+        with pytest.raises(RequestError, match="whole numbers of at least 0"):
+            grid_network(2, 3, width=32, refine=refine)  # type: ignore[arg-type]
