@@ -42,6 +42,27 @@ class Mutant:
 
 MUTANTS: list[Mutant] = [
     Mutant(
+        "a refiner that sees padding",
+        "gendiff/nn/residual.py",
+        "h = self.out(hide(F.silu(self.norm(h, real)), real))",
+        "h = self.out(F.silu(self.norm(h, real)))",
+        ("tests/core/test_nn.py",),
+    ),
+    Mutant(
+        "a refiner in the place of what the patches give",
+        "gendiff/nn/dit.py",
+        "y = y + self.refiner(",
+        "y = 0 * y + self.refiner(",
+        ("tests/core/test_nn.py",),
+    ),
+    Mutant(
+        "an adapter on another codec's latents",
+        "recipes/gendiff_recipes/start.py",
+        "if k in theirs and own[k] != theirs[k]}",
+        "if k in theirs and len(own[k]) != len(theirs[k])}",
+        ("tests/recipes/test_codecs.py",),
+    ),
+    Mutant(
         "latents whitened on one side only",
         "gendiff/latents/whitening.py",
         "self.colouring.copy_(old @ colour)",

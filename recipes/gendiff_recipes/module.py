@@ -41,6 +41,14 @@ def seed_everything(device: torch.device, *key: int) -> None:
     random.seed(number)
 
 
+def laid_out(like: Tensor, moments: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimiser's moments of a parameter, in memory as that is: a fused step takes number after number as they lie,
+    and those of a file lie in rows, where those of a picture's convolutions lie by channels.
+    """
+    same = {key: torch.empty_like(like, dtype=v.dtype) for key, v in moments.items() if v.shape == like.shape}
+    return {key: same[key].copy_(value) if key in same else value for key, value in moments.items()}
+
+
 class Learning(L.LightningModule):
     """What every training shares: steps, their time, the optimiser and its learning rate.
 
@@ -164,11 +172,11 @@ class Learning(L.LightningModule):
 
     def cut(self, name: str, moments: Mapping[str, Any]) -> dict[str, Any]:
         """The optimiser's moments of a parameter, cut as that is."""
+        like = dict(self.trained())[name]
         if not self.put_by:
-            return dict(moments)
+            return laid_out(like, moments)
         from .sharding import shared_like
 
-        like = dict(self.trained())[name]
         return {key: shared_like(like, value) for key, value in moments.items()}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -327,7 +335,9 @@ class Coding(Learning):
                 self.discriminator.parameters(), lr=own.lr, betas=own.betas, weight_decay=0.0, fused=True
             )
             if self.moments is not None:
-                self.opponent.load_state_dict({**self.opponent.state_dict(), "state": self.moments})
+                weights = list(self.discriminator.parameters())
+                moments = {place: laid_out(weights[place], one) for place, one in self.moments.items()}
+                self.opponent.load_state_dict({**self.opponent.state_dict(), "state": moments})
                 self.moments = None
         return optimizer
 

@@ -54,6 +54,28 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, monkeypatch:
     assert not torch.equal(weights(other), weights(whole))
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_fused_step_is_the_plain_one_however_weights_lie(
+    parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's fused step takes weights, gradients and moments as they lie in memory, without a look at their order;
+    convolutions of pictures lie by channels. Steps of AdamW amplify rounding, so this is float64.
+    """
+    run = tiny(steps=5, accumulate=parts, precision="float64")
+    fused = train(run, tmp_path / "fused", quiet=True)
+    convolutions = [p for p in fused.denoiser.parameters() if p.ndim == 4 and min(p.shape) > 1]
+    assert any(not p.is_contiguous() for p in convolutions)
+    own = torch.optim.AdamW
+
+    def step_by_step(*args: Any, fused: bool, **more: Any) -> torch.optim.Optimizer:
+        assert fused
+        return own(*args, **more)
+
+    monkeypatch.setattr(torch.optim, "AdamW", step_by_step)
+    plain = train(run, tmp_path / "plain", quiet=True)
+    assert (weights(fused) - weights(plain)).abs().max() < 1e-9
+
+
 def test_a_run_that_recomputes_its_activations_is_the_same(tmp_path: Path) -> None:
     """To the bit, with dropout; and a run may go on with it or without."""
     small = {"channels": (8, 16), "blocks": 1, "dropout": 0.2}
