@@ -89,8 +89,10 @@ def sprites() -> Recipe:
 
 
 def emoji() -> Recipe:
-    """Emoji by caption and style, 64 x 64: three hours on two cores. Measured by benchmarks/emoji.py after 83 minutes of
-    one core with `network.patch=16 domain.source.tokens=false`: styles are learned, captions hardly.
+    """Emoji by caption and style, 64 x 64: three hours on two cores.
+
+    Measured by benchmarks/emoji.py after 83 minutes of one core with `network.patch=16 domain.source.tokens=false`:
+    styles are learned, captions hardly.
 
     Two of the five styles are share-alike: models of them are not to be shipped.
     """
