@@ -163,9 +163,11 @@ def teach(of: Callable[[Sequence[Tensor]], Tensor], known: Sequence[Pair], steps
 @torch.no_grad()
 def score(
     judge: Judge, of: Callable[[Sequence[Tensor]], Tensor], pictures: Sequence[Tensor], asked: Sequence[Pair],
-    captions: Sequence[str],
+    captions: Sequence[str], compared: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
-    """The three numbers, of pictures against what was asked; `captions` are all that compete."""
+    """The three numbers, of pictures against what was asked; `captions` are all that compete. And the distance, where
+    the pictures can be compared: it is of no meaning from the reference itself.
+    """
     f, rng = of(pictures), np.random.default_rng(0)
     others = sorted(set(captions))
     match = judge.of_pictures(f) @ judge.of_captions(others).T
@@ -179,22 +181,24 @@ def score(
     picks = rng.integers(0, len(asked), (1000, len(asked)))
     low, high = np.quantile(below.numpy()[picks].mean(1), [0.025, 0.975])
     styles = judge.style_of(f)
-    distance = FRECHET.estimate(list(judge.along(f).numpy()), list(judge.reference.numpy()))
-    return {
+    found = {
         "style": wilson([judge.styles[int(s)] == p.style for s, p in zip(styles, asked, strict=True)]),
         "first among 20": wilson(first),
         "percentile": {"mean": float(below.mean()), "low": float(low), "high": float(high), "n": len(asked)},
-        "frechet": dataclasses.asdict(distance),
     }
+    if not compared:
+        return found
+    distance = FRECHET.estimate(list(judge.along(f).numpy()), list(judge.reference.numpy()))
+    return {**found, "frechet": dataclasses.asdict(distance)}
 
 
 FRECHET = between("frechet", list, frechet)
 
 
 def brief(found: dict[str, Any]) -> str:
+    far = f", Frechet {found['frechet']['value']:.1f}" if "frechet" in found else ""
     return (f"style {found['style']['share']:.3f}, first among 20 {found['first among 20']['share']:.3f}, "
-            f"percentile {found['percentile']['mean']:.3f}, Frechet {found['frechet']['value']:.1f}, "
-            f"n {found['style']['n']}")  # fmt: skip
+            f"percentile {found['percentile']['mean']:.3f}{far}, n {found['style']['n']}")  # fmt: skip
 
 
 def main() -> None:
@@ -224,14 +228,18 @@ def main() -> None:
         print(f"{key}: {brief(value)}", flush=True)
 
     others = [shown[i] for i in np.random.default_rng(1).permutation(len(shown))[: args.n]]
-    note("real, pairs of the judge's training", score(judge, of, [p.picture for p in others], others, captions))
-    real = {"real, pairs the judge has not seen": held, "real, emoji the judge has not seen": unseen_emoji}
+    real = {
+        "real, pairs of the judge's training": others,
+        "real, pairs the judge has not seen": held,
+        "real, emoji the judge has not seen": unseen_emoji,
+    }
     for name, some in real.items():
         pictures = [p.picture for p in some if p.picture is not None]
         beside = captions + [p.caption for p in some]
-        note(name, score(judge, of, pictures, some, beside))
-        for side in (32, 16, 8) if some is held else ():
-            note(f"{name}, {side} pixels", score(judge, of, blurred(pictures, side), some, beside))
+        note(name, score(judge, of, pictures, some, beside, compared=some is not held))
+        for side in (32, 16, 8) if some is not unseen_emoji else ():
+            blur = blurred(pictures, side)
+            note(f"{name}, {side} pixels", score(judge, of, blur, some, beside, compared=some is not held))
     have = {(p.code, p.style) for p in known}
     absent = [
         Pair(code, caption, style)
@@ -261,12 +269,15 @@ def main() -> None:
                         args.sheet.mkdir(parents=True, exist_ok=True)
                         model.domain.plot(pictures[:40], args.sheet / f"{path.name}_{name.split()[0]}.png")
     out = RESULTS / "asked_emoji.json"
-    before = json.loads(out.read_text()) if out.exists() else {"training": {}, "result": {}}  # other models stay
+    before = json.loads(out.read_text()) if out.exists() else {"commands": [], "training": {}, "result": {}}
+    command = (  # results of other models stay
+        f"python benchmarks/emoji.py -n {args.n} --guidance {' '.join(f'{g:g}' for g in args.guidance)}"
+        + "".join(f" --apart {a:g} {b:g}" for a, b in args.apart)
+        + f" --models {' '.join(f'runs/{p.name}' for p in args.models)}"
+    )
     facts = {
         "date": date.today().isoformat(),
-        "command": f"python benchmarks/emoji.py -n {args.n} --guidance {' '.join(f'{g:g}' for g in args.guidance)}"
-        + "".join(f" --apart {a:g} {b:g}" for a, b in args.apart)
-        + f" --models {' '.join(f'runs/{p.name}' for p in args.models)}",
+        "commands": [*(old for old in before["commands"] if old != command), command],
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "threads": torch.get_num_threads(),
         "training": before["training"] | {path.name: trained(path) for path in args.models},

@@ -42,6 +42,13 @@ class Mutant:
 
 MUTANTS: list[Mutant] = [
     Mutant(
+        "moments of a resumed run in another order of memory than their weights",
+        "recipes/gendiff_recipes/module.py",
+        "return torch.empty_like(like, dtype=value.dtype).copy_(value)",
+        "return value",
+        ("tests/recipes/test_training.py",),
+    ),
+    Mutant(
         "a refiner that sees padding",
         "gendiff/nn/residual.py",
         "h = self.out(hide(F.silu(self.norm(h, real)), real))",

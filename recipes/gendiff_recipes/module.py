@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
@@ -41,12 +41,13 @@ def seed_everything(device: torch.device, *key: int) -> None:
     random.seed(number)
 
 
-def laid_out(like: Tensor, moments: Mapping[str, Any]) -> dict[str, Any]:
-    """An optimiser's moments of a parameter, in memory as that is: a fused step takes number after number as they lie,
-    and those of a file lie in rows, where those of a picture's convolutions lie by channels.
+def laid_out(like: Tensor, value: Any) -> Any:
+    """A tensor of another's shape, in memory as that is: a fused step takes number after number as they lie, and the
+    moments of a file lie in rows, where those of a picture's convolutions lie by channels. What else comes passes.
     """
-    same = {key: torch.empty_like(like, dtype=v.dtype) for key, v in moments.items() if v.shape == like.shape}
-    return {key: same[key].copy_(value) if key in same else value for key, value in moments.items()}
+    if not isinstance(value, Tensor) or value.shape != like.shape:
+        return value
+    return torch.empty_like(like, dtype=value.dtype).copy_(value)
 
 
 class Learning(L.LightningModule):
@@ -164,20 +165,23 @@ class Learning(L.LightningModule):
             [p for _, p in self.trained()], lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay, fused=True
         )
         if self.resumed is not None:
-            names = [name for name, _ in self.trained()]
-            moments = {names.index(name): self.cut(name, value) for name, value in self.resumed.items()}
+            cut = self.cutter()
+            own = {name: (place, weight) for place, (name, weight) in enumerate(self.trained())}
+            moments = {}
+            for name, one in self.resumed.items():
+                place, weight = own[name]
+                moments[place] = {key: cut(weight, value) for key, value in one.items()}
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
             self.resumed = None
         return optimizer
 
-    def cut(self, name: str, moments: Mapping[str, Any]) -> dict[str, Any]:
-        """The optimiser's moments of a parameter, cut as that is."""
-        like = dict(self.trained())[name]
+    def cutter(self) -> Callable[[Tensor, Any], Any]:
+        """What lays a whole moment of the optimiser out as its weight is."""
         if not self.put_by:
-            return laid_out(like, moments)
+            return laid_out
         from .sharding import shared_like
 
-        return {key: shared_like(like, value) for key, value in moments.items()}
+        return shared_like
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         rate = self.recipe.optimizer.lr * self.recipe.optimizer.factor(self.step, self.progress())
@@ -336,7 +340,10 @@ class Coding(Learning):
             )
             if self.moments is not None:
                 weights = list(self.discriminator.parameters())
-                moments = {place: laid_out(weights[place], one) for place, one in self.moments.items()}
+                moments = {
+                    place: {key: laid_out(weights[place], value) for key, value in one.items()}
+                    for place, one in self.moments.items()
+                }
                 self.opponent.load_state_dict({**self.opponent.state_dict(), "state": moments})
                 self.moments = None
         return optimizer

@@ -73,6 +73,7 @@ def pictures(asked: dict[str, Any]) -> Images:
 CASES: dict[str, Case] = {
     "U-Net": Case(pictures, {"channels": (16, 24), "blocks": 1}, {}, (8, 8)),
     "DiT": Case(pictures, {"width": 32, "depth": 3, "heads": 2}, {}, (8, 8)),
+    "refined DiT": Case(pictures, {"width": 32, "depth": 3, "heads": 2, "refine": 8}, {}, (8, 8)),
     "mel U-Net": Case(
         lambda asked: replace(Audio(asked=asked), lengths=(SITES,)), {"channels": (16, 24)},
         {"seconds": SITES * 128 / 8000}, (SITES,),
@@ -86,8 +87,8 @@ CASES: dict[str, Case] = {
         lambda asked: QM9(), {"width": 24, "pair": 12, "depth": 2, "heads": 3, "vectors": 6}, {"atoms": 5}
     ),
 }  # fmt: skip
-ASKING = ("U-Net", "DiT", "mel U-Net", "frame network")
-SIDES = ("U-Net", "DiT", "mel U-Net")
+ASKING = ("U-Net", "DiT", "refined DiT", "mel U-Net", "frame network")
+SIDES = ("U-Net", "DiT", "refined DiT", "mel U-Net")
 ADAPTERS: dict[str, Adapter] = {
     "LoRA": LoRA(4),
     "LoRA everywhere": LoRA(2, alpha=6.0, where=("*",)),

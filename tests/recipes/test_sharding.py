@@ -48,6 +48,7 @@ PICTURES = Images(size=8, classes=CLASSES, asked={"text": TEXT})
 SMALL: dict[str, tuple[Domain, dict[str, Any], dict[str, Any]]] = {
     "U-Net": (PICTURES, {"channels": (8, 16)}, {"text": ["a cat", "", "dog", None]}),
     "DiT": (PICTURES, {"width": 32, "depth": 3, "heads": 2}, {"text": "a cat"}),
+    "refined DiT": (PICTURES, {"width": 32, "depth": 2, "heads": 2, "refine": 8}, {"text": "a cat"}),
     "frames": (Proteins(asked={"structure": Sites(("H", "E", "L"))}), {"width": 16, "depth": 2, "heads": 2, "pair": 8},
                {"structure": ["HHHH", "EEE?H", "LLLLL", "HHHH"]}),
     "mel frames": (Audio(), {"channels": (8, 16), "attention": True}, {"seconds": [0.2, 0.3, 0.25, 0.2]}),
