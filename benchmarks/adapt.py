@@ -11,14 +11,9 @@ benchmarks/results/adapt.json; intervals are 95 % (Wilson).
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +27,16 @@ from gendiff.model import Model
 from gendiff_images import Fashion, Images
 from gendiff_images.judge import Judge
 from gendiff_images.sources import FASHION, MNIST, Look
-from gendiff_recipes import images, train
+from gendiff_recipes import images
 from gendiff_recipes.recipe import Optimizer
 
 try:
+    from benchmarks.adapting import adapted, arguments, kept, written
     from benchmarks.asked import wilson
 except ModuleNotFoundError:  # run as a file
+    from adapting import adapted, arguments, kept, written  # type: ignore[import-not-found,no-redef]
     from asked import wilson  # type: ignore[import-not-found,no-redef]
 
-HOME = Path(__file__).parent
 NEW = {"three": 3, "seven": 7}
 CLASSES = (*FASHION, *NEW)
 
@@ -119,19 +115,14 @@ def judged(judge: Judge, pictures: Sequence[Tensor], labels: Tensor) -> dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, default=HOME.parent / "weights" / "images_fashion.safetensors")
-    parser.add_argument("--minutes", type=float, default=3.0, help="of training")
-    parser.add_argument("--steps", type=int, help="of training, instead: for a machine that does other work beside")
+    parser = arguments(__doc__, "adapt", "images_fashion", minutes=3.0, rate=3e-3)
     parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=3e-3, help="the learning rate")
     parser.add_argument("--batch", type=int, default=24, help="examples a step")
     parser.add_argument("--replay", type=float, default=0.5, help="clothes for each digit")
     parser.add_argument("-n", type=int, default=20, help="pictures of each class")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--judge", type=Path, help="a file where the judge is kept")
     parser.add_argument("--judge-steps", type=int, default=500)
-    parser.add_argument("--out", type=Path, default=HOME / "results" / "adapt.json")
     parser.add_argument("--sheet", type=Path, help="a picture of samples to look at")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -158,26 +149,8 @@ def main() -> None:
     recipe = replace(
         images.fashion(), name="images.wardrobe", domain=Images.of(Wardrobe(args.replay)), adapter=LoRA(args.rank),
         optimizer=Optimizer(lr=args.rate, warmup=20, decay=0.5),
-    ).override(
-        *([f"trainer.minutes={args.minutes}"] if args.steps is None else [f"trainer.steps={args.steps}"]),
-        *(["trainer.steps=100000"] if args.steps is None else ["trainer.minutes=none"]),
-        f"trainer.seed={args.seed}", f"trainer.batch={args.batch}", "trainer.show=0", "trainer.logger=csv",
-        "trainer.threads=1", "trainer.precision=float32",
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as home:
-        begun, spent = time.time(), time.process_time()
-        model = train(recipe, Path(home) / "run", start=args.base, quiet=True)
-        facts = json.loads((Path(home) / "run" / "training.json").read_text())
-        facts |= {
-            "wall_seconds": round(time.time() - begun),
-            "cpu_seconds": round(time.process_time() - spent),
-            "bytes": (Path(home) / "run" / "adapter.safetensors").stat().st_size,
-        }
-    same = all(
-        torch.equal(value, model.denoiser.network.state_dict()[name])
-        for name, value in base.denoiser.network.state_dict().items()
-        if "label" not in name
-    )
+    model, facts = adapted(recipe, args, f"trainer.seed={args.seed}", f"trainer.batch={args.batch}")
     digits, wanted = drawn(model, tuple(NEW), 4 * args.n, 1)
     found["digits of the adapted"] = judged(judge, digits, wanted)
     clothes, asked = drawn(model, FASHION, args.n, 1)
@@ -186,14 +159,8 @@ def main() -> None:
         model.domain.plot(
             [*digits[:: max(len(digits) // 20, 1)][:20], *clothes[:: max(len(clothes) // 40, 1)][:40]], args.sheet
         )
-    result = {
-        "result": found, "judge_held_out": judge.held_out, "training": facts, "base_bits_kept": same,
-        "trained_numbers": sum(p.numel() for p in model.denoiser.parameters() if p.requires_grad),
-        "arguments": {k: str(v) for k, v in vars(args).items() if isinstance(v, int | float)},
-        "date": str(date.today()), "machine": f"{platform.machine()}, one thread", "torch": torch.__version__,
-    }  # fmt: skip
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    result = {"result": found, "judge_held_out": judge.held_out, "training": facts}
+    written({**result, "base_bits_kept": kept(base, model, but="label")}, args)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,7 @@ benchmarks/results/adapt_fold.json.
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
-import time
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +25,15 @@ from gendiff.model import Model
 from gendiff_proteins import Backbones, Proteins, Structure
 from gendiff_proteins.metrics import torsions
 from gendiff_proteins.sources import FOLDS, fold
-from gendiff_recipes import proteins, train
+from gendiff_recipes import proteins
 from gendiff_recipes.recipe import Optimizer
 
 try:
+    from benchmarks.adapting import adapted, arguments, kept, written
     from benchmarks.asked import wilson
 except ModuleNotFoundError:  # run as a file
+    from adapting import adapted, arguments, kept, written  # type: ignore[import-not-found,no-redef]
     from asked import wilson  # type: ignore[import-not-found,no-redef]
-
-HOME = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -88,14 +83,9 @@ def measured(model: Model, chains: list[Structure], real: list[Structure]) -> di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, default=HOME.parent / "weights" / "proteins_backbones.safetensors")
-    parser.add_argument("--minutes", type=float, default=3.0, help="of training")
-    parser.add_argument("--steps", type=int, help="of training, instead: for a machine that does other work beside")
+    parser = arguments(__doc__, "adapt_fold", "proteins_backbones", minutes=3.0, rate=1e-3)
     parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=1e-3, help="the learning rate")
     parser.add_argument("-n", type=int, default=64, help="chains")
-    parser.add_argument("--out", type=Path, default=HOME / "results" / "adapt_fold.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -104,33 +94,15 @@ def main() -> None:
     recipe = replace(
         plain, name="proteins.beta", domain=Proteins(source=OneFold(min_length=40, max_length=96)), drop=1.0,
         adapter=LoRA(args.rank), optimizer=Optimizer(lr=args.rate, warmup=20, decay=0.5),
-    ).override(
-        *([f"trainer.minutes={args.minutes}"] if args.steps is None else [f"trainer.steps={args.steps}"]),
-        *(["trainer.steps=100000"] if args.steps is None else ["trainer.minutes=none"]),
-        "trainer.show=0", "trainer.logger=csv", "trainer.threads=1", "trainer.precision=float32",
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as home:
-        spent = time.process_time()
-        model = train(recipe, Path(home) / "run", start=args.base, quiet=True)
-        facts = json.loads((Path(home) / "run" / "training.json").read_text())
-        facts["cpu_seconds"] = round(time.process_time() - spent)
-        facts["bytes"] = (Path(home) / "run" / "adapter.safetensors").stat().st_size
-    kept = base.denoiser.network.state_dict()
-    own = model.denoiser.network.state_dict()
+    model, facts = adapted(recipe, args)
     real = [example.artifact for example in model.domain.dataset("test")]
     lengths = [int(x) for x in np.random.default_rng(0).integers(40, 97, args.n)]
     found: dict[str, Any] = {"real beta chains": judged(real)}
     for name, one in {"base": base, "adapted": model}.items():
         chains = drawn(one, lengths)
         found[name] = {**judged(chains), "measures": measured(model, chains, real)}
-    result = {
-        "result": found, "training": facts, "base_bits_kept": all(torch.equal(v, own[k]) for k, v in kept.items()),
-        "trained_numbers": sum(p.numel() for p in model.denoiser.parameters() if p.requires_grad),
-        "arguments": {k: str(vars(args)[k]) for k in ("minutes", "steps", "rank", "rate", "n")},
-        "date": str(date.today()), "torch": torch.__version__,
-    }  # fmt: skip
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    written({"result": found, "training": facts, "base_bits_kept": kept(base, model)}, args)
 
 
 if __name__ == "__main__":

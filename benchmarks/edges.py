@@ -12,15 +12,9 @@ benchmarks/results/edges.json.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import platform
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -35,15 +29,15 @@ from gendiff.evaluation import Estimate, measures, wilson
 from gendiff_images import Fashion, Images
 from gendiff_images.judge import Judge
 from gendiff_images.sources import Look, Pictures
-from gendiff_recipes import images, train
+from gendiff_recipes import images
 from gendiff_recipes.recipe import Optimizer
 
 try:
     from benchmarks.adapt import taught
+    from benchmarks.adapting import adapted, arguments, written
 except ModuleNotFoundError:  # run as a file
     from adapt import taught  # type: ignore[import-not-found,no-redef]
-
-HOME = Path(__file__).parent
+    from adapting import adapted, arguments, written  # type: ignore[import-not-found,no-redef]
 
 
 def edges_of(pictures: Tensor) -> Tensor:
@@ -92,35 +86,19 @@ def agreement(asked: Sequence[Tensor], pictures: Sequence[Tensor]) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, default=HOME.parent / "weights" / "images_fashion.safetensors")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training")
-    parser.add_argument("--steps", type=int, help="of training, instead: for a machine that does other work beside")
-    parser.add_argument("--rate", type=float, default=1e-3, help="the learning rate")
+    parser = arguments(__doc__, "edges", "images_fashion", minutes=10.0, rate=1e-3)
     parser.add_argument("-n", type=int, default=200)
     parser.add_argument("--judge", type=Path, help="a file where the judge is kept")
     parser.add_argument("--judge-steps", type=int, default=500)
-    parser.add_argument("--out", type=Path, default=HOME / "results" / "edges.json")
     parser.add_argument("--sheet", type=Path, help="a picture to look at: what the edges are of, samples, the base's")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    budget = [f"trainer.minutes={args.minutes}", "trainer.steps=100000"]
-    if args.steps is not None:
-        budget = ["trainer.minutes=none", f"trainer.steps={args.steps}"]
     recipe = replace(
         images.fashion(), name="images.edged", domain=Images.of(Edged()), adapter=Control("edges"),
         optimizer=Optimizer(lr=args.rate, warmup=20, decay=0.5), ema=0.99,
-    ).override(
-        *budget, "trainer.batch=64", "trainer.show=0", "trainer.logger=csv", "trainer.threads=1",
-        "trainer.precision=float32",
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as home:
-        spent = time.process_time()
-        model = train(recipe, Path(home) / "run", start=args.base, quiet=True)
-        facts = json.loads((Path(home) / "run" / "training.json").read_text())
-        facts["cpu_seconds"] = round(time.process_time() - spent)
-        facts["bytes"] = (Path(home) / "run" / "adapter.safetensors").stat().st_size
+    model, facts = adapted(recipe, args, "trainer.batch=64")
 
     test = model.domain.dataset("test")
     rng = np.random.default_rng(0)
@@ -153,12 +131,9 @@ def main() -> None:
         },
         "class": {"told the edges": told(samples), "the base": told(plain), "real": told([e.artifact for e in own])},
         "judge_held_out": judge.held_out, "training": facts,
-        "arguments": {k: str(vars(args)[k]) for k in ("minutes", "steps", "rate", "n")},
-        "date": str(date.today()), "machine": f"{platform.machine()}, one thread", "torch": torch.__version__,
     }  # fmt: skip
     assert all(math.isfinite(one["value"]) for one in result["agreement"].values())
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    written(result, args)
     if args.sheet is not None:
         rows = [[e.artifact for e in own[:16]], samples[:16], plain[:16]]
         model.domain.plot([picture for row in rows for picture in row], args.sheet)
