@@ -27,7 +27,7 @@ from gendiff.executors import results
 from gendiff.generation import Draws, finished, warn_of
 from gendiff.loading import load
 from gendiff.model import Model
-from gendiff.modelfile import digest, text_digest
+from gendiff.modelfile import text_digest
 
 KEPT = 2
 """Models that a worker keeps."""
@@ -78,12 +78,11 @@ class Made:
 
 def identity(model: Model) -> str:
     """A digest of a model's weights, all of its domain's own too, and its config; one of its own where it has none."""
-    own = {f"{name}.{k}": v for name, part in model.domain.carried().items() for k, v in part.state_dict().items()}
     try:
         text = json.dumps(model.config())
     except GendiffError:
         return uuid.uuid4().hex
-    return text_digest(digest({**model.denoiser.network.state_dict(), **own}) + text)
+    return text_digest(model.digest + text)
 
 
 def model_of(piece: Piece) -> Model | None:
@@ -140,6 +139,7 @@ def make(piece: Piece) -> Made:
 
 def draw(
     model: Model | str | Path,
+    /,
     n: int,
     *args: Any,
     executor: Executor | None = None,

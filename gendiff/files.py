@@ -25,6 +25,7 @@ import re
 import struct
 import tarfile
 import tokenize
+import unicodedata
 import warnings
 import zipfile
 import zlib
@@ -272,11 +273,22 @@ def load_array(path: str | Path) -> np.ndarray:
         return read_array(file, size, size, str(path))
 
 
+def composed(text: str) -> str:
+    """A text with every letter and its accents as one sign (NFC), as most systems write it; others write them apart."""
+    return unicodedata.normalize("NFC", text)
+
+
+def spellings(path: str) -> list[str]:
+    """A path as it is written, and with its accents composed and apart: files have names in either form."""
+    return list(dict.fromkeys((path, composed(path), unicodedata.normalize("NFD", path))))
+
+
 def listed_name(path: str, folder: Path, table: Path) -> str:
     """A path in a table as a name below `folder`: from there, from the table's own place, or absolute; with either
-    slash. One that leads to no file in the folder stays as it is.
+    slash, and in any form of Unicode. One that leads to no file in the folder stays as it is.
     """
-    for text in (path.strip(), path.strip().replace("\\", "/")):
+    own = path.strip()
+    for text in dict.fromkeys((*spellings(own), *spellings(own.replace("\\", "/")))):
         for place in (folder, table.parent):
             file = Path(os.path.normpath(place.absolute() / text))
             if file.is_file() and file.is_relative_to(folder.absolute()):
@@ -347,7 +359,10 @@ def read_rows(path: str | Path, notes: list[str] | None = None) -> list[dict[str
     """
     path = Path(path)
     with reading(path, "a table (CSV, UTF-8) with a line of names and a line for each item"):
-        text, odd = decoded(path.read_bytes(), path)
+        data = path.read_bytes()
+        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise DataError(f"{path} is UTF-16", "text in UTF-8", 'Save it as "CSV UTF-8"')
+        text, odd = decoded(data, path)
         if odd and notes is None:
             raise DataError(f"{path} is not UTF-8", "text in UTF-8")
         if odd and notes is not None:
@@ -359,7 +374,7 @@ def read_rows(path: str | Path, notes: list[str] | None = None) -> list[dict[str
         first = re.split(r"[\r\n]", text, maxsplit=1)[0]
         between = told[1] if told else "," if "," in first else max(";\t", key=first.count)
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=between, strict=True)
-        names = [name.strip() for name in next(lines, [])]
+        names = [composed(name.strip()) for name in next(lines, [])]
         if not any(names) or len(set(names)) < len(names) or not all(name.strip() for name in names):
             raise DataError(f"{path} has the columns {names!r}", "different names of columns in the first line")
         rows = []

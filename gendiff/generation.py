@@ -293,8 +293,10 @@ class Generation:
         Raises:
             RequestError: For something the domain cannot answer.
         """
-        if n < 1 or batch < 1:
-            raise RequestError(f"sample got n={n}, batch={batch}", "at least one sample and a batch of at least one")
+        if not all(isinstance(count, int | np.integer) and count >= 1 for count in (n, batch)):
+            got = f"sample got n={n!r:.40}, batch={batch!r:.40}"
+            raise RequestError(got, "whole numbers: at least one sample and a batch of at least one")
+        n, batch = int(n), int(batch)
         if plan is not None:
             what = with_plan(n, plan, what, self.domain.conditions)
         if given is not None:

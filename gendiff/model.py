@@ -45,6 +45,7 @@ from gendiff.modelfile import (
     CARRIED,
     FORMAT,
     Rebuilt,
+    check_size,
     digest,
     domain_config,
     kinds_of,
@@ -231,12 +232,17 @@ class Model(Generation):
         self.denoiser.to(device)
         return self
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its weights as they are, those of networks that are part of its domain too."""
+        return digest({**self.denoiser.network.state_dict(), **carried_weights(self.domain)})
+
     def info(self) -> dict[str, Any]:
         """What the model is and what may be asked of it, JSON-able.
 
         `request` has each keyword of the domain's request with its default and, where known, the range seen in
         training (`Domain.ranges`); `labels` has the classes of each label, `conditions` what each takes in a
-        line. `digest` is that of the weights as they are.
+        line.
         """
         network = self.denoiser.network
         config = self.config()
@@ -251,7 +257,7 @@ class Model(Generation):
                 name: {"default": to_config(default), **({"trained": ranges[name]} if name in ranges else {})}
                 for name, default in self.domain.asks().items()
             },
-            "digest": digest(network.state_dict()),
+            "digest": self.digest,
         }
 
     def calibrate(
@@ -333,11 +339,19 @@ class Model(Generation):
         Args:
             path: Where to.
             dtype: Store floating weights in this type (torch.bfloat16 halves the file); they load as float32.
+
+        Raises:
+            CheckpointError: For a network that `size` does not build: its file could not be loaded.
         """
         network = self.denoiser.network
         own = network.state_dict() if self.adaptation is None else trained_state(network)
         kept = {k: v.to(dtype) if v.is_floating_point() and dtype else v for k, v in own.items()}
         if self.adaptation is None:
+            try:
+                check_size(self.domain, self.size, {k: tuple(v.shape) for k, v in own.items()}, "Model.save")
+            except CheckpointError as error:
+                fix = "Model(domain, denoiser, size={...}) with the arguments of its network"
+                raise CheckpointError(error.got, f"{error.expected}, to be loaded again", fix) from error
             kept |= {f"{CARRIED}{name}": value for name, value in carried_weights(self.domain).items()}
         weights = {k: v.detach().cpu().contiguous() for k, v in kept.items()}
         text = json.dumps(self.config(Path(path).parent))
@@ -347,8 +361,9 @@ class Model(Generation):
 
 RESERVED = frozenset(
     ("x", "t", "mask", "previous", "embedded", "side", "control", "all", "executor", "chunk", "threads", "device")
-)
-"""What the core itself tells a network by name, what training calls all conditions, and arguments of `draw`."""
+) | {"data", "halves", "judges"}  # fmt: skip
+"""What the core itself tells a network by name, what training calls all conditions, and arguments of `draw` and of
+`gendiff_recipes.evaluate`, which take what is asked beside their own."""
 
 
 def carried_weights(domain: Domain) -> dict[str, Tensor]:
@@ -362,11 +377,17 @@ def check_names(domain: Domain) -> None:
     Raises:
         RequestError: For the first of them.
     """
-    taken = RESERVED | inspect.signature(Generation.states).parameters.keys() | domain.ranges().keys()
+    asking = (Generation.states, Generation.plan, Model.calibrate)  # what is asked stands beside their own arguments
+    own = frozenset(name for f in asking for name in inspect.signature(f).parameters)
     for name in domain.conditions:
-        if name in taken:
-            raise RequestError(
-                f"{type(domain).__name__} has a condition {name!r}, a name that sampling or networks use for another",
-                "another name",
-                f"{{{name + '_'!r}: ...}}",
-            )
+        if name in RESERVED | own | domain.ranges().keys():
+            why = "a name that sampling or networks use for another"
+        elif hasattr(nn.ModuleDict(), name):
+            why = "a name that torch's modules have for themselves"
+        else:
+            continue
+        raise RequestError(
+            f"{type(domain).__name__} has a condition {name!r}, {why}",
+            "another name",
+            f"Call it {name}_; a column of a table is renamed there, or left out: --ask with the others",
+        )

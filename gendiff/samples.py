@@ -125,7 +125,7 @@ class SampleFolder:
             "complete": False,
             "n": n,
             "domain": model.domain.name,
-            "model": digest(model.denoiser.network.state_dict()),
+            "model": model.digest,
             "sampler": repr(model.sampler),
             "version": __version__,
             **jsonable(manifest or {}),

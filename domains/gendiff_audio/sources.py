@@ -19,7 +19,7 @@ from typing import Any
 from gendiff.conditions import Condition, Label, Number, Said, said_of
 from gendiff.domain import Examples, Made, Rejected, Source, data_file, data_root, unsealed
 from gendiff.errors import DataError, RequestError, nearest
-from gendiff.files import Stamp, check_stamp, listed_name, read_rows, stamp
+from gendiff.files import Stamp, check_stamp, composed, listed_name, read_rows, stamp
 from gendiff.lazy import Kept, Lazy
 from gendiff_audio.clip import AudioError, Clip
 from gendiff_audio.io import Members, Recording
@@ -340,7 +340,9 @@ def _table(manifest: Path, columns: Sequence[str], home: Path) -> dict[str, Row]
     needed = [column for column in ("path", *columns, "split") if column in have]
     found: dict[str, Row] = {}
     for number, row in enumerate(rows, 2):
-        row.update({column: row[column].strip() for column in needed})
+        row.update(
+            {column: row[column].strip() if column == "path" else composed(row[column].strip()) for column in needed}
+        )
         empty = [column for column in needed if not row[column]]
         if empty:
             raise DataError(

@@ -27,7 +27,7 @@ from gendiff.conditions import Condition, Said, said_of
 from gendiff.domain import Example, Examples, Made, Rejected, Source, data_file, data_root
 from gendiff.errors import DataError, RequestError, nearest, printable
 from gendiff.files import Arrays as Npz
-from gendiff.files import Stamp, check_stamp, folder_files, listed_name, open_arrays, read_rows, stamp
+from gendiff.files import Stamp, check_stamp, composed, folder_files, listed_name, open_arrays, read_rows, stamp
 from gendiff.lazy import Kept, Lazy
 from gendiff_images.io import FITS, SUFFIXES, check_size, fit_image, from_values, image_values, open_image
 
@@ -347,7 +347,8 @@ class Folder(PictureSource):
             return self._listed(home, self.manifest, self.column)
         if self.labelled_by == "":
             return {}
-        return {n.as_posix(): n.parts[0 if self.labelled_by == "top" else -2] for n in names if len(n.parts) > 1}
+        place = 0 if self.labelled_by == "top" else -2
+        return {n.as_posix(): composed(n.parts[place]) for n in names if len(n.parts) > 1}
 
     def _table(self, home: Path, manifest: str, column: str) -> tuple[Path, list[dict[str, str]]]:
         table = next((p for p in (home / manifest, Path(manifest).expanduser()) if p.is_file()), None)
@@ -365,7 +366,7 @@ class Folder(PictureSource):
         table, rows = self._table(home, manifest, column)
         found: dict[str, str] = {}
         for number, row in enumerate(rows, 2):
-            name, said = listed_name(row["path"], home, table), row[column].strip()
+            name, said = listed_name(row["path"], home, table), composed(row[column].strip())
             if not said:
                 raise DataError(f"{table}, row {number} ({name}): an empty {column}", "the name of a class")
             if found.setdefault(name, said) != said:

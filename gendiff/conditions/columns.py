@@ -23,7 +23,7 @@ from gendiff.conditions.label import Label
 from gendiff.conditions.number import Number
 from gendiff.conditions.text import Text
 from gendiff.errors import DataError, nearest
-from gendiff.files import data_root, listed_name, read_lines, read_rows, read_text, unsealed
+from gendiff.files import composed, data_root, listed_name, read_lines, read_rows, read_text, unsealed
 
 KINDS = ("number", "label", "text")
 TEXTS = ("caption", "text", "prompt", "description")
@@ -31,6 +31,7 @@ TEXTS = ("caption", "text", "prompt", "description")
 FEW, MANY, REPEATS, LONG, WORDS = 20, 200, 3, 40, 4
 """Of classes that are numbers, and of others; rows a class of numbers; letters and words of a class's name."""
 CODE = re.compile(r"[+-]?0\d")  # "007" is a name
+COMMA, THOUSANDS = re.compile(r"[+-]?\d+,\d+"), re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 
 
 @dataclass
@@ -109,6 +110,12 @@ def said_of(
         for name, value in found.items():
             said.values.setdefault(name, {})[column] = value
     there = set(names)
+    if not there & seen.keys():
+        first = next(iter(seen))
+        raise DataError(
+            f"{path}: none of its {len(seen)} rows is of a {what} in {home}; the first is {first!r:.80}",
+            f"names of {what}s as they are there, with their suffix.{nearest(first, names)}",
+        )
     said.rejected += [(name, f"in the table, but not among the {what}s") for name in seen if name not in there]
     if decisions:
         said.notes.append(f"{path.name} says {'; '.join(decisions)} (COLUMN:label, :number or :text decides otherwise)")
@@ -122,18 +129,24 @@ def beside(home: Path, names: Sequence[str], what: str) -> Said:
     if not home.is_dir():
         raise DataError(f'{home} is no folder, and "txt" is for the texts beside files', "a table with a column path")
     said = Said({"caption": Text()})
-    own = {text_of(name): name for name in names}
-    for text, name in own.items():
-        if (home / text).is_file():
-            try:
-                caption, odd = read_text(home / text)
-                said.values[name] = {"caption": caption}
-                said.notes += [odd] if odd else []
-            except DataError as error:
-                said.rejected.append((text, error.got))
     texts = sorted(p.relative_to(home).as_posix() for p in home.rglob("*.txt") if p.is_file())
-    said.rejected += [(text, f"a caption without a {what}") for text in texts if text not in own]
-    bare = sum(name not in said.values for name in names)
+    there = {composed(text): text for text in texts}
+    own = {composed(text_of(name)): name for name in names}
+    empty = 0
+    for text, name in own.items():
+        if text in there:
+            try:
+                caption, odd = read_text(home / there[text])
+            except DataError as error:
+                said.rejected.append((there[text], error.got))
+                continue
+            said.notes += [odd] if odd else []
+            empty += not caption
+            if caption:
+                said.values[name] = {"caption": caption}
+    said.rejected += [(path, f"a caption without a {what}") for text, path in there.items() if text not in own]
+    bare = sum(name not in said.values for name in names) - empty
+    said.notes += [f"{empty} {what}s have an empty text beside them: nothing is asked of them"] if empty else []
     said.notes += [f"{bare} {what}s have no text beside them: nothing is asked of them"] if bare else []
     return said
 
@@ -174,10 +187,25 @@ def plain(value: Any, path: Path, number: int, column: str) -> Any:
     if isinstance(value, str):
         if any("\ud800" <= c <= "\udfff" for c in value):
             raise DataError(f"{path}, row {number}: the {column} {printed(value)!r} holds half a sign", "a whole text")
-        return value.strip() or None
+        return composed(value.strip()) or None
     if value is None or isinstance(value, int | float):
         return value
     raise DataError(f"{path}, row {number}: the {column} is {value!r:.60}", "a number or a text")
+
+
+def pointed(column: str, kind: str, values: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The values of a column of numbers with decimal commas, with points, and a note; any other column as it is.
+
+    "1,234" alone may be a thousand: where all commas stand before three digits, they are left.
+    """
+    texts = {name: value for name, value in values.items() if isinstance(value, str) and COMMA.fullmatch(value)}
+    rest = [value for name, value in values.items() if name not in texts]
+    if not texts or kind not in ("", "number") or (not kind and column in TEXTS):
+        return values, ""
+    if any(number_of(value) is None for value in rest) or all(THOUSANDS.fullmatch(value) for value in texts.values()):
+        return values, ""
+    found = {**values, **{name: value.replace(",", ".") for name, value in texts.items()}}
+    return found, f"the commas of {column} are read as decimal points ({next(iter(texts.values()))})"
 
 
 def number_of(value: Any) -> float | None:
@@ -203,6 +231,7 @@ def decided(
     Raises:
         DataError: For a column of numbers that has others among them, naming the row.
     """
+    values, comma = pointed(column, kind, values)
     numbers = {name: number_of(value) for name, value in values.items()}
     good = {name: number for name, number in numbers.items() if number is not None}
     finite = {name: number for name, number in good.items() if math.isfinite(number)}
@@ -236,7 +265,7 @@ def decided(
         if not finite:
             raise DataError(f"{path}: no {column} is a finite number", "some that are", f"{column}:text or :label")
         told = f"{column} is a number ({min(finite.values()):g} to {max(finite.values()):g})"
-        return Number(), dict(finite), [odd] if odd else [], told
+        return Number(), dict(finite), [note for note in (odd, comma) if note], told
     words = {name: spelled(value) for name, value in values.items()}
     if kind == "text":
         return Text(), words, [], f"{column} is a text"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gendiff.conditions.base import Batched, Condition, distinct
 from gendiff.errors import RequestError, check, nearest
 from gendiff.evaluation import Measure, measures
+from gendiff.files import composed
 from gendiff.nn.embeddings import LabelEmbedding
 
 
@@ -62,12 +63,12 @@ class Label(Condition):
 
     @cached_property
     def lower(self) -> dict[str, str]:
-        """The first class of each name in lower case."""
-        return {name.lower(): name for name in reversed(self.classes)}
+        """The first class of each name in lower case, its letters composed with their accents."""
+        return {composed(name).lower(): name for name in reversed(self.classes)}
 
     def same(self, text: str) -> str | None:
-        """The class name that a text is, in its own or another case."""
-        return text if text in self.numbers else self.lower.get(text.lower())
+        """The class name that a text is, in its own or another case, and in any form of Unicode."""
+        return text if text in self.numbers else self.lower.get(composed(text).lower())
 
     def drop(self, batch: Batched, gone: Tensor) -> Tensor:
         assert isinstance(batch, Tensor)

@@ -108,8 +108,10 @@ class Scores:
 
     @property
     def columns(self) -> list[str]:
-        """Those of `COLUMNS` that any row has."""
-        return [name for name in COLUMNS if any(getattr(row, name) is not None for row in self.rows)]
+        """Those of `COLUMNS` that any row has, and "samples", where notes stand."""
+        return [
+            name for name in COLUMNS if name == "samples" or any(getattr(row, name) is not None for row in self.rows)
+        ]
 
     def json(self) -> str:
         """Everything, with NaN as null."""

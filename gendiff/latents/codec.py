@@ -241,6 +241,12 @@ class Codec(AnyCodec):
                 raise CheckpointError(
                     "A codec without its weights", "one that was trained or loaded", 'Codec.load("runs/codec")'
                 )
+            if not Path(self.path).exists():
+                raise CheckpointError(
+                    f"The codec of these latents is not at {self.path} any more",
+                    f"the codec {self.digest[:12]}... there",
+                    f'Put it back; a finished model carries it: gendiff.load("RUN").domain.codec.save({self.path!r})',
+                )
             other = Codec.load(self.path)
             if self.digest != other.digest:
                 raise CheckpointError(

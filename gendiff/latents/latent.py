@@ -186,7 +186,10 @@ class Latent(Domain):
         return Examples(items, examples.rejected, examples.others, examples.notes)
 
     def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
-        """What the inner domain makes of it, latent by latent: one is known where all its sites are."""
+        """What the inner domain makes of it, latent by latent: one is known where all its sites are.
+
+        A codec sees beyond them: what is hidden is at the data's mean for it, so that nothing hangs on it.
+        """
         inner, what = self.domain.known(given, what)
         if not isinstance(inner, Given):
             raise RequestError(
@@ -199,7 +202,7 @@ class Latent(Domain):
         keep = network.padded(grid.channels_first(inner.keep.expand_as(inner.x0)).float())
         pool = (F.max_pool1d, F.max_pool2d)[grid.dims - 1]
         whole = 1 - pool(1 - keep.amin(1, keepdim=True), network.stride)
-        z = self.codec.encode(inner.x0)
+        z = self.codec.encode(torch.where(inner.keep, inner.x0, 0.0))
         return Given(z, grid.states(whole > 0.5).expand_as(z)), what
 
     def plan(self, n: int, expects: Expects, /, **asked: Any) -> dict[str, Any]:

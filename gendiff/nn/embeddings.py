@@ -161,7 +161,7 @@ class Asked(nn.Module):
     def __init__(self, width: int, conditions: Mapping[str, Embeds] | None = None) -> None:
         super().__init__()
         for name in conditions or {}:
-            if not name or "." in name or hasattr(nn.ModuleDict, name):
+            if not name or "." in name or hasattr(nn.ModuleDict(), name):
                 raise RequestError(f"a condition named {name!r}", "a name that torch.nn.ModuleDict takes")
         self.given = frozenset(what for own in (conditions or {}).values() for what in own.gives)
         self.tables = nn.ModuleDict({name: own.embedder(width) for name, own in (conditions or {}).items()})

@@ -18,7 +18,7 @@ import numpy as np
 from gendiff.conditions import Label, listed
 from gendiff.domain import Domain, Example, Examples, length_of
 from gendiff.drawing import draw
-from gendiff.errors import DataError, UnknownName
+from gendiff.errors import DataError, RequestError, UnknownName
 from gendiff.evaluation import Judge, MeasureScore, Scores, measure_of, obeyed, score
 from gendiff.evaluation.measures import HALVES
 from gendiff.model import Model
@@ -179,6 +179,7 @@ def obedience(
 
 def evaluate(
     model: Model,
+    /,
     n: int = 256,
     *,
     guidance: Any = None,
@@ -192,7 +193,8 @@ def evaluate(
 ) -> Evaluation:
     """Draws n samples and compares them by every measure of the domain with test examples that are asked for alike.
 
-    Those are of the same classes and, where a length is asked for (residues, seconds), of one within 10 % of it.
+    Those are of the same classes and, where a length is asked for (residues, seconds), of one within 10 % of it. Texts,
+    numbers and the like choose none: where they are asked for, `Evaluation.compared` says so.
 
     Args:
         guidance: The model's own by default.
@@ -205,6 +207,8 @@ def evaluate(
         DataError: Without two training and two test examples of what was asked for.
         UnknownName: For a judge that the domain does not have.
     """
+    if not isinstance(halves, int) or halves < 0:
+        raise RequestError(f"evaluate got halves={halves!r}", "a whole number of half-samples, 0 for no intervals")
     domain = model.domain
     plan = model.plan(n, **what)
     lengths = asked_lengths(domain, n, domain.sized(n, plan), what)
@@ -213,6 +217,8 @@ def evaluate(
     words = [f"{name}={value}" for name, value in what.items() if name in domain.labels]
     words += [f"{name}={value}, lengths within {NEAR:.0%}" for name, value in what.items() if name in domain.ranges()]
     said = ", ".join(words) or "all classes"
+    free = [name for name in what if name in domain.conditions and name not in domain.labels]
+    said += f"; with any {', '.join(free)}" if free else ""
     if len(test) < 2 or len(training) < 2:
         raise DataError(
             f"The data of {domain.name} hold {len(training)} training and {len(test)} test examples of {said}",

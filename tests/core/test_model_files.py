@@ -469,3 +469,12 @@ def test_shipped_weights_carry_their_digests(root: Path) -> None:
             file = ModelFile(stream, path)
             weights = {name: file.tensor(name) for name in file.shapes}
         assert set(file.metadata) == {"gendiff", *DIGESTS} and file.metadata["weights_sha256"] == digest(weights)
+
+
+def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    model = Model.new(Images(size=8, channels=1), channels=(8,), blocks=1)
+    with pytest.raises(CheckpointError, match=r"Model.save: .*size="):
+        Model(model.domain, model.denoiser).save(tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+    again = Model(model.domain, model.denoiser, size=model.size).save(tmp_path / "m.safetensors")
+    assert gendiff.load(again).digest == model.digest

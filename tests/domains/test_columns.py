@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +117,72 @@ def test_texts_beside_files(tmp_path: Path, kind: str) -> None:
     domain = domain_of(source_of(table="txt"))
     examples = domain.dataset("train")
     said = {name: own["caption"] for name, own in by_file(examples).items()}
-    wanted = dict(zip(NAMES, ["plain", "caf\u00e9", "caf\u00e9", "\U0001f600", "", None], strict=False))
+    wanted = dict(zip(NAMES, ["plain", "caf\u00e9", "caf\u00e9", "\U0001f600"], strict=False))
     assert all(said[name] == wanted.get(name) for name in said) and len(said) > 8
     rejected = {item.name: item.reason for item in examples.rejected if item.name.endswith(".txt")}
     assert rejected.keys() == {"05.txt", "lost.txt"} and "without a" in rejected["lost.txt"]
     assert "02.txt is not UTF-8, and was read as cp1252" in examples.report()
     assert f"7 {kind} have no text beside them" in examples.report()
+    assert f"1 {kind} have an empty text beside them" in examples.report()
     assert isinstance(domain.fit_conditions(examples).conditions["caption"], Text)
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_written_as_one_sign_or_apart_are_the_same(tmp_path: Path, kind: str, forms: tuple[str, str]) -> None:
+    """Names of files, classes, columns: of a disk in one form of Unicode, of a table in the other."""
+    make, suffix, domain_of = FOLDERS[kind]
+    source_of = make(tmp_path)
+    for name in NAMES:
+        (tmp_path / f"{name}{suffix}").rename(tmp_path / unicodedata.normalize(forms[0], f"{name}\u00e9{suffix}"))
+    rows = [f"{name}\u00e9{suffix},caf\u00e9 {i % 2},{i}" for i, name in enumerate(NAMES)]
+    text = unicodedata.normalize(forms[1], "\n".join(["path,\u00e9tage,pitch", *rows[:6]]))
+    rest = unicodedata.normalize(forms[0], "\n".join(rows[6:]))
+    (tmp_path / "t.csv").write_text(f"{text}\n{rest}\n", encoding="utf8")
+    domain = domain_of(source_of(table=str(tmp_path / "t.csv")))
+    examples = domain.dataset("train")
+    assert all(cond["pitch"] is not None for cond in by_file(examples).values())
+    own = domain.fit_conditions(examples).conditions["\u00e9tage"]
+    assert own.classes == ("caf\u00e9 0", "caf\u00e9 1")
+    assert own.number("cafe\u0301 1") == own.number("Caf\u00e9 1") == 1
+    for file in tmp_path.glob("*.csv"):
+        file.unlink()
+    for name in NAMES:
+        (tmp_path / unicodedata.normalize(forms[1], f"{name}\u00e9.txt")).write_text("plain")
+    said = by_file(domain_of(source_of(table="txt")).dataset("train"))
+    assert all(cond["caption"] == "plain" for cond in said.values())
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_table_of_other_files_is_no_table_of_these(tmp_path: Path, kind: str) -> None:
+    make, suffix, domain_of = FOLDERS[kind]
+    source_of = make(tmp_path)
+    (tmp_path / "t.csv").write_text("path,kind\n" + "".join(f"{name},a\n" for name in NAMES))
+    with pytest.raises(DataError, match=f'none of its 12 rows.*Did you mean "..{suffix}"'):
+        domain_of(source_of(table=str(tmp_path / "t.csv"))).dataset("train")
+
+
+def test_decimal_commas_are_numbers(tmp_path: Path) -> None:
+    def decided(values: list[str], kind: str = "") -> Any:
+        rows = "".join(f"{i}.png;{value}\n" for i, value in enumerate(values))
+        said = table(tmp_path, f"path;pitch\n{rows}")(asks=[f"pitch{kind}"])
+        return said.conditions["pitch"], [said.of(f"{i}.png")["pitch"] for i in range(len(values))], said.notes
+
+    own, found, notes = decided(["0,5", "-1,25", "3", "1234,5"])
+    assert isinstance(own, Number) and found == [0.5, -1.25, 3.0, 1234.5]
+    assert any("the commas of pitch are read as decimal points (0,5)" in note for note in notes)
+    assert decided(["0,125", "0,250"])[1] == [0.125, 0.25]
+    assert isinstance(decided(["1,234", "2,345"])[0], Text)  # a thousand, or one and a bit?
+    assert isinstance(decided(["1,5", "a, b", "c"])[0], Text)
+    assert decided(["1,5", "2,5"], ":text")[1] == ["1,5", "2,5"]
+    with pytest.raises(DataError, match=r"row 2 .*1,234"):
+        decided(["1,234", "2,345"], ":number")
+
+
+def test_a_table_in_utf16_is_told(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,kind\n0.png,a\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"UTF-16.*CSV UTF-8"):
+        said_of("t.csv", tmp_path, ["0.png"], "picture")
 
 
 def table(tmp_path: Path, text: str, name: str = "t.csv") -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,9 +16,11 @@ import pytest
 import torch
 
 import gendiff
+from gendiff import Model, Number, Text, draw
 from gendiff.cli import main
-from gendiff.errors import GendiffError, UnknownName
+from gendiff.errors import GendiffError, RequestError, UnknownName
 from gendiff.evaluation import Judge, measure_of, measures
+from gendiff.generation import Generation
 from gendiff_audio import Audio, Tones
 from gendiff_images import Digits, Images
 from gendiff_proteins import Proteins
@@ -140,3 +143,37 @@ def test_every_measure_of_every_domain_travels_and_is_the_same_there() -> None:
                 here, (there,) = measure.features(artifacts), pool.map(measure.features, [artifacts])
                 value = measure.estimate(here, here, 0).value
                 assert value == measure.estimate(there, there, 0).value or value != value, name
+
+
+@pytest.mark.parametrize("f", [Generation.sample, Generation.draws, Generation.plan, Model.calibrate, draw, evaluate])
+def test_no_condition_has_the_name_of_an_argument_beside_which_it_is_asked(f: Any) -> None:
+    """What is asked is given with the arguments of each of these, by name."""
+    own = inspect.signature(f).parameters.values()
+    names = [p.name for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    assert len(names) > 2
+    for name in names:
+        with pytest.raises(RequestError, match=rf"'{name}'.*Call it {name}_"):
+            Model.new(Images(size=8, channels=1, asked={name: Text()}))
+
+
+@pytest.mark.parametrize("name", ["type", "half", "values", "keys", "training", "float"])
+def test_no_condition_has_a_name_that_torch_keeps(name: str) -> None:
+    with pytest.raises(RequestError, match=f"'{name}', a name that torch's modules.*--ask"):
+        Model.new(Images(size=8, channels=1, asked={name: Text()}))
+
+
+def test_what_chose_no_real_examples_is_said(run: Path) -> None:
+    model = gendiff.load(run)
+    domain = replace(model.domain, asked={"amount": Number(), "words": Text(("a", "b"))})
+    asked = gendiff.Model.new(domain, **model.size)
+    found = evaluate(asked, 4, label="7", amount=0.5, words="a", halves=0)
+    assert "(label=7; with any amount, words)" in found.compared
+    with pytest.raises(RequestError, match="halves=-1"):
+        evaluate(model, 4, halves=-1)
+
+
+def test_one_sample_has_a_table_of_notes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "-n", "1", "--halves", "0"]) == 0
+    assert "at least 2" in capsys.readouterr().out
+    table = evaluate(gendiff.load(run), 1, halves=0).scores
+    assert table.columns == ["samples"] and all(row.note for row in table.rows)
