@@ -18,8 +18,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,6 +37,7 @@ from gendiff.config import classes_in, read_json
 from gendiff.domain import Domain, Examples, Made, Rejected
 from gendiff.errors import DataError, GendiffError, RecipeError
 from gendiff.executors import local, results
+from gendiff.files import data_root
 from gendiff.lazy import Lazy, digest
 from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.spaces import State, tensors
@@ -242,6 +244,24 @@ class Prepared(Data):
             raise RecipeError(got, "the same domain and limit", fix)
         return read_domain(self.index["domain"], f"the store {self.path}", list(classes_in(recipe.domain)))[0]
 
+    def changed(self, recipe: Recipe, data: Path | None) -> list[str]:
+        """What to say of files of the examples' source that were written after the store was; nothing where it is at a
+        URL, or they are not here.
+        """
+        if not isinstance(self.path, Path):
+            return []
+        index = self.path / "store.json"
+        since, own = index.stat().st_mtime_ns, self.path.resolve()
+        newer = [
+            file
+            for place in places_of(about(recipe)["domain"], data)
+            for file in ([place] if place.is_file() else files_below(place, own))
+            if file.stat().st_mtime_ns > since
+        ]
+        few = f"{newer[0]}{' and ' + str(len(newer) - 1) + ' more' if newer[1:] else ''}" if newer else ""
+        fix = f"`gendiff prepare {recipe.name} ... --out {self.path}` takes over what is the same"
+        return [f"{few} changed after {self.path} was prepared, from which it is trained; {fix}."] if newer else []
+
     def __getitem__(self, index: int) -> tuple[State, dict[str, Any]]:
         k, at, size, layout = self.rows[index].tolist()
         record = self.shards[k].record(at, size, self.known[32 * index : 32 * index + 32].hex())
@@ -251,6 +271,29 @@ class Prepared(Data):
     def batches(self, stream: BatchStream) -> Sampler[list[tuple[int, int, int]]]:
         """A stream of batches, whose shards are fetched early from a store at a URL."""
         return Ahead(stream, self) if any(isinstance(shard, Fetched) for shard in self.shards) else stream
+
+
+def places_of(config: Any, data: Path | None) -> list[Path]:
+    """The files and folders that the fields of a source name (`path`, a table), here or below the data folder."""
+    if not isinstance(config, Mapping):
+        return []
+    found = [place for key, own in config.items() if key != "source" for place in places_of(own, data)]
+    own = config.get("source")
+    texts = [text for text in own.values() if isinstance(text, str) and text] if isinstance(own, Mapping) else []
+    homes = [Path(), data_root(data)]
+    for text in texts:
+        place = next((p for home in homes if (p := home / Path(text).expanduser()).exists()), None)
+        if place is not None:
+            found.append(place)
+            homes = [place, *homes] if place.is_dir() else homes
+    return found
+
+
+def files_below(folder: Path, apart: Path) -> Iterator[Path]:
+    """The files below a folder, without those of another one and hidden ones."""
+    for home, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "." and (Path(home) / name).resolve() != apart]
+        yield from (path for name in names if name[0] != "." and (path := Path(home) / name).is_file())
 
 
 class Ahead(Sampler[list[tuple[int, int, int]]]):

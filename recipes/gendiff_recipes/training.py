@@ -422,7 +422,8 @@ def training_data(recipe: Recipe, data: Path | None, base: Domain | None) -> tup
                 f"{recipe.trainer.prepared} holds states of another scale than those of the model that is adapted",
                 "examples that are encoded for it", "Leave --prepared out",
             )  # fmt: skip
-        encoded, rejected, report, told = store, store.rejected, store.report, store.about
+        encoded, rejected, report = store, store.rejected, store.report
+        told = [*store.about, *store.changed(before, data)]
     else:
         recipe, examples = fitted(recipe, data, base)
         encoded, rejected, report = Encoded(recipe.domain, examples), examples.rejected, examples.report()

@@ -19,16 +19,17 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from benchmarks.interruptions import Chains, Cut, Pairs, cut_at, recipe
-from gendiff import Domain, Examples, Rejected
+from gendiff import Codec, Domain, Examples, Latent, Rejected
 from gendiff.cli import main
 from gendiff.domain import Made
 from gendiff.errors import DataError, RecipeError
 from gendiff.lazy import Kept, Lazy, digest
 from gendiff_audio import Audio, Tones
-from gendiff_images import Images
+from gendiff_images import Folder, Images
 from gendiff_images.sources import Digits
 from gendiff_proteins import Ideal, Proteins
 from gendiff_recipes import prepared, shards
@@ -37,7 +38,7 @@ from gendiff_recipes.data import Batches, BatchStream, Data, Encoded
 from gendiff_recipes.folder import RunError
 from gendiff_recipes.prepared import Prepared, fitted, prepare
 from gendiff_recipes.recipe import Recipe, Trainer
-from gendiff_recipes.training import train
+from gendiff_recipes.training import train, training_data
 
 
 @dataclass(frozen=True)
@@ -388,3 +389,34 @@ def test_digests_tell_values_apart() -> None:
     ]  # fmt: skip
     assert len({digest(thing) for thing in things}) == len(things)
     assert digest(Thing(np.arange(6).reshape(2, 3).T)) == digest(Thing(np.arange(6).reshape(2, 3).T.copy()))
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_files_that_changed_after_a_store_was_prepared_are_said(tmp_path: Path, latent: bool) -> None:
+    """A picture, a table; not hidden files, nor the store itself; prepared again, nothing is said."""
+    data = tmp_path / "data"
+    home = data / "flat"
+    home.mkdir(parents=True)
+    for i in range(12):
+        Image.fromarray(np.full((8, 8, 3), 20 * i, np.uint8)).save(home / f"{i:02}.png")
+    (home / "t.csv").write_text("path,kind\n" + "".join(f"{i:02}.png,{'ab'[i % 2]}\n" for i in range(12)))
+    domain: Domain = Images.of(Folder("flat", 8, test_share=0.0, table="t.csv"), root=data)
+    if latent:
+        codec = Codec(domain, {"latent": 3, "stride": 4, "widths": (6,), "blocks": 1, "deep": 1})
+        domain = Latent(domain, codec.with_network(codec.built(), {"explained": 0.9}))
+    own = Recipe("test.flat", domain, drop=0.0, trainer=Trainer(batch=8))
+    store = home / "store"
+
+    def said() -> list[str]:
+        return Prepared(store).changed(own, data)
+
+    prepare(own, store, data=data)
+    (home / ".hidden").write_text("")
+    assert said() == []
+    for name in ("03.png", "t.csv"):
+        (home / name).write_bytes((home / name).read_bytes())
+        assert len(said()) == 1 and name in said()[0] and "gendiff prepare test.flat" in said()[0]
+        assert training_data(own.override(f"trainer.prepared={store}"), data, None)[2][-1] == said()[0]
+        prepare(own, store, data=data)
+        assert said() == []
+    assert Prepared(store).changed(own, tmp_path) == []  # the data are not there
