@@ -381,13 +381,8 @@ def check_names(domain: Domain) -> None:
     own = frozenset(name for f in asking for name in inspect.signature(f).parameters)
     for name in domain.conditions:
         if name in RESERVED | own | domain.ranges().keys():
-            why = "a name that sampling or networks use for another"
-        elif hasattr(nn.ModuleDict(), name):
-            why = "a name that torch's modules have for themselves"
-        else:
-            continue
-        raise RequestError(
-            f"{type(domain).__name__} has a condition {name!r}, {why}",
-            "another name",
-            f"Call it {name}_; a column of a table is renamed there, or left out: --ask with the others",
-        )
+            raise RequestError(
+                f"{type(domain).__name__} has a condition {name!r}, a name that sampling or networks use for another",
+                "another name",
+                f"Call it {name}_; a column of a table is renamed there, or left out: --ask with the others",
+            )

@@ -162,7 +162,12 @@ class Asked(nn.Module):
         super().__init__()
         for name in conditions or {}:
             if not name or "." in name or hasattr(nn.ModuleDict(), name):
-                raise RequestError(f"a condition named {name!r}", "a name that torch.nn.ModuleDict takes")
+                raise RequestError(
+                    f"a condition named {name!r}, a name that torch's modules do not take or have for themselves",
+                    "another name",
+                    f"Call it {name.replace('.', '_')}_; a column of a table is renamed there, or left out: --ask with "
+                    "the others",
+                )
         self.given = frozenset(what for own in (conditions or {}).values() for what in own.gives)
         self.tables = nn.ModuleDict({name: own.embedder(width) for name, own in (conditions or {}).items()})
 

@@ -158,7 +158,7 @@ def test_no_condition_has_the_name_of_an_argument_beside_which_it_is_asked(f: An
 
 @pytest.mark.parametrize("name", ["type", "half", "values", "keys", "training", "float"])
 def test_no_condition_has_a_name_that_torch_keeps(name: str) -> None:
-    with pytest.raises(RequestError, match=f"'{name}', a name that torch's modules.*--ask"):
+    with pytest.raises(RequestError, match=f"'{name}', a name that torch's modules .*--ask"):
         Model.new(Images(size=8, channels=1, asked={name: Text()}))
 
 
