@@ -164,6 +164,7 @@ def test_no_condition_has_a_name_that_torch_keeps(name: str) -> None:
 
 def test_what_chose_no_real_examples_is_said(run: Path) -> None:
     model = gendiff.load(run)
+    assert isinstance(model.domain, Images)
     domain = replace(model.domain, asked={"amount": Number(), "words": Text(("a", "b"))})
     asked = gendiff.Model.new(domain, **model.size)
     found = evaluate(asked, 4, label="7", amount=0.5, words="a", halves=0)
