@@ -119,8 +119,8 @@ def codec() -> CodecRecipe:
 def emoji_latent(codec: str) -> Recipe:
     """Emoji by caption and style on latents: gendiff train images.emoji_latent runs/images.codec.
 
-    Measured in benchmarks/results/asked_emoji.json: 3,000 steps without `refine`, then 3,625 more with it,
-    of captions as one vector (domain.domain.source.tokens=false).
+    Measured in benchmarks/results/asked_emoji.json: 3,000 steps without `refine`, then 3,625 and 4,015 more with it, of
+    captions as one vector (domain.domain.source.tokens=false); 3,000 steps of captions as tokens too are better.
 
     Args:
         codec: The run of images.codec, or its file; or the folder of an AutoencoderKL, AutoencoderDC or AutoencoderTiny
