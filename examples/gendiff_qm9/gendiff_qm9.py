@@ -156,11 +156,11 @@ class QM9(Domain):
 
     @property
     def process(self) -> Joint:
-        atom = Absorbing(4, eta=1.0, below=0.5)  # better than no churn: benchmarks/results/qm9.json
+        atom = Absorbing(4, eta=1.0, below=0.5)
         return Joint(pos=Gaussian(Linear(), Centered()), atom=atom, bond=replace(atom, sites=Pairs()))
 
     def sampler(self) -> Adams:
-        return Adams(50, noise_scale={"pos": 1.0, "atom": 0.5, "bond": 0.5})  # the same file
+        return Adams(50, noise_scale={"pos": 1.0, "atom": 0.5, "bond": 0.5})  # benchmarks/results/qm9.json
 
     def encode(self, artifact: Molecule) -> dict[str, Tensor]:
         pos = (artifact.pos - artifact.pos.mean(0)) / UNIT
