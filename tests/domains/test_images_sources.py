@@ -474,7 +474,7 @@ def test_captions_beside_pictures(tmp_path: Path) -> None:
     train = source.load("train")
     said = {example.name: example.cond["caption"] for example in train}
     assert said == {
-        "a.png": "a red heart", "b.png": "caf\u00e9", "c.png": "caf\u00e9", "d.png": "\U0001f600 face", "e.png": "",
+        "a.png": "a red heart", "b.png": "caf\u00e9", "c.png": "caf\u00e9", "d.png": "\U0001f600 face", "e.png": None,
         "f.png": None, "g.png": None,
     }  # fmt: skip
     rejected = {item.name: item.reason for item in train.rejected}
@@ -483,7 +483,9 @@ def test_captions_beside_pictures(tmp_path: Path) -> None:
     domain = Images.of(source).fit_conditions(train)
     caption = domain.conditions["caption"]
     assert isinstance(caption, Text) and "heart" in caption.vocabulary and "face" in caption.vocabulary
-    assert caption.audit(list(said.values())) == ["2 of 7 examples have none", "1 texts are empty, and ask for nothing"]
+    assert caption.audit(list(said.values())) == ["3 of 7 examples have none"]
+    assert "1 pictures have an empty text beside them: nothing is asked of them" in train.notes
+    assert caption.audit(["a", " ", None]) == ["1 of 3 examples have none", "1 texts are empty, and ask for nothing"]
 
 
 def test_captions_of_a_table(tmp_path: Path) -> None:
