@@ -42,6 +42,27 @@ class Mutant:
 
 MUTANTS: list[Mutant] = [
     Mutant(
+        "latents that see what is hidden",
+        "gendiff/latents/latent.py",
+        "self.codec.encode(torch.where(inner.keep, inner.x0, 0.0))",
+        "self.codec.encode(inner.x0)",
+        ("tests/core/test_latents.py",),
+    ),
+    Mutant(
+        "a table in one form of Unicode, files in the other",
+        "gendiff/files.py",
+        'return list(dict.fromkeys((path, composed(path), unicodedata.normalize("NFD", path))))',
+        "return [path]",
+        ("tests/domains/test_columns.py",),
+    ),
+    Mutant(
+        "a file that is counted twice among those that changed",
+        "recipes/gendiff_recipes/prepared.py",
+        "newer = sorted(file for file in files if file.stat().st_mtime_ns > since)",
+        "newer = sorted(file for file in files if file.stat().st_mtime_ns > since) * 2",
+        ("tests/recipes/test_prepared.py",),
+    ),
+    Mutant(
         "moments of a resumed run in another order of memory than their weights",
         "recipes/gendiff_recipes/module.py",
         "return torch.empty_like(like, dtype=value.dtype).copy_(value)",

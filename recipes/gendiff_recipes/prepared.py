@@ -252,15 +252,16 @@ class Prepared(Data):
             return []
         index = self.path / "store.json"
         since, own = index.stat().st_mtime_ns, self.path.resolve()
-        newer = [
-            file
-            for place in places_of(about(recipe)["domain"], data)
-            for file in ([place] if place.is_file() else files_below(place, own))
-            if file.stat().st_mtime_ns > since
-        ]
-        few = f"{newer[0]}{' and ' + str(len(newer) - 1) + ' more' if newer[1:] else ''}" if newer else ""
+        places = places_of(about(recipe)["domain"], data)
+        files = {
+            file.resolve() for place in places for file in ([place] if place.is_file() else files_below(place, own))
+        }
+        newer = sorted(file for file in files if file.stat().st_mtime_ns > since)
+        if not newer:
+            return []
+        more = f" and {len(newer) - 1} more" if newer[1:] else ""
         fix = f"`gendiff prepare {recipe.name} ... --out {self.path}` takes over what is the same"
-        return [f"{few} changed after {self.path} was prepared, from which it is trained; {fix}."] if newer else []
+        return [f"{newer[0]}{more} changed after {self.path} was prepared, from which it is trained; {fix}."]
 
     def __getitem__(self, index: int) -> tuple[State, dict[str, Any]]:
         k, at, size, layout = self.rows[index].tolist()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -371,3 +372,13 @@ def test_processes_of_this_machine_draw_the_same(tmp_path: Path, capsys: pytest.
     both = [*call, "--out", str(tmp_path / "three"), "--workers", "2", "--cluster", "tcp://localhost:1"]
     assert main(both) == 2 and "one of them" in capsys.readouterr().err
     assert not (tmp_path / "three").exists()
+
+
+@pytest.mark.parametrize(
+    "how", [{"n": 2.0}, {"n": 0}, {"n": -1}, {"n": "2"}, {"n": 2, "batch": 1.5}, {"n": 2, "batch": 0}]
+)
+def test_counts_are_whole_and_positive(how: dict[str, Any]) -> None:
+    model = Model.new(Images(size=8, channels=1), channels=(8,), blocks=1)
+    with pytest.raises(RequestError, match=r"sample got n=.*whole numbers"):
+        model.sample(**how, steps=1)
+    assert len(model.sample(np.int64(2), batch=np.int32(1), steps=1)) == 2  # type: ignore[arg-type]

@@ -497,6 +497,21 @@ def test_nothing_hangs_on_what_is_hidden_of_a_picture() -> None:
     assert not torch.equal(own.x0, model.domain.known(without(seen, 4, 4, 12, 12), {})[0].x0)  # type: ignore[union-attr,arg-type]
 
 
+def test_nothing_hangs_on_what_is_hidden_of_a_sound() -> None:
+    domain = DOMAINS["sound"]
+    model = Model.new(Latent(domain, codec_of(domain)), channels=(8,), blocks=1)
+    clip = domain.dataset("train")[0].artifact
+    other = dataclasses.replace(clip, samples=clip.samples.copy())
+    low, high = (round(share * clip.seconds, 2) for share in (0.4, 0.6))
+    hidden = slice(round(low * clip.sample_rate), round(high * clip.sample_rate))
+    other.samples[..., hidden] = other.samples[..., hidden][..., ::-1] * 0.5
+    pairs = [model.sample(2, given=one.without(low, high), steps=3) for one in (clip, other)]
+    own, theirs = (model.domain.known(one.without(low, high), {})[0] for one in (clip, other))
+    assert torch.equal(own.x0, theirs.x0) and 0 < own.keep.float().mean() < 1  # type: ignore[union-attr,arg-type]
+    assert all((a.samples == b.samples).all() for a, b in zip(*pairs, strict=True))
+    assert not torch.equal(model.domain.encode(clip), model.domain.encode(other))  # type: ignore[arg-type]
+
+
 def test_the_digest_of_a_model_is_of_its_codec_too(tmp_path: Path) -> None:
     domain = Images(size=16, channels=1)
     model = Model.new(Latent(domain, codec_of(domain)), channels=(8,), blocks=1)
