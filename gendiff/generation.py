@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gendiff.conditions import Plan, listed, with_plan
 from gendiff.config import from_config
-from gendiff.denoisers import Denoiser, asides, rows_of
+from gendiff.denoisers import Denoiser, asides, rows_of, takes
 from gendiff.domain import Domain, Request, collate, crop
 from gendiff.errors import (
     RequestError,
@@ -44,6 +44,7 @@ from gendiff.guidance import (
     Operator,
     PosteriorMean,
     Rule,
+    ScaleInput,
     as_rule,
     check_parts,
     guidance_name,
@@ -532,7 +533,11 @@ class Generation:
         """The denoiser that sampling follows: the model's, guided."""
         own = self.denoiser
         denoiser = Denoiser(own.network, own.head, own.process, precision=precision)
-        return denoiser if is_one(guidance) else Guided(denoiser, guidance, self.domain.without)
+        if is_one(guidance):
+            return denoiser
+        if takes(denoiser, "guidance"):
+            return ScaleInput(denoiser, guidance)
+        return Guided(denoiser, guidance, self.domain.without)
 
     @contextlib.contextmanager
     def at_rest(self) -> Iterator[None]:

@@ -360,7 +360,7 @@ class Model(Generation):
 
 
 RESERVED = frozenset(
-    ("x", "t", "mask", "previous", "embedded", "side", "control", "all", "executor", "chunk", "threads", "device")
+    ("x", "t", "to", "mask", "previous", "embedded", "side", "control", "all", "executor", "chunk", "threads", "device")
 ) | {"data", "halves", "judges"}
 """What the core itself tells a network by name, what training calls all conditions, and arguments of `draw` and of
 `gendiff_recipes.evaluate`, which take what is asked beside their own."""

@@ -119,6 +119,8 @@ class Audio(Domain):
         attention: bool = False,
         dropout: float = 0.0,
         previous: bool = False,
+        jumps: bool = False,
+        guided: bool = False,
     ) -> nn.Module:
         """A `MelUNet`.
 
@@ -128,6 +130,8 @@ class Audio(Domain):
             attention: whether the coarsest level also attends over all frames.
             dropout: inside the residual blocks.
             previous: whether it is told the prediction before (self-conditioning).
+            jumps: whether it is told the time to jump to (few steps).
+            guided: whether it is told a guidance scale.
         """
         return MelUNet(
             self.spectrogram.mels,
@@ -137,6 +141,8 @@ class Audio(Domain):
             attention=attention,
             dropout=dropout,
             previous=previous,
+            jumps=jumps,
+            guided=guided,
         )
 
     def dataset(self, split: str, root: Path | None = None) -> Examples:

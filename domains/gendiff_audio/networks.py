@@ -34,6 +34,8 @@ class MelUNet(nn.Module):
         attention: whether the coarsest level also attends over all frames.
         dropout: inside the residual blocks.
         previous: whether it is told the prediction before.
+        jumps: whether it is told the time to jump to (few steps).
+        guided: whether it is told a guidance scale.
     """
 
     def __init__(
@@ -46,9 +48,11 @@ class MelUNet(nn.Module):
         attention: bool = False,
         dropout: float = 0.0,
         previous: bool = False,
+        jumps: bool = False,
+        guided: bool = False,
     ) -> None:
         super().__init__()
-        self.takes_previous = previous
+        self.takes_previous, self.takes_to, self.takes_guidance = previous, jumps, guided
         levels = [*[False] * (len(channels) - 1), attention]
         self.unet = UNet(
             1,
@@ -60,6 +64,8 @@ class MelUNet(nn.Module):
             conditions=conditions,
             dropout=dropout,
             previous=previous,
+            jumps=jumps,
+            guided=guided,
         )
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:

@@ -183,7 +183,14 @@ class Proteins(Domain):
         return {"length": (self.source.min_length, self.source.max_length)}
 
     def network(  # type: ignore[override]
-        self, *, width: int = 128, depth: int = 4, heads: int = 8, pair: int = 32
+        self,
+        *,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 8,
+        pair: int = 32,
+        jumps: bool = False,
+        guided: bool = False,
     ) -> nn.Module:
         """A `FrameNetwork`.
 
@@ -192,9 +199,13 @@ class Proteins(Domain):
             depth: blocks; each moves the frames once.
             heads: attention heads.
             pair: channels per pair of residues.
+            jumps: whether it is told the time to jump to (few steps).
+            guided: whether it is told a guidance scale.
         """
         clock = schedule_of(self.process, "rot").clock
-        return FrameNetwork(width, depth, heads, pair, conditions=self.conditions, clock=clock)
+        return FrameNetwork(
+            width, depth, heads, pair, conditions=self.conditions, clock=clock, jumps=jumps, guided=guided
+        )
 
     def dataset(self, split: str, root: Path | None = None) -> Examples:
         """The chains of the source; with the condition "structure", what DSSP says of each residue, as H, E or L."""

@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from gendiff.conditions import Condition
 from gendiff.errors import RequestError
-from gendiff.nn.embeddings import Asked, whole
+from gendiff.nn.embeddings import Asked, Jumps, whole
 from gendiff.spaces import exp_so3
 
 from .frames import C_N, C_N_CA, CA_C_N, CA_CA, NM, ideal_atoms
@@ -231,6 +231,8 @@ class FrameNetwork(nn.Module):
         pair: channels per pair of residues.
         conditions: what may be asked, by name: vectors and fields, a field being one of residues.
         clock: the rotations' clock kappa(t), that of the process; kappa = t if not given.
+        jumps: whether it is told the time to jump to (few steps).
+        guided: whether it is told a guidance scale.
 
     Input: `x = {"pos": [B, N, 3] nm, "rot": [B, N, 3, 3]}`, `t` [B], `mask` [B, N] bool, conditions by name. Output:
     `{"pos": [B, N, 3], "rot": [B, N, 3]}`, a global velocity (nm) and a rotation vector in each residue's own frame.
@@ -245,8 +247,11 @@ class FrameNetwork(nn.Module):
         *,
         conditions: Mapping[str, Condition] | None = None,
         clock: Callable[[Tensor], Tensor] | None = None,
+        jumps: bool = False,
+        guided: bool = False,
     ) -> None:
         super().__init__()
+        self.takes_to, self.takes_guidance = jumps, guided
         whole("FrameNetwork", width=width, depth=depth, heads=heads, pair=pair)
         self.width = width
         self.kappa = clock or (lambda t: t)
@@ -254,6 +259,7 @@ class FrameNetwork(nn.Module):
         self.start = nn.Linear(64, width)
         self.about = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
         self.asked = Asked(width, conditions)
+        self.jumps = Jumps(width, jumps, guided) if jumps or guided else None
         if self.asked.gives("tokens"):
             raise RequestError(
                 "FrameNetwork got a condition that gives tokens",
@@ -268,7 +274,16 @@ class FrameNetwork(nn.Module):
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
         return self.asked.embed(cond)
 
-    def forward(self, x: State, t: Tensor, *, mask: Tensor | None = None, **cond: Any) -> State:
+    def forward(
+        self,
+        x: State,
+        t: Tensor,
+        *,
+        mask: Tensor | None = None,
+        to: Tensor | None = None,
+        guidance: Tensor | None = None,
+        **cond: Any,
+    ) -> State:
         pos, rot = x["pos"], x["rot"]
         b, n, _ = pos.shape
         mask = torch.ones(b, n, dtype=torch.bool, device=pos.device) if mask is None else mask
@@ -282,6 +297,8 @@ class FrameNetwork(nn.Module):
         left = place.to(pos.dtype).expand(b, n)
         ends = torch.cat([waves(left, 32, 200.0), waves(count[:, 0] - 1 - left, 32, 200.0)], -1)
         about = self.about(torch.cat([waves(1000 * t, 48, 10_000.0), waves(count[:, 0, 0], 16, 1000.0)], -1))
+        if self.jumps is not None:
+            about = self.jumps(about, t, None if to is None else to.to(t).expand(b), guidance)
         told = self.asked.add(about, cond)
         about = functional.silu(told.vector)
         h = self.start(ends) + about[:, None]

@@ -38,8 +38,12 @@ from gendiff.denoisers.predictions import map_prediction as map_prediction
 from gendiff.denoisers.predictions import moved as moved
 from gendiff.denoisers.predictions import ordinary as ordinary
 from gendiff.denoisers.predictions import predict as predict
+from gendiff.denoisers.predictions import refuse_guided_jumps as refuse_guided_jumps
+from gendiff.denoisers.predictions import refuse_jumps as refuse_jumps
 from gendiff.denoisers.predictions import refuse_previous as refuse_previous
 from gendiff.denoisers.predictions import rows_of as rows_of
 from gendiff.denoisers.predictions import shared_rows as shared_rows
 from gendiff.denoisers.predictions import shift as shift
+from gendiff.denoisers.predictions import takes as takes
 from gendiff.denoisers.predictions import takes_previous as takes_previous
+from gendiff.denoisers.predictions import takes_to as takes_to

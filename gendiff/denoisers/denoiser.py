@@ -2,6 +2,10 @@ r"""A network behind its head: `denoiser(x_t, t, **cond)` is the predicted clean
 
     x0_hat = head.clean(process, x_t, network(head.inputs(x_t, t)), t)
 
+A few-step model is a denoiser with a second time: `denoiser(x_t, t, to=s)` is the clean state towards which the one
+step t -> s is the whole flow from t to s, `x_s = process.step(x_t, denoiser(x_t, t, to=s), t, s)`. Then x_t = x_s at
+s = t, whatever the network says, and `denoiser(x_t, t)` is to=t, the expected clean state.
+
 Times stay float64 on the host until they cross into the network, in float32 or better; states keep their dtype outside.
 """
 
@@ -9,20 +13,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from gendiff.denoisers.heads import Head
+from gendiff.denoisers.predictions import Sided, refuse_jumps, takes, takes_previous
+from gendiff.errors import RecipeError
 from gendiff.processes import Process
 from gendiff.processes.schedules import Time
 from gendiff.spaces import State, map_state, tensors
 
-if TYPE_CHECKING:
-    pass
-from gendiff.denoisers.heads import Head
-from gendiff.denoisers.predictions import Sided, takes_previous
-from gendiff.errors import RecipeError
+TOLD_BY_THE_LOOP = ("mask", "previous", "to", "guidance")
+"""Conditions that are not asked by a person, and change within a run, or are no network's to embed once."""
 
 
 class Denoise(Protocol):
@@ -61,15 +65,19 @@ class Denoiser(nn.Module):
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """The conditions with what a network makes of them alone, if it can tell: computed once, before a loop."""
         embed = getattr(self.network, "embed", None)
-        asked = {name: value for name, value in cond.items() if name not in ("mask", "previous")}
+        asked = {name: value for name, value in cond.items() if name not in TOLD_BY_THE_LOOP}
         return dict(cond) if embed is None or not asked else {**cond, "embedded": embed(asked)}
 
     def forward(self, x: State, t: Any, **cond: Any) -> State:
         """x0 predicted from x_t [B, ...] at t, a float or float64 [B]; cond["mask"] marks the real sites.
 
-        A dict in cond["side"] is filled with the network's side outputs.
+        A dict in cond["side"] is filled with the network's side outputs. A flow map is told by cond["to"] which time
+        the step goes to, like t; a network that is told a guidance scale finds it, [B], in cond["guidance"].
+
+        Raises:
+            SamplerError: For "to" where the network is not told it.
         """
-        side = cond.pop("side", None)
+        side, to, guidance = cond.pop("side", None), cond.pop("to", None), cond.pop("guidance", None)
         process = self.process.masked(cond.get("mask"))
         self.head.check(process, t)
         seen, time = self.head.inputs(process, x, t)
@@ -78,14 +86,17 @@ class Denoiser(nn.Module):
         dtype = (
             parameter.dtype if parameter is not None else first.dtype if first.is_floating_point() else torch.float32
         )
-        if isinstance(time, Mapping):
-            time = {name: times(part, first, dtype) for name, part in time.items()}
-        else:
-            time = times(time, first, dtype)
+        time = map_state(lambda part: times(part, first, dtype), time)
         if "previous" in cond:
             before = cond.pop("previous")  # which a weaker model, say, may not be told
             if before is not None and takes_previous(self):
                 cond["previous"] = map_state(lambda part: working(part, dtype), before)
+        if to is not None:
+            refuse_jumps("A step to a later time", self)
+            second = self.head.inputs(process, x, to)[1]
+            cond["to"] = map_state(lambda part: times(part, first, dtype), second)
+        if guidance is not None and takes(self, "guidance"):
+            cond["guidance"] = times(guidance, first, dtype)
         with autocast(first.device, self.precision):
             out = self.network(map_state(lambda part: working(part, dtype), seen), time, **cond)
         if isinstance(out, Sided):

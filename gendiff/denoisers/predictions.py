@@ -83,18 +83,61 @@ def predict(denoiser: Any, process: Process, x: State, t: Any, cond: Mapping[str
     return map_prediction(lambda new, old: new.to(old.dtype) if old.is_floating_point() else new, prediction, x)
 
 
+def takes(denoiser: Any, what: str) -> bool:
+    """Whether the network of a denoiser, or of what it wraps, says by its `takes_WHAT` that it is told this."""
+    while denoiser is not None:
+        told = getattr(getattr(denoiser, "network", denoiser), f"takes_{what}", None)
+        if told is not None:
+            return bool(told)
+        denoiser = getattr(denoiser, "denoiser", None)
+    return False
+
+
 def takes_previous(denoiser: Any) -> bool:
     """Whether a denoiser, or what it wraps, is told the prediction before as the condition "previous".
 
     That is self-conditioning (Chen, Zhang & Hinton 2023, "Analog Bits"): a network says so by the attribute
     `takes_previous`, and gets a clean state, or None where there is no prediction yet.
     """
-    while denoiser is not None:
-        told = getattr(getattr(denoiser, "network", denoiser), "takes_previous", None)
-        if told is not None:
-            return bool(told)
-        denoiser = getattr(denoiser, "denoiser", None)
-    return False
+    return takes(denoiser, "previous")
+
+
+def takes_to(denoiser: Any) -> bool:
+    """Whether a denoiser, or what it wraps, is a flow map: told by the condition "to" which time the step goes to.
+
+    Its prediction at `to=s` is the clean state towards which one step t -> s is the whole flow from t to s; without, or
+    at s = t, it is the expected clean state, as any denoiser's (Kim et al. 2024, CTM; Boffi et al. 2025, flow maps).
+    """
+    return takes(denoiser, "to")
+
+
+def refuse_jumps(what: str, denoiser: Any) -> None:
+    """Refuses a denoiser that cannot be told where to jump.
+
+    Raises:
+        SamplerError: For one that is no flow map.
+    """
+    if not takes_to(denoiser):
+        raise SamplerError(
+            f"{what} got a denoiser that is not told the time to jump to",
+            "a few-step model, whose network has jumps=True and was trained for it, or another solver",
+            "gendiff distill MODEL --method meanflow; or sampler=Adams(12)",
+        )
+
+
+def refuse_guided_jumps(what: str, cond: Mapping[str, Any]) -> None:
+    """Refuses to join or correct the predictions of jumps: what comes out is no jump of a guided flow.
+
+    Raises:
+        SamplerError: Where a step asks a flow map for a whole jump.
+    """
+    if cond.get("to") is not None:
+        raise SamplerError(
+            f"{what} got the whole jumps of a few-step model, which cannot be joined or corrected on the way",
+            "guidance=1 (what was distilled is in the weights), a model that is told the scale, or a solver that "
+            "follows the flow",
+            "gendiff distill MODEL --guidance 1,4; or sampler=Adams(12)",
+        )
 
 
 def refuse_previous(denoiser: Any, what: str) -> None:

@@ -57,3 +57,4 @@ from gendiff.guidance.wrappers import Autoguidance as Autoguidance
 from gendiff.guidance.wrappers import ClassifierGuidance as ClassifierGuidance
 from gendiff.guidance.wrappers import Constrained as Constrained
 from gendiff.guidance.wrappers import Guided as Guided
+from gendiff.guidance.wrappers import ScaleInput as ScaleInput

@@ -38,6 +38,7 @@ from gendiff.denoisers import (
     for_samples,
     map_prediction,
     moved,
+    refuse_guided_jumps,
     shared_rows,
 )
 from gendiff.errors import NOT_NEGATIVE, POSITIVE, SamplerError, at_least, check, nearest
@@ -333,6 +334,7 @@ class PosteriorMean:
 
     @differentiates
     def __call__(self, x: State, t: Any, **cond: Any) -> Any:
+        refuse_guided_jumps("A measurement", cond)
         measured, method = self.measured.select(slice(None), tensors(x)[0].device), self.measured.method
         process, keep = self.process.masked(cond.get("mask")), torch.is_grad_enabled()
         t = floored(process, t, x)

@@ -4,6 +4,7 @@ r"""A guided denoiser is a denoiser.
     Autoguidance        a rule joins a model and a weaker one of the same data (Karras et al. 2024)
     ClassifierGuidance  x0 + w (sigma^2/alpha) grad_x log p(y | x_t): a classifier's gradient (Dhariwal & Nichol 2021)
     Constrained         f(x0): what is known of every clean state
+    ScaleInput          the scale is told to a network that learned it (Meng et al. 2023): one evaluation for two
 
 They wrap one another: ClassifierGuidance(Guided(model, APG(3.0), without), log_p). A guided denoiser is one in its
 derivatives too: what is differentiated inside stays differentiable with respect to x_t, and to whatever else asks for
@@ -21,9 +22,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendiff.denoisers import Denoise, clean, differentiates, for_samples, map_prediction, moved, shared_rows
+from gendiff.denoisers import (
+    Denoise,
+    clean,
+    differentiates,
+    for_samples,
+    map_prediction,
+    moved,
+    refuse_guided_jumps,
+    shared_rows,
+)
 from gendiff.errors import SamplerError, check
 from gendiff.guidance.rules import (
+    CFG,
     Rule,
     as_rule,
     batch,
@@ -117,6 +128,7 @@ class Guided:
         return replace(self, denoiser=for_samples(self.denoiser, rows), scale=as_rule(self.scale).select(rows))
 
     def __call__(self, x: State, t: Any, **cond: Any) -> Any:
+        refuse_guided_jumps("Guidance", cond)
         rule, process = as_rule(self.scale), self.process.masked(cond.get("mask"))
 
         def both() -> tuple[Any, Any]:
@@ -133,6 +145,42 @@ class Guided:
             return free[0] if dropped is None else tuple(free), full
 
         return ruled(rule, process, x, t, lambda: self.denoiser(x, t, **cond), both)
+
+
+@dataclass(frozen=True)
+class ScaleInput:
+    """Guidance of a network that is told the scale.
+
+    Args:
+        denoiser: Its network takes "guidance".
+        scale: A number, or [B].
+    """
+
+    denoiser: Denoise
+    scale: Any
+
+    def __post_init__(self) -> None:
+        check(self)
+        rule = as_rule(self.scale)
+        if not isinstance(rule, CFG) or isinstance(rule.scale, Mapping):
+            raise SamplerError(
+                f"guidance={self.scale!r} for a network that is told the scale", "a number, or one for each sample",
+                "guidance=2.0",
+            )  # fmt: skip
+
+    @property
+    def process(self) -> Process:
+        return self.denoiser.process
+
+    def select(self, rows: Any) -> ScaleInput:
+        """The same for some of the samples."""
+        return ScaleInput(for_samples(self.denoiser, rows), as_rule(self.scale).select(rows))
+
+    def __call__(self, x: State, t: Any, **cond: Any) -> Any:
+        rule, like = as_rule(self.scale), tensors(x)[0]
+        assert isinstance(rule, CFG)
+        scale = torch.as_tensor(rule.scale, dtype=torch.float64).to(like.device, torch.float32).expand(len(like))
+        return self.denoiser(x, t, **cond, guidance=scale)
 
 
 @dataclass(frozen=True)
@@ -173,6 +221,8 @@ class Autoguidance:
         return Autoguidance(better, weaker, as_rule(self.scale).select(rows))
 
     def __call__(self, x: State, t: Any, **cond: Any) -> Any:
+        refuse_guided_jumps("Autoguidance", cond)
+
         def plain() -> Any:
             return self.denoiser(x, t, **cond)
 
@@ -212,6 +262,7 @@ class ClassifierGuidance:
 
     @differentiates
     def __call__(self, x: State, t: Any, **cond: Any) -> Any:
+        refuse_guided_jumps("Classifier guidance", cond)
         if isinstance(self.scale, int | float) and self.scale == 0:
             return self.denoiser(x, t, **cond)
         process = self.process.masked(cond.get("mask"))

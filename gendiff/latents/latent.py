@@ -272,7 +272,8 @@ class ChannelsLast(nn.Module):
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
-        self.takes_previous = bool(getattr(inner, "takes_previous", False))
+        for told in ("takes_previous", "takes_to", "takes_guidance"):
+            setattr(self, told, bool(getattr(inner, told, False)))
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""

@@ -103,6 +103,8 @@ class DiT(nn.Module):
         time_scale: multiplies the time before it is embedded.
         previous: whether it is told the prediction before, which joins the input (self-conditioning).
         refine: channels of the convolutions after the patches; 0 for none.
+        jumps: whether it is told the time to jump to (few steps).
+        guided: whether it is told a guidance scale.
     """
 
     def __init__(
@@ -121,9 +123,11 @@ class DiT(nn.Module):
         time_scale: float = 1.0,
         previous: bool = False,
         refine: int = 0,
+        jumps: bool = False,
+        guided: bool = False,
     ) -> None:
         super().__init__()
-        self.takes_previous = previous
+        self.takes_previous, self.takes_to, self.takes_guidance = previous, jumps, guided
         if dims not in (1, 2):
             raise RequestError(f"DiT(dims={dims})", "1 (sequences) or 2 (pictures)")
         whole(
@@ -140,7 +144,7 @@ class DiT(nn.Module):
         self.dims, self.patch, self.positions, self.out_channels = dims, patch, positions, out_channels
         self.head_width, self.side_depth = width // heads, (depth + 1) // 2
         pixels = patch**dims
-        self.conditioning = Conditioning(width, conditions, time_scale=time_scale)
+        self.conditioning = Conditioning(width, conditions, time_scale=time_scale, jumps=jumps, guided=guided)
         self.into = nn.Linear((1 + previous) * in_channels * pixels, width)
         self.field = nn.Linear(width, width) if self.conditioning.gives("field") else None
         context = width if self.conditioning.gives("tokens") else 0
@@ -165,14 +169,17 @@ class DiT(nn.Module):
         mask: Tensor | None = None,
         previous: Tensor | None = None,
         control: Sequence[Tensor] | None = None,
+        to: Tensor | None = None,
+        guidance: Tensor | None = None,
         **cond: Any,
     ) -> Tensor:
         """x [B, C, *sites], t [B], mask bool [B, *sites], conditions by name, to [B, out_channels, *sites].
 
-        `control`, of the shapes of `features`, is added to the results of the first blocks.
+        `control`, of the shapes of `features`, is added to the results of the first blocks; `to` [B] is the time to
+        jump to, `guidance` [B] a scale.
         """
         x = beside(x, previous) if self.takes_previous else x
-        told = self._inputs(x, t, mask, cond)
+        told = self._inputs(x, t, mask, cond, to, guidance)
         h = self._blocks(told, control)
         b, s = self.steer(F.silu(told.about.vector))[:, None].chunk(2, dim=-1)
         h = F.layer_norm(h, (self.width,), eps=1e-6) * (1 + s) + b
@@ -184,12 +191,19 @@ class DiT(nn.Module):
         return y.to(x.dtype)
 
     def features(
-        self, x: Tensor, t: Tensor, mask: Tensor | None = None, previous: Tensor | None = None, **cond: Any
+        self,
+        x: Tensor,
+        t: Tensor,
+        mask: Tensor | None = None,
+        previous: Tensor | None = None,
+        to: Tensor | None = None,
+        guidance: Tensor | None = None,
+        **cond: Any,
     ) -> list[Tensor]:
         """What the first half of the blocks makes of the same inputs, [B, N, width] each."""
         seen: list[Tensor] = []
         x = beside(x, previous) if self.takes_previous else x
-        self._blocks(self._inputs(x, t, mask, cond), seen=seen)
+        self._blocks(self._inputs(x, t, mask, cond, to, guidance), seen=seen)
         return seen[: self.side_depth]
 
     def as_side(self) -> nn.ModuleList:
@@ -206,9 +220,17 @@ class DiT(nn.Module):
             y = y.narrow(axis, 0, n)
         return y
 
-    def _inputs(self, x: Tensor, t: Tensor, mask: Tensor | None, cond: Mapping[str, Any]) -> Told:
+    def _inputs(
+        self,
+        x: Tensor,
+        t: Tensor,
+        mask: Tensor | None,
+        cond: Mapping[str, Any],
+        to: Tensor | None,
+        guidance: Tensor | None,
+    ) -> Told:
         """Patches as tokens, and what their blocks are told."""
-        about = self.conditioning(t, cond, axes=self.dims)
+        about = self.conditioning(t, cond, self.dims, to, guidance)
         sites, p = x.shape[2:], self.patch
         short = [-n % p for n in sites]
         if mask is None and any(short):

@@ -4,6 +4,9 @@ With angular frequencies w_k spaced geometrically between w_min and w_max, the t
 
     e(t) = [cos(w_k t), sin(w_k t)]_k,        c = MLP(e(t)) + sum_name v_name
 
+and, of a network that can jump from t to s, or is told a guidance scale w, also MLP(e(t - s)) and MLP(e(w - 1)), which
+start at zero: such a network begins as the one without.
+
 The frequencies stay low (w_max = 50 per unit of time): neighbouring times of a 1000-step grid are told apart, and
 the derivative in t, which few-step objectives need, stays tame (Lu & Song 2024, arXiv:2410.11081, section 4.1).
 Times are embedded in float32 or better even under autocast: bfloat16 would merge half of 1000 times. The vectors v,
@@ -233,6 +236,39 @@ class Asked(nn.Module):
         return About(vector, torch.cat(tokens, 1), torch.cat(masks, 1), field)
 
 
+class Jumps(nn.Module):
+    """What a few-step network is told beside the time: where it jumps to, and how strongly it is guided. [B, width].
+
+    Args:
+        width: of the vector.
+        jumps: whether it is told the time to jump to.
+        guided: whether it is told a guidance scale.
+        time_scale: multiplies times before they are embedded.
+    """
+
+    def __init__(self, width: int, jumps: bool, guided: bool, *, time_scale: float = 1.0) -> None:
+        super().__init__()
+        self.gap = self.layers(width, FourierTime(scale=time_scale)) if jumps else None
+        self.scale = self.layers(width, FourierTime(lowest=0.1, highest=10.0)) if guided else None
+
+    @staticmethod
+    def layers(width: int, features: FourierTime) -> nn.Sequential:
+        """Two layers on features; the second starts at zero."""
+        last = nn.Linear(width, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        return nn.Sequential(features, nn.Linear(128, width), nn.SiLU(), last)
+
+    def forward(self, vector: Tensor, t: Tensor, to: Tensor | None, guidance: Tensor | None) -> Tensor:
+        """The vector [B, width] with t [B] and to [B], None for t itself, and a scale [B], None for 1."""
+        with torch.autocast(t.device.type, enabled=False):
+            if self.gap is not None:
+                vector = vector + self.gap(torch.zeros_like(t) if to is None else t - to)
+            if self.scale is not None:
+                vector = vector + self.scale(torch.zeros_like(t) if guidance is None else guidance.to(t) - 1)
+        return vector
+
+
 class Conditioning(Asked):
     """Time and conditions to what a network is told.
 
@@ -240,18 +276,38 @@ class Conditioning(Asked):
         width: of the vector, the tokens and the field.
         conditions: what may be asked, by name.
         time_scale: multiplies the time before it is embedded; for clocks that do not run over about [-1, 1].
+        jumps: whether it is also told the time to jump to (`denoiser(x, t, to=s)`).
+        guided: whether it is also told a guidance scale.
     """
 
-    def __init__(self, width: int, conditions: Mapping[str, Embeds] | None = None, *, time_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        conditions: Mapping[str, Embeds] | None = None,
+        *,
+        time_scale: float = 1.0,
+        jumps: bool = False,
+        guided: bool = False,
+    ) -> None:
         super().__init__(width, conditions)
         self.time = nn.Sequential(
             FourierTime(scale=time_scale), nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width)
         )
+        self.jumps = Jumps(width, jumps, guided, time_scale=time_scale) if jumps or guided else None
 
-    def forward(self, t: Tensor, cond: Mapping[str, Any], axes: int = 1) -> About:
-        """t [B] and conditions by name to what the network is told; the rest as in `add`."""
+    def forward(
+        self,
+        t: Tensor,
+        cond: Mapping[str, Any],
+        axes: int = 1,
+        to: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> About:
+        """t [B] and conditions by name to what the network is told; `to` and `guidance` [B]; the rest as in `add`."""
         with torch.autocast(t.device.type, enabled=False):
             vector = self.time(t)
+        if self.jumps is not None:
+            vector = self.jumps(vector, t, to, guidance)
         return self.add(vector, cond, axes)
 
 

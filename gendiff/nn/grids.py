@@ -37,6 +37,8 @@ def grid_network(
     dropout: float = 0.0,
     previous: bool = False,
     refine: int = 0,
+    jumps: bool = False,
+    guided: bool = False,
 ) -> nn.Module:
     """f(x [B, C, *sites], t [B], **cond) to [B, C, *sites].
 
@@ -55,6 +57,8 @@ def grid_network(
         dropout: in either.
         previous: whether either is told the prediction before (self-conditioning).
         refine: channels of convolutions after the DiT's patches, by which these agree across their borders; 0 for none.
+        jumps: whether either is told the time to jump to, as few-step training wants.
+        guided: whether either is told a guidance scale.
 
     Raises:
         RequestError: For settings of both, of the other, and patches that do not fit.
@@ -69,7 +73,7 @@ def grid_network(
         made = UNet(
             dims, in_channels=in_channels, out_channels=in_channels, channels=levels, blocks=blocks,
             attention=attention or tuple(i == len(levels) - 1 for i in range(len(levels))), conditions=conditions,
-            patch=patch, dropout=dropout, previous=previous,
+            patch=patch, dropout=dropout, previous=previous, jumps=jumps, guided=guided,
         )  # fmt: skip
         return made.to(memory_format=torch.channels_last) if dims == 2 else made  # pyright: ignore[reportCallIssue]
     if channels is not None or attention is not None:
@@ -87,6 +91,7 @@ def grid_network(
     return DiT(
         dims, in_channels=in_channels, out_channels=in_channels, patch=patch, width=width, depth=depth, heads=heads,
         conditions=conditions, dropout=dropout, previous=previous, refine=refine,
+        jumps=jumps, guided=guided,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -40,6 +41,8 @@ class MaskedGroupNorm(nn.Module):
             scale, shift = steer[:, :, None, None].chunk(2, dim=1)
         high = x.to(torch.promote_types(x.dtype, torch.float32))
         if mask is None:
+            if not torch.compiler.is_compiling() and unpack_dual(high).tangent is not None:
+                high = high.contiguous()  # torch's forward derivative of a group norm wants rows
             y = F.group_norm(high, self.groups, self.weight.to(high.dtype), self.bias.to(high.dtype), self.eps)
             return (y if scale is None or shift is None else torch.addcmul(shift.to(y.dtype), y, 1 + scale)).to(x.dtype)
         m = mask.to(high.dtype)[:, None]

@@ -97,6 +97,8 @@ class UNet(nn.Module):
         dropout: inside the residual blocks.
         time_scale: multiplies the time before it is embedded.
         previous: whether it is told the prediction before, which joins the input (self-conditioning).
+        jumps: whether it is told the time to jump to (few steps).
+        guided: whether it is told a guidance scale.
     """
 
     def __init__(
@@ -113,9 +115,11 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         time_scale: float = 1.0,
         previous: bool = False,
+        jumps: bool = False,
+        guided: bool = False,
     ) -> None:
         super().__init__()
-        self.takes_previous = previous
+        self.takes_previous, self.takes_to, self.takes_guidance = previous, jumps, guided
         if dims not in (1, 2):
             raise RequestError(f"UNet(dims={dims})", "1 (sequences) or 2 (pictures)")
         whole("UNet", blocks=blocks, patch=patch, in_channels=in_channels, out_channels=out_channels, channels=channels)
@@ -134,7 +138,7 @@ class UNet(nn.Module):
         pixels = self.patch[0] * self.patch[1]
         width = 4 * channels[0]
         self.stride = patch * 2 ** (len(channels) - 1)
-        self.conditioning = Conditioning(width, conditions, time_scale=time_scale)
+        self.conditioning = Conditioning(width, conditions, time_scale=time_scale, jumps=jumps, guided=guided)
         self.into = nn.Conv2d((1 + previous) * in_channels * pixels, channels[0], kernel, padding=padding)
         self.field = nn.Linear(width, channels[0]) if self.conditioning.gives("field") else None
         context = width if self.conditioning.gives("tokens") else 0
@@ -171,23 +175,33 @@ class UNet(nn.Module):
         mask: Tensor | None = None,
         previous: Tensor | None = None,
         control: Sequence[Tensor] | None = None,
+        to: Tensor | None = None,
+        guidance: Tensor | None = None,
         **cond: Any,
     ) -> Tensor:
         """x [B, C, *sites], t [B], mask bool [B, *sites], conditions by name, to [B, out_channels, *sites].
 
-        `control`, of the shapes of `features`, is added to what the way up sees.
+        `control`, of the shapes of `features`, is added to what the way up sees; `to` [B] is the time to jump to,
+        `guidance` [B] a scale.
         """
-        inputs, about, real, field = self._inputs(x, t, mask, previous, cond)
+        inputs, about, real, field = self._inputs(x, t, mask, previous, cond, to, guidance)
         height, width = (1, *x.shape[2:]) if self.dims == 1 else x.shape[2:]
         y = self._run(hide(inputs, real), about, real, field, control)[:, :, :height, :width]
         y = hide(y, real if real is None else real[:, :, :height, :width])
         return (y[:, :, 0] if self.dims == 1 else y).to(x.dtype)
 
     def features(
-        self, x: Tensor, t: Tensor, mask: Tensor | None = None, previous: Tensor | None = None, **cond: Any
+        self,
+        x: Tensor,
+        t: Tensor,
+        mask: Tensor | None = None,
+        previous: Tensor | None = None,
+        to: Tensor | None = None,
+        guidance: Tensor | None = None,
+        **cond: Any,
     ) -> list[Tensor]:
         """What the way up sees, of the same inputs: each stage of the way down, then the middle, [B, C, H, W] each."""
-        inputs, about, real, field = self._inputs(x, t, mask, previous, cond)
+        inputs, about, real, field = self._inputs(x, t, mask, previous, cond, to, guidance)
         h, seen, _ = self._down(hide(inputs, real), about, real, field)
         return [*(stage for level in seen for stage in level), h]
 
@@ -201,13 +215,20 @@ class UNet(nn.Module):
         return joints.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _inputs(
-        self, x: Tensor, t: Tensor, mask: Tensor | None, previous: Tensor | None, cond: Mapping[str, Any]
+        self,
+        x: Tensor,
+        t: Tensor,
+        mask: Tensor | None,
+        previous: Tensor | None,
+        cond: Mapping[str, Any],
+        to: Tensor | None,
+        guidance: Tensor | None,
     ) -> tuple[Tensor, About, Tensor | None, Tensor | None]:
         """A picture [B, C, H, W] of sizes that are multiples of the stride, what the network is told, which pixels are
         real [B, 1, H, W], and the field [B, C, H / p, W / q].
         """
         x = beside(x, previous) if self.takes_previous else x
-        about = self.conditioning(t, cond, axes=self.dims)
+        about = self.conditioning(t, cond, self.dims, to, guidance)
         about = about._replace(vector=F.silu(about.vector))
         dtype, field = x.dtype, None
         if self.field is not None and about.field is not None:

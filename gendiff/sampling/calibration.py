@@ -321,7 +321,8 @@ def fitted(pilot: Pilot, solver: Solver, places: list[int], depth: int, ridge: f
     process, space = pilot.process, pilot.process.space
     x, history, table = pilot.states[0], [], []
     for row, k in zip(analytic_rows(process, solver, times), places[1:], strict=True):
-        x0 = predict(pilot.denoiser, pilot.process, x, row.at, pilot.cond)
+        told = pilot.cond if row.to is None else {**pilot.cond, "to": row.to}
+        x0 = predict(pilot.denoiser, pilot.process, x, row.at, told)
         kept = x0 if row.norms is None else process.lead(x, x0, row.norms)
         history = [kept, *history[: max(depth, row.reach) - 1]]
         residual = space.log(process.advance(x, history, row.weights, row.norms, row.move), pilot.states[k])

@@ -194,6 +194,7 @@ def run(
             if row.at is not None:
                 del history[depth - 1 :]
                 now = cond if previous is None else {**cond, "previous": previous}
+                now = now if row.to is None else {**now, "to": row.to}
                 prediction = predict(denoiser, process, x, row.at, now)
                 previous = clean(prediction) if told else None
                 split, back = prediction if isinstance(prediction, Prediction) else None, carried(prediction)

@@ -1,10 +1,10 @@
 """How a denoiser learns.
 
 Read `losses` first (one loss on any space), then `times` (at which times to train), `couplings` (which noise an example
-is joined to), `ema` (averaged weights), `profiles` (averages chosen afterwards) and `adapters` (a trained network
-learns something new).
+is joined to), `ema` (averaged weights), `profiles` (averages chosen afterwards), `adapters` (a trained network
+learns something new) and `fewstep` (a denoiser learns to jump).
 To add a weighting: subclass `Weighting`; a time distribution: `TimeDistribution`; a coupling: `Coupling`;
-an adapter: `Adapter`.
+an adapter: `Adapter`; a few-step method: `FewStep`.
 The laws that prove them: `gendiff.testing.check_weighting`; tests/core/test_times.py and test_couplings.py.
 """
 
@@ -28,6 +28,21 @@ from gendiff.training.couplings import pairwise as pairwise
 from gendiff.training.couplings import reflow as reflow
 from gendiff.training.couplings import turn as turn
 from gendiff.training.ema import EMA as EMA
+from gendiff.training.fewstep import AdaptiveWeight as AdaptiveWeight
+from gendiff.training.fewstep import ConsistencyTraining as ConsistencyTraining
+from gendiff.training.fewstep import ContinuousConsistency as ContinuousConsistency
+from gendiff.training.fewstep import DistributionMatching as DistributionMatching
+from gendiff.training.fewstep import FewStep as FewStep
+from gendiff.training.fewstep import Finite as Finite
+from gendiff.training.fewstep import Forward as Forward
+from gendiff.training.fewstep import GuidanceDistillation as GuidanceDistillation
+from gendiff.training.fewstep import Lesson as Lesson
+from gendiff.training.fewstep import MeanFlow as MeanFlow
+from gendiff.training.fewstep import MomentMatching as MomentMatching
+from gendiff.training.fewstep import Progressive as Progressive
+from gendiff.training.fewstep import Reflow as Reflow
+from gendiff.training.fewstep import Reverse as Reverse
+from gendiff.training.fewstep import Shortcut as Shortcut
 from gendiff.training.losses import Clean as Clean
 from gendiff.training.losses import MinSNR as MinSNR
 from gendiff.training.losses import Objective as Objective

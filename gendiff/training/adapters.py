@@ -330,7 +330,8 @@ class Controlled(nn.Module):
         self.condition = condition
         self.base, self.side = base.requires_grad_(False), side.requires_grad_(True)
         self.joints: nn.ModuleList = side.as_side()  # type: ignore[operator]
-        self.takes_previous = getattr(base, "takes_previous", False)
+        for told in ("takes_previous", "takes_to", "takes_guidance"):
+            setattr(self, told, getattr(base, told, False))
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """What of the conditions depends neither on x nor on t: the base's, each with the side's beside it."""

@@ -8,9 +8,11 @@ number of devices or of parts a batch is taken in; what a network draws by itsel
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -24,8 +26,17 @@ from gendiff.latents import Autoencoder, Codec
 from gendiff.latents.adversarial import adaptive_weight, hinge
 from gendiff.latents.losses import Features
 from gendiff.random import Noise
-from gendiff.spaces import tensors
-from gendiff.training import Binned, ImportanceTimes, LossHistogram, denoising_loss, stratified, trained_state
+from gendiff.spaces import tensors, widened
+from gendiff.training import (
+    Binned,
+    DistributionMatching,
+    ImportanceTimes,
+    Lesson,
+    LossHistogram,
+    denoising_loss,
+    stratified,
+    trained_state,
+)
 
 from .folder import Pace
 from .recipe import CodecRecipe, Recipe
@@ -196,14 +207,23 @@ class Denoising(Learning):
         denoiser: The model.
         domain: Gives augmentation, conditions and the auxiliary loss.
         recipe: Everything else.
+        teacher: Of a few-step method.
 
     Attributes:
         seen: Times and losses since `ImportanceTimes` was last told, float64 [2, b] each, with their places.
+        critic: Learns beside a student by distribution matching; None else.
     """
 
-    def __init__(self, denoiser: Denoiser, domain: Domain, recipe: Recipe) -> None:
+    def __init__(self, denoiser: Denoiser, domain: Domain, recipe: Recipe, teacher: Denoiser | None = None) -> None:
         super().__init__(domain, recipe)
         self.denoiser = denoiser
+        self.beside_it = [] if teacher is None else [teacher]  # in a list: no part of what trains or is saved
+        method = recipe.method
+        if teacher is not None and isinstance(method, DistributionMatching):
+            self.beside_it.append(copy.deepcopy(teacher))
+            self.beside_it[1].requires_grad_(True)
+        self.critic_step: torch.optim.Optimizer | None = None
+        self.critic_state: Mapping[str, Any] | None = None
         self.learned = recipe.times.started() if isinstance(recipe.times, ImportanceTimes) else None
         self.seen: list[Tensor] = []
         self.told_before: Tensor | None = None  # what all devices had seen when the checkpoint was written
@@ -239,6 +259,11 @@ class Denoising(Learning):
         first, slots = self.trainer.global_rank + self.trainer.world_size * part, self.slots
         u = stratified(recipe.trainer.batch, common)[first::slots]
         drawn_from = recipe.times if self.learned is None else self.learned.snapshot()
+        if recipe.method is not None:
+            return self.lesson_losses(Lesson(
+                self.denoiser, widened(x0), u, noise, cond, recipe.times, recipe.objective, self.teacher,
+                self.domain.without, self.progress(), self.critic,
+            ))  # fmt: skip
         t = drawn_from.quantile(u, process)
         losses = denoising_loss(
             self.denoiser, x0, t, noise, objective=recipe.objective, auxiliary=self.domain.losses, **cond
@@ -247,6 +272,49 @@ class Denoising(Learning):
             self.seen.append(torch.stack([t.to(tensors(x0)[0].device), losses["loss"].detach().double()]))
             losses["loss"] = losses["loss"] * drawn_from.correction(t, process).to(losses["loss"])
         return losses
+
+    @property
+    def teacher(self) -> Denoiser | None:
+        return self.beside_it[0].to(self.device) if self.beside_it else None
+
+    @property
+    def critic(self) -> Denoiser | None:
+        return self.beside_it[1].to(self.device) if len(self.beside_it) > 1 else None
+
+    def lesson_losses(self, lesson: Lesson) -> dict[str, Tensor]:
+        """The losses of a few-step method; its critic, if it has one, learns first, by an optimiser of its own."""
+        method, critic = self.recipe.method, lesson.critic
+        assert method is not None
+        if critic is None or not isinstance(method, DistributionMatching):
+            return method.losses(lesson)
+        if self.critic_step is None:
+            o = self.recipe.optimizer
+            self.critic_step = torch.optim.AdamW(critic.parameters(), lr=o.lr, betas=(0.0, o.betas[1]), eps=o.eps)
+            if self.critic_state is not None:
+                self.critic_step.load_state_dict(self.critic_state["optimizer"])
+        for group in self.critic_step.param_groups:
+            group["lr"] = self.recipe.optimizer.lr * self.recipe.optimizer.factor(self.step, self.progress())
+        told = []
+        for again in range(method.critic):
+            own = method.critic_losses(replace(lesson, noise=lesson.noise.fork(f"critic {again}")))
+            own.mean().backward()
+            self.critic_step.step()
+            self.critic_step.zero_grad()
+            told.append(own.detach())
+        critic.requires_grad_(False)
+        losses = method.losses(lesson)
+        critic.requires_grad_(True)
+        return {**losses, "critic": torch.stack(told).mean(0)}
+
+    def beside(self) -> dict[str, Any] | None:
+        if self.critic is None or self.critic_step is None:
+            return None
+        return {"critic": self.critic.state_dict(), "optimizer": self.critic_step.state_dict()}
+
+    def take_beside(self, state: Mapping[str, Any]) -> None:
+        assert self.critic is not None
+        self.critic.load_state_dict(state["critic"])
+        self.critic_state = state
 
     @property
     def slots(self) -> int:

@@ -23,7 +23,7 @@ from gendiff.latents import KL, Adversarial, Autoencoder, Bottleneck, Codec, Gri
 from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.processes import Joint, Process
 from gendiff.sampling.solvers import Solver
-from gendiff.training import Adapter, Objective, TimeDistribution, Uniform
+from gendiff.training import Adapter, FewStep, ImportanceTimes, Objective, TimeDistribution, Uniform
 
 
 def home_of(path: str | Path) -> Path:
@@ -216,6 +216,8 @@ class Recipe:
         limit: Train on the first so many examples; None for all.
         adapter: How a model to begin from is adapted, which itself stays as it is (`LoRA(16)`, `Partial(("out",))`,
             `Control("edges")`); None trains all weights.
+        method: How the model learns to sample in few steps (`MeanFlow()`, `Shortcut()`, ...), from data, or from the
+            model that it begins from as its teacher; None for a denoiser.
     """
 
     name: str
@@ -233,6 +235,7 @@ class Recipe:
     guidance: float | Mapping[str, float] = 1.0
     limit: int | None = None
     adapter: Adapter | None = None
+    method: FewStep | None = None
 
     unused: ClassVar[tuple[str, ...]] = ()
     """Fields that say nothing in a recipe of this kind."""
@@ -244,6 +247,7 @@ class Recipe:
             refuse(self, "adapter", f"one for a condition of the domain.{nearest(name, self.domain.conditions)}")
         if self.adapter is not None and self.trainer.strategy == "fsdp2":
             refuse(self.trainer, "strategy", "ddp: an adapter is small, and its base is not shared out")
+        self.check_method()
         shares = self.drop if isinstance(self.drop, Mapping) else {"all": self.drop}
         known = ("all", *self.domain.conditions)
         for name, value in shares.items():
@@ -261,6 +265,22 @@ class Recipe:
                 refuse(self, "guidance", f"scales by {', '.join(known[1:])}.{nearest(name, known[1:])}")
         if not all(value in FINITE for value in scales.values() or [self.guidance]):
             refuse(self, "guidance", "a finite number, or one for each of some conditions")
+
+    def check_method(self) -> None:
+        """Refuses what a few-step method cannot be combined with."""
+        if self.method is None:
+            return
+        if isinstance(self.times, ImportanceTimes):
+            refuse(self, "times", "a distribution that is not learned: a few-step loss says nothing of a single time")
+        if self.adapter is not None:
+            refuse(self, "adapter", "None: a few-step model has all its weights trained")
+        if self.trainer.strategy == "fsdp2" or self.trainer.compile:
+            refuse(self, "trainer", "ddp, not compiled: derivatives go through the network as it is")
+
+    @property
+    def based(self) -> bool:
+        """Whether the model that it begins from is needed to the end: an adapter's base, a student's teacher."""
+        return self.adapter is not None or (self.method is not None and self.method.taught is not False)
 
     def by_condition(self, name: str) -> dict[str, float]:
         """ "drop" or "guidance" as numbers by condition: one number of guidance is that of each."""
@@ -362,6 +382,7 @@ class CodecRecipe(Recipe):
         "sampler",
         "guidance",
         "adapter",
+        "method",
     )
 
     def __post_init__(self) -> None:

@@ -6,14 +6,18 @@ resumed finds its base there.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import gendiff
 from gendiff.adaptation import begin, begun_text
 from gendiff.config import read_json
+from gendiff.denoisers import Denoiser
 from gendiff.domain import Domain
 from gendiff.errors import CheckpointError, RecipeError
 from gendiff.model import Model
@@ -89,11 +93,12 @@ def told(begun: Begun, own: Mapping[str, Any], other: Mapping[str, Any], source:
     }
 
 
-def base_of(recipe: Recipe, out: Path, start: Model | None, resumed: bool) -> Model:
-    """The whole model that a recipe with an adapter adapts: the one it is given, or that of the run that goes on.
+def base_of(recipe: Recipe, out: Path, start: Model | None, resumed: bool) -> Model | None:
+    """The whole model that a recipe adapts, or learns few steps from: the one it is given, or that of the run that goes
+    on. None where a few-step method learns from data.
 
     Raises:
-        RecipeError: Without one.
+        RecipeError: Without one that is needed.
         CheckpointError: For the base of a run, where it is gone or its weights are others.
     """
     facts = read_json(out / "start.json") if resumed and (out / "start.json").is_file() else {}
@@ -103,11 +108,14 @@ def base_of(recipe: Recipe, out: Path, start: Model | None, resumed: bool) -> Mo
         if found is None and facts:
             raise CheckpointError(
                 f"The base of {out} is not there: {' nor '.join(map(str, places))}",
-                "the model that the run adapts", "train(..., resume=True, start=BASE)",
+                "the model that the run adapts or learns from", "train(..., resume=True, start=BASE)",
             )  # fmt: skip
+        if found is None and recipe.method is not None and not recipe.method.taught:
+            return None
         if found is None:
             raise RecipeError(
-                f"{recipe.name} has {recipe.adapter!r} and no model to adapt", "one to begin from",
+                f"{recipe.name} has {recipe.adapter or recipe.method!r} and no model to begin from",
+                "one to adapt or learn from",
                 "--from MODEL (start=MODEL)",
             )  # fmt: skip
         start = gendiff.load(found)
@@ -125,6 +133,32 @@ def others_pinned(domain: Domain, base: Domain) -> dict[str, tuple[str, str]]:
     """What makes the states of both and is not the same (`Domain.pinned`), by name: the beginning of each digest."""
     own, theirs = domain.pinned(), base.pinned()
     return {k: (f"{own[k][:12]}...", f"{theirs[k][:12]}...") for k in own if k in theirs and own[k] != theirs[k]}
+
+
+def teacher_of(base: Model, recipe: Recipe) -> Denoiser:
+    """The denoiser of a model that a student learns from, fixed, as its process and precision are."""
+    own = base.denoiser
+    precision = torch.bfloat16 if recipe.trainer.precision == "bfloat16" else None
+    network = copy.deepcopy(own.network).requires_grad_(False).eval()
+    return Denoiser(network, own.head, own.process, precision=precision)
+
+
+def check_teacher(model: Model, recipe: Recipe, base: Model | None) -> None:
+    """Refuses a few-step method for this network or process, or by a teacher of another noise.
+
+    Raises:
+        RecipeError: With the line that fixes it.
+    """
+    assert recipe.method is not None
+    own = model.denoiser
+    recipe.method.expect(own.network, own.process, base is not None)
+    if base is not None and repr(base.denoiser.process) != repr(own.process):
+        raise RecipeError(
+            f"{recipe.name} learns from a teacher of {base.denoiser.process!r}, on {own.process!r}",
+            "the teacher's process", f"process={base.denoiser.process!r}",
+        )  # fmt: skip
+    for name, (ours, theirs) in others_pinned(model.domain, base.domain).items() if base is not None else ():
+        raise RecipeError(f"{recipe.name} learns from a model of the {name} {theirs} on that of {ours}", "the same")
 
 
 def like_base(recipe: Recipe, base: Model) -> tuple[Recipe, list[str]]:

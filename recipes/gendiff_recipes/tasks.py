@@ -28,7 +28,7 @@ from .data import Data, one_thread
 from .evaluation import default_request, subset
 from .module import Coding, Denoising, Learning
 from .recipe import CodecRecipe, Recipe
-from .start import BASE, adapt_from, begin_from
+from .start import BASE, adapt_from, begin_from, check_teacher, teacher_of
 
 BEGUN = 1024
 """Training states of which a codec takes the principal components."""
@@ -83,18 +83,27 @@ class Task:
 
 
 class ModelTask(Task):
-    """A model: a domain with its denoiser."""
+    """A model: a domain with its denoiser.
 
-    def __init__(self, recipe: Recipe) -> None:
+    Args:
+        recipe: Resolved, its domain fitted.
+        base: The model it begins from, if there is one; a few-step method's teacher.
+    """
+
+    def __init__(self, recipe: Recipe, base: Model | None = None) -> None:
         self.recipe = recipe
         self.model = Model.new(recipe.domain, process=recipe.process, head=recipe.head, **recipe.network)
         self.model.denoiser.precision = torch.bfloat16 if recipe.trainer.precision == "bfloat16" else None
         self.model.sampler = recipe.sampler or self.model.sampler
         self.model.recipe = recipe.config()
-        self.module = Denoising(self.model.denoiser, recipe.domain, recipe)
+        if recipe.method is not None:
+            base = base if base is not None and recipe.based else None
+            check_teacher(self.model, recipe, base)
+        teacher = teacher_of(base, recipe) if recipe.method is not None and base is not None else None
+        self.module = Denoising(self.model.denoiser, recipe.domain, recipe, teacher)
 
     def check(self, out: Path) -> list[str]:
-        parts = check_loadable(self.model, self.recipe.times, self.recipe.objective)
+        parts = check_loadable(self.model, self.recipe.times, self.recipe.objective, self.recipe.method)
         names = ", ".join(part.__name__ for part in parts)
         return [f"The model will be loaded by gendiff.load({str(out)!r}, parts=[{names}])."] if parts else []
 
@@ -105,8 +114,8 @@ class ModelTask(Task):
 
     def origin(self, start: Model, out: Path) -> str:
         path, own = start.origin, self.model.adaptation
-        if own is not None and (path is None or not path.is_file()):
-            path = start.save(out / BASE)  # an adapter needs its base
+        if self.recipe.based and (path is None or not path.is_file()):
+            path = start.save(out / BASE)  # it is needed again when the run goes on
         found = super().origin(start, out) if path is None else str(path.resolve())
         if own is not None:
             self.model.adaptation = dataclasses.replace(own, path=found)

@@ -283,7 +283,7 @@ def train(
         RecipeError: If a resumed run would become another one.
         Interrupted: After Ctrl-C or SIGTERM, with a checkpoint of the last step.
     """
-    if resume and (overwrite or (start is not None and recipe.adapter is None)):
+    if resume and (overwrite or (start is not None and not recipe.based)):
         raise RecipeError(
             f"train(resume=True) got {'overwrite=True' if overwrite else 'start='}",
             "one of them",
@@ -314,13 +314,13 @@ def run(
 ) -> Any:
     """`train` with the folder at hand: its recipe `before`, and what is to be said already."""
     options, out, state, leader = recipe.trainer, folder.path, folder.state, folder.leader
-    if recipe.adapter is not None:
+    if recipe.based:
         start = base_of(recipe, out, start, before is not None)
+    if recipe.adapter is not None:
+        assert start is not None
         recipe, changed = like_base(recipe, start)
         said = [*changed, *said]
-    recipe, encoded, told = training_data(
-        recipe, data, None if recipe.adapter is None or start is None else start.domain
-    )
+    recipe, encoded, told = training_data(recipe, data, None if not recipe.based or start is None else start.domain)
     config, taken = recipe.config(), 0
     said = [*told, *about_warmup(recipe), *said]
     if before is not None:
@@ -330,7 +330,7 @@ def run(
         said.append(f"Resuming {out} from step {taken}.")
 
     torch.manual_seed(options.seed)
-    task: Task = CodecTask(recipe, data) if isinstance(recipe, CodecRecipe) else ModelTask(recipe)
+    task: Task = CodecTask(recipe, data) if isinstance(recipe, CodecRecipe) else ModelTask(recipe, start)
     said += task.check(out)
     begun = None
     if start is not None:

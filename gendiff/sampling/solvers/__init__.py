@@ -31,6 +31,7 @@ from gendiff.sampling.solvers.single import DPMpp2S as DPMpp2S
 from gendiff.sampling.solvers.single import DPMSolver as DPMSolver
 from gendiff.sampling.solvers.single import Euler as Euler
 from gendiff.sampling.solvers.single import EulerMaruyama as EulerMaruyama
+from gendiff.sampling.solvers.single import FlowMap as FlowMap
 from gendiff.sampling.solvers.single import Heun as Heun
 from gendiff.sampling.solvers.single import Midpoint as Midpoint
 from gendiff.sampling.solvers.single import OnePath as OnePath

@@ -9,6 +9,7 @@ r"""Solvers that start every step afresh.
     DPMpp2S        points, the prediction at half the step in lambda                     order 2 (Lu et al. 2022b)
     Churn          EDM's: noise is added before each step of another solver              (Karras 2022, Alg. 2)
     Consistency    to the prediction and back to fresh noise                             (Song et al. 2023, Alg. 1)
+    FlowMap        whole jumps t -> s of a few-step model, D(x_t, t, to=s)               exact (Kim et al. 2024, Alg. 3)
 
 Default grids keep these orders on every schedule. Even times, which Euler, DDIM and DDPM have by custom, would not:
 where sigma/alpha is not smooth in t at t = 0, the last step, into sigma = 0, is too long.
@@ -128,6 +129,44 @@ class Consistency(Solver):
         if not isinstance(leaf, Gaussian):
             return leaf.move(t, s, sigma)
         return Move(0.0, alpha, math.sqrt(max(sigma * sigma - (alpha * self.low) ** 2, 0.0)))
+
+
+@dataclass(frozen=True)
+class FlowMap(Solver):
+    """Whole jumps of a few-step model, from each time of the grid to the next, in one evaluation each.
+
+    For flow maps alone (`gendiff.training.fewstep`); such a model is a plain denoiser to every other solver.
+
+    Args:
+        gamma: Share of the noise that is drawn anew: each step jumps to the time u at which sigma_u/alpha_u is
+            sqrt(1 - gamma^2) sigma_s/alpha_s, and back up to s (Kim et al. 2024, Alg. 3). 0 is deterministic, 1 goes
+            all the way to the data, as `Consistency` does.
+
+    Raises:
+        SamplerError: For gamma between 0 and 1 where the parts of a bundle would jump to different times.
+    """
+
+    order: ClassVar[int] = 1
+    steps: int = 4
+    gamma: float = 0.0
+    times: Grid = field(default_factory=LinearGrid)
+
+    def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
+        if not self.gamma or s == 0:
+            yield Row(t, s, at=t, to=s, move=plain(process, t, s))
+            return
+        ends = process.per_part(partial(self.lower, s=s))
+        first = leaves(ends)[0]
+        if any(not math.isclose(end, first, abs_tol=1e-9) for end in leaves(ends)):
+            raise SamplerError(f"FlowMap(gamma={self.gamma}) on {process!r}, whose clocks differ", "gamma=0 or 1")
+        move = process.per_part(lambda leaf: leaf.move(t, s, self.gamma * leaf.schedule(s)[1]))
+        yield Row(t, s, at=t, to=first, move=move)
+
+    def lower(self, leaf: Leaf, s: float) -> float:
+        """The time u that is jumped to before noise is added up to s."""
+        alpha, sigma = leaf.schedule(s)
+        ratio = math.sqrt(1 - self.gamma**2) * sigma / alpha if alpha > 0 else math.inf
+        return min(leaf.schedule.unclock(ratio), s) if ratio > 0 else 0.0
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from gendiff.errors import NOT_NEGATIVE, NOT_NEGATIVE_OR_INFINITE, Range, SamplerError, at_least, check, ordered
+from gendiff.errors import NOT_NEGATIVE, NOT_NEGATIVE_OR_INFINITE, SHARE, Range, SamplerError, at_least, check, ordered
 from gendiff.processes import Move, Process, pick
 from gendiff.sampling.grids import Grid
 
@@ -56,6 +56,7 @@ class Row:
         norms: (n at `at`, n at t) where the weights mix rates (then of the l_j, c_t/c_j included), else None; by part.
         noise_scale: Factor on the noise of a renoising, or by part.
         path: Whether the noise is the increment of one Brownian path in t, the same on every grid.
+        to: Of a flow map, the time to which its prediction leads, or None for a plain denoiser's prediction.
         reach: How many predictions the weights reach back; known from them.
         draws: Whether the move may need noise; known from it.
     """
@@ -70,6 +71,7 @@ class Row:
     norms: Any = None
     noise_scale: Setting = 1.0
     path: bool = False
+    to: float | None = None
     reach: int = field(init=False, repr=False, compare=False)
     draws: bool = field(init=False, repr=False, compare=False)
 
@@ -114,7 +116,7 @@ def by_part(process: Process, setting: Setting) -> Any:
 RANGES = {
     "steps": at_least(1), "order": at_least(1), "orders": at_least(1), "corrector": at_least(0),
     "eta": NOT_NEGATIVE, "noise_scale": NOT_NEGATIVE, "churn": NOT_NEGATIVE, "low": NOT_NEGATIVE,
-    "high": NOT_NEGATIVE_OR_INFINITE, "corrections": at_least(0), "snr": Range(0, 0.5, "(]"),
+    "gamma": SHARE, "high": NOT_NEGATIVE_OR_INFINITE, "corrections": at_least(0), "snr": Range(0, 0.5, "(]"),
 }  # fmt: skip
 """What the fields of solvers that have these names may be."""
 
