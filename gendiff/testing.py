@@ -25,7 +25,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from gendiff.conditions import Condition
 from gendiff.config import from_config, to_config
-from gendiff.denoisers import TOLD, Denoise, Denoiser, Head, clean, rows_of
+from gendiff.denoisers import TOLD, Denoise, Denoiser, Head, clean, predict, rows_of
 from gendiff.domain import Domain, Request, collate, crop
 from gendiff.errors import RequestError
 from gendiff.evaluation import Measure, measure_of
@@ -245,6 +245,30 @@ def check_order(
         f"{solver!r} has order {found:.3f} on {denoiser.process!r}, claimed {solver.order}"
     )
     return found
+
+
+def check_flow_map(denoiser: Denoise, like: State, *, seed: int = 0, **cond: Any) -> float:
+    """Tries a flow map (`denoiser(x, t, to=s)`): at s = t nothing moves, whatever the network says.
+
+    Returns:
+        The semigroup error: how far one jump t -> s ends from two, t -> u -> s, root mean square over samples and
+        times, relative to how far the jump goes. A number to report; a trained network has one.
+    """
+    process, n = denoiser.process.masked(cond.get("mask")), len(tensors(like)[0])
+    noise, space = Noise.of(seed, n), process.space
+    x1, off, far = process.prior(like, noise), 0.0, 0.0
+
+    def jump(x: State, t: float, s: float) -> State:
+        return process.step(x, predict(denoiser, process, x, t, {**cond, "to": s}), t, s)
+
+    with torch.no_grad():
+        for t, u, s in ((1.0, 0.6, 0.2), (1.0, 0.5, 0.0), (0.7, 0.3, 0.0)):
+            x = x1 if t == 1 else jump(x1, 1.0, t)
+            require(float(space.dist2(x, jump(x, t, t)).max()) ** 0.5, 1e-5, f"{denoiser!r}: a jump of no length moves")
+            whole, two = jump(x, t, s), jump(jump(x, t, u), u, s)
+            off += float(space.dist2(whole, two).mean())
+            far += float(space.dist2(x, whole).mean())
+    return (off / far) ** 0.5
 
 
 def check_domain(

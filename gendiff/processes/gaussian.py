@@ -67,7 +67,10 @@ class Gaussian(Leaf):
             keep = math.sqrt(max(sigma_s**2 - churn**2, 0.0)) / sigma_t if churn else sigma_s / sigma_t  # type: ignore[operator]
             return Move(keep, alpha_s - keep * alpha_t, churn * noise_scale)  # type: ignore[operator]
         m = maths(torch.empty(0))
-        keep = m.sqrt(m.clip(sigma_s**2 - churn**2, 0.0, math.inf)) / sigma_t  # type: ignore[operator]
+        if isinstance(churn, Tensor) or churn:
+            keep = m.sqrt(m.clip(sigma_s**2 - churn**2, 0.0, math.inf)) / sigma_t  # type: ignore[operator]
+        else:  # without a root, whose slope is infinite at sigma_s = 0
+            keep = sigma_s / sigma_t
         return Move(keep, alpha_s - keep * alpha_t, churn * noise_scale)  # type: ignore[operator]
 
     def take(self, x: Tensor, target: Tensor, move: Move, noise: Noise | None = None) -> Tensor:

@@ -12,9 +12,10 @@ from gendiff.errors import DataError
 from gendiff.latents import KL, Reconstruction
 from gendiff.sampling.grids import Karras
 from gendiff.sampling.solvers import DPMpp2M
-from gendiff.training import LogNormal
+from gendiff.training import LogNormal, MeanFlow
 from gendiff_audio import FSDD, Audio, LogMel, Prepare, Sounds, Speech, Tones
 
+from .fewstep import student
 from .recipe import CodecRecipe, Optimizer, Recipe, Trainer, home_of, table_of
 
 
@@ -44,6 +45,14 @@ def fsdd() -> Recipe:
         trainer=Trainer(steps=4000, minutes=12, batch=32, show=500, samples=20),
         guidance=1.5,
     )
+
+
+def fsdd_meanflow() -> Recipe:
+    """Spoken digits in 1 to 4 evaluations: gendiff train audio.fsdd_meanflow --from runs/audio.fsdd.
+
+    Twelve minutes on one core, from the model or from data. Measured in benchmarks/results/fewstep_fsdd.json.
+    """
+    return student(fsdd(), MeanFlow(same=0.25, zero=0.3, guidance=1.5), 4, name="audio.fsdd_meanflow")
 
 
 def _voice() -> Audio:

@@ -6,15 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gendiff.denoisers import X0, Velocity
+from gendiff.denoisers import X0, EDMHead, Velocity
 from gendiff.errors import DataError
 from gendiff.latents import KL, Latent, Reconstruction, open_codec
+from gendiff.processes import Gaussian
+from gendiff.processes.schedules import EDM
 from gendiff.sampling.grids import PowerGrid
 from gendiff.sampling.solvers import Adams
-from gendiff.training import LogitNormal, Objective, Output
+from gendiff.training import ConsistencyTraining, LogitNormal, LogNormal, MeanFlow, Objective, Output
 from gendiff_images import CIFAR10, Digits, Emoji, Fashion, Folder, Images, PictureSource, Several, Sprites
 from gendiff_images.io import SUFFIXES
 
+from .fewstep import student
 from .recipe import CodecRecipe, Optimizer, Recipe, Trainer, home_of, table_of
 
 
@@ -61,6 +64,21 @@ def cifar10() -> Recipe:
         sampler=Adams(20, times=PowerGrid(1.1)),
         guidance=1.5,
     )
+
+
+def fashion_meanflow() -> Recipe:
+    """Fashion-MNIST in 1 to 4 evaluations: gendiff train images.fashion_meanflow --from MODEL.
+
+    Twenty minutes on one core, from the model or from data. Measured in benchmarks/results/fewstep_fashion.json.
+    """
+    method = MeanFlow(same=0.25, zero=0.3, guidance=2.0)
+    return student(fashion(), method, 4, name="images.fashion_meanflow")
+
+
+def cifar10_consistency() -> Recipe:
+    """CIFAR-10 in 1 or 2 evaluations by consistency from data (Song & Dhariwal 2024; Geng et al. 2024): for a GPU."""
+    plain = replace(cifar10(), drop=0.0, process=Gaussian(EDM()), head=EDMHead(0.5), times=LogNormal(-1.1, 2.0))
+    return student(plain, ConsistencyTraining(), 2, name="images.cifar10_consistency")
 
 
 def _captioned(name: str, source: PictureSource, minutes: float, **network: Any) -> Recipe:

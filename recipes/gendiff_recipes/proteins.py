@@ -8,9 +8,10 @@ from gendiff.conditions import Sites
 from gendiff.domain import Examples
 from gendiff.errors import DataError
 from gendiff.sampling.solvers import DDPM
-from gendiff.training import LogitNormal, Mixed, Objective, Output, Uniform
+from gendiff.training import LogitNormal, Mixed, Objective, Output, Shortcut, Uniform
 from gendiff_proteins import Backbones, Ideal, Proteins, Structures
 
+from .fewstep import student
 from .recipe import Optimizer, Recipe, Trainer, home_of, table_of
 
 TIMES = Mixed(LogitNormal(-0.5, 1.0), Uniform(1e-3), 0.3)
@@ -58,6 +59,14 @@ def structured() -> Recipe:
         guidance=1.0,
         sampler=DDPM(60, noise_scale=0.75),  # what it was measured with
     )
+
+
+def backbones_shortcut() -> Recipe:
+    """Backbones in 1 to 4 evaluations: gendiff train proteins.backbones_shortcut --from MODEL.
+
+    Forty minutes on one core. Measured in benchmarks/results/fewstep_backbones.json.
+    """
+    return student(backbones(), Shortcut(same=0.25, zero=0.3), 4, name="proteins.backbones_shortcut")
 
 
 SHORTEST, LONGEST = 16, 128  # residues that a recipe for two cores takes unasked

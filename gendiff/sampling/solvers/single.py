@@ -149,7 +149,7 @@ class FlowMap(Solver):
     order: ClassVar[int] = 1
     steps: int = 4
     gamma: float = 0.0
-    times: Grid = field(default_factory=LinearGrid)
+    times: Grid = field(default_factory=lambda: PowerGrid(1.0))
 
     def step(self, process: Process, t: float, s: float, past: Past) -> Iterator[Row]:
         if not self.gamma or s == 0:

@@ -11,6 +11,8 @@ give is a number, not a node.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,12 +49,21 @@ class Forward(Derivative):
     """Dual numbers (forward-mode differentiation)."""
 
     def __call__(self, space: Space, curve: Curve, like: Tensor, room: Tensor) -> tuple[State, State]:
+        prepare()
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
             tau = forward_ad.make_dual(like.new_zeros(()), like.new_ones(()))
             y = curve(tau)
             here = map_state(lambda part: forward_ad.unpack_dual(part).primal, y)
             slope = map_state(tangent_of, space.log(here, y))
         return here, slope
+
+
+@functools.cache
+def prepare() -> None:
+    """Has torch make its rules of forward derivatives, once: it does so by means that it warns of itself."""
+    with warnings.catch_warnings(), torch.no_grad(), forward_ad.dual_level():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.nn.functional.layer_norm(forward_ad.make_dual(torch.zeros(2), torch.ones(2)), (2,))
 
 
 def tangent_of(v: Tensor) -> Tensor:

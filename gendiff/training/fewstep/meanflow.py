@@ -27,7 +27,7 @@ from gendiff.errors import SHARE, check
 from gendiff.sampling.grids import PowerGrid
 from gendiff.sampling.solvers import Consistency, Solver
 from gendiff.spaces import State, map_state, tensors
-from gendiff.training.fewstep.base import AdaptiveWeight, FewStep, Lesson, tangent_errors, total
+from gendiff.training.fewstep.base import AdaptiveWeight, FewStep, Lesson, tangent_errors, total, weighted
 from gendiff.training.fewstep.derivatives import Derivative, Forward
 from gendiff.training.fewstep.jumps import difference, eulerian, velocity
 
@@ -41,7 +41,7 @@ class MeanFlow(FewStep):
         zero: Share of the others that jump all the way, s = 0.
         improved: Whether derivatives are taken along the model's own direction (iMF). With a teacher there is nothing
             to improve: its direction has no variance.
-        adaptive: The weight of large errors.
+        adaptive: The weight of large errors; None is `AdaptiveWeight(1.0)` with a teacher, and from data none.
         warmup: The share of the training over which r replaces a denoiser's error.
         derivative: How it is computed: `Forward()`, `Reverse()`, `Finite(h)`.
     """
@@ -49,7 +49,7 @@ class MeanFlow(FewStep):
     same: float = 0.5
     zero: float = 0.25
     improved: bool = True
-    adaptive: AdaptiveWeight = field(default_factory=AdaptiveWeight)
+    adaptive: AdaptiveWeight | None = None
     warmup: float = 0.0
     derivative: Derivative = field(default_factory=Forward)
 
@@ -81,7 +81,7 @@ class MeanFlow(FewStep):
             step = map_state(lambda all_, some: all_.index_add(0, here, ready * (some - all_[here])), step, own)
         errors = tangent_errors(process, lesson.denoiser.head, lesson.objective.weighting, x, guess, step, t)
         out = total(lesson.objective, errors, "flow")
-        return {**out, "loss": self.adaptive(out["loss"])}
+        return {**out, "loss": weighted(self.adaptive, lesson, out["loss"])}
 
     @torch.no_grad()
     def residual(
@@ -110,7 +110,7 @@ class ContinuousConsistency(MeanFlow):
     same: float = field(default=0.0, init=False)
     zero: float = field(default=1.0, init=False)
     improved: bool = field(default=False, init=False)
-    adaptive: AdaptiveWeight = field(default_factory=lambda: AdaptiveWeight(0.5, 1e-2))
+    adaptive: AdaptiveWeight | None = field(default_factory=lambda: AdaptiveWeight(0.5, 1e-2))
     warmup: float = 0.3
 
     def sampler(self, steps: int) -> Solver:

@@ -75,18 +75,16 @@ class MomentMatching(FewStep):
 
         def kernel(leaf: Any, a: State, b: State) -> Tensor:
             d2 = leaf.space.dist2(a, b)
-            far = (d2 + 1e-12).sqrt() / per_sample(leaf.space.dim(a).clamp_min(1).sqrt(), d2)
-            return torch.exp(-far * per_sample(w, d2))
+            size = leaf.norm(s, 1.0) * leaf.space.dim(a).clamp_min(1).sqrt().to(w)  # in the frame x/n
+            return torch.exp(-(d2 + 1e-12).sqrt() * per_sample(w / size, d2))
 
         def discrepancy(leaf: Any, y: State, z: State) -> Tensor:
             terms = []
-            for shift in range(m):
+            for shift in range(1, m):  # pairs of different samples: those of one have the same path
                 turned = torch.arange(n).reshape(-1, m).roll(shift, 1).flatten().to(tensors(y)[0].device)
                 yy, zz = rows_of(y, turned), rows_of(z, turned)
-                own = 0.0 if shift == 0 else kernel(leaf, y, yy) + kernel(leaf, z, zz)
-                terms.append(own / (m - 1) if shift else 0.0)
-                terms.append(-2 * kernel(leaf, y, zz) / m)
-            return 2 + torch.stack([term for term in terms if isinstance(term, Tensor)]).sum(0)
+                terms.append(kernel(leaf, y, yy) + kernel(leaf, z, zz) - 2 * kernel(leaf, y, zz))
+            return torch.stack(terms).mean(0)
 
         return total(lesson.objective, by_leaf(process, discrepancy, y, z), "moments")
 

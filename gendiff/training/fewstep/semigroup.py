@@ -22,7 +22,7 @@ from gendiff.processes import Leaf, Process
 from gendiff.sampling.grids import Grid, LinearGrid
 from gendiff.sampling.solvers import DDIM, Solver
 from gendiff.spaces import State, map_state, tensors
-from gendiff.training.fewstep.base import AdaptiveWeight, FewStep, Lesson, clean_errors, teach, total
+from gendiff.training.fewstep.base import AdaptiveWeight, FewStep, Lesson, clean_errors, teach, total, weighted
 from gendiff.training.fewstep.jumps import aim, by_leaf, jump, share
 
 
@@ -59,14 +59,14 @@ class Shortcut(FewStep):
         zero: Share of the others that jump all the way, s = 0.
         steps: Of Heun's method, that a teacher takes from t to u.
         reach: Of t -> s, at most so much is the first jump, u being drawn evenly; without a teacher it is one half.
-        adaptive: The weight of large errors.
+        adaptive: The weight of large errors; None is `AdaptiveWeight(1.0)` with a teacher, and from data none.
     """
 
     same: float = 0.5
     zero: float = 0.25
     steps: int = 2
     reach: float = 0.5
-    adaptive: AdaptiveWeight = field(default_factory=lambda: AdaptiveWeight(0.5))
+    adaptive: AdaptiveWeight | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,7 +94,7 @@ class Shortcut(FewStep):
             goal = map_state(lambda all_, some: all_.index_copy(0, here, some), goal, own)
         errors = clean_errors(lesson, x, guess, goal, t)
         out = total(lesson.objective, errors, "flow")
-        return {**out, "loss": self.adaptive(out["loss"])}
+        return {**out, "loss": weighted(self.adaptive, lesson, out["loss"])}
 
     @torch.no_grad()
     def goals(self, some: Lesson, x: State, t: Tensor, s: Tensor, told: dict[str, Any], scales: Tensor | None) -> State:

@@ -1,0 +1,703 @@
+"""Few steps: flow maps in closed form, derivatives by three ways, what each method holds fixed, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gendiff import (
+    EDM,
+    SO3,
+    VP,
+    X0,
+    Absorbing,
+    Adams,
+    BrownianSO3,
+    Centered,
+    Cosine,
+    Denoiser,
+    EDMHead,
+    Euler,
+    Exponential,
+    Gaussian,
+    Geodesic,
+    Heads,
+    Heun,
+    Joint,
+    Linear,
+    LinearGrid,
+    PowerGrid,
+    Sphere,
+    Tangent,
+    Torus,
+    Velocity,
+    sample,
+)
+from gendiff.conditions import Label, Text
+from gendiff.config import from_config, to_config
+from gendiff.denoisers import Mixture, Normal, default_head
+from gendiff.errors import RecipeError, SamplerError
+from gendiff.guidance import CFGRescale, Guided, ScaleInput
+from gendiff.nn import DiT, Jumps, UNet
+from gendiff.processes import Process
+from gendiff.random import Noise
+from gendiff.sampling.solvers import Consistency, FlowMap
+from gendiff.spaces import State, map_state, tensors
+from gendiff.testing import check_flow_map, randomised
+from gendiff.training import (
+    AdaptiveWeight,
+    ConsistencyTraining,
+    ContinuousConsistency,
+    DistributionMatching,
+    FewStep,
+    Finite,
+    Forward,
+    GuidanceDistillation,
+    Lesson,
+    MeanFlow,
+    MomentMatching,
+    Progressive,
+    Reflow,
+    Reverse,
+    Shortcut,
+    stratified,
+)
+from gendiff.training.fewstep import aim, eulerian, jump, velocity
+from gendiff_audio.networks import MelUNet
+from gendiff_proteins.networks import FrameNetwork
+
+SCHEDULES = (Linear(), VP(), Cosine(), EDM())
+METHODS: tuple[FewStep, ...] = (
+    MeanFlow(), MeanFlow(improved=False), ContinuousConsistency(), ConsistencyTraining(), Shortcut(), MomentMatching(),
+    Reflow(), DistributionMatching(), Progressive(2), GuidanceDistillation(),
+)  # fmt: skip
+B = 6
+TEXT = Text().fit(("a red heart", "a dog"))
+
+
+class ExactMap(nn.Module):
+    """The flow map of Gaussian data N(mean, deviation^2) on one axis after the other, and a push in one direction.
+
+    Phi_{t->s}(x) = alpha_s mean + (d_s/d_t)(x - alpha_t mean), d_t^2 = alpha_t^2 deviation^2 + sigma_t^2.
+    """
+
+    takes_to = True
+
+    def __init__(self, process: Gaussian, mean: Tensor, deviation: Tensor, zero: bool = False) -> None:
+        super().__init__()
+        self.process, self.mean, self.deviation, self.zero = process, mean, deviation, zero
+        self.push = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def end(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        (a, b), (c, d) = ((part[:, None] for part in self.process.schedule(u)) for u in (t, s))
+        now, then = ((k * k * self.deviation**2 + n * n).sqrt() for k, n in ((a, b), (c, d)))
+        return c * self.mean + then / now * (x - a * self.mean)
+
+    def forward(self, x: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
+        a, b = (part[:, None] for part in self.process.schedule(t))
+        square = self.deviation**2
+        instant = self.mean + a * square / (a * a * square + b * b) * (x - a * self.mean)
+        to = torch.zeros_like(t) if self.zero else t if to is None else to
+        same = (to >= t - 1e-12)[:, None]
+        whole = aim(self.process, x, self.end(x, t, to), t, to)
+        pushed = self.process.schedule.share(t, 1.0)[:, None] * (1 + (x / (a + b)).cos())
+        return torch.where(same, instant, whole) + self.push * pushed
+
+
+def gaussian(schedule: Any, zero: bool = False) -> tuple[Denoiser, Normal, Callable[[int, int], Tensor]]:
+    """A flow map, the teacher and the data of one Gaussian."""
+    process = Gaussian(schedule)
+    mean, deviation = torch.tensor([0.4, -0.7]).double(), torch.tensor([0.5, 1.2]).double()
+    exact = Normal(process, mean, torch.diag(deviation**2))
+    return Denoiser(ExactMap(process, mean, deviation, zero), X0(), process), exact, exact.draw
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_the_flow_map_of_a_gaussian_has_no_residual(schedule: Any) -> None:
+    denoiser, exact, draw = gaussian(schedule)
+    process, x0 = denoiser.process, draw(64, 0)
+    t = torch.linspace(0.05, 0.95, 64, dtype=torch.float64)
+    for s in (torch.zeros_like(t), 0.5 * t, 0.95 * t):
+        x = process.noise(x0, t, Noise.of(0, 64))
+        v = velocity(process, x, exact(x, t), t)
+        r = eulerian(denoiser, process, x, t, s, v, Forward(), {"to": s})
+        wrong = eulerian(denoiser, process, x, t, s, 1.1 * v, Forward(), {"to": s})
+        assert float(r.abs().max()) < 1e-9
+        assert float(wrong.abs().max()) > 1e-3
+        # the residual is the derivative that the top of `jumps` says it is
+        denoiser.network.push.fill_(0.3)
+        k, low = (process.schedule.share(u, 1.0)[:, None] for u in (t, s))
+        n = sum(process.schedule(t))[:, None]
+        guess = denoiser(x, t, to=s)
+        moved = [denoiser(x + h * v, t + h, to=s) for h in (1e-5, -1e-5)]
+        slope = process.schedule.share(t + 1e-6, 1.0) - process.schedule.share(t - 1e-6, 1.0)
+        along = (moved[0] - moved[1]) / 2e-5 / (slope[:, None] / 2e-6)
+        by_hand = low / k * (guess - exact(x, t)) + (k - low) * along
+        r = eulerian(denoiser, process, x, t, s, v, Forward(), {"to": s})
+        assert torch.allclose(r, by_hand, atol=2e-6 * float(by_hand.abs().max() + 1)), float(n.max())
+        denoiser.network.push.zero_()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_flow_map_samples_in_any_number_of_steps(schedule: Any, steps: int) -> None:
+    denoiser, exact, _ = gaussian(schedule)
+    denoiser.requires_grad_(False)
+    like, noise = torch.empty(32, 2, dtype=torch.float64), Noise.of(0, 32)
+    few = sample(denoiser, like, solver=FlowMap(steps), noise=noise)
+    many = sample(exact, like, solver=Adams(400, times=PowerGrid()), noise=noise)
+    assert float((few - many).abs().max()) < 2e-5
+    assert check_flow_map(denoiser, like) < 1e-9
+    # a plain solver finds the same model a plain denoiser
+    heun = [sample(d, like, solver=Heun(24), noise=noise) for d in (denoiser, exact)]
+    assert torch.allclose(*heun, atol=1e-9)
+
+
+@pytest.mark.parametrize("gamma", [0.3, 1.0])
+def test_jumps_with_noise_keep_the_marginals(gamma: float) -> None:
+    denoiser, exact, _ = gaussian(Linear())
+    n = 20_000
+    with torch.no_grad():
+        x = sample(denoiser, torch.empty(n, 2).double(), solver=FlowMap(4, gamma), noise=Noise.of(0, n))
+    assert torch.allclose(x.mean(0), exact.means[0], atol=0.03)
+    assert torch.allclose(x.std(0), torch.tensor([0.5, 1.2]).double(), atol=0.03)
+
+
+def test_all_the_way_and_back_is_the_consistency_sampler() -> None:
+    denoiser, _, _ = gaussian(Linear(), zero=True)
+    like, noise = torch.empty(8, 2).double(), Noise.of(3, 8)
+    grid = PowerGrid(1.0)
+    a = sample(denoiser, like, solver=FlowMap(3, 1.0, times=grid), noise=noise)
+    b = sample(denoiser, like, solver=Consistency(3, times=grid), noise=noise)
+    assert torch.allclose(a, b, atol=1e-12)
+
+
+SPACES: dict[str, tuple[Process, tuple[int, ...]]] = {
+    "torus": (Geodesic(Torus()), (3,)),
+    "sphere": (Geodesic(Sphere()), (2, 3)),
+    "so3": (Geodesic(SO3(), Exponential(5.0)), (2, 3, 3)),
+    "plane": (Gaussian(VP()), (3,)),
+    "centred": (Gaussian(Linear(), Centered()), (4, 3)),
+}
+
+
+class Field(nn.Module):
+    """A smooth field of clean states on any space, without a `to`."""
+
+    def __init__(self, process: Process, size: int) -> None:
+        super().__init__()
+        self.process_ = process
+        generator = torch.Generator().manual_seed(0)
+        self.w = torch.randn(size, size, generator=generator, dtype=torch.float64) / size
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        turned = x.flatten(1).sin() @ self.w + t[:, None]
+        v = turned.reshape(x.shape)
+        return v[..., 0] if isinstance(self.process_.space, SO3) else v
+
+
+def rk(denoise: Any, process: Any, x: Tensor, t: Tensor, s: Tensor, steps: int) -> Tensor:
+    """Midpoint steps of the flow in the log of the clock, differentiable in everything."""
+    space = process.space
+    for k in range(steps):
+        a, b = t + (s - t) * k / steps, t + (s - t) * (k + 1) / steps
+        c = (a + b) / 2
+        half = process.step(x, denoise(x, a), a, c)
+        # at the middle the flow's own target, seen from the beginning
+        v = velocity(process, half, denoise(half, c), c)
+        if space.flat:
+            x = x + (b - a)[:, *[None] * (x.ndim - 1)] * v
+        else:
+            here = space.scale(space.carry(x, half, v), b - a)
+            x = space.exp(x, here)
+    return x
+
+
+class Followed(nn.Module):
+    """The flow map of a field, by following it finely."""
+
+    takes_to = True
+
+    def __init__(self, field: Denoiser, steps: int) -> None:
+        super().__init__()
+        self.field, self.steps = field, steps
+
+    def forward(self, x: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
+        assert to is not None
+        process = self.field.process
+        return aim(process, x, rk(self.field, process, x, t, to, self.steps), t, to)
+
+
+class AsItIs(X0):
+    """A head of any space whose network emits the clean state."""
+
+    def clean(self, process: Any, x: Any, out: Any, t: Any) -> Any:
+        return process.space.project(out)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_on_every_space_a_followed_flow_is_a_flow_map(name: str) -> None:
+    process, point = SPACES[name]
+    like = torch.empty(B, *point, dtype=torch.float64)
+    field = Denoiser(Field(process, like[0].numel()), default_head(process), process)
+    t = torch.linspace(0.3, 0.8, B, dtype=torch.float64)
+    x = process.noise(process.space.random(like, Noise.of(0, B).fork("x0")), t, Noise.of(0, B))
+    s = 0.4 * t
+    errors = []
+    for steps in (8, 16):
+        flow = Denoiser(Followed(field, steps), AsItIs(), process)
+        v = velocity(process, x, field(x, t), t)
+        r = eulerian(flow, process, x, t, s, v, Finite(1e-5), {"to": s})
+        errors.append(float(process.space.norm2(x, r).max().sqrt()))
+    size = float(process.space.norm2(x, velocity(process, x, field(x, t), t)).max().sqrt())
+    assert errors[1] < 0.02 * size
+    assert errors[1] < errors[0] / 2.5  # the follower's own error, of second order
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Process, Any]] = {
+    "unet": (
+        lambda: UNet(2, in_channels=1, out_channels=1, channels=(16, 32), blocks=1, attention=(False, True), jumps=True,
+                     guided=True, conditions={"label": Label(("a", "b"))}),
+        Gaussian(Linear()), torch.empty(B, 1, 8, 8),
+    ),
+    "unet1d": (
+        lambda: MelUNet(8, {}, channels=(16, 24), jumps=True, guided=True), Gaussian(EDM()), torch.empty(B, 12, 8),
+    ),
+    "dit": (
+        lambda: DiT(2, in_channels=1, out_channels=1, patch=2, width=32, depth=2, heads=2, refine=8, jumps=True,
+                    guided=True, conditions={"label": Label(("a", "b"))}),
+        Gaussian(VP()), torch.empty(B, 1, 8, 8),
+    ),
+    "frames": (
+        lambda: FrameNetwork(16, 2, 2, 8, jumps=True, guided=True),
+        Joint(pos=Gaussian(Linear(), Centered()), rot=Geodesic(SO3(), Exponential(5.0))),
+        {"pos": torch.empty(B, 9, 3), "rot": torch.empty(B, 9, 3, 3)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_derivatives_of_every_network_by_every_way(name: str, masked: bool) -> None:
+    if masked and name in ("unet", "dit"):
+        pytest.skip("pictures have no mask")
+    make, process, like = NETWORKS[name]
+    torch.manual_seed(0)
+    network = randomised(make()).double()
+    denoiser = Denoiser(network, default_head(process), process)
+    like = map_state(Tensor.double, like)
+    noise, first = Noise.of(0, B), tensors(like)[0]
+    cond: dict[str, Any] = {"guidance": torch.linspace(1, 3, B)}
+    if name in ("unet", "dit"):
+        cond["label"] = torch.arange(B) % 3
+    if masked:
+        sites = first.shape[1:2] if name in ("frames", "unet1d") else first.shape[2:]
+        mask = torch.ones(B, *sites, dtype=torch.bool)
+        mask[1, -2:] = False
+        cond["mask"] = mask
+    bound = process.masked(cond.get("mask"))
+    x0 = bound.space.project(bound.space.random(like, noise.fork("x0")))
+    t, s = torch.linspace(0.3, 0.7, B).double(), torch.linspace(0.0, 0.4, B).double()
+    x = bound.noise(x0, t, noise)
+    v = velocity(bound, x, x0, t)
+    told = {**cond, "to": s}
+    ways = [eulerian(denoiser, bound, x, t, s, v, way, told) for way in (Forward(), Reverse(), Finite(3e-6))]
+    for part, *others in zip(*map(tensors, ways), strict=True):
+        for other in others:
+            assert float((part - other).abs().max()) < 1e-6 * float(part.abs().max() + 1)
+        assert float(part.abs().max()) > 1e-3
+    if masked:  # padding changes nothing
+        few = eulerian(denoiser, bound, x, t, s, v, Forward(), told)
+        hidden = map_state(lambda part: part.clone(), x)
+        tensors(hidden)[0][1, ..., -2:, :] += 0.0
+        assert all(torch.equal(a, b) for a, b in zip(tensors(few), tensors(ways[0]), strict=True))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_with_a_second_time_begins_as_the_one_without(name: str) -> None:
+    make, process, like = NETWORKS[name]
+    torch.manual_seed(0)
+    network = randomised(make()).double()
+    for own in network.modules():
+        if isinstance(own, Jumps):
+            for layers in (own.gap, own.scale):
+                assert layers is not None
+                nn.init.zeros_(layers[-1].weight)
+                nn.init.zeros_(layers[-1].bias)
+    denoiser = Denoiser(network, default_head(process), process)
+    x = process.space.random(map_state(Tensor.double, like), Noise.of(0, B))
+    plain = denoiser(x, 0.6)
+    told = denoiser(x, 0.6, to=0.1, guidance=torch.full((B,), 3.0))
+    assert all(torch.equal(a, b) for a, b in zip(tensors(plain), tensors(told), strict=True))
+
+
+def lesson_of(denoiser: Denoiser, draw: Any, teacher: Any, n: int, seed: int = 0, **more: Any) -> Lesson:
+    u = stratified(n, Noise.of(seed, 1).fork("times"))
+    u = u[torch.randperm(n, generator=torch.Generator().manual_seed(seed))]
+    return Lesson(denoiser, draw(n, seed), u, Noise.of(seed, n).fork("train"), teacher=teacher, **more)
+
+
+FROM_DATA = (MeanFlow(), MeanFlow(improved=False), MeanFlow(derivative=Reverse()), Shortcut(), MomentMatching())
+BY_TEACHER = (
+    MeanFlow(), MeanFlow(derivative=Finite(1e-4)), ContinuousConsistency(), Shortcut(steps=8),
+    GuidanceDistillation(guidance=1.0),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize(
+    ("method", "taught"), [*((m, False) for m in FROM_DATA), *((m, True) for m in BY_TEACHER)], ids=str
+)
+def test_the_exact_flow_map_is_a_fixed_point(method: FewStep, taught: bool, schedule: Any) -> None:
+    zero = isinstance(method, ContinuousConsistency)
+    denoiser, exact, draw = gaussian(schedule, zero)
+    method = dataclasses.replace(method, adaptive=AdaptiveWeight(0.0)) if hasattr(method, "adaptive") else method
+    own = denoiser.network.push
+    far = 1.0 if isinstance(method, MomentMatching) else 0.2
+    n, gradients = 2048, {0.0: [], far: []}
+    for push, found in gradients.items():
+        for seed in range(6):
+            with torch.no_grad():
+                own.fill_(push)
+            lesson = lesson_of(denoiser, draw, exact if taught else None, n, seed, progress=1.0)
+            own.grad = None
+            method.losses(lesson)["loss"].mean().backward()
+            assert own.grad is not None
+            found.append(float(own.grad))
+    still, pushed = (torch.tensor(found, dtype=torch.float64) for found in gradients.values())
+    noise = float(still.std()) / len(still) ** 0.5
+    assert abs(float(still.mean())) < 4 * noise + 0.03 * abs(float(pushed.mean())), (still, pushed)
+    assert float(pushed.mean()) > 4 * noise  # and from elsewhere it leads back
+    if taught:
+        assert float(still.abs().max()) < 0.02 * float(pushed.mean())  # a teacher has no variance
+
+
+@pytest.mark.parametrize("schedule", [Linear(), EDM()], ids=repr)
+@pytest.mark.parametrize("taught", [False, True])
+def test_consistency_leads_to_the_end_of_the_flow(taught: bool, schedule: Any) -> None:
+    """In small steps the fixed point is the flow map to 0; in the first stage, from data, the denoiser."""
+    denoiser, exact, draw = gaussian(schedule, zero=True)
+    own, means = denoiser.network.push, []
+    for push in (0.0, 0.2):
+        with torch.no_grad():
+            own.fill_(push)
+        own.grad = None
+        lesson = lesson_of(denoiser, draw, exact if taught else None, 8192, progress=1.0)
+        ConsistencyTraining(huber=1.0, stages=7).losses(lesson)["loss"].mean().backward()
+        assert own.grad is not None
+        means.append(float(own.grad))
+    assert abs(means[0]) < 0.1 * means[1]
+    assert (
+        ConsistencyTraining(stages=3)
+        .earlier(dataclasses.replace(lesson, progress=0.0), torch.tensor([0.5]).double())[0]
+        .item()
+        < 0.5
+    )
+
+
+def test_progressive_distillation_wants_two_steps_of_the_teacher_in_one() -> None:
+    process = Gaussian(Linear())
+    exact = Mixture(process, torch.tensor([[-1.0, 0.0], [1.0, 0.5]]).double(), 0.05)
+    method = Progressive(2)
+    grid = torch.tensor(method.grid(process, 4)).double()
+
+    class TwoSteps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.push = nn.Parameter(torch.zeros(()).double())
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            i = (t[:, None] - grid).abs().argmin(1)
+            u, s = grid[i + 1], grid[i + 2]
+            there = process.step(x, exact(x, t), t, u)
+            return aim(process, x, process.step(there, exact(there, u), u, s), t, s) + self.push
+
+    student = Denoiser(TwoSteps(), X0(), process)
+    loss = method.losses(lesson_of(student, exact.draw, exact, 64))["loss"].detach()
+    assert float(loss.max()) < 1e-20
+    like, noise = torch.empty(16, 2).double(), Noise.of(0, 16)
+    student.requires_grad_(False)
+    a = sample(student, like, solver=method.sampler(2), noise=noise)
+    b = sample(exact, like, solver=Euler(4), noise=noise)
+    assert torch.allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_samples_move_as_the_scores_differ(schedule: Any) -> None:
+    """Of samples that are shifted, and a critic that knows them, the gradient leads back; at the data it vanishes."""
+    process = Gaussian(schedule)
+    deviation, shift = torch.tensor([0.5, 1.2]).double(), torch.tensor([0.4, 0.4]).double()
+    covariance = torch.diag(deviation**2)
+    teacher = Normal(process, torch.zeros(2).double(), covariance)
+
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift = nn.Parameter(shift.clone())
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            a, b = (part[:, None] for part in process.schedule(t))
+            return deviation / (a * a * deviation**2 + b * b).sqrt() * x + self.shift
+
+    student = Denoiser(Shifted(), X0(), process)
+    for mean, sign in ((shift, 1.0), (torch.zeros(2).double(), 0.0), (-shift, -1.0)):
+        critic: Any = Normal(process, mean, covariance)
+        student.network.shift.grad = None
+        lesson = lesson_of(student, teacher.draw, teacher, 256, critic=critic)
+        DistributionMatching().losses(lesson)["loss"].mean().backward()
+        grad = student.network.shift.grad
+        assert bool((grad * sign > 0).all() if sign else (grad.abs() < 1e-12).all())
+    learned = Denoiser(Shifted(), X0(), process)
+    lesson = dataclasses.replace(lesson, critic=learned)
+    own = DistributionMatching().critic_losses(lesson)
+    own.mean().backward()
+    assert student.network.shift.grad is grad  # the student stands still meanwhile
+    assert learned.network.shift.grad is not None
+
+
+def test_reflow_learns_the_pairs_of_the_teacher() -> None:
+    denoiser, exact, draw = gaussian(Linear())
+    method = Reflow(solver=Adams(60, times=PowerGrid()))
+    seen: dict[str, Tensor] = {}
+    network = denoiser.network
+
+    class Spy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            seen.update(x=x.detach(), t=t)
+            return self.inner(x, t, torch.zeros_like(t))
+
+    lesson = lesson_of(Denoiser(Spy(), X0(), denoiser.process), draw, exact, 64)
+    z = denoiser.process.endpoint(lesson.x0, lesson.noise.fork("reflow").fork("prior"))
+    end = network.end(z, torch.ones(64).double(), torch.zeros(64).double())
+    method.losses(lesson)
+    t = seen["t"][:, None]
+    assert torch.allclose(seen["x"], (1 - t) * end + t * z, atol=1e-3)
+
+
+def test_a_scale_that_is_told_is_that_of_two_evaluations() -> None:
+    """The goal of a guided teacher is w full + (1 - w) free, by sample; from data, the model's own free prediction."""
+    process = Gaussian(Linear())
+
+    class Two(nn.Module):
+        takes_to = takes_guidance = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = nn.Parameter(torch.zeros(()).double())
+
+        def forward(self, x: Tensor, t: Tensor, label: Tensor, to: Any = None, guidance: Any = None) -> Tensor:
+            w = torch.ones_like(t) if guidance is None else guidance.to(t)
+            full, free = x.sin() + label[:, None], x.cos()
+            asked = (label >= 0)[:, None]
+            return torch.where(asked, w[:, None] * full + (1 - w[:, None]) * free, free) + self.own
+
+    def without(cond: dict[str, Any]) -> dict[str, Any]:
+        return {**cond, "label": torch.full_like(cond["label"], -1)}
+
+    student, label = Denoiser(Two(), X0(), process), torch.arange(64) % 3
+    method = GuidanceDistillation(guidance=(0.5, 4.0))
+    lesson = lesson_of(
+        student, lambda n, seed: torch.randn(n, 2).double(), student, 64, cond={"label": label}, without=without
+    )
+    assert float(method.losses(lesson)["loss"].detach().max()) < 1e-20
+    scales = method.scales(lesson)
+    assert scales is not None
+    assert 0.5 <= float(scales.min()) < 1 < 3 < float(scales.max()) <= 4
+    x, t = lesson.noised(torch.full((64,), 0.5).double()), torch.full((64,), 0.5).double()
+    w = torch.linspace(1, 3, 64)
+    two = Guided(student, w, without)(x, t, label=label)
+    one = ScaleInput(student, w)(x, t, label=label)
+    assert torch.allclose(two, one, atol=1e-6)
+    half = ScaleInput(student, w).select(torch.arange(32))(x[:32], t[:32], label=label[:32])
+    assert torch.allclose(half, one[:32])
+    from_data = dataclasses.replace(lesson, teacher=None)
+    led = MeanFlow(guidance=2.0).led(from_data, x, t, torch.full((64,), 2.0).double())
+    assert torch.allclose(led, 2 * lesson.x0 - x.cos())
+
+
+def test_what_cannot_work_is_refused() -> None:
+    plain = UNet(1, in_channels=2, out_channels=2, channels=(16,), attention=(False,))
+    jumps = UNet(1, in_channels=2, out_channels=2, channels=(16,), attention=(False,), jumps=True)
+    before = UNet(1, in_channels=2, out_channels=2, channels=(16,), attention=(False,), jumps=True, previous=True)
+    flat = Gaussian(Linear())
+    for process in (Absorbing(4), BrownianSO3(), Joint(pos=flat, kind=Absorbing(4))):
+        with pytest.raises(RecipeError, match="Gaussian and Geodesic"):
+            MeanFlow().expect(jumps, process, False)
+    with pytest.raises(RecipeError, match=r"network\.jumps=true"):
+        MeanFlow().expect(plain, flat, False)
+    with pytest.raises(RecipeError, match=r"network\.guided=true"):
+        MeanFlow(guidance=(1.0, 4.0)).expect(jumps, flat, True)
+    with pytest.raises(RecipeError, match="without a teacher"):
+        Progressive().expect(plain, flat, False)
+    with pytest.raises(RecipeError, match="self-conditioned"):
+        Shortcut().expect(before, flat, False)
+    with pytest.raises(RecipeError, match="starts at t"):
+        Reflow(solver=Euler(4, times=LinearGrid(start=0.9))).expect(plain, flat, True)
+    for fields in ({"guidance": 0.0}, {"guidance": (4.0, 1.0)}, {"same": 1.5}, {"zero": -0.1}):
+        with pytest.raises(RecipeError):
+            MeanFlow(**fields)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="learns from data alone"):
+        MomentMatching(guidance=2.0)
+    denoiser = Denoiser(plain, Velocity(), flat)
+    like, noise = torch.empty(2, 2, 8), Noise.of(0, 2)
+    with pytest.raises(SamplerError, match="not told the time to jump to"):
+        sample(denoiser, like, solver=FlowMap(2), noise=noise)
+    guided = Guided(Denoiser(jumps, Velocity(), flat), 2.0, lambda cond: cond)
+    with pytest.raises(SamplerError, match="whole jumps"):
+        sample(guided, like, solver=FlowMap(2), noise=noise)
+    sample(guided, like, solver=Euler(2), noise=noise)
+    with pytest.raises(SamplerError, match="a number, or one for each sample"):
+        ScaleInput(denoiser, CFGRescale(2.0))
+    masked = lesson_of(Denoiser(jumps, Velocity(), flat), lambda n, seed: torch.randn(n, 2, 8), None, 4)
+    with pytest.raises(RecipeError, match="several sizes"):
+        MomentMatching().losses(dataclasses.replace(masked, cond={"mask": torch.ones(4, 8, dtype=torch.bool)}))
+    clocks = Joint(a=Gaussian(Linear()), b=Gaussian(VP()))
+    with pytest.raises(SamplerError, match="clocks differ"):
+        FlowMap(2, 0.5).rows(clocks)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_methods_go_to_a_file_and_come_back(method: FewStep) -> None:
+    assert from_config(json.loads(json.dumps(to_config(method)))) == method
+    solver = method.sampler(3)
+    assert from_config(json.loads(json.dumps(to_config(solver)))) == solver
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_sample_is_learned_from_by_itself(method: FewStep) -> None:
+    """Losses of a batch are those of its parts, but where a method compares samples."""
+    if isinstance(method, MomentMatching):
+        pytest.skip("it compares the samples of a group")
+    denoiser, exact, draw = gaussian(Linear(), zero=not method.jumps)
+    critic = Denoiser(
+        ExactMap(denoiser.process, denoiser.network.mean, denoiser.network.deviation), X0(), denoiser.process
+    )
+    with torch.no_grad():
+        denoiser.network.push.fill_(0.3)
+    method = dataclasses.replace(method, guidance=1.0)
+    lesson = lesson_of(denoiser, draw, exact if method.taught is not False else None, 16, progress=0.8, critic=critic)
+    whole = method.losses(lesson)["loss"]
+    rows = torch.tensor([5, 6, 7])
+    part = method.losses(lesson.select(rows))["loss"]
+    assert torch.allclose(whole[rows], part, rtol=1e-9, atol=1e-12)
+
+
+class Clouds(nn.Module):
+    """Positions and rotations, told the jump."""
+
+    takes_to = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(0.1 * torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).double())
+
+    def forward(self, x: State, t: Tensor, to: Tensor | None = None, mask: Tensor | None = None) -> State:
+        to = t if to is None else to
+        gap = (t - to)[:, None, None]
+        return {"pos": (x["pos"] @ self.w).sin() + gap, "rot": (x["rot"] @ self.w)[..., 0].sin() * (1 + gap)}
+
+
+JOINT = Joint(pos=Gaussian(Linear(), Centered()), rot=Geodesic(SO3(), Exponential(5.0)))
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if not isinstance(m, MomentMatching)], ids=str)
+def test_bundles_with_masks_and_padding(method: FewStep) -> None:
+    """On a bundle of two spaces and clocks: finite, with gradients, and padding changes nothing."""
+    heads = Heads(pos=Velocity(), rot=Tangent())
+    net = Clouds()
+    student, teacher = Denoiser(net, heads, JOINT), Denoiser(Clouds(), heads, JOINT)
+    with torch.no_grad():
+        teacher.network.w.mul_(1.5)
+    mask = torch.ones(4, 5, dtype=torch.bool)
+    mask[1, 3:] = False
+    space = JOINT.masked(mask).space
+    like = {"pos": torch.empty(4, 5, 3).double(), "rot": torch.empty(4, 5, 3, 3).double()}
+    x0 = space.project(space.random(like, Noise.of(1, 4)))
+    method = dataclasses.replace(method, guidance=1.0)
+    lesson = Lesson(
+        student, x0, stratified(4, Noise.of(0, 1)), Noise.of(0, 4), {"mask": mask}, progress=0.9,
+        teacher=teacher if method.taught is not False else None, critic=teacher,
+    )  # fmt: skip
+    out = method.losses(lesson)
+    out["loss"].mean().backward()
+    assert net.w.grad is not None
+    assert bool(net.w.grad.isfinite().all())
+    assert float(net.w.grad.abs().max()) > 0
+    longer = {k: torch.cat([v, v[:, :2]], 1) for k, v in x0.items()}
+    wide = torch.cat([mask, torch.zeros(4, 2, dtype=torch.bool)], 1)
+    longer = JOINT.masked(wide).space.project(longer)
+    again = method.losses(dataclasses.replace(lesson, x0=longer, cond={"mask": wide}))
+    assert torch.allclose(out["loss"], again["loss"], rtol=1e-6, atol=1e-9)
+
+
+def test_tokens_are_attended_to_in_derivatives() -> None:
+    """Cross-attention has a forward derivative, whatever kernel it would take otherwise."""
+    network = randomised(
+        DiT(2, in_channels=1, out_channels=1, patch=2, width=32, depth=1, heads=2, jumps=True,
+            conditions={"caption": TEXT})
+    ).double()  # fmt: skip
+    own = network.conditioning
+    assert own.gives("tokens")
+    cond = {"caption": TEXT.collate([TEXT.encode("a red heart"), TEXT.encode("a dog")])}
+    process = Gaussian(Linear())
+    denoiser = Denoiser(network, Velocity(), process)
+    x = torch.randn(2, 1, 24, 24, generator=torch.Generator().manual_seed(0)).double()  # 144 patches: the fused kernel
+    t, s = torch.tensor([0.5, 0.7]).double(), torch.tensor([0.1, 0.0]).double()
+    told = {**cond, "to": s}
+    a, b = (eulerian(denoiser, process, x, t, s, x.sin(), way, told) for way in (Forward(), Finite(3e-6)))
+    assert torch.allclose(a, b, atol=1e-6 * float(a.abs().max() + 1))
+
+
+@functools.cache
+def jump_of(n: int) -> Tensor:
+    denoiser, _, draw = gaussian(VP())
+    x = draw(8, 0)[:n]
+    t = torch.linspace(0.2, 0.9, 8).double()[:n]
+    return jump(denoiser, denoiser.process, x, t, 0.5 * t, {"to": 0.5 * t})
+
+
+def test_a_jump_is_the_same_in_every_batch() -> None:
+    assert torch.allclose(jump_of(8)[:1], jump_of(1), atol=1e-14)
+
+
+def test_the_velocity_is_the_derivative_of_the_path() -> None:
+    for process, point in (*SPACES.values(), (Gaussian(EDM()), (3,))):
+        x0, z = (process.space.random(torch.empty(B, *point).double(), Noise.of(k, B)) for k in (0, 1))
+        t = torch.linspace(0.2, 0.8, B).double()
+        x, h = process.noised(x0, z, t), 1e-6
+        forth, back = (process.space.log(x, process.noised(x0, z, t + k * h)) for k in (1, -1))
+        v = velocity(process, x, x0, t)
+        assert torch.allclose((forth - back) / (2 * h), v, atol=1e-5 * float(v.abs().max() + 1))
+
+
+def test_an_edm_head_is_told_both_times_in_its_own_terms() -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class Net(nn.Module):
+        takes_to = True
+
+        def forward(self, x: Tensor, t: Tensor, to: Tensor) -> Tensor:
+            seen.append((t, to))
+            return x
+
+    process = Gaussian(EDM())
+    denoiser = Denoiser(Net(), EDMHead(0.5), process)
+    x = torch.randn(3, 2)
+    denoiser(x, 0.7, to=0.3)
+    for t, got in zip((0.7, 0.3), seen[0], strict=True):
+        alpha, sigma = process.schedule(t)
+        assert torch.allclose(got.double(), torch.full((3,), (torch.tensor(sigma / alpha).log() / 4).item()).double())
+    denoiser(x, 0.7, to=0.0)
+    assert float(seen[1][1][0]) == -3.0
