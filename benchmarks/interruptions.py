@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from gendiff import Domain, Example, Examples, Gaussian, Label, Linear, Request
-from gendiff.nn import LabelEmbedding
+from gendiff.nn import Jumps, LabelEmbedding
 from gendiff.training import ImportanceTimes
 from gendiff_recipes import checkpoints
 from gendiff_recipes.callbacks import Clock, EMAWeights, Report
@@ -52,17 +52,29 @@ STEPS = 60
 
 
 class Net(nn.Module):
-    """A multilayer perceptron on sites [B, N, 2], with dropout and a label."""
+    """A multilayer perceptron on sites [B, N, 2], with dropout and a label; it may be told a jump and a scale."""
 
-    def __init__(self, width: int = 16, dropout: float = 0.2) -> None:
+    def __init__(self, width: int = 16, dropout: float = 0.2, jumps: bool = False, guided: bool = False) -> None:
         super().__init__()
+        self.takes_to, self.takes_guidance = jumps, guided
         self.label = LabelEmbedding(2, width)
         self.first, self.last = nn.Linear(3, width), nn.Linear(width, 2)
+        self.jumps = Jumps(width, jumps, guided) if jumps or guided else None
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, t: Tensor, kind: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        kind: Tensor | None = None,
+        mask: Tensor | None = None,
+        to: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         time = t.reshape(-1, 1, 1).expand(*x.shape[:-1], 1)
-        h = self.first(torch.cat([x, time], -1)) + self.label(kind)["vector"][:, None]
+        told = self.label(kind)["vector"]
+        told = told if self.jumps is None else self.jumps(told.expand(len(x), -1), t, to, guidance)
+        h = self.first(torch.cat([x, time], -1)) + told[:, None]
         return self.last(self.dropout(h.tanh()))
 
 

@@ -114,8 +114,9 @@ def base_of(recipe: Recipe, out: Path, start: Model | None, resumed: bool) -> Mo
             return None
         if found is None:
             raise RecipeError(
-                f"{recipe.name} has {recipe.adapter or recipe.method!r} and no model to begin from",
-                "one to adapt or learn from",
+                f"{recipe.name} has {recipe.adapter or recipe.method!r} and no model to "
+                f"{'adapt' if recipe.adapter is not None else 'learn from'}",
+                "one to begin from",
                 "--from MODEL (start=MODEL)",
             )  # fmt: skip
         start = gendiff.load(found)
