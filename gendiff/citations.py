@@ -51,6 +51,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "DPMpp2M": ("lu2022dpmpp",),
     "DPMpp3M": ("lu2022dpmpp",),
     "Consistency": ("song2023consistency",),
+    "FlowMap": ("kim2024ctm", "boffi2025flowmaps"),
     "Adams": ("zhang2023deis", "xue2023sasolver"),
     "Points": ("lu2022dpmpp",),
     "HalfSlope": ("xue2023sasolver",),
@@ -108,6 +109,17 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "DPS": ("chung2023dps",),
     "Reward": ("singhal2025fksteering",),
     "Likelihood": ("wu2023tds",),
+    "ScaleInput": ("meng2023guided",),
+    # few steps
+    "MeanFlow": ("geng2025meanflow", "geng2025improved"),
+    "ContinuousConsistency": ("lu2025scm",),
+    "ConsistencyTraining": ("song2023consistency", "song2024ict", "geng2024ect"),
+    "Shortcut": ("frans2025shortcut", "kim2024ctm"),
+    "Progressive": ("salimans2022progressive",),
+    "Reflow": ("liu2023rectified",),
+    "MomentMatching": ("zhou2025imm",),
+    "DistributionMatching": ("yin2024dmd",),
+    "GuidanceDistillation": ("meng2023guided",),
     # numbers and networks
     "Noise": ("salmon2011philox",),
     "DiT": ("peebles2023dit",),
@@ -170,5 +182,9 @@ def cite(*things: Any) -> str:
             kind = type(part)
             ours = kind.__module__.partition(".")[0] == "gendiff"
             keys.update(dict.fromkeys(USED_BY.get(kind.__name__, ()) if ours else ()))
+            recipe = getattr(part, "recipe", None)  # a model's, as JSON
+            method = recipe.get("method") if isinstance(recipe, Mapping) else None
+            if isinstance(method, Mapping):
+                keys.update(dict.fromkeys(USED_BY.get(str(method.get("kind")), ())))
             extra.update(dict.fromkeys(vars(kind).get("citations", ())))
     return "\n\n".join([*(known[key] for key in keys), *extra])
