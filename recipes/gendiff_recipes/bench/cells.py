@@ -17,14 +17,11 @@ import json
 import math
 import platform
 import shlex
-import shutil
-import sys
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,20 +35,19 @@ from gendiff.config import from_config, to_config
 from gendiff.discovery import domain_class, registered
 from gendiff.domain import Domain
 from gendiff.drawing import so_many_threads
-from gendiff.errors import DataError, RecipeError, UnknownName
+from gendiff.errors import DataError, UnknownName
 from gendiff.evaluation import Judge, Measure, measure_of
 from gendiff.evaluation.scores import Described
 from gendiff.model import Model
-from gendiff.modelfile import model_path
 from gendiff.samples import captions, draw_together
 from gendiff.sampling import Loop, replace_solver
 from gendiff.sampling.solvers import Calibrated, Solver
 from gendiff.spaces import tensors
 
-from ..evaluation import asked_for, asked_lengths, judges_of, obedience, subset
-from ..folder import RunError
-from ..recipe import Recipe
-from ..showing import KINDS
+from gendiff_recipes.evaluation import asked_for, asked_lengths, judges_of, obedience, subset
+from gendiff_recipes.folder import RunError
+from gendiff_recipes.recipe import Recipe
+from gendiff_recipes.showing import KINDS
 from .parts import split, use_parts
 from .suite import OWN, Entry, Method, Suite, slug
 
@@ -183,7 +179,7 @@ def model_of(job: Job, path: str) -> Model:
 
 def trained(job: Job) -> dict[str, Any]:
     """Trains the model of a domain in its folder, going on where it was."""
-    from ..training import train
+    from gendiff_recipes.training import train
 
     out, since = Path(job.out), time.perf_counter()
     recipe = recipe_of(job.entry, job.suite)
@@ -204,14 +200,16 @@ def recipe_of(entry: Entry, suite: Suite) -> Recipe:
     Raises:
         RecipeError, UnknownName: For one that is not known, or changes that do not fit.
     """
-    from ..commands import recipe_of as recipe_named
+    from gendiff_recipes.commands import recipe_of as recipe_named
 
     if entry.domain:
         domain = domain_of(entry.domain)
         return Recipe(f"{domain.name}.{entry.name}", domain).override(*entry.changes)
     words = shlex.split(entry.recipe)
     first = suite.path(words[0])
-    word = str(first) if words[0].endswith(".json") or (first.is_dir() and (first / "recipe.json").exists()) else words[0]
+    word = (
+        str(first) if words[0].endswith(".json") or (first.is_dir() and (first / "recipe.json").exists()) else words[0]
+    )
     more = [str(suite.path(text)) if suite.path(text).exists() else text for text in words[1:]]
     return recipe_named(word, [*more, *entry.changes], {})
 
@@ -471,9 +469,7 @@ def cell(job: Job) -> dict[str, Any]:
     plan, clock = model.plan(entry.n, **entry.ask), Clock()
     guidance = guidance_in(job)
     with Count(model.denoiser.network) as count, clock:
-        samples = model.sample(
-            entry.n, sampler=sampler, guidance=guidance, seed=job.seed, batch=entry.batch, plan=plan
-        )
+        samples = model.sample(entry.n, sampler=sampler, guidance=guidance, seed=job.seed, batch=entry.batch, plan=plan)
     batches = -(-entry.n // entry.batch)
     calls, passes = count.calls / batches, count.rows / entry.n
     few = samples[: entry.shown] if job.seed == job.suite.seeds[0] else []

@@ -11,7 +11,7 @@ from pathlib import Path
 from gendiff.cli.commands import worker_options
 from gendiff.progress import progress_bar
 
-from ..commands import data_option, use_data
+from gendiff_recipes.commands import data_option, use_data
 
 
 class BenchSuite:

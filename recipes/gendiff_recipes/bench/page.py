@@ -16,9 +16,9 @@ import numpy as np
 from gendiff.errors import GendiffError
 from gendiff.modelfile import write_whole
 
-from .. import drawing
-from ..report import DIGIT, Block, Pictures, Text, asset, number, templates
-from ..showing import KINDS, plain
+from gendiff_recipes import drawing
+from gendiff_recipes.report import DIGIT, Block, Pictures, Text, asset, number, templates
+from gendiff_recipes.showing import KINDS, plain
 from .running import Outcome
 from .suite import slug
 from .tables import INTERVAL, Stat, Table, Tables
@@ -72,7 +72,11 @@ def chart(table: Table) -> View | None:
         for k, (name, points) in enumerate(lines.items())
         if points
     ]
-    said = [(name, one) for name, one in (("real data", table.floor), ("chance", table.chance)) if one is not None and one.seeds]
+    said = [
+        (name, one)
+        for name, one in (("real data", table.floor), ("chance", table.chance))
+        if one is not None and one.seeds
+    ]
     return {
         "title": table.title, "note": table.about, "y": "logarithmic" if log else "", "lines": drawn,
         "levels": [{"name": name, "y": up(one.mean), "band": bar(one), "value": one.text()} for name, one in said],
@@ -201,7 +205,10 @@ def write_page(outcome: Outcome, tables: Tables, path: Path) -> Path:
         sections.append(
             {
                 "title": entry.name,
-                "facts": [("Samples", f"{n} a seed"), ("Model", entry.model or f"trained: {entry.recipe or entry.domain}")],
+                "facts": [
+                    ("Samples", f"{n} a seed"),
+                    ("Model", entry.model or f"trained: {entry.recipe or entry.domain}"),
+                ],
                 "charts": charts,
                 "tables": [{"view": one, "rows": rows_of(one, behind)} for one in own],
             }

@@ -30,7 +30,9 @@ def module_of(path: Path) -> ModuleType:
         RecipeError: For a file that is not there, or that cannot be run.
     """
     if not path.is_file() or path.suffix != ".py":
-        raise RecipeError(f"There is no file {path} of parts", "a Python file, and perhaps a name in it", '"my.py:MySolver"')
+        raise RecipeError(
+            f"There is no file {path} of parts", "a Python file, and perhaps a name in it", '"my.py:MySolver"'
+        )
     name = path.stem
     there = sys.modules.get(name)
     if there is not None:
@@ -47,7 +49,9 @@ def module_of(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         sys.modules.pop(name, None)
-        raise RecipeError(f"{path} cannot be run ({type(error).__name__}: {error})", "a Python file that can") from error
+        raise RecipeError(
+            f"{path} cannot be run ({type(error).__name__}: {error})", "a Python file that can"
+        ) from error
     return module
 
 

@@ -140,7 +140,9 @@ class Board:
         model, own = self.model(job), self.measured(job)
         for path in (model, own):
             if not path.is_file():
-                raise RequestError(f"{job.domain}: there is no model {path}", "a model.safetensors, or the folder of a run")
+                raise RequestError(
+                    f"{job.domain}: there is no model {path}", "a model.safetensors, or the folder of a run"
+                )
         job = dataclasses.replace(job, model=str(model), digest=self.digest(model), measured=str(own))
         if job.kind == "cell" and job.way.calibrates:
             fit = self.found[Job("fit", self.suite, job.domain, job.method).place]

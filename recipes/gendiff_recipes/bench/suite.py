@@ -72,7 +72,9 @@ class Method:
     fine: int = 96
 
     def __post_init__(self) -> None:
-        check(self, pilots=Range(8, LARGE, text="a whole number, at least 8"), rounds=SEED, fine=COUNT, evaluations=COUNT)
+        check(
+            self, pilots=Range(8, LARGE, text="a whole number, at least 8"), rounds=SEED, fine=COUNT, evaluations=COUNT
+        )
         for name in ("name", "sampler"):
             if not getattr(self, name).strip():
                 refuse(self, name, "a text")
@@ -228,8 +230,13 @@ def read_suite(path: str | Path, parts: Sequence[str] = ()) -> Suite:
         try:
             data = tomllib.loads(path.read_text(encoding="utf8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path} is no TOML ({error})", "methods and domains, as `gendiff bench --help` says") from error
-    here = [str(Path(text.rpartition(":")[0] or text).resolve()) + text[len(text.rpartition(":")[0] or text) :] for text in parts]
+            raise RecipeError(
+                f"{path} is no TOML ({error})", "methods and domains, as `gendiff bench --help` says"
+            ) from error
+    here = [
+        str(Path(text.rpartition(":")[0] or text).resolve()) + text[len(text.rpartition(":")[0] or text) :]
+        for text in parts
+    ]
     return suite_of(data, path, here)
 
 
@@ -240,7 +247,9 @@ def suite_of(data: Mapping[str, Any], path: Path, parts: Sequence[str] = ()) -> 
     seeds = data.get("seeds", 1)
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         if seeds < 1:
-            raise RecipeError(f"{where} has seeds={seeds}", "a number of seeds, at least 1, or a list of them", "seeds = 3")
+            raise RecipeError(
+                f"{where} has seeds={seeds}", "a number of seeds, at least 1, or a list of them", "seeds = 3"
+            )
         seeds = list(range(seeds))
     methods, domains = (listed(data.get(name, {}), name, where) for name in ("methods", "domains"))
     return Suite(

@@ -130,7 +130,9 @@ class Table:
         """A LaTeX tabular for booktabs, the best of each column bold."""
         head, rows = self.grid()
         body = [" & ".join(map(latex_of, head))]
-        body += [" & ".join(rf"\textbf{{{latex_of(text)}}}" if bold else latex_of(text) for text, bold in r) for r in rows]
+        body += [
+            " & ".join(rf"\textbf{{{latex_of(text)}}}" if bold else latex_of(text) for text, bold in r) for r in rows
+        ]
         split = 1 + len(self.rows)
         lines = [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", rf"{body[0]} \\", r"\midrule"]
         lines += [rf"{line} \\" for line in body[1:split]]
@@ -190,9 +192,13 @@ class Tables:
             cells = [head, *([text + ("*" if bold else "") for text, bold in row] for row in rows)]
             widths = [max(len(line[k]) for line in cells) for k in range(len(head))]
             lines += [f"{table.domain}: {table.title}"]
-            lines += ["  " + "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+            lines += [
+                "  " + "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells
+            ]
             lines += [""]
-        return "\n".join([*lines, f"* the best of its column. {INTERVAL} (7): evaluations made, where others were asked."])
+        return "\n".join(
+            [*lines, f"* the best of its column. {INTERVAL} (7): evaluations made, where others were asked."]
+        )
 
     def markdown(self) -> str:
         """All of them under their titles."""
@@ -326,6 +332,11 @@ def costs(
 
 def write_tables(tables: Tables, out: Path) -> None:
     """Writes results.csv, results.json, tables.md and tables.tex."""
-    forms = {"results.csv": tables.csv, "results.json": tables.json, "tables.md": tables.markdown, "tables.tex": tables.latex}
+    forms = {
+        "results.csv": tables.csv,
+        "results.json": tables.json,
+        "tables.md": tables.markdown,
+        "tables.tex": tables.latex,
+    }
     for name, form in forms.items():
         write_whole(out / name, form().encode())
