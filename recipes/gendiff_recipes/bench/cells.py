@@ -43,11 +43,11 @@ from gendiff.samples import captions, draw_together
 from gendiff.sampling import Loop, replace_solver
 from gendiff.sampling.solvers import Calibrated, Solver
 from gendiff.spaces import tensors
-
 from gendiff_recipes.evaluation import asked_for, asked_lengths, judges_of, obedience, subset
 from gendiff_recipes.folder import RunError
 from gendiff_recipes.recipe import Recipe
 from gendiff_recipes.showing import KINDS
+
 from .parts import split, use_parts
 from .suite import OWN, Entry, Method, Suite, slug
 

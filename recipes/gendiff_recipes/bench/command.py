@@ -10,7 +10,6 @@ from pathlib import Path
 
 from gendiff.cli.commands import worker_options
 from gendiff.progress import progress_bar
-
 from gendiff_recipes.commands import data_option, use_data
 
 
@@ -40,7 +39,7 @@ class BenchSuite:
         use_data(args.data)
         from gendiff.executors import workers_of
 
-        from .page import write_page
+        from .page import where, write_page
         from .running import run_suite
         from .suite import read_suite, slug
         from .tables import Tables, write_tables
@@ -58,7 +57,6 @@ class BenchSuite:
         print(tables.text())
         print(f"{outcome.done} units done now, {outcome.kept} before. The page is {page}; tables are beside it.")
         for one in outcome.errors:
-            where = " ".join(str(one[k]) for k in ("kind", "domain", "method", "evaluations", "seed") if one.get(k))
-            print(f"failed: {where}: {one['error']}", file=sys.stderr)
+            print(f"failed: {where(one)}: {one['error']}", file=sys.stderr)
         if outcome.errors:
             raise SystemExit(1)

@@ -15,10 +15,10 @@ import numpy as np
 
 from gendiff.errors import GendiffError
 from gendiff.modelfile import write_whole
-
 from gendiff_recipes import drawing
 from gendiff_recipes.report import DIGIT, Block, Pictures, Text, asset, number, templates
 from gendiff_recipes.showing import KINDS, plain
+
 from .running import Outcome
 from .suite import slug
 from .tables import INTERVAL, Stat, Table, Tables
@@ -82,7 +82,10 @@ def chart(table: Table) -> View | None:
         "levels": [{"name": name, "y": up(one.mean), "band": bar(one), "value": one.text()} for name, one in said],
         "x_ticks": [(across(v), f"{v:g}") for v in apart(counts, across)],
         "y_ticks": [(up(v), f"{v:,g}") for v in ticks],
-        "box": {"width": WIDTH, "height": HEIGHT, "left": left, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
+        "box": {
+            "width": WIDTH, "height": HEIGHT, "left": left, "right": WIDTH - RIGHT, "top": TOP,
+            "bottom": HEIGHT - BOTTOM,
+        },
     }  # fmt: skip
 
 
@@ -182,6 +185,13 @@ def rows_of(table: Table, behind: Mapping[tuple[str, str, int], View]) -> list[V
     return rows
 
 
+def where(one: Mapping[str, Any]) -> str:
+    """Which unit a result is of, in words."""
+    seed = f", seed {one['seed']}" if one["kind"] in ("cell", "real") else ""
+    what = {"cell": f"{one['method']}, {one['evaluations']} evaluations", "fit": f"fitting {one['method']}"}
+    return f"{one['domain']}: {what.get(one['kind'], 'real data')}{seed}"
+
+
 def write_page(outcome: Outcome, tables: Tables, path: Path) -> Path:
     """Writes the page of a benchmark.
 
@@ -198,7 +208,7 @@ def write_page(outcome: Outcome, tables: Tables, path: Path) -> Path:
     behind, suite = sheets(outcome), outcome.suite
     sections = []
     for entry in suite.domains:
-        own = tables.domains().get(entry.name, [])
+        own = [one for one in tables.domains().get(entry.name, []) if not one.empty]
         charts = [one for one in map(chart, own) if one is not None]
         first = next((one for one in outcome.cells if one["domain"] == entry.name), {})
         n = first.get("n", entry.n)
@@ -209,6 +219,7 @@ def write_page(outcome: Outcome, tables: Tables, path: Path) -> Path:
                     ("Samples", f"{n} a seed"),
                     ("Model", entry.model or f"trained: {entry.recipe or entry.domain}"),
                 ],
+                "notes": tables.notes(entry.name),
                 "charts": charts,
                 "tables": [{"view": one, "rows": rows_of(one, behind)} for one in own],
             }
@@ -219,7 +230,7 @@ def write_page(outcome: Outcome, tables: Tables, path: Path) -> Path:
         .get_template("bench.html.j2")
         .render(
             title=suite.name,
-            lead=f"{INTERVAL} Every number opens its samples; the best of a column is bold, which an interval may doubt.",
+            lead=f"{INTERVAL} Every number opens its samples. The best of a column is bold; intervals may doubt it.",
             facts=[
                 ("Methods", str(len(suite.methods))), ("Domains", str(len(suite.domains))),
                 ("Seeds", ", ".join(map(str, suite.seeds))), ("Processor", machine.get("processor", "–")),
@@ -227,10 +238,7 @@ def write_page(outcome: Outcome, tables: Tables, path: Path) -> Path:
             ],
             sections=sections,
             sheets=list(behind.values()),
-            errors=[
-                {"where": " ".join(str(one[k]) for k in ("domain", "method", "evaluations", "seed") if one[k] != ""), **one}
-                for one in outcome.errors
-            ],
+            errors=[{"where": where(one), "error": one["error"]} for one in outcome.errors],
             style=Markup(asset("report.css") + asset("bench.css")),
             script=Markup(asset("report.js") + asset("bench.js")),
         )

@@ -103,6 +103,11 @@ class Table:
         """With unit and direction."""
         return f"{self.measure}{f', {self.unit}' if self.unit else ''} {ARROWS[self.better]}"
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is neither a number nor an error in it."""
+        return not any(one.seeds or one.error for row in self.rows.values() for one in row.values())
+
     def grid(self) -> tuple[list[str], list[list[tuple[str, bool]]]]:
         """The head, and rows of cells as text, each with whether it is the best of its column."""
         head = ["method", *map(str, self.evaluations)]
@@ -177,6 +182,12 @@ class Tables:
             tables += costs(outcome, entry.name, cells, fits)
         return Tables(outcome.suite.name, tuple(tables), outcome.cells, outcome.real, outcome.fitted)
 
+    def notes(self, domain: str) -> list[str]:
+        """Why some measures of a domain have no numbers."""
+        cells = [one for one in self.cells if one["domain"] == domain]
+        rows = [(name, row) for one in cells for name, row in one.get("measures", {}).items() if row.get("note")]
+        return list(dict.fromkeys(f"Not measured: {row['note']}." for _, row in rows))
+
     def domains(self) -> dict[str, list[Table]]:
         """The tables by domain."""
         found: dict[str, list[Table]] = {}
@@ -188,6 +199,8 @@ class Tables:
         """For a terminal."""
         lines = []
         for table in self.tables:
+            if table.empty:
+                continue
             head, rows = table.grid()
             cells = [head, *([text + ("*" if bold else "") for text, bold in row] for row in rows)]
             widths = [max(len(line[k]) for line in cells) for k in range(len(head))]
@@ -204,12 +217,14 @@ class Tables:
         """All of them under their titles."""
         parts = [f"# {self.name}\n\n{INTERVAL} In brackets: evaluations made, where others were asked.\n"]
         for domain, tables in self.domains().items():
-            parts += [f"\n## {domain}\n", *(f"\n{one.title}\n\n{one.markdown()}" for one in tables)]
+            shown = [one for one in tables if not one.empty]
+            parts += [f"\n## {domain}\n", *(f"\n{one.title}\n\n{one.markdown()}" for one in shown)]
+            parts += [f"\n{note}\n" for note in self.notes(domain)]
         return "".join(parts)
 
     def latex(self) -> str:
         """All of them, each after a comment that says what it is; needs booktabs."""
-        return "\n".join(f"% {one.domain}: {one.title}\n{one.latex()}" for one in self.tables)
+        return "\n".join(f"% {one.domain}: {one.title}\n{one.latex()}" for one in self.tables if not one.empty)
 
     def csv(self) -> str:
         """Long form: a row for each cell and measure, and for real data."""
