@@ -35,10 +35,11 @@ from gendiff.config import from_config, to_config
 from gendiff.discovery import domain_class, registered
 from gendiff.domain import Domain
 from gendiff.drawing import so_many_threads
-from gendiff.errors import DataError, UnknownName
+from gendiff.errors import DataError, GendiffError, UnknownName
 from gendiff.evaluation import Judge, Measure, measure_of
 from gendiff.evaluation.scores import Described
 from gendiff.model import Model
+from gendiff.modelfile import open_model
 from gendiff.samples import captions, draw_together
 from gendiff.sampling import Loop, replace_solver
 from gendiff.sampling.solvers import Calibrated, Solver
@@ -54,7 +55,6 @@ from .suite import OWN, Entry, Method, Suite, slug
 KEPT = 4
 """Models, and sets of real examples, that a process keeps."""
 POWER = Path("/sys/class/powercap")
-DIGESTED = 1 << 20  # bytes at a time
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Job:
         suite: All that is declared.
         domain, method, evaluations, seed: Which unit.
         model: The file of the model that draws.
-        digest: SHA-256 of that file.
+        digest: Of that file.
         measured: The file of the domain's own model, by whose domain samples are measured.
         tables: What was fitted, as JSON-able config.
         out: Of "train": the run's folder.
@@ -108,12 +108,14 @@ class Job:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(DIGESTED):
-            found.update(piece)
-    return found.hexdigest()
+    """A digest of a model's file: of what it says its weights and its config are, which loading it holds it to; of its
+    bytes, where it says nothing."""
+    try:
+        with open_model(path) as (file, _):
+            own = [file.metadata[name] for name in ("weights_sha256", "config_sha256")]
+    except (GendiffError, KeyError):
+        own = [hashlib.sha256(path.read_bytes()).hexdigest()]
+    return " ".join(own)
 
 
 def part_paths(suite: Suite) -> list[str]:

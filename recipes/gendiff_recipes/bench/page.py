@@ -26,6 +26,7 @@ from .tables import INTERVAL, Stat, Table, Tables
 View = dict[str, Any]
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 250, 48, 14, 12, 40  # of a plot, in its own units
 COLOURS = 5  # of the style; further methods are drawn with dashes
+APART = 2.5  # between the intervals of two methods, in the plot's units
 DECADES = 30.0  # the ratio of values above which an axis is logarithmic
 
 
@@ -60,13 +61,22 @@ def chart(table: Table) -> View | None:
     def bar(one: Stat) -> tuple[float, float] | None:
         return (up(one.low), up(one.high)) if math.isfinite(one.low) and (not log or one.low > 0) else None
 
+    middle = (len(lines) - 1) / 2
     drawn = [
         {
             "name": name,
             "colour": k % COLOURS,
             "dashed": k >= COLOURS,
             "path": "M" + "L".join(f"{across(x)},{up(one.mean)}" for x, one in points),
-            "points": [{"x": across(x), "y": up(one.mean), "bar": bar(one)} for x, one in points],
+            "points": [
+                {
+                    "x": across(x),
+                    "y": up(one.mean),
+                    "bar": bar(one),
+                    "aside": round(across(x) + APART * (k - middle), 1),
+                }
+                for x, one in points
+            ],
             "last": points[-1][1].text(),
         }
         for k, (name, points) in enumerate(lines.items())
@@ -209,7 +219,7 @@ def write_page(outcome: Outcome, tables: Tables, path: Path) -> Path:
     sections = []
     for entry in suite.domains:
         own = [one for one in tables.domains().get(entry.name, []) if not one.empty]
-        charts = [one for one in map(chart, own) if one is not None]
+        charts = [one for one in map(chart, (one for one in own if not one.cost)) if one is not None]
         first = next((one for one in outcome.cells if one["domain"] == entry.name), {})
         n = first.get("n", entry.n)
         sections.append(

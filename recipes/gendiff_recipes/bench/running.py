@@ -6,9 +6,9 @@
           real/DOMAIN/SEED/              real data in the samples' place
           cells/DOMAIN/METHOD/E-SEED/    a cell: result.json and a few samples
 
-A unit's result holds the key of all that it depends on: what is declared of it, the bytes of the models, the text of
-the person's own parts. A unit with a result of its key is done; any other is done anew, as is one that failed. A result
-is written whole, after its files: whatever stops the run, what is there counts and nothing half written does.
+A unit's result holds the key of all that it depends on: what is declared of it, the models' weights and configs, the
+text of the person's own parts. A unit with a result of its key is done; any other is done anew, as is one that failed.
+A result is written whole, after its files: whatever stops the run, what is there counts and nothing half written does.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Board:
         self.files: dict[str, tuple[tuple[int, int], str]] = {}
 
     def digest(self, path: Path) -> str:
-        """SHA-256 of a model's file, read again when it has changed."""
+        """The digest of a model's file, read again when it has changed."""
         stat = path.stat()
         stamp = stat.st_mtime_ns, stat.st_size
         if self.files.get(str(path), ((0, 0), ""))[0] != stamp:

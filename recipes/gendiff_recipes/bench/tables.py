@@ -85,6 +85,7 @@ class Table:
         floor: Of real data.
         chance: Of shuffled requests, by method and evaluations; empty for a measure of no request.
         best: (method, evaluations) of the best of each column.
+        cost: Whether it is of what samples cost.
     """
 
     domain: str
@@ -97,6 +98,7 @@ class Table:
     floor: Stat | None = None
     chance: Stat | None = None
     best: frozenset[tuple[str, int]] = frozenset()
+    cost: bool = False
 
     @property
     def title(self) -> str:
@@ -341,7 +343,7 @@ def costs(
 
         rows = by_cell(outcome, cells, value)
         if any(stat.seeds for own in rows.values() for stat in own.values()):
-            tables.append(Table(domain, name, unit, "lower", said, outcome.suite.evaluations, rows))
+            tables.append(Table(domain, name, unit, "lower", said, outcome.suite.evaluations, rows, cost=True))
     return tables
 
 
