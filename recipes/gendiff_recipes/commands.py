@@ -306,7 +306,7 @@ class Bench:
         self.suite: Any = None
 
     def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-        if any(word.endswith((".toml", ".json")) for word in words[:1]):
+        if any(word.endswith((".toml", ".json")) for word in words):
             self.suite = import_module("gendiff_recipes.bench.command").BenchSuite()  # which imports this module
             self.suite.arguments(parser, words)
             return

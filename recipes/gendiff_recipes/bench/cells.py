@@ -136,9 +136,9 @@ def do(job: Job) -> dict[str, Any]:
         return {"absent": True}
     except Exception as error:  # noqa: BLE001 - it stands in the table, and the rest goes on
         text = "".join(traceback.format_exception(error))
-        return {"error": f"{type(error).__name__}: {error}", "traceback": text[-4000:]}
+        return {"error": f"{type(error).__name__}: {error}", "traceback": text[-4000:], "machine": machine()}
     notes = [str(one.message) for one in said if issubclass(one.category, UserWarning)]
-    return {**found, "warnings": list(dict.fromkeys([*found.get("warnings", []), *notes]))}
+    return {**found, "machine": machine(), "warnings": list(dict.fromkeys([*found.get("warnings", []), *notes]))}
 
 
 class Absent(Exception):

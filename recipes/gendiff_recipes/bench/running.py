@@ -201,7 +201,7 @@ class Board:
         files = dict(result.get("files", {}))
         said = {
             "key": key, "kind": job.kind, "domain": job.domain, "method": job.method, "evaluations": job.evaluations,
-            "seed": job.seed, **result, "files": sorted(files), "machine": machine(),
+            "seed": job.seed, **result, "files": sorted(files),
         }  # fmt: skip
         text = f"{json.dumps(said, indent=1, ensure_ascii=False)}\n".encode()
         folder = self.out / job.place

@@ -34,6 +34,8 @@ from gendiff.errors import Range, RecipeError, check, nearest, refuse
 
 OWN, CALIBRATED = "own", "calibrated"
 """Words in the place of a sampler: the model's own, and one whose tables are fitted to the model."""
+TAKEN = ("real data", "chance")
+"""Rows of tables that are no methods."""
 SMALL, LARGE = 1, 2**31
 COUNT = Range(SMALL, LARGE, text="a whole number, at least 1")
 SEED = Range(0, LARGE, text="a whole number, 0 or more")
@@ -184,6 +186,9 @@ class Suite:
             twice = next((one for k, one in enumerate(keys) if one in keys[:k]), None)
             if twice is not None:
                 raise RecipeError(f"{self.name}: {name} has {twice!r} twice", "each once")
+        taken = next((one.name for one in self.methods if one.name in TAKEN), None)
+        if taken is not None:
+            raise RecipeError(f"A method is called {taken!r}", "another name: it stands beside the methods in tables")
         known = [one.name for one in self.domains]
         for method in self.methods:
             for name in method.models:
@@ -244,6 +249,9 @@ def suite_of(data: Mapping[str, Any], path: Path, parts: Sequence[str] = ()) -> 
     """The suite of a parsed file."""
     where, data = path.name, dict(data)
     known(data, Suite, where, but=("folder",))
+    parts_said = data.get("parts", [])
+    if not isinstance(parts_said, list):
+        raise RecipeError(f"{where} has parts={parts_said!r}", "a list of files", 'parts = ["my.py:MySolver"]')
     seeds = data.get("seeds", 1)
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         if seeds < 1:
@@ -261,7 +269,7 @@ def suite_of(data: Mapping[str, Any], path: Path, parts: Sequence[str] = ()) -> 
         ),
         evaluations=frozen(data.get("evaluations", [])),
         seeds=frozen(seeds),
-        parts=(*frozen(data.get("parts", [])), *parts),
+        parts=(*parts_said, *parts),
         folder=str(path.parent.resolve()),
     )
 

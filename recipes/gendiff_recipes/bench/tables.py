@@ -25,8 +25,9 @@ from gendiff.evaluation.scores import ARROWS, escaped
 from gendiff.modelfile import write_whole
 
 from .running import Outcome
+from .suite import TAKEN
 
-FLOOR, CHANCE = "real data", "chance"
+FLOOR, CHANCE = TAKEN
 INTERVAL = "Means over seeds with 95 % intervals by Student's t; none with one seed."
 
 
@@ -149,7 +150,16 @@ class Table:
 
 def latex_of(text: str) -> str:
     """Text for LaTeX, with its signs."""
-    signs = {"±": r"$\pm$", "–": "--", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≈": r"$\approx$"}
+    signs = {
+        "±": r"$\pm$",
+        "–": "--",
+        "↓": r"$\downarrow$",
+        "↑": r"$\uparrow$",
+        "≈": r"$\approx$",
+        "<": "$<$",
+        ">": "$>$",
+    }
+    signs |= {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"}
     return "".join(signs.get(c, escaped(c)) for c in text)
 
 
