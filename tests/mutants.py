@@ -65,8 +65,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "solvers that get more evaluations than others",
         "recipes/gendiff_recipes/bench/cells.py",
-        "while steps > 1 and count(steps) > wanted:",
-        "while steps > 1 and count(steps) > wanted + 1:",
+        "while steps < wanted and count(steps + 1) <= wanted:",
+        "while steps < wanted and count(steps + 1) <= wanted + 1:",
         ("tests/recipes/test_bench.py",),
     ),
     Mutant(
