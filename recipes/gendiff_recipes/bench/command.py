@@ -33,7 +33,7 @@ class BenchSuite:
     def explain(self, words: Sequence[str]) -> str:
         from . import suite
 
-        return f"A suite:\n\n{(suite.__doc__ or '').partition(chr(10))[2].strip(chr(10))}"
+        return f"`gendiff bench SUITE.toml --help` lists the options of a suite, which is a file:\n\n{(suite.__doc__ or '').partition(chr(10))[2].strip(chr(10))}"
 
     def run(self, args: argparse.Namespace) -> None:
         use_data(args.data)
