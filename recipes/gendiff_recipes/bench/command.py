@@ -33,7 +33,8 @@ class BenchSuite:
     def explain(self, words: Sequence[str]) -> str:
         from . import suite
 
-        return f"`gendiff bench SUITE.toml --help` lists the options of a suite, which is a file:\n\n{(suite.__doc__ or '').partition(chr(10))[2].strip(chr(10))}"
+        about = (suite.__doc__ or "").partition("\n")[2].strip("\n")
+        return f"`gendiff bench SUITE.toml --help` lists the options of a suite, which is a file:\n\n{about}"
 
     def run(self, args: argparse.Namespace) -> None:
         use_data(args.data)
