@@ -608,3 +608,36 @@ def test_the_committed_suites_are_suites(root: Path) -> None:
         suite = read_suite(path)
         running.check_suite(suite)
         assert len(suite.domains) >= 4 and len(suite.methods) >= 5
+
+
+def test_a_method_may_have_a_model_of_its_own(run: Path, tmp_path: Path) -> None:
+    """A distilled model stands beside solvers: its cells are those of a suite on that model."""
+    other = gendiff.load(run)
+    next(other.denoiser.parameters()).data.mul_(2.0)
+    other.save(tmp_path / "few.safetensors")
+    methods = 'DDIM = "DDIM()"\nfew = {sampler = "DDIM()", models = {digits = "few.safetensors"}, evaluations = [3]}'
+    both = run_suite(declared(tmp_path, text_of(run, methods=methods)), tmp_path / "both")
+    text = text_of(tmp_path / "few.safetensors", methods='few = "DDIM()"')
+    alone = run_suite(declared(tmp_path, text), tmp_path / "alone")
+    found = {key: value for key, value in measures(both).items() if " few 3 " in key}
+    assert len(found) == 2 and found.items() <= measures(alone).items()
+    assert found["cell digits few 3 0"] != measures(both)["cell digits DDIM 3 0"]
+
+
+def test_a_worker_without_the_models_file_is_sent_it(run: Path, tmp_path: Path) -> None:
+    suite = declared(tmp_path, text_of(run))
+    board = running.Board(suite, tmp_path / "out", "cpu")
+    job = board.complete(board.jobs["cells/digits/DDIM/3-0"])
+    here = cells.do(job)
+    sent = running.with_content(job, {"absent": True})
+    assert sent is not None and sent.content == {job.model: Path(job.model).read_bytes()}
+    assert running.with_content(job, here) is None
+    cells.models.clear()
+    cells.real.clear()
+    away = {"model": "/nowhere/model.safetensors", "measured": "/nowhere/model.safetensors"}
+    assert cells.do(dataclasses.replace(job, **away)) == {"absent": True}
+    there = cells.do(dataclasses.replace(job, **away, content={away["model"]: sent.content[job.model]}))
+    assert there["measures"] == here["measures"]
+    stale = dataclasses.replace(job, digest="another")
+    cells.models.clear()
+    assert cells.do(stale) == {"absent": True}
