@@ -42,6 +42,62 @@ class Mutant:
 
 MUTANTS: list[Mutant] = [
     Mutant(
+        "a benchmark's cell that is kept after a change",
+        "recipes/gendiff_recipes/bench/running.py",
+        'if found.get("key") != key or "error" in found:',
+        'if "error" in found:',
+        ("tests/recipes/test_bench.py",),
+    ),
+    Mutant(
+        "a benchmark's result that counts without its files",
+        "recipes/gendiff_recipes/bench/running.py",
+        'return found if all((folder / name).is_file() for name in found.get("files", [])) else None',
+        "return found",
+        ("tests/recipes/test_bench.py",),
+    ),
+    Mutant(
+        "a benchmark that does not see a person's solver change",
+        "recipes/gendiff_recipes/bench/running.py",
+        "if general or any(name in said for name in own):",
+        "if general:",
+        ("tests/recipes/test_bench.py",),
+    ),
+    Mutant(
+        "solvers that get more evaluations than others",
+        "recipes/gendiff_recipes/bench/cells.py",
+        "while steps < wanted and count(steps + 1) <= wanted:",
+        "while steps < wanted and count(steps + 1) <= wanted + 1:",
+        ("tests/recipes/test_bench.py",),
+    ),
+    Mutant(
+        "branches of guidance that are not counted",
+        "recipes/gendiff_recipes/bench/cells.py",
+        "self.rows += tensors(given[0])[0].shape[0]",
+        "self.rows += min(tensors(given[0])[0].shape[0], 4)",
+        ("tests/recipes/test_bench.py",),
+    ),
+    Mutant(
+        "every seed's real data are the same",
+        "recipes/gendiff_recipes/bench/cells.py",
+        "chosen = subset(found.pool, entry.n, job.seed)",
+        "chosen = subset(found.pool, entry.n, 0)",
+        ("tests/recipes/test_bench.py",),
+    ),
+    Mutant(
+        "the intervals of many seeds at few",
+        "recipes/gendiff_recipes/bench/tables.py",
+        "student.ppf(0.975, k - 1)",
+        "student.ppf(0.975, 10**6)",
+        ("tests/recipes/test_bench.py",),
+    ),
+    Mutant(
+        "a preset with other betas than published",
+        "recipes/gendiff_recipes/presets.py",
+        "on(recipe, Discrete.linear(1000))",
+        "on(recipe, Discrete.scaled_linear(1000))",
+        ("tests/recipes/test_bench.py",),
+    ),
+    Mutant(
         "latents that see what is hidden",
         "gendiff/latents/latent.py",
         "self.codec.encode(torch.where(inner.keep, inner.x0, 0.0))",

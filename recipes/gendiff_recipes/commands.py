@@ -15,6 +15,7 @@ import typing
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -297,18 +298,31 @@ class Evaluate:
 
 
 class Bench:
-    """Measures how a model's samplers converge and what they cost."""
+    """Compares methods across domains, as a suite declares; of one model, measures how its samplers converge."""
 
-    help = "how far each sampler is from a model's own exact trajectories, by evaluations"
+    help = "compare methods across domains: bench SUITE.toml; or how a model's samplers converge: bench MODEL"
+
+    def __init__(self) -> None:
+        self.suite: Any = None
 
     def arguments(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+        if any(word.endswith((".toml", ".json")) for word in words):
+            self.suite = import_module("gendiff_recipes.bench.command").BenchSuite()  # which imports this module
+            self.suite.arguments(parser, words)
+            return
         parser.add_argument("model", type=Path, help=MODEL)
         parser.add_argument("-n", type=count, default=16, help="trajectories (16)")
         parser.add_argument("--steps", type=count, nargs="*", default=[4, 8, 16, 32], help="of each (4 8 16 32)")
         parser.add_argument("--reference", type=count, default=256, help="steps of the reference (Heun)")
         parser.add_argument("--guidance", help="a number, 1 is off (the model's own)")
 
+    def explain(self, words: Sequence[str]) -> str:
+        return import_module("gendiff_recipes.bench.command").BenchSuite().explain(words)
+
     def run(self, args: argparse.Namespace) -> None:
+        if self.suite is not None:
+            self.suite.run(args)
+            return
         import gendiff
 
         from .evaluation import default_request

@@ -34,7 +34,5 @@ def student(recipe: Recipe, method: FewStep, steps: int, **changes: Any) -> Reci
         assert isinstance(method.guidance, tuple)
         low, high = method.guidance
         own = min(max(own, low), high) if isinstance(own, int | float) else 1.0
-    return dataclasses.replace(
-        recipe, network=network, method=method, times=jump_times(recipe.times), sampler=method.sampler(steps),
-        guidance=own if method.told else 1.0, **changes,
-    )  # fmt: skip
+    told = {"times": jump_times(recipe.times), "guidance": own if method.told else 1.0, **changes}
+    return dataclasses.replace(recipe, network=network, method=method, sampler=method.sampler(steps), **told)

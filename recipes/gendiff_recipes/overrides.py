@@ -2,6 +2,7 @@
 
     head=V   process=VP   process.schedule=VP   sampler=Heun   sampler.steps=18   sampler="Heun(18, times=Karras())"
     network.channels=64,128   domain.source.path=pictures   objective.parts.rot=0.5   trainer.minutes=none
+    preset=edm   (published settings, see `gendiff_recipes.presets`; they come first)
 
 Where a recipe leaves a choice to its domain (process, head, sampler), fields are said of the domain's own. A kind's
 bare name takes over what the slot's interface shares (steps and grid of a solver); a part put in the place of the whole
@@ -17,6 +18,7 @@ import re
 import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from types import UnionType
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +85,10 @@ def change(recipe: R, *changes: str) -> R:
         RecipeError, UnknownName: For an unknown field or kind, with the nearest, or a value that does not fit.
     """
     first = set()
+    for text in [text for text in changes if text.partition("=")[0].strip() == "preset"]:
+        recipe = import_module("gendiff_recipes.presets").apply_preset(recipe, text.partition("=")[2].strip())
+        first.add("process")
+    changes = tuple(text for text in changes if text.partition("=")[0].strip() != "preset")
     sources = [text for text in changes if SOURCE.match(text)]
     for text in [*sources, *(text for text in changes if text not in sources)]:
         path, equals, value = text.partition("=")

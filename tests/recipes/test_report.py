@@ -33,7 +33,7 @@ from gendiff_recipes.report import (
     write_report,
 )
 
-VOID = {"meta", "link", "img", "br", "hr", "input", "line", "path"}
+VOID = {"meta", "link", "img", "br", "hr", "input", "line", "path", "rect", "circle"}
 NASTY = """<script>alert("1 & 2")</script>"""
 
 
