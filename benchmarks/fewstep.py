@@ -181,7 +181,7 @@ def learn(
     if isinstance(method, DistributionMatching):
         assert start is not None
         critic = copy.deepcopy(start).requires_grad_(True)
-        watch = torch.optim.Adam(critic.parameters(), lr=lr, betas=(0.0, 0.99))
+    watch = torch.optim.Adam((critic or network).parameters(), lr=lr, betas=(0.0, 0.99))  # the critic's
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=(0.9, 0.99))
     average = {name: value.clone() for name, value in network.state_dict().items()}
     for k in range(steps):
@@ -294,7 +294,7 @@ def costs(args: argparse.Namespace) -> Numbers:
     batch, own = 64, model.denoiser
     x = torch.randn(batch, 1, 28, 28)
     t = torch.linspace(0.1, 0.9, batch, dtype=torch.float64)
-    cond = {"label": torch.arange(batch) % 10}
+    cond: dict[str, Any] = {"label": torch.arange(batch) % 10}
 
     def cpu(work: Callable[[], Any]) -> float:
         work()

@@ -54,7 +54,7 @@ UNBOUNDED = {"high", "sigma_max", "still_above", "radius"}  # may be infinite
 # What solvers, samplers and bounds hand over, made by the library itself.
 LEFT = {
     "Row", "Move", "Jump", "Turn", "Progress", "Snapshot", "Arrival", "Stage", "Increment", "Range", "Along", "Fitted",
-    "Calibrated", "Pilot", "IGSO3", "Plan", "Said",
+    "Calibrated", "Pilot", "IGSO3", "Plan", "Said", "Lesson",
 }  # fmt: skip
 
 
@@ -83,6 +83,7 @@ def required(kind: str) -> dict[str, Any]:
         "CFGPlusPlus": {"rule": gendiff.CFG(2.0)},
         "Autoguidance": {"denoiser": denoiser, "weaker": denoiser, "scale": 2.0},
         "Guided": {"denoiser": denoiser, "scale": 2.0, "without": lambda cond: cond},
+        "ScaleInput": {"denoiser": denoiser, "scale": 2.0},
         "ClassifierGuidance": {"denoiser": denoiser, "log_p": lambda x, t: x.sum(-1)},
         "Constrained": {"denoiser": denoiser, "constrain": lambda x: x},
         "Blur": {"kernel": (0.25, 0.5, 0.25)},

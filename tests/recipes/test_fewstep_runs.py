@@ -32,8 +32,8 @@ from gendiff.training import (
     Shortcut,
 )
 from gendiff_recipes import audio, images, proteins
-from gendiff_recipes.distill import METHODS
-from gendiff_recipes.fewstep import student
+from gendiff_recipes.distill import NAMES
+from gendiff_recipes.fewstep import METHODS, student, taught
 from gendiff_recipes.recipe import Recipe
 from gendiff_recipes.start import BASE
 from gendiff_recipes.training import train
@@ -218,10 +218,9 @@ def test_distill_says_what_it_cannot_do(teachers: dict[str, Path], tmp_path: Pat
     ):
         assert main(["distill", str(teachers["pairs"]), "--out", str(tmp_path / "x"), *words]) != 0
         assert said in capsys.readouterr().err
+    assert tuple(METHODS) == NAMES
     model = gendiff.load(teachers["pairs"])
     model.recipe = {}
-    from gendiff_recipes.distill import taught
-
     with pytest.raises(GendiffError, match="without a recipe"):
         taught(model)
 

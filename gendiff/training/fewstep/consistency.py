@@ -22,12 +22,12 @@ from torch import Tensor
 
 from gendiff.denoisers import predict
 from gendiff.errors import NOT_NEGATIVE, POSITIVE, at_least, check
-from gendiff.processes import schedule_of
+from gendiff.processes import Leaf, schedule_of
 from gendiff.sampling.grids import PowerGrid
 from gendiff.sampling.solvers import Consistency, Solver
-from gendiff.spaces import State, map_state, per_sample
+from gendiff.spaces import State, per_sample
 from gendiff.training.fewstep.base import FewStep, Lesson, total
-from gendiff.training.fewstep.jumps import by_leaf
+from gendiff.training.fewstep.jumps import by_leaf, either
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ class ConsistencyTraining(FewStep):
                 before = process.step(x, self.led(lesson, x, t, scales), t, r)
             low = r.clamp_min(1e-5)  # no head is asked at sigma = 0
             goal = predict(lesson.denoiser, process, before, low, cond)
-            arrived = r <= 0
-            goal = map_state(lambda a, b: torch.where(per_sample(arrived.to(b), b).bool(), a, b), before, goal)
-        errors = by_leaf(process, lambda leaf, *states: self.distance(leaf, *states, t, gap), x, guess, goal)
+            goal = either(r <= 0, before, goal)
+        errors = by_leaf(process, lambda leaf, *states: self.distance(leaf, states, t, gap), x, guess, goal)
         return total(lesson.objective, errors, "consistency")
 
-    def distance(self, leaf, x: State, guess: State, goal: State, t: Tensor, gap: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        """The weighted distance [B] of one part."""
+    def distance(self, leaf: Leaf, states: tuple[State, ...], t: Tensor, gap: Tensor) -> Tensor:
+        """The weighted distance [B] of one part, of the states x, prediction and goal."""
+        x, guess, goal = states
         square = leaf.error(x, guess, goal, t)
         return ((square + self.huber**2).sqrt() - self.huber) / per_sample(gap, square)

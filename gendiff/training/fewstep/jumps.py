@@ -32,7 +32,7 @@ from gendiff.denoisers import predict
 from gendiff.errors import RecipeError
 from gendiff.processes import Gaussian, Geodesic, Joint, Leaf, Process, pick
 from gendiff.processes.schedules import Time
-from gendiff.spaces import State, map_state, per_sample, tensors
+from gendiff.spaces import State, leaves, map_state, per_sample, tensors
 from gendiff.training.fewstep.derivatives import Derivative
 
 
@@ -42,7 +42,7 @@ def require_straight(what: str, process: Process) -> None:
     Raises:
         RecipeError: For categories, which have no flow, and for Brownian motion on rotations, whose steps are curved.
     """
-    for leaf in tensors(process.per_part(lambda leaf: leaf)):
+    for leaf in leaves(process.per_part(lambda leaf: leaf)):
         if not isinstance(leaf, Gaussian | Geodesic):
             fix = "process=Geodesic(SO3())" if leaf.flows else ""
             kind = "has steps that are no share of a geodesic" if leaf.flows else "has no probability flow"
@@ -133,3 +133,12 @@ def difference(process: Any, x: State, a: State, b: State) -> State:
     """log_x(a) - log_x(b), a tangent at x."""
     space = process.space
     return map_state(torch.sub, space.log(x, a), space.log(x, b))
+
+
+def either(first: Tensor, a: State, b: State) -> State:
+    """a of the samples where bool [B] says so, b of the others."""
+
+    def one(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(first.to(b.device).reshape(-1, *[1] * (b.ndim - 1)), a, b)
+
+    return map_state(one, a, b)

@@ -29,7 +29,7 @@ from gendiff.sampling.grids import LinearGrid
 from gendiff.sampling.solvers import Consistency, Solver
 from gendiff.spaces import State, map_state, per_sample, tensors
 from gendiff.training.fewstep.base import FewStep, Lesson, teach, total
-from gendiff.training.fewstep.jumps import by_leaf, difference, jump, share
+from gendiff.training.fewstep.jumps import by_leaf, difference, either, jump, share
 from gendiff.training.losses import denoising_loss
 
 
@@ -119,8 +119,7 @@ class DistributionMatching(FewStep):
         t = times[(lesson.u * self.steps).long().clamp_max(self.steps - 1)]
         x = lesson.noised(t)
         pure = process.prior(lesson.x0, lesson.noise.fork("prior"))
-        start = (t >= times[0]).to(tensors(x)[0].device)
-        x = map_state(lambda a, b: torch.where(per_sample(start.to(b), b).bool(), a, b), pure, x)
+        x = either(t >= times[0], pure, x)
         return x, predict(lesson.denoiser, process, x, t, self.told_scales(lesson, self.scales(lesson))), t
 
     def critic_losses(self, lesson: Lesson) -> Tensor:
