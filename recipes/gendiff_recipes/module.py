@@ -260,9 +260,11 @@ class Denoising(Learning):
         u = stratified(recipe.trainer.batch, common)[first::slots]
         drawn_from = recipe.times if self.learned is None else self.learned.snapshot()
         if recipe.method is not None:
+            places = torch.arange(recipe.trainer.batch)[first::slots]
+            choices = Noise(recipe.trainer.seed, places).fork("choices").at(int(batch["number"]))
             return self.lesson_losses(Lesson(
                 self.denoiser, widened(x0), u, noise, cond, recipe.times, recipe.objective, self.teacher,
-                self.domain.without, self.progress(), self.critic,
+                self.domain.without, self.progress(), self.critic, choices,
             ))  # fmt: skip
         t = drawn_from.quantile(u, process)
         losses = denoising_loss(
@@ -296,7 +298,9 @@ class Denoising(Learning):
             group["lr"] = self.recipe.optimizer.lr * self.recipe.optimizer.factor(self.step, self.progress())
         told = []
         for again in range(method.critic):
-            own = method.critic_losses(replace(lesson, noise=lesson.noise.fork(f"critic {again}")))
+            name = f"critic {again}"
+            choices = None if lesson.choices is None else lesson.choices.fork(name)
+            own = method.critic_losses(replace(lesson, noise=lesson.noise.fork(name), choices=choices))
             own.mean().backward()
             self.critic_step.step()
             self.critic_step.zero_grad()

@@ -70,12 +70,25 @@ from gendiff import (
     sample,
 )
 from gendiff.conditions import without as unasked
-from gendiff.guidance import Method, steer
+from gendiff.guidance import Method, ScaleInput, steer
 from gendiff.nn import DiT, UNet
 from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.sampling.ode import EvenSteps
+from gendiff.sampling.solvers import FlowMap
 from gendiff.spaces import State, map_state, per_sample, tensors
+from gendiff.training import (
+    ConsistencyTraining,
+    ContinuousConsistency,
+    DistributionMatching,
+    FewStep,
+    Finite,
+    GuidanceDistillation,
+    Lesson,
+    MeanFlow,
+    Progressive,
+    Shortcut,
+)
 
 N = 5
 CUDA = torch.device("cuda")
@@ -306,6 +319,48 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, kind: Tensor, mask: Tensor) -> Tensor:
         return torch.tanh(self.inner(x) + self.label(kind)[:, None] + t[:, None, None])
+
+
+class JumpNet(Net):
+    takes_to = takes_guidance = True
+
+    def forward(self, x: Tensor, t: Tensor, kind: Tensor, mask: Tensor, **jump: Tensor) -> Tensor:  # type: ignore[override]
+        assert all(value.device == x.device and value.shape == t.shape for value in jump.values())
+        return super().forward(x, t + sum(jump.values()), kind, mask)
+
+
+FEW: tuple[FewStep, ...] = (
+    MeanFlow(same=0.0), MeanFlow(same=0.0, derivative=Finite()), MeanFlow(same=0.0, guidance=(1.0, 3.0)),
+    ContinuousConsistency(), ConsistencyTraining(), Shortcut(same=0.0), Progressive(2), GuidanceDistillation(),
+    DistributionMatching(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("taught", [False, True])
+@pytest.mark.parametrize("method", FEW, ids=str)
+def test_few_step_losses(method: FewStep, taught: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times, scales and choices are on the host; everything that belongs to a sample goes where the sample is."""
+    if taught < bool(method.taught):
+        pytest.skip("it needs a teacher")
+    monkeypatch.setattr(Lesson, "host", lambda lesson, _: torch.rand(lesson.n, dtype=torch.float64))  # numpy's, else
+    with CUDA:
+        student, teacher, critic = (Denoiser(JumpNet(), Velocity(), Gaussian(Linear())) for _ in range(3))
+    lesson = Lesson(
+        student, like("euclidean"), torch.rand(N, dtype=torch.float64), noise(), conditions(), progress=0.9,
+        teacher=teacher if taught else None, critic=critic, without=without,
+    )  # fmt: skip
+    losses = method.losses(lesson)
+    assert on_cuda(losses["loss"]) and losses["loss"].requires_grad and losses["loss"].shape == (N,)
+    if isinstance(method, DistributionMatching):
+        assert on_cuda(method.critic_losses(lesson))
+
+
+def test_jumps_of_a_network() -> None:
+    with CUDA:
+        denoiser = Denoiser(JumpNet(), Velocity(), Gaussian(Linear()))
+    told = ScaleInput(denoiser, torch.rand(N))
+    for solver in (FlowMap(2), FlowMap(2, 0.5)):
+        assert on_cuda(sample(told, like("euclidean"), solver=solver, noise=noise(), cond=conditions()))
 
 
 def test_the_training_loss_and_a_network() -> None:

@@ -266,6 +266,41 @@ def test_on_every_space_a_followed_flow_is_a_flow_map(name: str) -> None:
     assert errors[1] < errors[0] / 2.5  # the follower's own error, of second order
 
 
+class Told(Field):
+    """A field that bends with the time it jumps to."""
+
+    takes_to = True
+
+    def forward(self, x: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
+        assert to is not None
+        return super().forward(x, t + 0.7 * to) * (1 + to.reshape(-1, *[1] * (len(self.shape) - 1)))
+
+    def __init__(self, process: Process, like: Tensor) -> None:
+        super().__init__(process, like[0].numel())
+        self.shape = like.shape[:-1] if isinstance(process.space, SO3) else like.shape
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_the_residual_is_that_of_the_end_seen_from_the_start(name: str) -> None:
+    """r = d log_x(Phi_{t->s}(x_t))/d log k, x held still in the logarithm: differences along the curve."""
+    process, point = SPACES[name]
+    like = torch.empty(B, *point, dtype=torch.float64)
+    flow = Denoiser(Told(process, like), default_head(process), process)
+    t = torch.linspace(0.4, 0.9, B, dtype=torch.float64)
+    s = torch.linspace(0.0, 0.5, B, dtype=torch.float64) * t
+    x = process.noise(process.space.random(like, Noise.of(0, B).fork("x0")), t, Noise.of(0, B))
+    goal = process.space.random(like, Noise.of(2, B))
+    v = velocity(process, x, goal, t)
+    r = eulerian(flow, process, x, t, s, v, Forward(), {"to": s})
+    space, h, ends = process.space, 1e-5, []
+    for k in (1, -1):
+        there, now = space.exp(x, space.scale(v, torch.full_like(t, k * h))), t + k * h
+        end = jump(flow, process, there, now, s, {"to": s})
+        ends.append(space.log(x, end) if not space.flat else end / process.norm(s, 1.0)[:, *[None] * len(point)])  # type: ignore[attr-defined]
+    slope = space.scale(ends[0] - ends[1], 1 / (2 * h * process.pace(t, 1.0)))  # type: ignore[attr-defined]
+    assert torch.allclose(r, slope, atol=1e-6 * float(slope.abs().max() + 1))
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Process, Any]] = {
     "unet": (
         lambda: UNet(2, in_channels=1, out_channels=1, channels=(16, 32), blocks=1, attention=(False, True), jumps=True,

@@ -46,6 +46,8 @@ class Lesson:
         without: The conditions with nothing asked, from the full ones (`Domain.without`).
         progress: The share of the training that is over.
         critic: A denoiser of the student's own samples, that learns beside it; None for none.
+        choices: The source of what is drawn on the host (second times, kinds, scales), with the same samples; by
+            default `noise`, moved there.
     """
 
     denoiser: Denoiser
@@ -59,6 +61,7 @@ class Lesson:
     without: Callable[..., dict[str, Any]] | None = None
     progress: float = 0.0
     critic: Denoiser | None = None
+    choices: Noise | None = None
 
     @property
     def process(self) -> Any:
@@ -71,7 +74,8 @@ class Lesson:
 
     def host(self, stream: str) -> Tensor:
         """Uniforms of a stream, float64 [B] on the host."""
-        return self.noise.to("cpu").fork(stream).uniform((self.n,))
+        source = self.noise.to("cpu") if self.choices is None else self.choices
+        return source.fork(stream).uniform((self.n,))
 
     def time(self, u: Tensor) -> Tensor:
         """The times at quantiles u, float64 [B]."""
@@ -87,7 +91,8 @@ class Lesson:
         here = rows.to(tensors(self.x0)[0].device)
         return replace(
             self, x0=rows_of(self.x0, here), u=self.u[rows], cond=rows_of(dict(self.cond), here),
-            noise=self.noise.select(rows), teacher=None if self.teacher is None else for_samples(self.teacher, rows),
+            noise=self.noise.select(rows), choices=None if self.choices is None else self.choices.select(rows),
+            teacher=None if self.teacher is None else for_samples(self.teacher, rows),
         )  # fmt: skip
 
 

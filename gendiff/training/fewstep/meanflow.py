@@ -73,7 +73,7 @@ class MeanFlow(FewStep):
         goal = self.led(lesson, x, t, scales)
         guess = predict(lesson.denoiser, process, x, t, {**cond, **self.toward(s)})
         step = map_state(Tensor.detach, difference(process, x, guess, goal))
-        rows = (s < t).nonzero()[:, 0]
+        rows = (s < t).nonzero()[:, 0] if self.same else torch.arange(lesson.n)
         ready = 1.0 if not self.warmup else min(lesson.progress / self.warmup, 1.0)
         if len(rows) and ready:
             own = self.residual(lesson.select(rows), rows, x, t, s, goal, cond)

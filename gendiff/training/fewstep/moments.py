@@ -75,8 +75,8 @@ class MomentMatching(FewStep):
 
         def kernel(leaf: Any, a: State, b: State) -> Tensor:
             d2 = leaf.space.dist2(a, b)
-            size = leaf.norm(s, 1.0) * leaf.space.dim(a).clamp_min(1).sqrt().to(w)  # in the frame x/n
-            return torch.exp(-(d2 + 1e-12).sqrt() * per_sample(w / size, d2))
+            root = (d2 + 1e-12).sqrt() / per_sample(leaf.space.dim(a).clamp_min(1).sqrt(), d2)
+            return torch.exp(-root * per_sample(w / leaf.norm(s, 1.0), d2))  # in the frame x/n
 
         def discrepancy(leaf: Any, y: State, z: State) -> Tensor:
             terms = []
@@ -146,7 +146,8 @@ class DistributionMatching(FewStep):
             far = difference(process, seen, sample, real)
 
             def normal(leaf: Any, seen: State, step: State, far: State) -> State:
-                size = (leaf.space.norm2(seen, far) / leaf.space.dim(seen).clamp_min(1).to(tau)).sqrt()
+                square = leaf.space.norm2(seen, far)
+                size = (square / per_sample(leaf.space.dim(seen).clamp_min(1), square)).sqrt()
                 return leaf.space.scale(step, 1 / size.clamp_min(1e-3))
 
             step = by_leaf(process, normal, seen, step, far)

@@ -83,7 +83,7 @@ class Shortcut(FewStep):
         cond = self.told_scales(lesson, scales)
         guess = predict(lesson.denoiser, process, x, t, {**cond, "to": s})
         goal = map_state(torch.clone, self.led(lesson, x, t, scales))
-        rows = (s < t).nonzero()[:, 0]
+        rows = (s < t).nonzero()[:, 0] if self.same else torch.arange(lesson.n)
         if len(rows):
             here = rows.to(tensors(x)[0].device)
             told = {**lesson.select(rows).cond, **({"guidance": cond["guidance"][rows]} if self.told else {})}
