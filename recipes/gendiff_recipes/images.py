@@ -78,7 +78,7 @@ def fashion_meanflow() -> Recipe:
 def cifar10_consistency() -> Recipe:
     """CIFAR-10 in 1 or 2 evaluations by consistency from data (Song & Dhariwal 2024; Geng et al. 2024): for a GPU."""
     plain = replace(cifar10(), drop=0.0, process=Gaussian(EDM()), head=EDMHead(0.5), times=LogNormal(-1.1, 2.0))
-    return student(plain, ConsistencyTraining(), 2, name="images.cifar10_consistency")
+    return student(plain, ConsistencyTraining(huber=5.4e-4), 2, name="images.cifar10_consistency")
 
 
 def _captioned(name: str, source: PictureSource, minutes: float, **network: Any) -> Recipe:

@@ -123,7 +123,7 @@ def ict(recipe: Recipe) -> Recipe:
     N(-1.1, 2^2) (iCT, Table 1), neighbours that approach in eight stages (ECT, Sec. 4), pseudo-Huber distance with
     c = 0.00054 a dimension, no guidance; two steps all the way and back (Song et al. 2023, Algorithm 1)."""
     own = dataclasses.replace(edm(recipe), times=LogNormal(-1.1, 2.0), drop=0.0)
-    return student(own, ConsistencyTraining(), 2, times=own.times)
+    return student(own, ConsistencyTraining(huber=5.4e-4), 2, times=own.times)
 
 
 @preset

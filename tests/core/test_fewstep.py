@@ -193,7 +193,7 @@ SPACES: dict[str, tuple[Process, tuple[int, ...]]] = {
 }
 
 
-class Field(nn.Module):
+class SmoothField(nn.Module):
     """A smooth field of clean states on any space, without a `to`."""
 
     def __init__(self, process: Process, size: int) -> None:
@@ -251,7 +251,7 @@ class AsItIs(X0):
 def test_on_every_space_a_followed_flow_is_a_flow_map(name: str) -> None:
     process, point = SPACES[name]
     like = torch.empty(B, *point, dtype=torch.float64)
-    field = Denoiser(Field(process, like[0].numel()), default_head(process), process)
+    field = Denoiser(SmoothField(process, like[0].numel()), default_head(process), process)
     t = torch.linspace(0.3, 0.8, B, dtype=torch.float64)
     x = process.noise(process.space.random(like, Noise.of(0, B).fork("x0")), t, Noise.of(0, B))
     s = 0.4 * t
@@ -266,7 +266,7 @@ def test_on_every_space_a_followed_flow_is_a_flow_map(name: str) -> None:
     assert errors[1] < errors[0] / 2.5  # the follower's own error, of second order
 
 
-class Told(Field):
+class Told(SmoothField):
     """A field that bends with the time it jumps to."""
 
     takes_to = True
@@ -430,7 +430,7 @@ def test_consistency_leads_to_the_end_of_the_flow(taught: bool, schedule: Any) -
             own.fill_(push)
         own.grad = None
         lesson = lesson_of(denoiser, draw, exact if taught else None, 8192, progress=1.0)
-        ConsistencyTraining(huber=1.0, stages=7).losses(lesson)["loss"].mean().backward()
+        ConsistencyTraining(stages=7).losses(lesson)["loss"].mean().backward()
         assert own.grad is not None
         means.append(float(own.grad))
     assert abs(means[0]) < 0.1 * means[1]
@@ -633,7 +633,7 @@ def test_a_sample_is_learned_from_by_itself(method: FewStep) -> None:
     assert torch.allclose(whole[rows], part, rtol=1e-9, atol=1e-12)
 
 
-class Clouds(nn.Module):
+class FramesTold(nn.Module):
     """Positions and rotations, told the jump."""
 
     takes_to = True
@@ -655,8 +655,8 @@ JOINT = Joint(pos=Gaussian(Linear(), Centered()), rot=Geodesic(SO3(), Exponentia
 def test_bundles_with_masks_and_padding(method: FewStep) -> None:
     """On a bundle of two spaces and clocks: finite, with gradients, and padding changes nothing."""
     heads = Heads(pos=Velocity(), rot=Tangent())
-    net = Clouds()
-    student, teacher = Denoiser(net, heads, JOINT), Denoiser(Clouds(), heads, JOINT)
+    net = FramesTold()
+    student, teacher = Denoiser(net, heads, JOINT), Denoiser(FramesTold(), heads, JOINT)
     with torch.no_grad():
         own_network(teacher).w.mul_(1.5)
     mask = torch.ones(4, 5, dtype=torch.bool)

@@ -242,6 +242,7 @@ class AdaptiveWeight:
         return loss if self.power == 0 else loss / (loss.detach() + self.floor) ** self.power
 
 
-def weighted(weight: AdaptiveWeight | None, lesson: Lesson, loss: Tensor) -> Tensor:
-    """The loss [B] by a weight, or where none is said by what suits a teacher, or data."""
-    return (weight or AdaptiveWeight(1.0 if lesson.teacher is not None else 0.0))(loss)
+def weighted(said: AdaptiveWeight | None, usual: AdaptiveWeight, lesson: Lesson, loss: Tensor) -> Tensor:
+    """The loss [B] by a weight; where none is said by the usual one with a teacher, and from data by none."""
+    weight = said or (usual if lesson.teacher is not None else AdaptiveWeight(0.0))
+    return weight(loss)

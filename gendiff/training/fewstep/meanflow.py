@@ -17,7 +17,7 @@ Warm-up (sCM, Sec. 4.1) blends from a denoiser's error to r, c running from 0 to
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,11 +41,12 @@ class MeanFlow(FewStep):
         zero: Share of the others that jump all the way, s = 0.
         improved: Whether derivatives are taken along the model's own direction (iMF). With a teacher there is nothing
             to improve: its direction has no variance.
-        adaptive: The weight of large errors; None is `AdaptiveWeight(1.0)` with a teacher, and from data none.
+        adaptive: The weight of large errors; None is `usual`, power 1, with a teacher, and none from data.
         warmup: The share of the training over which r replaces a denoiser's error.
         derivative: How it is computed: `Forward()`, `Reverse()`, `Finite(h)`.
     """
 
+    usual: ClassVar[AdaptiveWeight] = AdaptiveWeight(1.0)
     same: float = 0.5
     zero: float = 0.25
     improved: bool = True
@@ -81,7 +82,7 @@ class MeanFlow(FewStep):
             step = map_state(lambda all_, some: all_.index_add(0, here, ready * (some - all_[here])), step, own)
         errors = tangent_errors(process, lesson.denoiser.head, lesson.objective.weighting, x, guess, step, t)
         out = total(lesson.objective, errors, "flow")
-        return {**out, "loss": weighted(self.adaptive, lesson, out["loss"])}
+        return {**out, "loss": weighted(self.adaptive, self.usual, lesson, out["loss"])}
 
     @torch.no_grad()
     def residual(
@@ -103,14 +104,15 @@ class MeanFlow(FewStep):
 class ContinuousConsistency(MeanFlow):
     """sCM: jumps to s = 0 alone, tangents normalised and warmed up; with a teacher sCD, without sCT.
 
-    The network need not be told where it jumps. It is sampled by `Consistency`, which goes all the way and back.
+    The network need not be told where it jumps. It is sampled by `Consistency`, which goes all the way and back. The
+    usual weight normalises tangents (power 1/2).
     """
 
     jumps = False
+    usual = AdaptiveWeight(0.5, 1e-2)
     same: float = field(default=0.0, init=False)
     zero: float = field(default=1.0, init=False)
     improved: bool = field(default=False, init=False)
-    adaptive: AdaptiveWeight | None = field(default_factory=lambda: AdaptiveWeight(0.5, 1e-2))
     warmup: float = 0.3
 
     def sampler(self, steps: int) -> Solver:

@@ -11,7 +11,7 @@ the examples trains the instantaneous prediction, at which all compositions begi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -59,9 +59,10 @@ class Shortcut(FewStep):
         zero: Share of the others that jump all the way, s = 0.
         steps: Of Heun's method, that a teacher takes from t to u.
         reach: Of t -> s, at most so much is the first jump, u being drawn evenly; without a teacher it is one half.
-        adaptive: The weight of large errors; None is `AdaptiveWeight(1.0)` with a teacher, and from data none.
+        adaptive: The weight of large errors; None is `usual`, power 1, with a teacher, and none from data.
     """
 
+    usual: ClassVar[AdaptiveWeight] = AdaptiveWeight(1.0)
     same: float = 0.5
     zero: float = 0.25
     steps: int = 2
@@ -94,7 +95,7 @@ class Shortcut(FewStep):
             goal = map_state(lambda all_, some: all_.index_copy(0, here, some), goal, own)
         errors = clean_errors(lesson, x, guess, goal, t)
         out = total(lesson.objective, errors, "flow")
-        return {**out, "loss": weighted(self.adaptive, lesson, out["loss"])}
+        return {**out, "loss": weighted(self.adaptive, self.usual, lesson, out["loss"])}
 
     @torch.no_grad()
     def goals(self, some: Lesson, x: State, t: Tensor, s: Tensor, told: dict[str, Any], scales: Tensor | None) -> State:
