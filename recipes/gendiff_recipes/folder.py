@@ -92,7 +92,7 @@ class Lock:
             file.close()
             raise RunError(
                 f"{self.path.parent} is in use by {who}",
-                "one training at a time in a folder",
+                "one process at a time in a folder",
                 "Wait for it, or stop it",
             ) from error
         file.truncate(0)
@@ -101,7 +101,15 @@ class Lock:
         self.file = file
         Lock.held.add(self)
 
+    def __enter__(self) -> Lock:
+        self.take()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
     def release(self) -> None:
+        """Lets go of it."""
         if self.file is not None:
             self.file.truncate(0)
             self.file.close()

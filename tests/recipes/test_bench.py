@@ -34,6 +34,7 @@ from gendiff_recipes.bench.running import Outcome, run_suite
 from gendiff_recipes.bench.suite import Entry, Method, Suite, read_suite
 from gendiff_recipes.bench.tables import Stat, Tables, best_of, write_tables
 from gendiff_recipes.evaluation import evaluate
+from gendiff_recipes.folder import Lock, RunError
 from gendiff_recipes.recipe import Recipe
 from tests.recipes.test_report import Page
 
@@ -297,6 +298,15 @@ def test_chance_and_judges_have_rows(run: Path, tmp_path: Path, monkeypatch: pyt
 
 
 # Kept
+
+
+def test_two_processes_do_not_work_in_one_folder(run: Path, tmp_path: Path) -> None:
+    suite, out = declared(tmp_path, text_of(run)), tmp_path / "out"
+    out.mkdir()
+    (out / "suite.json").write_text("{}")
+    with Lock(out / ".lock"), pytest.raises(RunError, match="in use by process"):
+        run_suite(suite, out)
+    assert run_suite(suite, out).done
 
 
 class Stop(BaseException):

@@ -27,6 +27,7 @@ from gendiff.config import read_json
 from gendiff.errors import GendiffError, RequestError
 from gendiff.executors import results
 from gendiff.modelfile import model_path, write_whole
+from gendiff_recipes.folder import Lock
 
 from .cells import Job, do, file_digest, machine, part_paths, recipe_of
 from .parts import digests, split, use_parts
@@ -235,14 +236,20 @@ def with_content(job: Job, result: Mapping[str, Any]) -> Job | None:
     return dataclasses.replace(job, content=paths)
 
 
-def begin(suite: Suite, out: Path) -> None:
+def make_folder(out: Path) -> None:
     """Makes the folder of a benchmark, and refuses one that holds anything else.
 
     Raises:
         RequestError: For such a folder.
     """
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "suite.json").exists())):
+    others = [one for one in out.iterdir() if one.name != ".lock"] if out.is_dir() else []
+    if (out.exists() and not out.is_dir()) or (others and not (out / "suite.json").exists()):
         raise RequestError(f"{out} holds other things", "a new folder, or that of a benchmark", "--out bench")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def begin(suite: Suite, out: Path) -> None:
+    """Says in the folder of a benchmark what is declared."""
     text = json.dumps({"suite": dataclasses.asdict(suite), "machine": machine()}, indent=1, ensure_ascii=False)
     write_whole(out / "suite.json", f"{text}\n".encode())
 
@@ -302,13 +309,20 @@ def run_suite(
 
     Raises:
         GendiffError: For a suite that cannot be run.
+        RunError: Where another process works in the folder.
         WorkerError: For a unit that is lost again and again.
     """
     out = Path(out)
     check_suite(suite)
-    begin(suite, out)
-    board = Board(suite, out, device)
-    outcome, waiting, total = Outcome(suite, out), dict(board.jobs), len(board.jobs)
+    make_folder(out)
+    with Lock(out / ".lock"):
+        begin(suite, out)
+        return done(Board(suite, out, device), executor, progress)
+
+
+def done(board: Board, executor: Executor | None, progress: Callable[[float, str], None] | None) -> Outcome:
+    """Does every unit of a board that is not done yet, in a folder that nobody else works in."""
+    outcome, waiting, total = Outcome(board.suite, board.out), dict(board.jobs), len(board.jobs)
     while waiting:
         ready = [job for job in waiting.values() if all(name in board.found for name in board.needs(job))]
         todo: list[tuple[Job, str]] = []
