@@ -93,17 +93,18 @@ class ExactMap(nn.Module):
     def __init__(self, process: Gaussian, mean: Tensor, deviation: Tensor, zero: bool = False) -> None:
         super().__init__()
         self.process, self.mean, self.deviation, self.zero = process, mean, deviation, zero
-        self.push = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.push, self.shift = (nn.Parameter(torch.zeros((), dtype=torch.float64)) for _ in range(2))
 
     def end(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         (a, b), (c, d) = ((part[:, None] for part in self.process.schedule(u)) for u in (t, s))
         now, then = ((k * k * self.deviation**2 + n * n).sqrt() for k, n in ((a, b), (c, d)))
-        return c * self.mean + then / now * (x - a * self.mean)
+        mean = self.mean + self.shift
+        return c * mean + then / now * (x - a * mean)
 
     def forward(self, x: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
         a, b = (part[:, None] for part in self.process.schedule(t))
-        square = self.deviation**2
-        instant = self.mean + a * square / (a * a * square + b * b) * (x - a * self.mean)
+        square, mean = self.deviation**2, self.mean + self.shift
+        instant = mean + a * square / (a * a * square + b * b) * (x - a * mean)
         to = torch.zeros_like(t) if self.zero else t if to is None else to
         same = (to >= t - 1e-12)[:, None]
         whole = aim(self.process, x, self.end(x, t, to), t, to)
@@ -417,6 +418,22 @@ def test_the_exact_flow_map_is_a_fixed_point(method: FewStep, taught: bool, sche
     assert float(pushed.mean()) > 4 * noise  # and from elsewhere it leads back
     if taught:
         assert float(still.abs().max()) < 0.02 * float(pushed.mean())  # a teacher has no variance
+
+
+@pytest.mark.parametrize("improved", [False, True])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_the_flow_map_of_other_data_is_led_to_the_data(schedule: Any, improved: bool) -> None:
+    """By its jumps alone: one that agrees with itself, and not with the examples, is not at rest."""
+    denoiser, _, draw = gaussian(schedule)
+    own, found = own_network(denoiser).shift, []
+    with torch.no_grad():
+        own.fill_(0.5)
+    for seed in range(4):
+        own.grad = None
+        method = MeanFlow(same=0.0, improved=improved)
+        method.losses(lesson_of(denoiser, draw, None, 2048, seed))["loss"].mean().backward()
+        found.append(float(own.grad))
+    assert min(found) > 0, found
 
 
 @pytest.mark.parametrize("schedule", [Linear(), EDM()], ids=repr)
