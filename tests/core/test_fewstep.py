@@ -385,7 +385,7 @@ def lesson_of(denoiser: Denoiser, draw: Any, teacher: Any, n: int, seed: int = 0
     return Lesson(denoiser, draw(n, seed), u, Noise.of(seed, n).fork("train"), teacher=teacher, **more)
 
 
-FROM_DATA = (MeanFlow(), MeanFlow(improved=False), MeanFlow(derivative=Reverse()), Shortcut(), MomentMatching())
+FROM_DATA = (MeanFlow(), MeanFlow(improved=False), MeanFlow(derivative=Reverse()), Shortcut(), MomentMatching(gap=0.4))
 BY_TEACHER = (
     MeanFlow(), MeanFlow(derivative=Finite(1e-4)), ContinuousConsistency(), Shortcut(steps=8),
     GuidanceDistillation(guidance=1.0),
