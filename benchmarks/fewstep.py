@@ -352,7 +352,8 @@ def judged(name: str, teacher: Model, n: int) -> Callable[[Model, Solver, Any], 
     if name == "fashion":
         judge, _ = judge_of_pictures(domain.dataset("train"), test, domain.labels["label"])
         reference = subset(test.artifacts, n, 0)
-        wanted = torch.tensor(asked["label"])
+        classes = list(domain.labels["label"])
+        wanted = torch.tensor([classes.index(c) if isinstance(c, str) else int(c) for c in asked["label"]])
 
         def pictures(model: Model, sampler: Solver, guidance: Any) -> Numbers:
             samples, seconds = drawn(model, sampler, guidance)
@@ -398,14 +399,14 @@ def beside(args: argparse.Namespace) -> Numbers:
         print({k: v for k, v in one.items() if k != "sampler"}, flush=True)
         keep(args, args.what, found)
 
-    row("teacher", teacher, Adams(50, times=PowerGrid(1.1)), guidance)
-    row("teacher, its own sampler", teacher, teacher.sampler, guidance)
     for path in args.student:
         student = gendiff.load(path)
         told = student.recipe["method"]["kind"]
         for k in args.evaluations:
             solver = replace(student.sampler, steps=k)  # type: ignore[type-var]
             row(told, student, solver, guidance if student.denoiser.network.takes_guidance else 1.0)
+    row("teacher", teacher, Adams(50, times=PowerGrid(1.1)), guidance)
+    row("teacher, its own sampler", teacher, teacher.sampler, guidance)
     since = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

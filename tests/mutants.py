@@ -77,13 +77,6 @@ MUTANTS: list[Mutant] = [
         ("tests/core/test_fewstep.py",),
     ),
     Mutant(
-        "moments of pairs that share a path",
-        "gendiff/training/fewstep/moments.py",
-        "terms.append(kernel(leaf, y, yy) + kernel(leaf, z, zz) - 2 * kernel(leaf, y, zz))",
-        "terms.append(kernel(leaf, y, yy) + kernel(leaf, z, zz) - 2 * kernel(leaf, y, z))",
-        ("tests/core/test_fewstep.py",),
-    ),
-    Mutant(
         "samples that move away from the data",
         "gendiff/training/fewstep/moments.py",
         "leaf.space.tangent(y, leaf.space.scale(v, -1.0))",
