@@ -432,6 +432,7 @@ def test_the_flow_map_of_other_data_is_led_to_the_data(schedule: Any, improved: 
         own.grad = None
         method = MeanFlow(same=0.0, improved=improved)
         method.losses(lesson_of(denoiser, draw, None, 2048, seed))["loss"].mean().backward()
+        assert own.grad is not None
         found.append(float(own.grad))
     assert min(found) > 0, found
 
