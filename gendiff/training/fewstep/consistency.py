@@ -90,5 +90,5 @@ def distance(leaf: Leaf, states: tuple[State, ...], t: Tensor, gap: Tensor, hube
     """The weighted distance [B] of one part, of the states x, prediction and goal."""
     x, guess, goal = states
     square = leaf.error(x, guess, goal, t)
-    gap = per_sample(gap, square)
-    return square / gap**2 if huber is None else ((square + huber**2).sqrt() - huber) / gap
+    own = per_sample(gap, square)
+    return square / own**2 if huber is None else ((square + huber**2).sqrt() - huber) / own
