@@ -42,6 +42,13 @@ class Mutant:
 
 MUTANTS: list[Mutant] = [
     Mutant(
+        "a teacher that is told a scale and guided again",
+        "gendiff/training/fewstep/base.py",
+        'if takes(teacher, "guidance"):',
+        "if False:",
+        ("tests/core/test_fewstep.py",),
+    ),
+    Mutant(
         "a flow map's residual without its own frame",
         "gendiff/training/fewstep/jumps.py",
         "return leaf.space.scale(own, 1 / (leaf.norm(s, 1.0) * leaf.pace(t, 1.0)))",

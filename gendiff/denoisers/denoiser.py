@@ -92,7 +92,7 @@ class Denoiser(nn.Module):
             if before is not None and takes_previous(self):
                 cond["previous"] = map_state(lambda part: working(part, dtype), before)
         if to is not None:
-            refuse_jumps("A step to a later time", self)
+            refuse_jumps("A whole jump", self)
             second = self.head.inputs(process, x, to)[1]
             cond["to"] = map_state(lambda part: times(part, first, dtype), second)
         if guidance is not None and takes(self, "guidance"):

@@ -124,10 +124,15 @@ def scale_of(text: str | None, model: Model) -> float | tuple[float, float]:
 def rounds(method: FewStep, name: str, steps: Sequence[int], first: int, count: int) -> Iterator[tuple[str, FewStep]]:
     """The runs of a distillation: the name of each one's folder, "" for the only one, and its method."""
     if isinstance(method, Progressive):
-        n, last = first, min(steps)
-        while n >= last:
-            yield f"steps{n}", dataclasses.replace(method, steps=n)
-            n //= 2
+        halves = [first // 2**k for k in range(first.bit_length()) if first % 2**k == 0]
+        odd = [n for n in steps if n not in halves]
+        if odd:
+            raise RequestError(
+                f"progressive distillation from {first} to {odd[0]} steps", f"some of {halves}", "--first"
+            )
+        for n in halves:
+            if n >= min(steps):
+                yield f"steps{n}", dataclasses.replace(method, steps=n)
     elif isinstance(method, Reflow):
         for k in range(count):
             yield f"round{k + 1}", method

@@ -23,7 +23,15 @@ from gendiff.latents import KL, Adversarial, Autoencoder, Bottleneck, Codec, Gri
 from gendiff.modelfile import domain_config, read_domain, write_whole
 from gendiff.processes import Joint, Process
 from gendiff.sampling.solvers import Solver
-from gendiff.training import Adapter, FewStep, ImportanceTimes, Objective, TimeDistribution, Uniform
+from gendiff.training import (
+    Adapter,
+    DistributionMatching,
+    FewStep,
+    ImportanceTimes,
+    Objective,
+    TimeDistribution,
+    Uniform,
+)
 
 
 def home_of(path: str | Path) -> Path:
@@ -274,6 +282,10 @@ class Recipe:
             refuse(self, "times", "a distribution that is not learned: a few-step loss says nothing of a single time")
         if self.adapter is not None:
             refuse(self, "adapter", "None: a few-step model has all its weights trained")
+        if self.method.guidance != 1 and not self.domain.conditions:
+            refuse(self.method, "guidance", "1: nothing can be asked of this domain, and so nothing is guided")
+        if isinstance(self.method, DistributionMatching) and (self.trainer.world > 1 or self.trainer.accumulate > 1):
+            refuse(self, "method", "another on several devices or in parts: the critic is of one process")
         if self.trainer.strategy == "fsdp2" or self.trainer.compile:
             refuse(self, "trainer", "ddp, not compiled: derivatives go through the network as it is")
 

@@ -6,8 +6,9 @@ import dataclasses
 import json
 import shutil
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -181,6 +182,27 @@ def test_what_cannot_be_combined_is_refused(teachers: dict[str, Path], tmp_path:
         train(other, tmp_path / "b", quiet=True, start=teachers["pairs"])
 
 
+@dataclass(frozen=True)
+class Silent(Pairs):
+    """Of which nothing can be asked."""
+
+    name: ClassVar[str] = "silent"
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        return {}
+
+
+def test_critics_are_of_one_process_and_guidance_of_conditions() -> None:
+    run = short(DistributionMatching())
+    for change in ("trainer.devices=2", "trainer.nodes=2", "trainer.accumulate=2"):
+        with pytest.raises(RecipeError, match="critic is of one process"):
+            run.override(change)
+    short(MeanFlow()).override("trainer.devices=2")
+    with pytest.raises(RecipeError, match="nothing is guided"):
+        student(dataclasses.replace(plain(), domain=Silent(), drop=0.0), MeanFlow(guidance=2.0), 2)
+
+
 def distilled(*words: str) -> None:
     model, *rest = words
     assert main(["distill", model, "trainer.steps=4", "trainer.minutes=none", *rest, "--quiet"]) == 0
@@ -215,6 +237,8 @@ def test_distill_says_what_it_cannot_do(teachers: dict[str, Path], tmp_path: Pat
         (["--steps", "one"], "whole numbers"),
         (["--steps", "0"], "1 or more"),
         (["--guidance", "strong"], "a number, or the two ends"),
+        (["--method", "progressive", "--steps", "3", "--first", "8"], "some of [8, 4, 2, 1]"),
+        (["--method", "progressive", "--steps", "1", "--first", "12"], "some of [12, 6, 3]"),
     ):
         assert main(["distill", str(teachers["pairs"]), "--out", str(tmp_path / "x"), *words]) != 0
         assert said in capsys.readouterr().err

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gendiff.denoisers import Denoise, Denoiser, clean, for_samples, predict, rows_of, takes
 from gendiff.errors import POSITIVE, SHARE, RecipeError, check, refuse
-from gendiff.guidance import Guided
+from gendiff.guidance import Guided, ScaleInput
 from gendiff.processes import Joint
 from gendiff.random import Noise
 from gendiff.sampling.solvers import FlowMap, Solver
@@ -186,14 +186,30 @@ class FewStep(ABC):
         return process.space.lerp(predict(lesson.denoiser, process, x, t, told), lesson.x0, scales)
 
 
+def guided_teacher(lesson: Lesson, scales: Tensor | None) -> Any:
+    """The teacher, guided by scales [B]: told them where its network takes a scale itself, else by two branches."""
+    teacher = lesson.teacher
+    assert teacher is not None
+    if scales is None:
+        return teacher
+    if takes(teacher, "guidance"):
+        return ScaleInput(teacher, scales)
+    return teacher if lesson.without is None else Guided(teacher, scales, lesson.without)
+
+
 @torch.no_grad()
 def teach(lesson: Lesson, x: State, t: Tensor, scales: Tensor | None) -> State:
     """The teacher's prediction, guided by scales [B]."""
-    teacher: Any = lesson.teacher
-    if scales is not None and lesson.without is not None:
-        teacher = Guided(teacher, scales, lesson.without)
-    process = lesson.process
-    return map_state(Tensor.detach, clean(predict(teacher, process, x, t, lesson.cond)))
+    return map_state(Tensor.detach, clean(predict(guided_teacher(lesson, scales), lesson.process, x, t, lesson.cond)))
+
+
+def two_times(lesson: Lesson, same: float, zero: float) -> tuple[Tensor, Tensor]:
+    """t and s <= t, float64 [B], of examples of which a share has s = t, and of the others a share s = 0."""
+    t, other = lesson.time(lesson.u), lesson.time(lesson.host("second").clamp(1e-9, 1 - 1e-9))
+    first, last = torch.maximum(t, other), torch.minimum(t, other)
+    last = torch.where(lesson.host("zero") < zero, 0.0, last)
+    still = lesson.host("kind") < same
+    return torch.where(still, t, first), torch.where(still, t, last)
 
 
 def tangent_errors(process: Any, head: Any, weighting: Any, x: State, guess: State, step: State, t: Tensor) -> Any:

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from gendiff.denoisers import predict
 from gendiff.errors import RecipeError, check
-from gendiff.guidance import Guided
 from gendiff.sampling.grids import PowerGrid
 from gendiff.sampling.loop import sample
 from gendiff.sampling.solvers import Adams, Solver
 from gendiff.spaces import map_state
-from gendiff.training.fewstep.base import FewStep, Lesson, clean_errors, teach, total
+from gendiff.training.fewstep.base import FewStep, Lesson, clean_errors, guided_teacher, teach, total
 
 
 @dataclass(frozen=True)
@@ -72,12 +71,10 @@ class Reflow(FewStep):
 
     def losses(self, lesson: Lesson) -> dict[str, Tensor]:
         process, scales, t = lesson.process, self.scales(lesson), lesson.time(lesson.u)
-        noise, teacher = lesson.noise.fork("reflow"), lesson.teacher
-        if scales is not None and lesson.without is not None:
-            teacher = Guided(teacher, scales, lesson.without)  # type: ignore[arg-type]
+        noise, teacher = lesson.noise.fork("reflow"), guided_teacher(lesson, scales)
         with torch.no_grad():
             z = process.endpoint(lesson.x0, noise.fork("prior"))  # what `sample` itself begins with
-            x0 = sample(teacher, lesson.x0, solver=self.solver, noise=noise, cond=dict(lesson.cond))  # type: ignore[arg-type]
+            x0 = sample(teacher, lesson.x0, solver=self.solver, noise=noise, cond=dict(lesson.cond))
             x = process.noised(x0, z, t)
         guess = predict(lesson.denoiser, process, x, t, self.told_scales(lesson, scales))
         return total(lesson.objective, clean_errors(lesson, x, guess, map_state(Tensor.detach, x0), t), "flow")

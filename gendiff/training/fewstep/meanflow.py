@@ -27,7 +27,7 @@ from gendiff.errors import SHARE, check
 from gendiff.sampling.grids import PowerGrid
 from gendiff.sampling.solvers import Consistency, Solver
 from gendiff.spaces import State, map_state, tensors
-from gendiff.training.fewstep.base import AdaptiveWeight, FewStep, Lesson, tangent_errors, total, weighted
+from gendiff.training.fewstep.base import AdaptiveWeight, FewStep, Lesson, tangent_errors, total, two_times, weighted
 from gendiff.training.fewstep.derivatives import Derivative, Forward
 from gendiff.training.fewstep.jumps import difference, eulerian, velocity
 
@@ -60,12 +60,7 @@ class MeanFlow(FewStep):
 
     def pairs(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
         """t and s <= t, float64 [B]."""
-        kind, t = lesson.host("kind"), lesson.time(lesson.u)
-        other = lesson.time(lesson.host("second").clamp(1e-9, 1 - 1e-9))
-        first, last = torch.maximum(t, other), torch.minimum(t, other)
-        last = torch.where(lesson.host("zero") < self.zero, 0.0, last)
-        same = kind < self.same
-        return torch.where(same, t, first), torch.where(same, t, last)
+        return two_times(lesson, self.same, self.zero)
 
     def losses(self, lesson: Lesson) -> dict[str, Tensor]:
         t, s = self.pairs(lesson)
@@ -91,7 +86,7 @@ class MeanFlow(FewStep):
         """r of some of the samples."""
         process, here = some.process, rows.to(tensors(x)[0].device)
         x, goal, t, s = rows_of(x, here), rows_of(goal, here), t[rows], s[rows]
-        told = {**some.cond, **({"guidance": cond["guidance"][rows]} if "guidance" in cond else {})}
+        told = rows_of(cond, here)
         along = goal
         if self.improved and some.teacher is None:
             along = predict(some.denoiser, process, x, t, {**told, **self.toward(t)})

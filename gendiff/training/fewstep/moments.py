@@ -37,6 +37,8 @@ from gendiff.training.losses import denoising_loss
 class MomentMatching(FewStep):
     """Inductive moment matching, from data alone.
 
+    Groups are of samples in a row: on several devices, or in parts, they are others than on one.
+
     Args:
         group: M; of a batch, so many in a row share their times.
         gap: k_t - k_r, where there is room.

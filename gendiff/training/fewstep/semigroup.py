@@ -18,18 +18,25 @@ from torch import Tensor
 
 from gendiff.denoisers import predict, rows_of
 from gendiff.errors import SHARE, at_least, check
-from gendiff.processes import Leaf, Process
+from gendiff.processes import Leaf, Process, leaf_of
 from gendiff.sampling.grids import Grid, LinearGrid
 from gendiff.sampling.solvers import DDIM, Solver
 from gendiff.spaces import State, map_state, tensors
-from gendiff.training.fewstep.base import AdaptiveWeight, FewStep, Lesson, clean_errors, teach, total, weighted
+from gendiff.training.fewstep.base import (
+    AdaptiveWeight,
+    FewStep,
+    Lesson,
+    clean_errors,
+    teach,
+    total,
+    two_times,
+    weighted,
+)
 from gendiff.training.fewstep.jumps import aim, by_leaf, jump, share
 
 
 def inner(process: Process, t: Tensor, s: Tensor, w: Tensor) -> Tensor:
     """The time u at which the share of noise is a part w of the way from t down to s; of a bundle's first part."""
-    from gendiff.processes import leaf_of
-
     leaf = leaf_of(process)
     k, end = share(leaf, t), share(leaf, s)
     return torch.minimum(torch.maximum(leaf.schedule.unshare(k + w * (end - k), 1.0), s), t)
@@ -74,12 +81,7 @@ class Shortcut(FewStep):
         check(self, same=SHARE, zero=SHARE, steps=at_least(1), reach=SHARE)
 
     def losses(self, lesson: Lesson) -> dict[str, Tensor]:
-        t = lesson.time(lesson.u)
-        other = lesson.time(lesson.host("second").clamp(1e-9, 1 - 1e-9))
-        first, last = torch.maximum(t, other), torch.minimum(t, other)
-        last = torch.where(lesson.host("zero") < self.zero, 0.0, last)
-        same = lesson.host("kind") < self.same
-        t, s = torch.where(same, t, first), torch.where(same, t, last)
+        t, s = two_times(lesson, self.same, self.zero)
         process, scales, x = lesson.process, self.scales(lesson), lesson.noised(t)
         cond = self.told_scales(lesson, scales)
         guess = predict(lesson.denoiser, process, x, t, {**cond, "to": s})
@@ -87,9 +89,8 @@ class Shortcut(FewStep):
         rows = (s < t).nonzero()[:, 0] if self.same else torch.arange(lesson.n)
         if len(rows):
             here = rows.to(tensors(x)[0].device)
-            told = {**lesson.select(rows).cond, **({"guidance": cond["guidance"][rows]} if self.told else {})}
             own = self.goals(
-                lesson.select(rows), rows_of(x, here), t[rows], s[rows], told,
+                lesson.select(rows), rows_of(x, here), t[rows], s[rows], rows_of(cond, here),
                 None if scales is None else scales[rows],
             )  # fmt: skip
             goal = map_state(lambda all_, some: all_.index_copy(0, here, some), goal, own)
