@@ -91,6 +91,13 @@ MUTANTS: list[Mutant] = [
         ("tests/core/test_fewstep.py",),
     ),
     Mutant(
+        "moments without the distance between the two groups",
+        "gendiff/training/fewstep/moments.py",
+        "terms.append(kernel(leaf, y, yy) + kernel(leaf, z, zz) - 2 * kernel(leaf, y, zz))",
+        "terms.append(kernel(leaf, y, yy) + kernel(leaf, z, zz) - kernel(leaf, y, zz))",
+        ("tests/core/test_fewstep.py",),
+    ),
+    Mutant(
         "a jump that tells the network its start",
         "gendiff/sampling/loop.py",
         '{**now, "to": row.to}',

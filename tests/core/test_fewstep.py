@@ -86,6 +86,8 @@ TEXT = Text().fit(("a red heart", "a dog"))
 class ExactMap(nn.Module):
     """The flow map of Gaussian data N(mean, deviation^2) on one axis after the other, and a push in one direction.
 
+    With a shift or a spread it is that of other data, whose mean or whose deviation is another.
+
     Phi_{t->s}(x) = alpha_s mean + (d_s/d_t)(x - alpha_t mean), d_t^2 = alpha_t^2 deviation^2 + sigma_t^2.
     """
 
@@ -94,17 +96,21 @@ class ExactMap(nn.Module):
     def __init__(self, process: Gaussian, mean: Tensor, deviation: Tensor, zero: bool = False) -> None:
         super().__init__()
         self.process, self.mean, self.deviation, self.zero = process, mean, deviation, zero
-        self.push, self.shift = (nn.Parameter(torch.zeros((), dtype=torch.float64)) for _ in range(2))
+        self.push, self.shift, self.spread = (nn.Parameter(torch.zeros((), dtype=torch.float64)) for _ in range(3))
 
     def end(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         (a, b), (c, d) = ((part[:, None] for part in self.process.schedule(u)) for u in (t, s))
-        now, then = ((k * k * self.deviation**2 + n * n).sqrt() for k, n in ((a, b), (c, d)))
+        now, then = ((k * k * self.variance + n * n).sqrt() for k, n in ((a, b), (c, d)))
         mean = self.mean + self.shift
         return c * mean + then / now * (x - a * mean)
 
+    @property
+    def variance(self) -> Tensor:
+        return self.deviation**2 * (2 * self.spread).exp()
+
     def forward(self, x: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
         a, b = (part[:, None] for part in self.process.schedule(t))
-        square, mean = self.deviation**2, self.mean + self.shift
+        square, mean = self.variance, self.mean + self.shift
         instant = mean + a * square / (a * a * square + b * b) * (x - a * mean)
         to = torch.zeros_like(t) if self.zero else t if to is None else to
         same = (to >= t - 1e-12)[:, None]
@@ -356,10 +362,13 @@ def test_derivatives_of_every_network_by_every_way(name: str, masked: bool) -> N
             assert float((part - other).abs().max()) < 1e-6 * float(part.abs().max() + 1)
         assert float(part.abs().max()) > 1e-3
     if masked:  # padding changes nothing
-        few = eulerian(denoiser, bound, x, t, s, v, Forward(), told)
-        hidden = map_state(lambda part: part.clone(), x)
-        tensors(hidden)[0][1, ..., -2:, :] += 0.0
-        assert all(torch.equal(a, b) for a, b in zip(tensors(few), tensors(ways[0]), strict=True))
+        other = process.space.random(like, noise.fork("hidden"))
+        hidden = map_state(torch.clone, x)
+        for part, junk in zip(tensors(hidden), tensors(other), strict=True):
+            part[1, -2:] = junk[1, -2:]
+        again = eulerian(denoiser, bound, hidden, t, s, v, Forward(), told)
+        for part, same in zip(tensors(again), tensors(ways[0]), strict=True):
+            assert torch.allclose(part[mask], same[mask], atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -419,6 +428,26 @@ def test_the_exact_flow_map_is_a_fixed_point(method: FewStep, taught: bool, sche
     assert float(pushed.mean()) > 4 * noise  # and from elsewhere it leads back
     if taught:
         assert float(still.abs().max()) < 0.02 * float(pushed.mean())  # a teacher has no variance
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_moments_match_in_scale_too(schedule: Any) -> None:
+    """A flow map of data twice as wide, and of data half as wide, is led to that of the data."""
+    denoiser, _, draw = gaussian(schedule)
+    own, means = own_network(denoiser).spread, []
+    for spread in (-0.7, 0.0, 0.7):
+        found = []
+        for seed in range(8):
+            with torch.no_grad():
+                own.fill_(spread)
+            own.grad = None
+            MomentMatching(gap=0.4).losses(lesson_of(denoiser, draw, None, 4096, seed))["loss"].mean().backward()
+            found.append(float(own.grad))
+        means.append(torch.tensor(found, dtype=torch.float64))
+    narrow, exact, wide = (float(found.mean()) for found in means)
+    noise = float(means[1].std()) / len(means[1]) ** 0.5
+    assert narrow < -4 * noise and wide > 4 * noise, means
+    assert abs(exact) < 4 * noise + 0.03 * min(-narrow, wide), means
 
 
 @pytest.mark.parametrize("improved", [False, True])
