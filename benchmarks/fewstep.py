@@ -334,6 +334,11 @@ def costs(args: argparse.Namespace) -> Numbers:
     return found
 
 
+def numbers(names: Sequence[str], asked: Sequence[Any]) -> list[int]:
+    """Classes, asked by their names or their numbers, as numbers."""
+    return [list(names).index(c) if isinstance(c, str) else int(c) for c in asked]
+
+
 def judged(name: str, teacher: Model, n: int) -> Callable[[Model, Solver, Any], Numbers]:
     """What measures a model by a sampler: trained on real data alone, or geometry."""
     from quality import MEASURES, default_request, judge_of_pictures, subset
@@ -352,8 +357,7 @@ def judged(name: str, teacher: Model, n: int) -> Callable[[Model, Solver, Any], 
     if name == "fashion":
         judge, _ = judge_of_pictures(domain.dataset("train"), test, domain.labels["label"])
         reference = subset(test.artifacts, n, 0)
-        classes = list(domain.labels["label"])
-        wanted = torch.tensor([classes.index(c) if isinstance(c, str) else int(c) for c in asked["label"]])
+        wanted = torch.tensor(numbers(domain.labels["label"], asked["label"]))
 
         def pictures(model: Model, sampler: Solver, guidance: Any) -> Numbers:
             samples, seconds = drawn(model, sampler, guidance)
@@ -369,7 +373,7 @@ def judged(name: str, teacher: Model, n: int) -> Callable[[Model, Solver, Any], 
 
         def sounds(model: Model, sampler: Solver, guidance: Any) -> Numbers:
             samples, seconds = drawn(model, sampler, guidance)
-            right = heard.accuracy(samples, {k: asked[k] for k in domain.labels})
+            right = heard.accuracy(samples, {k: numbers(names, asked[k]) for k, names in domain.labels.items()})
             return {"frechet": heard.distance(samples, reference), "accuracy": right, "cpu_seconds": seconds}
 
         return sounds
