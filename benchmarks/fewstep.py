@@ -78,12 +78,12 @@ DIMS = {"plane": (2, 2), "torus": (4, 2), "so3": (9, 3)}
 class Net(nn.Module):
     """Residual layers on the coordinates of a point, steered by the time and the jump."""
 
-    def __init__(self, kind: str, width: int = 128, depth: int = 4, jumps: bool = False) -> None:
+    def __init__(self, kind: str, width: int = 64, depth: int = 4, jumps: bool = False) -> None:
         super().__init__()
         self.kind, self.takes_to = kind, jumps
         inputs, outputs = DIMS[kind]
         self.into, self.out = nn.Linear(inputs, width), nn.Linear(width, outputs)
-        self.time = nn.Sequential(FourierTime(), nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
+        self.time = nn.Sequential(FourierTime(64), nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
         self.jumps = Jumps(width, jumps, False) if jumps else None
         self.steer = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(depth))
         self.layers = nn.ModuleList(
@@ -182,8 +182,9 @@ def learn(
         assert start is not None
         critic = copy.deepcopy(start).requires_grad_(True)
     watch = torch.optim.Adam((critic or network).parameters(), lr=lr, betas=(0.0, 0.99))  # the critic's
-    optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=(0.9, 0.99))
-    average = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=(0.9, 0.99), fused=True)
+    live = list(network.parameters())
+    average = [p.detach().clone() for p in live]
     for k in range(steps):
         rate = lr * min((k + 1) / 100, 1.0) * max(min(1.0, (1 - k / steps) / 0.5), 0.01)
         for group in optimizer.param_groups:
@@ -209,9 +210,10 @@ def learn(
         optimizer.step()
         decay = min(0.999, (k + 1) / (k + 10))
         with torch.no_grad():
-            for name, value in network.state_dict().items():
-                average[name].lerp_(value, 1 - decay)
-    network.load_state_dict(average)
+            torch._foreach_lerp_(average, live, 1 - decay)
+    with torch.no_grad():
+        for p, mean in zip(live, average, strict=True):
+            p.copy_(mean)
     return denoiser.requires_grad_(False)
 
 

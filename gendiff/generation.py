@@ -312,7 +312,7 @@ class Generation:
         shown = given is None and start is None and plan is None
         what = self.domain.sized(n, {**what, **self.plan(n, *args, shown=shown, **what)})
         request = self.domain.request(n, *args, **what)
-        self.check_ranges(what)
+        self.check_ranges({**what, "guidance": guidance})
         idle = isinstance(guidance, int | float) and not is_one(guidance) and not self.guides(request)
         for name in (None,) if idle else guidance.names() if isinstance(guidance, Rule) else ():
             if said and not self.guides(request, None if name is None else [name]):
@@ -498,8 +498,12 @@ class Generation:
         return any(isinstance(a, Tensor) and isinstance(b, Tensor) and not torch.equal(a, b) for a, b in pairs)
 
     def check_ranges(self, what: Mapping[str, Any]) -> None:
-        """Warns of numbers that a trained model never saw."""
-        for name, (low, high) in self.domain.spans().items() if self.recipe else ():
+        """Warns of numbers that a trained model never saw, a guidance that its network is told among them."""
+        spans = dict(self.domain.spans()) if self.recipe else {}
+        scales = (self.recipe.get("method") or {}).get("guidance")
+        if isinstance(scales, list | tuple):
+            spans["guidance"] = scales[0], scales[-1]
+        for name, (low, high) in spans.items():
             asked = what.get(name)
             asked = asked.tolist() if isinstance(asked, Tensor | np.ndarray | np.generic) else asked
             numbers = [v for v in (asked if isinstance(asked, list | tuple) else [asked]) if isinstance(v, int | float)]

@@ -17,7 +17,7 @@ import gendiff
 from benchmarks.interruptions import Chains, Cut, Pairs, bits, cut_at, recipe
 from gendiff import Adams, Heun, LoRA, Uniform
 from gendiff.cli import main
-from gendiff.errors import CheckpointError, GendiffError, RecipeError, SamplerError
+from gendiff.errors import CheckpointError, GendiffError, RecipeError, RequestWarning, SamplerError
 from gendiff.sampling.solvers import DDIM, Consistency, FlowMap
 from gendiff.training import (
     ConsistencyTraining,
@@ -157,6 +157,9 @@ def test_a_student_is_asked_as_any_model(teachers: dict[str, Path], tmp_path: Pa
     each = told.sample(2, guidance=[1.0, 3.0], seed=0)
     assert torch.equal(each[0], weak)
     assert torch.equal(each[1], told.sample(2, guidance=3.0, seed=0)[1])
+    for far in (9.0, [1.0, 9.0]):
+        with pytest.warns(RequestWarning, match="guidance=9 is outside what this model was trained on, 1 to 3"):
+            told.sample(2, guidance=far)
     with pytest.raises(SamplerError, match="a number, or one for each sample"):
         told.sample(2, guidance={"kind": 2.0})
     with warnings.catch_warnings():
