@@ -91,6 +91,13 @@ MUTANTS: list[Mutant] = [
         ("tests/core/test_fewstep.py",),
     ),
     Mutant(
+        "a weight from data that knows the example",
+        "gendiff/training/fewstep/base.py",
+        "return loss if fixed is None else FROM_DATA(loss, fixed)",
+        "return loss if fixed is None else FROM_DATA(loss)",
+        ("tests/core/test_fewstep.py",),
+    ),
+    Mutant(
         "moments without the distance between the two groups",
         "gendiff/training/fewstep/moments.py",
         "terms.append(kernel(leaf, y, yy) + kernel(leaf, z, zz) - 2 * kernel(leaf, y, zz))",

@@ -430,6 +430,28 @@ def test_the_exact_flow_map_is_a_fixed_point(method: FewStep, taught: bool, sche
         assert float(still.abs().max()) < 0.02 * float(pushed.mean())  # a teacher has no variance
 
 
+class Held(Lesson):
+    """Whose x_t is the same whatever the examples are."""
+
+    def noised(self, t: Tensor) -> State:
+        return torch.linspace(-1, 1, 2 * self.n, dtype=torch.float64).reshape(self.n, 2)
+
+
+def test_from_data_no_example_has_more_say_than_another_at_the_same_place() -> None:
+    """The weight of an error hangs on x_t, t and s alone: else what is learned is no mean."""
+    denoiser, _, draw = gaussian(Linear())
+    with torch.no_grad():
+        own_network(denoiser).push.fill_(1.0)
+    weights = []
+    for seed in (0, 1):
+        lesson = lesson_of(denoiser, lambda n, seed: draw(n, 0), None, 64)
+        out = MeanFlow(same=0.3).losses(Held(**{**vars(lesson), "x0": draw(64, seed)}))
+        weights.append((out["loss"] / out["flow"]).detach())
+    assert torch.allclose(*weights, rtol=1e-12)
+    assert float(weights[0].min()) < 0.9
+    assert float(weights[0].max()) == 1.0  # where s = t it is a denoiser's error
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_moments_match_in_scale_too(schedule: Any) -> None:
     """A flow map of data twice as wide, and of data half as wide, is led to that of the data."""

@@ -240,12 +240,12 @@ def total(objective: Objective, errors: Any, name: str) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class AdaptiveWeight:
-    """loss/(loss + floor)^power, the divisor without a gradient: errors that are large have less say.
+    """loss/(of + floor)^power, the divisor without a gradient: errors that are large have less say.
 
     Power 1/2 with floor c^2 normalises tangents (Lu & Song 2024, Sec. 4.1); 1 is MeanFlow's weight (Geng et al. 2025,
-    Eq. 22); 0 is the squared error itself. From data an error has the variance of x0 given x_t in it, and what has less
-    say where that is large is no mean: in a few dimensions power 1 finds modes, of pictures, whose errors are all of
-    about one size, it does not.
+    Eq. 22), both of the loss itself; 0 is the squared error. From data an error has the variance of x0 given x_t in it,
+    and what has less say where that is large is no mean: in a few dimensions power 1 finds modes, of pictures, whose
+    errors are all of about one size, it does not.
     """
 
     power: float = 1.0
@@ -254,11 +254,28 @@ class AdaptiveWeight:
     def __post_init__(self) -> None:
         check(self, power=SHARE, floor=POSITIVE)
 
-    def __call__(self, loss: Tensor) -> Tensor:
-        return loss if self.power == 0 else loss / (loss.detach() + self.floor) ** self.power
+    def __call__(self, loss: Tensor, of: Tensor | None = None) -> Tensor:
+        """The loss [B], weighted by an error [B], by itself where none is said."""
+        return loss if self.power == 0 else loss / ((loss if of is None else of).detach() + self.floor) ** self.power
 
 
-def weighted(said: AdaptiveWeight | None, usual: AdaptiveWeight, lesson: Lesson, loss: Tensor) -> Tensor:
-    """The loss [B] by a weight; where none is said by the usual one with a teacher, and from data by none."""
-    weight = said or (usual if lesson.teacher is not None else AdaptiveWeight(0.0))
-    return weight(loss)
+FROM_DATA = AdaptiveWeight(1.0, 1.0)
+
+
+def weighted(
+    said: AdaptiveWeight | None, usual: AdaptiveWeight, lesson: Lesson, loss: Tensor, fixed: Tensor | None = None
+) -> Tensor:
+    """The loss [B] by a weight; where none is said by the usual one with a teacher, and from data by `FROM_DATA`.
+
+    Args:
+        said: Of the method.
+        usual: With a teacher.
+        lesson: The batch.
+        loss: [B].
+        fixed: From data, the size of what in each error hangs on x_t alone, [B]; None for no such part, and then from
+            data there is no weight. It favours no example over another at the same x_t: means stay means, and rare
+            large jumps have less say.
+    """
+    if said is None and lesson.teacher is None:
+        return loss if fixed is None else FROM_DATA(loss, fixed)
+    return (said or usual)(loss)
