@@ -46,6 +46,7 @@ from gendiff.denoisers import Mixture, Normal, default_head
 from gendiff.errors import RecipeError, SamplerError
 from gendiff.guidance import CFGRescale, Guided, ScaleInput
 from gendiff.nn import DiT, Jumps, UNet
+from gendiff.nn.recomputing import recomputed
 from gendiff.processes import Process
 from gendiff.random import Noise
 from gendiff.sampling.solvers import Consistency, FlowMap
@@ -369,6 +370,24 @@ def test_derivatives_of_every_network_by_every_way(name: str, masked: bool) -> N
         again = eulerian(denoiser, bound, hidden, t, s, v, Forward(), told)
         for part, same in zip(tensors(again), tensors(ways[0]), strict=True):
             assert torch.allclose(part[mask], same[mask], atol=1e-12)
+
+
+@pytest.mark.parametrize("way", [Forward(), Reverse(), Finite(1e-4)], ids=repr)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_derivatives_of_a_network_that_is_recomputed(name: str, way: Any) -> None:
+    make, process, like = NETWORKS[name]
+    torch.manual_seed(0)
+    network = randomised(make()).double()
+    denoiser = Denoiser(network, default_head(process), process)
+    x0 = process.space.random(map_state(Tensor.double, like), Noise.of(0, B))
+    t = torch.linspace(0.3, 0.7, B).double()
+    x = process.noise(x0, t, Noise.of(1, B))
+    args = (denoiser, process, x, t, 0.5 * t, velocity(process, x, x0, t), way, {"to": 0.5 * t})
+    kept = eulerian(*args)
+    with recomputed(network) as blocks:
+        again = eulerian(*args)
+    assert blocks
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(tensors(kept), tensors(again), strict=True))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
