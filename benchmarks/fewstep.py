@@ -212,7 +212,8 @@ def learn(
         optimizer.step()
         decay = min(0.999, (k + 1) / (k + 10))
         with torch.no_grad():
-            torch._foreach_lerp_(average, live, 1 - decay)
+            for mean, p in zip(average, live, strict=True):
+                mean.lerp_(p, 1 - decay)
     with torch.no_grad():
         for p, mean in zip(live, average, strict=True):
             p.copy_(mean)
