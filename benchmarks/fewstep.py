@@ -420,6 +420,9 @@ def beside(args: argparse.Namespace) -> Numbers:
             row(told, student, solver, guidance if student.denoiser.network.takes_guidance else 1.0)
     row("teacher", teacher, Adams(50, times=PowerGrid(1.1)), guidance)
     row("teacher, its own sampler", teacher, teacher.sampler, guidance)
+    for k in args.evaluations:
+        for solver in (DDIM(k), DPMpp2M(k), Adams(k, times=PowerGrid(1.1))):
+            row(type(solver).__name__, teacher, solver, guidance)
     since = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -428,8 +431,6 @@ def beside(args: argparse.Namespace) -> Numbers:
     found["calibration_notes"] = list(fitted.notes)
     for k in args.evaluations:
         row("calibrated", teacher, replace(fitted, steps=k), guidance)
-        for solver in (DDIM(k), DPMpp2M(k), Adams(k, times=PowerGrid(1.1))):
-            row(type(solver).__name__, teacher, solver, guidance)
     return found
 
 

