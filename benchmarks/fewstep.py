@@ -234,26 +234,38 @@ def problems(args: argparse.Namespace) -> Numbers:
     found: Numbers = {"n": args.n, "steps": args.steps, "seeds": 1, "batch": 1024, "unit": "sampling floors"}
     path = args.out / "fewstep_problems.json"
     before = json.loads(path.read_text()) if path.is_file() else {}
-    if all(before.get(k) == v for k, v in found.items()):  # other kinds, by a run of their own
-        found |= {kind: before[kind] for kind in PROBLEMS if kind in before and kind not in args.kinds}
+    if all(before.get(k) == v for k, v in found.items()):  # what an earlier run found is kept
+        found |= {kind: before[kind] for kind in PROBLEMS if kind in before}
     for kind in args.kinds:
-        teacher = learn(kind, None, 2 * args.steps)
-        found[kind] = rows = {}
-        rows["teacher"] = {f"Adams {k}": distance(kind, teacher, Adams(k), args.n) for k in (1, 2, 4, 50)}
-        print(kind, rows, flush=True)
-        for name, (method, taught) in METHODS.items():
+        teacher, rows = learn(kind, None, 2 * args.steps), found.setdefault(kind, {})
+
+        def row(name: str, work: Callable[[], Numbers], kind: str = kind, rows: Numbers = rows) -> None:
             since = time.process_time()
-            student = learn(kind, method, args.steps, teacher if taught else None, teacher if taught else None)
-            rows[name] = {str(k): distance(kind, student, method.sampler(k), args.n) for k in (1, 2, 4)}
-            rows[name]["cpu_seconds"] = round(time.process_time() - since, 1)
-            print(kind, name, rows[name], flush=True)
-        last = teacher
-        for n in (16, 8, 4, 2, 1):
-            last = learn(kind, Progressive(n), args.steps // 2, last, last)
-            if n <= 4:
-                rows.setdefault("Progressive", {})[str(n)] = distance(kind, last, Progressive(n).sampler(n), args.n)
-        print(kind, "Progressive", rows["Progressive"], flush=True)
-        keep(args, "problems", found)
+            if name not in rows:
+                one = work()
+                rows[name] = {**one, "cpu_seconds": round(time.process_time() - since, 1)}
+                print(kind, name, rows[name], flush=True)
+                keep(args, "problems", found)
+
+        def taught(method: FewStep, teacher: Denoiser | None, kind: str = kind) -> Numbers:
+            student = learn(kind, method, args.steps, teacher, teacher)
+            return {str(k): distance(kind, student, method.sampler(k), args.n) for k in (1, 2, 4)}
+
+        def halved(kind: str = kind, last: Denoiser = teacher) -> Numbers:
+            one = {}
+            for n in (16, 8, 4, 2, 1):
+                last = learn(kind, Progressive(n), args.steps // 2, last, last)
+                if n <= 4:
+                    one[str(n)] = distance(kind, last, Progressive(n).sampler(n), args.n)
+            return one
+
+        def alone(kind: str = kind, teacher: Denoiser = teacher) -> Numbers:
+            return {f"Adams {k}": distance(kind, teacher, Adams(k), args.n) for k in (1, 2, 4, 50)}
+
+        row("teacher", alone)
+        for name, (method, by_teacher) in METHODS.items():
+            row(name, lambda method=method, own=teacher if by_teacher else None: taught(method, own))
+        row("Progressive", halved)
     return found
 
 
