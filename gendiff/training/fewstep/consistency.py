@@ -10,7 +10,9 @@ share of noise and p the progress,
 
 The first stage reaches down to r = 0, where X(x_0) = x_0 is the example: a denoiser. Distances are squares, (d/gap)^2
 with d the root mean square over a state and gap = k_t - k_r; or pseudo-Huber's, (sqrt(d^2 + c^2) - c)/gap with c =
-0.00054. From data the latter is the choice for pictures; in a few dimensions it finds medians where means are wanted.
+0.00054. The latter is the choice for pictures. In a few dimensions, where errors are rare and large between modes, it
+finds medians where means are wanted, by a teacher too: of five modes on the plane one evaluation was 8.2 sampling
+floors off, with c = 1, which is squares for all but the largest, 2.9.
 """
 
 from __future__ import annotations
@@ -30,10 +32,6 @@ from gendiff.spaces import State, per_sample
 from gendiff.training.fewstep.base import FewStep, Lesson, total
 from gendiff.training.fewstep.jumps import by_leaf, either
 
-HUBER = 5.4e-4
-"""c of the pseudo-Huber distance, a dimension (Song & Dhariwal 2024, Sec. 3.3)."""
-
-
 @dataclass(frozen=True)
 class ConsistencyTraining(FewStep):
     """Consistency models in discrete steps, from data (iCT, ECT) or from a teacher (CD).
@@ -41,7 +39,8 @@ class ConsistencyTraining(FewStep):
     Args:
         stages: How often the gap between neighbours shrinks over the training.
         ratio: q, by which it shrinks.
-        huber: c of the pseudo-Huber distance; None is 0.00054 with a teacher, and squares from data.
+        huber: c of the pseudo-Huber distance, a dimension: 0.00054 for pictures (Song & Dhariwal 2024, Sec. 3.3);
+            None is squares.
     """
 
     jumps = False
@@ -81,8 +80,7 @@ class ConsistencyTraining(FewStep):
             low = r.clamp_min(1e-5)  # no head is asked at sigma = 0
             goal = predict(lesson.denoiser, process, before, low, cond)
             goal = either(r <= 0, before, goal)
-        huber = HUBER if self.huber is None and lesson.teacher is not None else self.huber
-        errors = by_leaf(process, lambda leaf, *states: distance(leaf, states, t, gap, huber), x, guess, goal)
+        errors = by_leaf(process, lambda leaf, *states: distance(leaf, states, t, gap, self.huber), x, guess, goal)
         return total(lesson.objective, errors, "consistency")
 
 
