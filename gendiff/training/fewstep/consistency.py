@@ -32,6 +32,7 @@ from gendiff.spaces import State, per_sample
 from gendiff.training.fewstep.base import FewStep, Lesson, total
 from gendiff.training.fewstep.jumps import by_leaf, either
 
+
 @dataclass(frozen=True)
 class ConsistencyTraining(FewStep):
     """Consistency models in discrete steps, from data (iCT, ECT) or from a teacher (CD).
