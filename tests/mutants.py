@@ -72,8 +72,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "MeanFlow from data without the example in its residual",
         "gendiff/training/fewstep/meanflow.py",
-        "return r if along is goal else map_state(torch.add, r, difference(process, x, along, goal))",
-        "return r",
+        "return map_state(torch.add, r, difference(process, x, along, goal)), r",
+        "return r, r",
         ("tests/core/test_fewstep.py",),
     ),
     Mutant(
