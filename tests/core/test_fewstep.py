@@ -456,7 +456,8 @@ class Held(Lesson):
         return torch.linspace(-1, 1, 2 * self.n, dtype=torch.float64).reshape(self.n, 2)
 
 
-def test_from_data_no_example_has_more_say_than_another_at_the_same_place() -> None:
+@pytest.mark.parametrize("method", [MeanFlow(same=0.3), Shortcut(same=0.3)], ids=lambda m: type(m).__name__)
+def test_from_data_no_example_has_more_say_than_another_at_the_same_place(method: FewStep) -> None:
     """The weight of an error hangs on x_t, t and s alone: else what is learned is no mean."""
     denoiser, _, draw = gaussian(Linear())
     with torch.no_grad():
@@ -464,7 +465,7 @@ def test_from_data_no_example_has_more_say_than_another_at_the_same_place() -> N
     weights = []
     for seed in (0, 1):
         lesson = lesson_of(denoiser, lambda n, seed: draw(n, 0), None, 64)
-        out = MeanFlow(same=0.3).losses(Held(**{**vars(lesson), "x0": draw(64, seed)}))
+        out = method.losses(Held(**{**vars(lesson), "x0": draw(64, seed)}))
         weights.append((out["loss"] / out["flow"]).detach())
     assert torch.allclose(*weights, rtol=1e-12)
     assert float(weights[0].min()) < 0.9

@@ -11,7 +11,8 @@ direction instead, D = X(x, t, t), and keeps V where it enters without a derivat
 
 Of this r(D) hangs on x_t alone, so that an error may be weighted by it, 1/(w |r(D)|^2 + 1), without a say in which
 example is the mean of its x_t: else rare large jumps, between modes, rule the training (five modes on the plane, 2,000
-steps: the instantaneous prediction is 3.7 sampling floors off without it, 1.0 with it, a denoiser alone 1.1).
+steps, one seed: the instantaneous prediction is 3.7 sampling floors off without it, though of twice the batch, 1.0
+with it, a denoiser alone 1.1).
 
 Warm-up (sCM, Sec. 4.1) blends from a denoiser's error to r, c running from 0 to 1:
 
