@@ -3,6 +3,7 @@
     python benchmarks/fewstep.py problems     every method on a mixture on the plane, on the torus, on the rotations
     python benchmarks/fewstep.py recovered   an exact teacher's flow map, distilled: how far off the student's jumps are
     python benchmarks/fewstep.py costs        a step of each method and each way to differentiate, in plain steps
+    python benchmarks/fewstep.py digits       5,000 steps of a student; a guided call beside the two that it replaces
     python benchmarks/fewstep.py fashion --teacher MODEL --student MODEL ...      and fsdd, backbones: by the judges of
                                                                                   benchmarks/quality.py
 
@@ -18,6 +19,7 @@ import json
 import math
 import platform
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -60,6 +62,7 @@ from gendiff.training import (
     FewStep,
     Finite,
     Forward,
+    GuidanceDistillation,
     Lesson,
     MeanFlow,
     MomentMatching,
@@ -151,7 +154,7 @@ METHODS: dict[str, tuple[FewStep, bool]] = {
     "Shortcut (CTM)": (Shortcut(same=0.25), True),
     "IMM": (MomentMatching(), False),
     "Reflow": (Reflow(), True),
-    "DMD": (DistributionMatching(), True),
+    "DMD": (DistributionMatching(steps=2), True),
 }
 
 
@@ -249,7 +252,8 @@ def problems(args: argparse.Namespace) -> Numbers:
 
         def taught(method: FewStep, teacher: Denoiser | None, kind: str = kind) -> Numbers:
             student = learn(kind, method, args.steps, teacher, teacher)
-            return {str(k): distance(kind, student, method.sampler(k), args.n) for k in (1, 2, 4)}
+            counts = (1, 2) if isinstance(method, DistributionMatching) else (1, 2, 4)  # it knows its own grid alone
+            return {str(k): distance(kind, student, method.sampler(k), args.n) for k in counts}
 
         def halved(kind: str = kind, last: Denoiser = teacher) -> Numbers:
             one = {}
@@ -263,9 +267,11 @@ def problems(args: argparse.Namespace) -> Numbers:
             return {f"Adams {k}": distance(kind, teacher, Adams(k), args.n) for k in (1, 2, 4, 50)}
 
         row("teacher", alone)
-        for name, (method, by_teacher) in METHODS.items():
+        for name in (one for one in METHODS if one in args.methods):
+            method, by_teacher = METHODS[name]
             row(name, lambda method=method, own=teacher if by_teacher else None: taught(method, own))
-        row("Progressive", halved)
+        if "Progressive" in args.methods:
+            row("Progressive", halved)
     return found
 
 
@@ -353,6 +359,61 @@ def costs(args: argparse.Namespace) -> Numbers:
         found["step_in_plain_steps"][name] = one / step
         print(name, one / step, flush=True)
     return found
+
+
+def digits(args: argparse.Namespace) -> Numbers:
+    """images.digits, distilled: losses of a long run of MeanFlow, and guidance (1 to 4) told to the network.
+
+    The error of a guided call is the RMS of its difference from the two calls it replaces, over the RMS of theirs; on
+    test digits at even times and all scales.
+    """
+    from gendiff_recipes import images
+    from gendiff_recipes.fewstep import student
+    from gendiff_recipes.training import train
+
+    plain = images.digits()
+    found: Numbers = {"n": 0, "steps": args.steps}
+    with tempfile.TemporaryDirectory() as folder:
+        own = {"trainer": replace(plain.trainer, minutes=None, show=0)}
+        teacher = train(replace(plain, **own), Path(folder) / "teacher", quiet=True)
+        own["trainer"] = replace(own["trainer"], steps=args.steps)
+        own["optimizer"] = replace(plain.optimizer, lr=plain.optimizer.lr / 4)
+        for name, method in (("MeanFlow", MeanFlow(guidance=2.0)), ("guidance", GuidanceDistillation())):
+            recipe = student(plain, method, 4, **own)
+            model = train(recipe, Path(folder) / name, start=teacher, quiet=True)
+            lines = (Path(folder) / name / "metrics.csv").read_text(encoding="utf8").splitlines()
+            column = lines[0].split(",").index("train/loss")
+            losses = [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
+            found[name] = {"logged": len(losses), "not_finite": sum(not math.isfinite(x) for x in losses)}
+            found[name]["weights_finite"] = all(bool(p.isfinite().all()) for p in model.denoiser.network.parameters())
+            if name == "guidance":
+                found[name] |= guided_error(teacher, model)
+            print(name, found[name], flush=True)
+            keep(args, "digits", found)
+    return found
+
+
+@torch.no_grad()
+def guided_error(teacher: Model, student: Model, n: int = 297) -> Numbers:
+    """How far one call that is told a scale is from two."""
+    domain, found = teacher.domain, {}
+    test = list(domain.dataset("test"))[:n]
+    x0 = torch.stack([domain.encode(one.artifact) for one in test])
+    cond = domain.encode_conditions(len(test), label=[one.cond["label"] for one in test])
+    t = torch.linspace(0.02, 1, len(test), dtype=torch.float64)
+    t = t[torch.randperm(len(t), generator=torch.Generator().manual_seed(0))]
+    x = teacher.denoiser.process.noise(x0, t, Noise.of(3, len(test)))
+    for w in (1.0, 2.0, 3.0, 4.0):
+        scale = torch.full_like(t, w)
+        two = gendiff.Guided(teacher.denoiser, scale, domain.without)(x, t, **cond)
+        plain = teacher.denoiser(x, t, **cond)
+        one = student.denoiser(x, t, guidance=scale, **cond)
+        rms = float((one - two).square().mean().sqrt())
+        found[f"scale {w:g}"] = {
+            "of_two_calls": rms / float(two.square().mean().sqrt()),
+            "of_the_guidance": rms / float((two - plain).square().mean().sqrt()) if w > 1 else None,
+        }  # fmt: skip
+    return {"n": len(test), **found}
 
 
 def numbers(names: Sequence[str], asked: Sequence[Any]) -> list[int]:
@@ -464,10 +525,11 @@ def keep(args: argparse.Namespace, name: str, found: Numbers) -> None:
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("problems", "recovered", "costs", "fashion", "fsdd", "backbones"))
+    parser.add_argument("what", choices=("problems", "recovered", "costs", "digits", "fashion", "fsdd", "backbones"))
     parser.add_argument("-n", type=int, default=0, help="samples (20000 of problems, 1000 pictures, 600 sounds, 120)")
-    parser.add_argument("--steps", type=int, default=2000, help="of training, in problems and recovered (2000)")
+    parser.add_argument("--steps", type=int, default=2000, help="of training: problems, recovered, digits (2000)")
     parser.add_argument("--kinds", nargs="*", default=list(PROBLEMS))
+    parser.add_argument("--methods", nargs="*", default=[*METHODS, "Progressive"], help="of problems")
     parser.add_argument("--teacher", type=Path)
     parser.add_argument("--student", type=Path, nargs="*", default=[])
     parser.add_argument("--evaluations", type=int, nargs="*", default=[1, 2, 4])
@@ -477,7 +539,7 @@ def main(words: Sequence[str] | None = None) -> None:
     args.n = args.n or {"problems": 20_000, "fashion": 1000, "fsdd": 600, "backbones": 120}.get(args.what, 0)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    run = {"problems": problems, "recovered": recovered, "costs": costs}.get(args.what, beside)
+    run = {"problems": problems, "recovered": recovered, "costs": costs, "digits": digits}.get(args.what, beside)
     keep(args, args.what, run(args))
 
 

@@ -119,6 +119,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "Reflow": ("liu2023rectified",),
     "MomentMatching": ("zhou2025imm",),
     "DistributionMatching": ("yin2024dmd",),
+    "ScoreRegularized": ("zheng2025rcm",),
     "GuidanceDistillation": ("meng2023guided",),
     # numbers and networks
     "Noise": ("salmon2011philox",),

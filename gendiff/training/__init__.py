@@ -42,6 +42,7 @@ from gendiff.training.fewstep import MomentMatching as MomentMatching
 from gendiff.training.fewstep import Progressive as Progressive
 from gendiff.training.fewstep import Reflow as Reflow
 from gendiff.training.fewstep import Reverse as Reverse
+from gendiff.training.fewstep import ScoreRegularized as ScoreRegularized
 from gendiff.training.fewstep import Shortcut as Shortcut
 from gendiff.training.losses import Clean as Clean
 from gendiff.training.losses import MinSNR as MinSNR

@@ -16,7 +16,7 @@ from gendiff.cli.commands import MODEL
 from gendiff.cli.words import seed
 from gendiff.errors import RequestError
 
-NAMES = ("meanflow", "shortcut", "consistency", "scm", "progressive", "reflow", "dmd", "guidance")
+NAMES = ("meanflow", "shortcut", "consistency", "scm", "progressive", "reflow", "dmd", "rcm", "guidance")
 """Of methods (`fewstep.METHODS`), which are not loaded to list them."""
 
 

@@ -26,6 +26,7 @@ from gendiff.training import (
     Mixed,
     Progressive,
     Reflow,
+    ScoreRegularized,
     Shortcut,
     TimeDistribution,
     Uniform,
@@ -41,6 +42,7 @@ METHODS: dict[str, Callable[..., FewStep]] = {
     "progressive": Progressive,
     "reflow": Reflow,
     "dmd": DistributionMatching,
+    "rcm": ScoreRegularized,
     "guidance": GuidanceDistillation,
 }
 """Methods that a teacher can be distilled by; `MomentMatching` learns from data alone (`method=MomentMatching()`)."""

@@ -289,6 +289,9 @@ class Denoising(Learning):
         assert method is not None
         if critic is None or not isinstance(method, DistributionMatching):
             return method.losses(lesson)
+        steps = method.critics(lesson)
+        if not steps:
+            return method.losses(lesson)
         if self.critic_step is None:
             o = self.recipe.optimizer
             self.critic_step = torch.optim.AdamW(critic.parameters(), lr=o.lr, betas=(0.0, o.betas[1]), eps=o.eps)
@@ -297,7 +300,7 @@ class Denoising(Learning):
         for group in self.critic_step.param_groups:
             group["lr"] = self.recipe.optimizer.lr * self.recipe.optimizer.factor(self.step, self.progress())
         told = []
-        for again in range(method.critic):
+        for again in range(steps):
             name = f"critic {again}"
             choices = None if lesson.choices is None else lesson.choices.fork(name)
             own = method.critic_losses(replace(lesson, noise=lesson.noise.fork(name), choices=choices))

@@ -67,6 +67,7 @@ from gendiff.training import (
     Progressive,
     Reflow,
     Reverse,
+    ScoreRegularized,
     Shortcut,
     stratified,
 )
@@ -78,7 +79,7 @@ from gendiff_proteins.networks import FrameNetwork
 SCHEDULES = (Linear(), VP(), Cosine(), EDM())
 METHODS: tuple[FewStep, ...] = (
     MeanFlow(), MeanFlow(improved=False), ContinuousConsistency(), ConsistencyTraining(), Shortcut(), MomentMatching(),
-    Reflow(), DistributionMatching(), Progressive(2), GuidanceDistillation(),
+    Reflow(), DistributionMatching(), ScoreRegularized(begin=0.0), Progressive(2), GuidanceDistillation(),
 )  # fmt: skip
 B = 6
 TEXT = Text().fit(("a red heart", "a dog"))
@@ -591,6 +592,39 @@ def test_samples_move_as_the_scores_differ(schedule: Any) -> None:
     own.mean().backward()
     assert own_network(student).shift.grad is grad  # the student stands still meanwhile
     assert own_network(learned).shift.grad is not None
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_a_flow_map_is_matched_on_the_way(schedule: Any) -> None:
+    """Before `begin` it is the flow's loss; then of some examples that, of the others the matching of whole jumps."""
+    denoiser, exact, draw = gaussian(schedule)
+    flow = MeanFlow(adaptive=AdaptiveWeight(0.0))
+    method = ScoreRegularized(flow=flow, begin=0.5, share=0.4, factor=3.0)
+    early = lesson_of(denoiser, draw, exact, 64, progress=0.4, critic=exact)
+    late = dataclasses.replace(early, progress=0.6)
+    assert (method.critics(early), method.critics(late)) == (0, 3)
+    assert torch.equal(method.losses(early)["loss"], flow.losses(early)["loss"])
+    with torch.no_grad():
+        own_network(denoiser).push.fill_(0.3)
+    chosen, out = late.host("matched") < 0.4, method.losses(late)
+    matched = late.select(chosen.nonzero()[:, 0])
+    seen: list[Tensor] = []
+
+    class Spy(DistributionMatching):
+        jumps = True
+
+        def toward(self, s: Tensor) -> dict[str, Tensor]:
+            seen.append(s)
+            return super().toward(s)
+
+    other = Spy().losses(matched)["loss"]
+    assert torch.allclose(out["loss"][chosen], 3 * other)
+    assert torch.allclose(out["loss"][~chosen], flow.losses(late.select((~chosen).nonzero()[:, 0]))["loss"])
+    assert [float(s.abs().max()) for s in seen] == [0.0]  # whole jumps
+    assert 0 < int(chosen.sum()) < 64
+    x, sample, t = method.drawn(matched)
+    assert bool((t == t[0]).all())  # from pure noise
+    assert torch.allclose(sample, jump(denoiser, denoiser.process, x, t, 0 * t, {"to": 0 * t}))
 
 
 def test_reflow_learns_the_pairs_of_the_teacher() -> None:

@@ -30,6 +30,7 @@ from gendiff.training import (
     MomentMatching,
     Progressive,
     Reflow,
+    ScoreRegularized,
     Shortcut,
 )
 from gendiff_recipes import audio, images, proteins
@@ -50,6 +51,7 @@ METHODS_TRIED: dict[str, FewStep] = {
     "moments": MomentMatching(),
     "reflow": Reflow(solver=Adams(3)),
     "dmd": DistributionMatching(steps=2, critic=2),
+    "rcm": ScoreRegularized(begin=0.5, critic=2, guidance=(1.0, 3.0)),
     "progressive": Progressive(2),
     "guidance": GuidanceDistillation(),
 }

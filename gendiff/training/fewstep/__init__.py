@@ -25,5 +25,6 @@ from gendiff.training.fewstep.meanflow import ContinuousConsistency as Continuou
 from gendiff.training.fewstep.meanflow import MeanFlow as MeanFlow
 from gendiff.training.fewstep.moments import DistributionMatching as DistributionMatching
 from gendiff.training.fewstep.moments import MomentMatching as MomentMatching
+from gendiff.training.fewstep.moments import ScoreRegularized as ScoreRegularized
 from gendiff.training.fewstep.semigroup import Progressive as Progressive
 from gendiff.training.fewstep.semigroup import Shortcut as Shortcut

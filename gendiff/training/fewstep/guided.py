@@ -16,9 +16,9 @@ from torch import Tensor
 
 from gendiff.denoisers import predict
 from gendiff.errors import RecipeError, check
-from gendiff.sampling.grids import PowerGrid
+from gendiff.sampling.grids import LinearGrid, PowerGrid
 from gendiff.sampling.loop import sample
-from gendiff.sampling.solvers import Adams, Solver
+from gendiff.sampling.solvers import DDIM, Adams, Solver
 from gendiff.spaces import map_state
 from gendiff.training.fewstep.base import FewStep, Lesson, clean_errors, guided_teacher, teach, total
 
@@ -47,6 +47,7 @@ class Reflow(FewStep):
     """One round of reflow: the teacher leads each fresh z to an example of its own, at the cost of its solver.
 
     The student is an ordinary denoiser with straighter paths; `gendiff distill --method reflow` repeats it in rounds.
+    It is sampled by `DDIM`, whose steps are whole along a straight path, also a single one; one of `Adams` is not.
 
     Args:
         solver: The teacher's, deterministic, from t = 1.
@@ -61,7 +62,7 @@ class Reflow(FewStep):
         check(self)
 
     def sampler(self, steps: int) -> Solver:
-        return Adams(steps, times=PowerGrid(1.1))
+        return DDIM(steps, times=LinearGrid())
 
     def expect(self, network: Any, process: Any, teacher: bool) -> None:
         super().expect(network, process, teacher)

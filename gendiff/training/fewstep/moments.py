@@ -4,6 +4,7 @@ r"""Flow maps by their distributions.
                            groups of M that share (t, r, s)                    (IMM, Zhou et al. 2025, arXiv:2503.07565)
     DistributionMatching   samples X move as the scores differ, those of the data by the teacher and those of the
                            samples by a critic that learns beside               (DMD, Yin et al. 2024, arXiv:2311.18828)
+    ScoreRegularized       a flow map, whose whole jumps are matched so     (rCM, Zheng et al. 2025, arXiv:2510.08431)
 
 With y_i = Phi_{t->s}(x_t^i), z_i = sg Phi_{r->s}(x_r^i), x_r on the path of x_t, and the kernel exp(-d w/sqrt(D)),
 
@@ -16,20 +17,21 @@ D the degrees of freedom and w = 1/(k_t - k_s), what a jump moves by for a unit 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gendiff.denoisers import predict, rows_of
-from gendiff.errors import PROPER_SHARE, RecipeError, at_least, check
+from gendiff.errors import POSITIVE, PROPER_SHARE, SHARE, RecipeError, at_least, check, refuse
 from gendiff.processes import leaf_of
 from gendiff.sampling.grids import LinearGrid
 from gendiff.sampling.solvers import Consistency, Solver
 from gendiff.spaces import State, map_state, per_sample, tensors
 from gendiff.training.fewstep.base import FewStep, Lesson, teach, total
 from gendiff.training.fewstep.jumps import by_leaf, difference, either, jump, share
+from gendiff.training.fewstep.meanflow import MeanFlow
 from gendiff.training.losses import denoising_loss
 
 
@@ -114,6 +116,10 @@ class DistributionMatching(FewStep):
     def sampler(self, steps: int) -> Solver:
         return Consistency(steps, times=LinearGrid())
 
+    def critics(self, lesson: Lesson) -> int:
+        """How many steps the critic takes before the student's."""
+        return self.critic
+
     def drawn(self, lesson: Lesson) -> tuple[State, State, Tensor]:
         """x_t, the student's sample of it, and t, of the steps' grid."""
         process = lesson.process
@@ -122,7 +128,8 @@ class DistributionMatching(FewStep):
         x = lesson.noised(t)
         pure = process.prior(lesson.x0, lesson.noise.fork("prior"))
         x = either(t >= times[0], pure, x)
-        return x, predict(lesson.denoiser, process, x, t, self.told_scales(lesson, self.scales(lesson))), t
+        told = {**self.told_scales(lesson, self.scales(lesson)), **self.toward(torch.zeros_like(t))}
+        return x, predict(lesson.denoiser, process, x, t, told), t
 
     def critic_losses(self, lesson: Lesson) -> Tensor:
         """The critic's own loss [B] on the student's samples."""
@@ -156,6 +163,51 @@ class DistributionMatching(FewStep):
             goal = by_leaf(process, shifted, sample, step)
         errors = by_leaf(process, lambda leaf, x, a, b: leaf.error(x, a, b, tau), x, sample, goal)
         return total(lesson.objective, errors, "matching")
+
+
+@dataclass(frozen=True)
+class ScoreRegularized(DistributionMatching):
+    """A flow map that is matched: what blurs where the network cannot follow the flow is drawn sharp.
+
+    A share of the examples goes into the matching of samples from pure noise, the others into the flow map.
+
+    Args:
+        flow: What learns the map; its guidance is this method's.
+        begin: The share of the training before the matching, when samples are far from any.
+        share: Of the examples, that are matched.
+        factor: Of their loss.
+    """
+
+    jumps = True
+    flow: FewStep = field(default_factory=MeanFlow)
+    begin: float = 0.5
+    share: float = 0.5
+    factor: float = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, begin=SHARE, share=PROPER_SHARE, factor=POSITIVE)
+        if not self.flow.jumps or self.flow.guidance != 1:
+            refuse(self, "flow", "a method of whole jumps, without a guidance of its own", "flow=MeanFlow()")
+
+    def sampler(self, steps: int) -> Solver:
+        return self.flow.sampler(steps)
+
+    def critics(self, lesson: Lesson) -> int:
+        return self.critic if lesson.progress >= self.begin else 0
+
+    def losses(self, lesson: Lesson) -> dict[str, Tensor]:
+        flow = replace(self.flow, guidance=self.guidance)
+        if lesson.progress < self.begin:
+            return flow.losses(lesson)
+        chosen = lesson.host("matched") < self.share
+        out: dict[str, Tensor] = {}
+        for rows, factor, learn in ((chosen, self.factor, super().losses), (~chosen, 1.0, flow.losses)):
+            here = rows.nonzero()[:, 0]
+            for name, value in learn(lesson.select(here)).items() if len(here) else ():
+                whole = out.setdefault(name, value.new_zeros(lesson.n))
+                out[name] = whole.index_add(0, here.to(value.device), factor * value if name == "loss" else value)
+        return out
 
 
 def shifted(leaf: Any, y: State, v: State) -> State:
