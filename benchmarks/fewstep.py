@@ -374,7 +374,7 @@ def digits(args: argparse.Namespace) -> Numbers:
     plain = images.digits()
     found: Numbers = {"n": 0, "steps": args.steps}
     with tempfile.TemporaryDirectory() as folder:
-        own = {"trainer": replace(plain.trainer, minutes=None, show=0)}
+        own: Numbers = {"trainer": replace(plain.trainer, minutes=None, show=0)}
         teacher = train(replace(plain, **own), Path(folder) / "teacher", quiet=True)
         own["trainer"] = replace(own["trainer"], steps=args.steps)
         own["optimizer"] = replace(plain.optimizer, lr=plain.optimizer.lr / 4)
