@@ -9,6 +9,7 @@ from .ranking import write_ranking as write_ranking
 from .reading import Report as Report
 from .reading import load as load
 from .reading import read as read
+from .relaxation import Relaxation as Relaxation
 from .sources import Backbones as Backbones
 from .sources import Ideal as Ideal
 from .sources import Structures as Structures

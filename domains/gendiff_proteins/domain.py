@@ -55,6 +55,7 @@ from .judge import proteinmpnn
 from .motif import Motif
 from .networks import FrameNetwork
 from .reading import read
+from .relaxation import Relaxation
 from .repulsion import untangle
 from .sources import FOLDS, Backbones, Chains, fold
 from .structure import Structure
@@ -75,6 +76,8 @@ class Proteins(Domain):
         rate: how much faster rotations settle than positions; 0 makes their clock linear.
         floor: smallest time in the weight of the geometric loss.
         asked: more that may be asked than the fold, by name, e.g. {"structure": Sites(("H", "E", "L"))}.
+        relaxation: what finishes samples: bonds, angles and contacts as in real chains. None leaves them as they are
+            decoded, and known residues where they are given; relaxed ones move by about 0.1 A.
     """
 
     name: ClassVar[str] = "proteins"
@@ -84,6 +87,7 @@ class Proteins(Domain):
     rate: float = 3.0
     floor: float = 0.1
     asked: Mapping[str, Condition] = field(default_factory=dict)
+    relaxation: Relaxation | None = None
 
     @property
     def conditions(self) -> Mapping[str, Condition]:
@@ -242,6 +246,13 @@ class Proteins(Domain):
     def constrain(self, prediction: State, t: float, **cond: Any) -> State:
         """Predicted chains with overlapping residues moved apart."""
         return {**prediction, "pos": untangle(prediction["pos"], cond["mask"])}
+
+    def finish(self, artifacts: list[Structure]) -> list[Structure]:
+        return artifacts if self.relaxation is None else self.relaxation(artifacts)
+
+    @property
+    def finishes(self) -> bool:
+        return self.relaxation is not None
 
     def read(self, path: str | Path) -> Structure:
         return read(path)

@@ -34,6 +34,9 @@ from gendiff.training.fewstep.jumps import by_leaf, difference, either, jump, sh
 from gendiff.training.fewstep.meanflow import MeanFlow
 from gendiff.training.losses import denoising_loss
 
+WARMUP = 0.05
+"""The share of the training for which a critic learns before a flow map is matched by it."""
+
 
 @dataclass(frozen=True)
 class MomentMatching(FewStep):
@@ -194,7 +197,7 @@ class ScoreRegularized(DistributionMatching):
         return self.flow.sampler(steps)
 
     def critics(self, lesson: Lesson) -> int:
-        return self.critic if lesson.progress >= self.begin else 0
+        return self.critic if lesson.progress >= self.begin - WARMUP else 0
 
     def losses(self, lesson: Lesson) -> dict[str, Tensor]:
         flow = replace(self.flow, guidance=self.guidance)
