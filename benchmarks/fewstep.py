@@ -435,7 +435,7 @@ def judged(name: str, teacher: Model, n: int) -> Callable[[Model, Solver, Any], 
         since = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            samples = model.sample(n, seed=1, sampler=sampler, guidance=guidance, **asked)
+            samples = list(model.sample(n, seed=1, sampler=sampler, guidance=guidance, finished=False, **asked))
         return samples, time.process_time() - since
 
     if name == "fashion":
@@ -462,11 +462,19 @@ def judged(name: str, teacher: Model, n: int) -> Callable[[Model, Solver, Any], 
 
         return sounds
 
+    from gendiff_proteins import Relaxation
+
     def chains(model: Model, sampler: Solver, guidance: Any) -> Numbers:
         samples, seconds = drawn(model, sampler, guidance)
         reference = subset(test.artifacts, n, 0)
-        values = {k: float(np.asarray(measure(samples, reference))) for k, measure in MEASURES.items()}
-        return {**values, "cpu_seconds": seconds}
+
+        def values(chosen: list[Any]) -> Numbers:
+            return {k: float(np.asarray(measure(chosen, reference))) for k, measure in MEASURES.items()}
+
+        since = time.process_time()
+        relaxed = Relaxation()(samples)
+        spent = time.process_time() - since
+        return {**values(samples), "cpu_seconds": seconds, "relaxed": {**values(relaxed), "cpu_seconds": spent}}
 
     return chains
 

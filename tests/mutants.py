@@ -42,6 +42,34 @@ class Mutant:
 
 MUTANTS: list[Mutant] = [
     Mutant(
+        "hydrogen bonds that are held apart",
+        "domains/gendiff_proteins/relaxation.py",
+        "off = off.clamp_min(0) if one_sided > 0",
+        "off = off.clamp_max(0) if one_sided > 0",
+        ("tests/domains/test_proteins_relaxation.py",),
+    ),
+    Mutant(
+        "a relaxation whose steps do not turn with the chain",
+        "domains/gendiff_proteins/relaxation.py",
+        "square.lerp_(slope.square().sum(-1, keepdim=True), 0.05)",
+        "square.lerp_(slope.square()[..., :1], 0.05)",
+        ("tests/domains/test_proteins_relaxation.py",),
+    ),
+    Mutant(
+        "whole jumps that are told another end",
+        "gendiff/training/fewstep/moments.py",
+        "**self.toward(torch.zeros_like(t))}",
+        "**self.toward(t)}",
+        ("tests/core/test_fewstep.py",),
+    ),
+    Mutant(
+        "matched examples that are taken for those of the flow",
+        "gendiff/training/fewstep/moments.py",
+        "((chosen, self.factor, super().losses), (~chosen, 1.0, flow.losses))",
+        "((~chosen, self.factor, super().losses), (chosen, 1.0, flow.losses))",
+        ("tests/core/test_fewstep.py",),
+    ),
+    Mutant(
         "a teacher that is told a scale and guided again",
         "gendiff/training/fewstep/base.py",
         'if takes(teacher, "guidance"):',
