@@ -42,6 +42,13 @@ class Mutant:
 
 MUTANTS: list[Mutant] = [
     Mutant(
+        "neighbours that are compared from elsewhere",
+        "gendiff/training/fewstep/consistency.py",
+        "square_error(leaf.space, goal, guess, goal)",
+        "square_error(leaf.space, goal.roll(1, 0), guess, goal)",
+        ("tests/core/test_fewstep.py",),
+    ),
+    Mutant(
         "hydrogen bonds that are held apart",
         "domains/gendiff_proteins/relaxation.py",
         "off = off.clamp_min(0) if one_sided > 0",

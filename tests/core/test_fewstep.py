@@ -29,7 +29,9 @@ from gendiff import (
     Linear,
     LinearGrid,
     PowerGrid,
+    Sphere,
     Tangent,
+    Torus,
     Velocity,
     sample,
 )
@@ -61,6 +63,7 @@ from gendiff.training import (
 )
 from gendiff.training.fewstep import aim, jump
 from gendiff.training.fewstep.base import teach
+from gendiff.training.fewstep.consistency import distance
 from tests.core.exactmaps import SCHEDULES, ExactMap, gaussian, lesson_of, own_network
 
 METHODS: tuple[FewStep, ...] = (
@@ -187,6 +190,19 @@ def test_consistency_leads_to_the_end_of_the_flow(taught: bool, schedule: Any) -
         .item()
         < 0.5
     )
+
+
+@pytest.mark.parametrize("space", [Torus(), SO3(), Sphere()], ids=lambda space: type(space).__name__)
+def test_neighbours_are_compared_where_they_are(space: Any) -> None:
+    """Their distance is a geodesic's, and not that of their logarithms elsewhere, which are torn at the cut locus."""
+    process = Geodesic(space)
+    like = torch.empty(256, 3, 3).double() if isinstance(space, SO3) else torch.empty(256, 3).double()
+    a = space.random(like, Noise.of(0, 256))
+    v = space.tangent(a, 0.02 * torch.randn(space.log(a, a).shape, generator=torch.Generator().manual_seed(1)).double())
+    b, gap = space.exp(a, v), torch.full((256,), 0.1).double()
+    found = distance(process, (b, a), gap, None)
+    assert torch.allclose(found, space.norm2(a, v) / space.dim(a) / 0.01, rtol=1e-6)
+    assert torch.allclose(found, distance(process, (a, b), gap, None), rtol=1e-6)
 
 
 def test_progressive_distillation_wants_two_steps_of_the_teacher_in_one() -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 from gendiff.denoisers import predict
 from gendiff.errors import NOT_NEGATIVE, POSITIVE, at_least, check
 from gendiff.processes import Leaf, schedule_of
+from gendiff.processes.base import square_error
 from gendiff.sampling.grids import PowerGrid
 from gendiff.sampling.solvers import Consistency, Solver
 from gendiff.spaces import State, per_sample
@@ -81,13 +82,13 @@ class ConsistencyTraining(FewStep):
             low = r.clamp_min(1e-5)  # no head is asked at sigma = 0
             goal = predict(lesson.denoiser, process, before, low, cond)
             goal = either(r <= 0, before, goal)
-        errors = by_leaf(process, lambda leaf, *states: distance(leaf, states, t, gap, self.huber), x, guess, goal)
+        errors = by_leaf(process, lambda leaf, *states: distance(leaf, states, gap, self.huber), guess, goal)
         return total(lesson.objective, errors, "consistency")
 
 
-def distance(leaf: Leaf, states: tuple[State, ...], t: Tensor, gap: Tensor, huber: float | None) -> Tensor:
-    """The weighted distance [B] of one part, of the states x, prediction and goal."""
-    x, guess, goal = states
-    square = leaf.error(x, guess, goal, t)
+def distance(leaf: Leaf, states: tuple[State, ...], gap: Tensor, huber: float | None) -> Tensor:
+    """The weighted distance [B] of one part, of prediction and goal."""
+    guess, goal = states
+    square = square_error(leaf.space, goal, guess, goal)
     own = per_sample(gap, square)
     return square / own**2 if huber is None else ((square + huber**2).sqrt() - huber) / own

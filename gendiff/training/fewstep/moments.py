@@ -26,6 +26,7 @@ from torch import Tensor
 from gendiff.denoisers import predict, rows_of
 from gendiff.errors import POSITIVE, PROPER_SHARE, SHARE, RecipeError, at_least, check, refuse
 from gendiff.processes import leaf_of
+from gendiff.processes.base import square_error
 from gendiff.sampling.grids import LinearGrid
 from gendiff.sampling.solvers import Consistency, Solver
 from gendiff.spaces import State, map_state, per_sample, tensors
@@ -148,7 +149,7 @@ class DistributionMatching(FewStep):
     def losses(self, lesson: Lesson) -> dict[str, Tensor]:
         assert lesson.critic is not None
         process, scales = lesson.process, self.scales(lesson)
-        x, sample, _ = self.drawn(lesson)
+        _, sample, _ = self.drawn(lesson)
         with torch.no_grad():
             tau = lesson.time(lesson.host("tau").clamp(1e-9, 1 - 1e-9)).clamp(0.02, 0.98)
             seen = process.noise(map_state(Tensor.detach, sample), tau, lesson.noise.fork("matching"))
@@ -164,7 +165,7 @@ class DistributionMatching(FewStep):
 
             step = by_leaf(process, normal, seen, step, far)
             goal = by_leaf(process, shifted, sample, step)
-        errors = by_leaf(process, lambda leaf, x, a, b: leaf.error(x, a, b, tau), x, sample, goal)
+        errors = by_leaf(process, lambda leaf, own, aimed: square_error(leaf.space, aimed, own, aimed), sample, goal)
         return total(lesson.objective, errors, "matching")
 
 
