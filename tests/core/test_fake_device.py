@@ -87,7 +87,6 @@ from gendiff.training import (
     Lesson,
     MeanFlow,
     Progressive,
-    ScoreRegularized,
     Shortcut,
 )
 
@@ -333,7 +332,7 @@ class JumpNet(Net):
 FEW: tuple[FewStep, ...] = (
     MeanFlow(same=0.0), MeanFlow(same=0.0, derivative=Finite()), MeanFlow(same=0.0, guidance=(1.0, 3.0)),
     ContinuousConsistency(), ConsistencyTraining(), Shortcut(same=0.0), Progressive(2), GuidanceDistillation(),
-    DistributionMatching(), ScoreRegularized(flow=MeanFlow(same=0.0), begin=0.0, share=0.5),
+    DistributionMatching(),
 )  # fmt: skip
 
 
