@@ -1,8 +1,11 @@
 """Protein backbones for gendiff: structures in angstrom, frames inside, handedness always reported."""
 
+from .contigs import Contig as Contig
+from .contigs import ContigError as ContigError
 from .domain import Proteins as Proteins
 from .motif import Motif as Motif
 from .motif import scaffold as scaffold
+from .motif import scaffolds as scaffolds
 from .networks import FrameNetwork as FrameNetwork
 from .ranking import rank as rank
 from .ranking import write_ranking as write_ranking

@@ -4,17 +4,21 @@
     model.sample(8, given=motif)
 
 A piece with a chain id is taken from the structure, by the numbers of the file; a number stands for so many residues to
-be made. What is known is met exactly at the CA atoms and orientations, up to a rotation and shift of the whole; N, C
-and O are then placed on ideal residues, 0.1 A from the file's.
+be made, a range such as 10-40 for a number that is drawn (`Contig` has all spellings). What is known is met exactly at
+the CA atoms and orientations, up to a rotation and shift of the whole; N, C and O are then placed on ideal residues,
+0.1 A from the file's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from gendiff.random import Noise
+
+from .contigs import Contig, Gap, ends_of
 from .structure import Structure, StructureError
 
 
@@ -64,38 +68,59 @@ class Motif:
         return float(rmsd(found, torch.from_numpy(self.structure.ca.copy())))
 
 
-def scaffold(structure: Structure, contig: str) -> Motif:
-    """The motif of a structure that a contig such as "10/A16-35/22/A52-71/10" describes.
+def scaffold(
+    structure: Structure, contig: str | Contig, *, length: int | str | tuple[int, int] | None = None, seed: int = 0
+) -> Motif:
+    """The motif of a structure that a contig such as "10/A16-35/10-30/A52-71/10" describes.
 
     Args:
         structure: where the known pieces come from.
-        contig: pieces between slashes: a selection ("A16-35", see `Structure`), or a number of residues to make.
+        contig: pieces of the structure and how many residues to make between them, see `Contig`.
+        length: of the whole chain: a number, "55-100", or least and most; None for what the gaps allow.
+        seed: of lengths that are left open; `scaffolds` draws many.
 
     Raises:
-        StructureError: a piece that is neither, or a contig without a selection.
+        StructureError: pieces that the structure has not, or a contig without any.
+        ContigError: a contig that cannot be read, or a length that it does not allow.
     """
-    chosen: list[Structure] = []
-    places: list[int] = []
-    length = 0
-    for piece in contig.replace(" ", "").split("/"):
-        if piece.isdecimal():
-            length += int(piece)
-            continue
-        if piece and all(part.isdecimal() for part in piece.split("-")):
-            raise StructureError(
-                f"the contig {contig!r} leaves the length {piece} open", "a number of residues", piece.split("-")[0]
-            )
-        part = structure[piece]
-        chosen.append(part)
-        places += range(length, length + len(part))
-        length += len(part)
-    if not chosen:
-        raise StructureError(f"the contig {contig!r} names no known residues", 'such as "10/A16-35/10"')
+    return scaffolds(structure, contig, 1, length=length, seed=seed)[0]
+
+
+def scaffolds(
+    structure: Structure,
+    contig: str | Contig,
+    n: int,
+    *,
+    length: int | str | tuple[int, int] | None = None,
+    seed: int = 0,
+) -> list[Motif]:
+    """The motifs of n designs, whose open lengths are drawn evenly from all that are allowed together.
+
+    The i-th is the same whatever n. For arguments and errors see `scaffold`.
+    """
+    asked = Contig.parse(contig, length) if isinstance(contig, str) else contig
+    if not isinstance(contig, str) and length is not None:
+        asked = replace(asked, length=ends_of(length))
+    if len(asked.chains) > 1:
+        raise StructureError(f"the contig {str(asked)!r} has {len(asked.chains)} chains", "one: complexes are to come")
+    if not asked.pieces:
+        raise StructureError(f"the contig {str(asked)!r} names no known residues", 'such as "10/A16-35/10"')
+    parts = [structure[piece.selection] for piece in asked.pieces]
     known = Structure(
-        np.concatenate([part.backbone for part in chosen]),
-        "".join(part.sequence for part in chosen),
-        tuple(number for part in chosen for number in part.numbers),
-        tuple(chain for part in chosen for chain in part.chains),
+        np.concatenate([part.backbone for part in parts]),
+        "".join(part.sequence for part in parts),
+        tuple(number for part in parts for number in part.numbers),
+        tuple(chain for part in parts for chain in part.chains),
         structure.name,
     )
-    return Motif(known, tuple(places), length)
+    made = []
+    for one in asked.draw([len(part) for part in parts], Noise.of(seed, n)):
+        places: list[int] = []
+        size, rest = 0, iter(parts)
+        for segment in one.segments:
+            count = segment.low if isinstance(segment, Gap) else len(next(rest))
+            if not isinstance(segment, Gap):
+                places += range(size, size + count)
+            size += count
+        made.append(Motif(known, tuple(places), size))
+    return made

@@ -16,7 +16,19 @@ from gendiff.errors import RequestError, RequestWarning
 from gendiff.samples import SampleFolder
 from gendiff.sampling.solvers import Euler
 from gendiff.testing import randomised
-from gendiff_proteins import Ideal, Motif, Proteins, Structure, StructureError, read, scaffold, write
+from gendiff_proteins import (
+    Contig,
+    ContigError,
+    Ideal,
+    Motif,
+    Proteins,
+    Structure,
+    StructureError,
+    read,
+    scaffold,
+    scaffolds,
+    write,
+)
 from gendiff_proteins.superpose import rmsd
 
 TINY: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "pair": 16}
@@ -100,8 +112,10 @@ def test_a_sample_begun_from_a_structure_has_its_length(model: gendiff.Model) ->
 
 def test_wrong_motifs_and_contigs_are_answered(model: gendiff.Model) -> None:
     structure = ideal()
-    with pytest.raises(StructureError, match="leaves the length 10-25 open"):
-        scaffold(structure, "10-25/A5-10/3")
+    with pytest.raises(ContigError, match="19 to 34 residues, with a length of 40"):
+        scaffold(structure, "10-25/A5-10/3", length=40)
+    with pytest.raises(StructureError, match="has 2 chains"):
+        scaffold(structure, "10/A5-10/0 A12-14")
     with pytest.raises(StructureError, match="names no known residues"):
         scaffold(structure, "10/12")
     with pytest.raises(StructureError, match="no chain 'B'"):
@@ -114,6 +128,24 @@ def test_wrong_motifs_and_contigs_are_answered(model: gendiff.Model) -> None:
         model.sample(1, given=scaffold(structure, "3/A5-10/3"), length=40)
     with pytest.raises(RequestError, match="given=Structure"):
         model.sample(1, given=structure, length=40)
+
+
+def test_open_lengths_are_drawn_for_each_design(designs: Path) -> None:
+    structure = ideal()
+    many = scaffolds(structure, "0-25,A5-10,2-9", 40, length="20-30", seed=3)
+    assert {motif.length for motif in many} <= set(range(20, 31))
+    assert len({(motif.length, motif.places) for motif in many}) > 20
+    again = scaffolds(structure, "0-25/A5-10/2-9", 5, length=(20, 30), seed=3)
+    assert [(m.length, m.places) for m in again] == [(m.length, m.places) for m in many[:5]]
+    for motif in many:
+        first = motif.places[0]
+        assert motif.places == tuple(range(first, first + 6)) and 2 <= motif.length - first - 6 <= 9
+        assert motif.structure.numbers == structure.numbers[4:10]
+    asked = Contig.of_remarks((designs / "1prw.pdb").read_text().splitlines())
+    assert asked is not None
+    motif = scaffold(read(designs / "1prw.pdb"), asked, seed=1)
+    assert len(motif.structure) == 40
+    assert asked.length is not None and asked.length[0] <= motif.length <= asked.length[1]
 
 
 def test_remarks_stand_in_both_formats_and_cannot_break_them(tmp_path: Path) -> None:
