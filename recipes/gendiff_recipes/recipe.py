@@ -247,6 +247,8 @@ class Recipe:
 
     unused: ClassVar[tuple[str, ...]] = ()
     """Fields that say nothing in a recipe of this kind."""
+    mixed: ClassVar[bool] = True
+    """Whether its networks may compute in bfloat16, which "auto" takes where the hardware has it."""
 
     def __post_init__(self) -> None:
         whole(self, "limit")
@@ -385,6 +387,7 @@ class CodecRecipe(Recipe):
     segment: int = 128
     measured: int = 512
 
+    mixed: ClassVar[bool] = False
     unused: ClassVar[tuple[str, ...]] = (
         "process",
         "head",

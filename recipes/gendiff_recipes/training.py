@@ -99,7 +99,7 @@ def resolve(recipe: Recipe, before: Mapping[str, Any] | None = None) -> Recipe:
     """
     options = recipe.trainer
     if options.precision == "auto":
-        decided = "bfloat16" if bf16_is_fast() else "float32"
+        decided = "bfloat16" if recipe.mixed and bf16_is_fast() else "float32"
         options = dataclasses.replace(options, precision=(before or {}).get("precision", decided))
     slots = options.world * options.accumulate
     if options.batch % slots:

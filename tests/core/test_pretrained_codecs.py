@@ -71,7 +71,9 @@ def test_it_is_what_diffusers_makes(
     assert own.shape == z.shape and torch.allclose(own, z, atol=1e-6)
     assert codec.layout == (z.shape[1], 12 // z.shape[2])
     made_back = torch.stack([y * domain.std + domain.mean for y in codec.decode(own)])
-    assert torch.allclose(made_back, back if domain is COLOUR else back.mean(1, keepdim=True), atol=1e-6)
+    wanted = back if domain is COLOUR else back.mean(1, keepdim=True)
+    rounding = 16 * torch.finfo(torch.float32).eps * max(1.0, float(back.abs().max()))  # kernels differ by processor
+    assert float((made_back - wanted).abs().max()) < rounding
     assert float((own[:, :, 1:] - own[:, :, :-1]).abs().max()) > 1e-3  # it depends on the picture
 
 

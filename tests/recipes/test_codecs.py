@@ -18,7 +18,7 @@ from gendiff.latents import open_codec
 from gendiff.model import Model
 from gendiff_audio import Audio, Tones
 from gendiff_images import Digits, Folder, Images
-from gendiff_recipes import images
+from gendiff_recipes import images, training
 from gendiff_recipes.callbacks import Clock
 from gendiff_recipes.checkpoints import newest
 from gendiff_recipes.module import Coding
@@ -383,6 +383,13 @@ def test_windows_are_real_sites_of_one_length(tmp_path: Path) -> None:
     assert bool((found.diff(dim=2) == 1).all())
     short = task.window(x[..., :3], mask[:, :3] & (torch.arange(3) < 2), gendiff.Noise.of(0, 3))
     assert short.shape[2] == 4 and short[0, 0].tolist() == [0, 1, 1, 1]
+
+
+def test_a_codec_is_in_full_precision_on_hardware_with_bfloat16_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "bf16_is_fast", lambda: True)
+    auto = dataclasses.replace(SHORT, precision="auto")
+    assert training.resolve(recipe_of(trainer=auto)).trainer.precision == "float32"
+    assert training.resolve(images.digits()).trainer.precision == "bfloat16"
 
 
 def test_a_codec_has_neither_sampler_nor_times(tmp_path: Path) -> None:
