@@ -77,7 +77,7 @@ def cifar10() -> Recipe:
 def fashion_meanflow() -> Recipe:
     """Fashion-MNIST in 1 to 4 evaluations: gendiff train images.fashion_meanflow --from MODEL.
 
-    MeanFlow, and from two fifths on its whole jumps matched by scores too (rCM): half an hour on one core. Measured in
+    MeanFlow, and from two fifths on its whole jumps matched by scores too (rCM): 25 minutes on one core. Measured in
     benchmarks/results/fewstep_fashion.json.
     """
     plain = fashion()
