@@ -374,7 +374,7 @@ def digits(args: argparse.Namespace) -> Numbers:
     from gendiff_recipes.training import train
 
     plain = images.digits()
-    found: Numbers = {"n": 0, "steps": args.steps}
+    found: Numbers = {"steps": args.steps}
     with tempfile.TemporaryDirectory() as folder:
         own: Numbers = {"trainer": replace(plain.trainer, minutes=None, show=0)}
         teacher = train(replace(plain, **own), Path(folder) / "teacher", quiet=True)

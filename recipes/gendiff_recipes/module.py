@@ -287,10 +287,7 @@ class Denoising(Learning):
         """The losses of a few-step method; its critic, if it has one, learns first, by an optimiser of its own."""
         method, critic = self.recipe.method, lesson.critic
         assert method is not None
-        if critic is None or not isinstance(method, DistributionMatching):
-            return method.losses(lesson)
-        steps = method.critics(lesson)
-        if not steps:
+        if critic is None or not isinstance(method, DistributionMatching) or not (steps := method.critics(lesson)):
             return method.losses(lesson)
         if self.critic_step is None:
             o = self.recipe.optimizer

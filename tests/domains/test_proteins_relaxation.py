@@ -72,6 +72,9 @@ def test_a_chain_relaxes_as_if_it_were_alone_wherever_it_lies() -> None:
     for one, other in zip(Relaxation()(moved), together, strict=True):
         assert float(np.abs((one.backbone - 5.0) @ turn - other.backbone).max()) < 1e-6
     assert Relaxation()([]) == []
+    short = [replace(broken[0].take(slice(0, n)), name=str(n)) for n in (0, 1, 2, 5)]
+    assert [(len(s), s.name) for s in Relaxation(steps=3)(short)] == [(0, "0"), (1, "1"), (2, "2"), (5, "5")]
+    assert [len(s) for s in Relaxation()(short[:1])] == [0]
 
 
 def test_the_slope_is_that_of_an_energy() -> None:
