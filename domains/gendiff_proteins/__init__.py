@@ -7,6 +7,8 @@ from .motif import Motif as Motif
 from .motif import scaffold as scaffold
 from .motif import scaffolds as scaffolds
 from .networks import FrameNetwork as FrameNetwork
+from .pairs import PairFrameNetwork as PairFrameNetwork
+from .planned import PlannedProteins as PlannedProteins
 from .ranking import rank as rank
 from .ranking import write_ranking as write_ranking
 from .reading import Report as Report

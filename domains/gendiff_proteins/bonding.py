@@ -89,12 +89,13 @@ class Ladder:
     second: list[int]
 
 
-def ladders(structure: Structure, bonds: np.ndarray | None = None) -> list[Ladder]:
-    """The ladders of a structure, lone bridges among them; ladders across a bulge are one."""
+def bridges(structure: Structure, bonds: np.ndarray | None = None) -> np.ndarray:
+    """The bridges of a structure, int8 `[N, N]`, symmetric: 0 none, 1 antiparallel, 2 parallel."""
     b = hydrogen_bonds(structure) if bonds is None else bonds
     size = len(structure)
+    found = np.zeros((size, size), np.int8)
     if size < 6:
-        return []
+        return found
     whole = np.concatenate([[0], np.cumsum(~joined(structure))])  # residues with one number are without a break
     middle = np.flatnonzero(whole[2:] == whole[:-2]) + 1
     mid, low, high = slice(1, -1), slice(0, -2), slice(2, None)
@@ -102,10 +103,18 @@ def ladders(structure: Structure, bonds: np.ndarray | None = None) -> list[Ladde
     opposite = (b[mid, mid] & b[mid, mid].T) | (b[high, low] & b[high, low].T)
     allowed = np.zeros(size - 2, dtype=bool)
     allowed[middle - 1] = True
-    far = np.triu(np.ones_like(same), 3)
+    far = np.triu(np.ones_like(same), 3) & allowed[:, None] & allowed[None]
+    found[1:-1, 1:-1] = np.where(same, 2, np.where(opposite, 1, 0)) * far
+    return found + found.T
+
+
+def ladders(structure: Structure, bonds: np.ndarray | None = None) -> list[Ladder]:
+    """The ladders of a structure, lone bridges among them; ladders across a bulge are one."""
+    kinds = np.triu(bridges(structure, bonds))
+    whole = np.concatenate([[0], np.cumsum(~joined(structure))])  # residues with one number are without a break
     found: list[Ladder] = []
-    for i, j in np.argwhere((same | opposite) & far & allowed[:, None] & allowed[None]).tolist():
-        parallel, i, j = bool(same[i, j]), i + 1, j + 1
+    for i, j in np.argwhere(kinds).tolist():
+        parallel = bool(kinds[i, j] == 2)
         for ladder in found:
             if ladder.parallel != parallel or i != ladder.first[-1] + 1:
                 continue

@@ -41,6 +41,7 @@ _REACH = 32  # relative positions beyond +-32 look alike
 _RADII = 16  # radial basis functions of CA-CA distances
 _FAR = 2.2  # their last centre, nm
 _CROWDS = (0.15, 0.3, 0.6)  # how near is crowded, nm
+LOCAL = 4 * 12 + 2 * 7 + 4 * len(_CROWDS)  # what a residue sees of its neighbours and of what crowds it
 
 
 def full_precision(like: Tensor) -> torch.autocast:
@@ -255,7 +256,6 @@ class FrameNetwork(nn.Module):
         whole("FrameNetwork", width=width, depth=depth, heads=heads, pair=pair)
         self.width = width
         self.kappa = clock or (lambda t: t)
-        local = 4 * 12 + 2 * 7 + 4 * len(_CROWDS)
         self.start = nn.Linear(64, width)
         self.about = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
         self.asked = Asked(width, conditions)
@@ -268,7 +268,7 @@ class FrameNetwork(nn.Module):
             )
         self.pair = nn.Sequential(nn.Linear(_RADII + 12, pair), nn.SiLU())
         self.near = nn.Embedding(2 * _REACH + 1, pair)
-        self.blocks = nn.ModuleList(Block(width, heads, pair, local) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, pair, LOCAL) for _ in range(depth))
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""

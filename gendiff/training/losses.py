@@ -23,6 +23,7 @@ from gendiff.processes import Joint, Leaf, pick
 from gendiff.random import Noise
 from gendiff.spaces import State, map_state, per_sample, require_shape, widened
 from gendiff.training.couplings import Coupling, Independent
+from gendiff.training.known import Known, shown
 from gendiff.training.terms import Auxiliary, Term
 
 
@@ -83,6 +84,7 @@ class Objective:
         coupling: Which noise an example is joined to, or by part, each part by itself; parts that are not named, and
             classes, are independent.
         previous: The share of steps in which a self-conditioned denoiser is told its own first prediction.
+        known: What of a bundle is shown clean in some samples, to be conditioned on (`training.known`).
     """
 
     weighting: Weighting | Mapping[str, Weighting] = field(default_factory=Output)
@@ -90,6 +92,7 @@ class Objective:
     auxiliary: float | Mapping[str, float | Term] = 1.0
     coupling: Coupling | Mapping[str, Coupling] = field(default_factory=Independent)
     previous: float = 0.5
+    known: tuple[Known, ...] = ()
 
     def __post_init__(self) -> None:
         check(self, parts=NOT_NEGATIVE, previous=SHARE)
@@ -109,6 +112,13 @@ class Objective:
                 if name not in names:
                     raise RecipeError(
                         f"Objective got {setting}={dict(by_part)!r}, and the loss has no part {name!r}",
+                        f"names among {', '.join(names)}.{nearest(name, names)}",
+                    )
+        for way in self.known:
+            for name in getattr(way, "parts", ()):
+                if name not in names:
+                    raise RecipeError(
+                        f"Objective got known={way!r}, and the loss has no part {name!r}",
                         f"names among {', '.join(names)}.{nearest(name, names)}",
                     )
 
@@ -228,6 +238,8 @@ def denoising_loss(
     objective.match(process.parts if isinstance(process, Joint) else ("denoising",))
     x0 = widened(x0)
     x = noised(process, x0, t, noise.fork("forward"), objective.coupling if coupling is None else coupling, cond)
+    if objective.known:
+        x = shown(objective.known, process.space, x0, x, noise)
     own = auxiliary or {}
     objective.expect(own)
     terms = {name: term for name, one in own.items() if (term := objective.term(name, one.term)).weight}

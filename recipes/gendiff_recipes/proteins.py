@@ -8,8 +8,8 @@ from gendiff.conditions import Sites
 from gendiff.domain import Examples
 from gendiff.errors import DataError
 from gendiff.sampling.solvers import DDPM
-from gendiff.training import LogitNormal, Mixed, Objective, Output, Shortcut, Uniform
-from gendiff_proteins import Backbones, Ideal, Proteins, Relaxation, Structures
+from gendiff.training import KnownParts, LogitNormal, Mixed, Objective, Output, Shortcut, Uniform
+from gendiff_proteins import Backbones, Ideal, PlannedProteins, Proteins, Relaxation, Structures
 
 from .fewstep import student
 from .recipe import Optimizer, Recipe, Trainer, home_of, table_of
@@ -58,6 +58,25 @@ def structured() -> Recipe:
         drop={"all": 0.15, "fold": 0.4, "structure": 0.25},
         guidance=1.0,
         sampler=DDPM(60, noise_scale=0.75),  # what it was measured with
+    )
+
+
+def planned() -> Recipe:
+    """Real chains of 40 to 128 residues with their plan, by a network with a track of pairs: 100 minutes on a core."""
+    return Recipe(
+        "proteins.planned",
+        PlannedProteins(source=Backbones(min_length=40, max_length=128, fragments=8, per_cluster=10)),
+        network={"width": 128, "depth": 6, "heads": 8, "pair": 32, "triangle": 16, "every": 2},
+        times=Mixed(LogitNormal(0.3, 1.2), Uniform(1e-3), 0.35),
+        objective=replace(
+            OBJECTIVE,
+            parts={"rot": 0.5, "structure": 0.5, "pairing": 20.0},
+            known=(KnownParts(("structure",), 0.15), KnownParts(("structure", "pairing"), 0.25)),
+        ),
+        drop=0.3,
+        optimizer=Optimizer(lr=1.5e-3, weight_decay=1e-4, warmup=300, decay=0.7),
+        trainer=Trainer(steps=100_000, minutes=100, batch=8, show=2000, samples=12),
+        sampler=DDPM(50, noise_scale={"pos": 0.5, "rot": 0.5, "structure": 1.0, "pairing": 1.0}),
     )
 
 

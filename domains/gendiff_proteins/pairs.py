@@ -1,0 +1,210 @@
+"""The network on frames with a track of pairs, and with a plan: which residues are helix or strand, which strands pair.
+
+Beside every residue stands h_i, beside every pair e_ij. With the frames of the block, (R_i, p_i), a pair learns from its
+ends, from how far apart they are now, and around triangles (Jumper et al. 2021, algorithm 11),
+
+    z_ij = silu(norm(e_ij) + row(h_i) + column(h_j) + radial(|p_i - p_j|))
+    e_ij <- e_ij + W z_ij + out(norm(sum_k a_ik b_jk / N)),      a, b projections of z
+
+and attention between residues is biased by e (`networks.Block`). What a pair is comes from the noisy frames, the places
+along the chain, and, where there is a plan, its bridges as far as they are known: none, antiparallel, parallel, or
+masked. From h and e come the logits of the plan's classes, from e also those of the distances between CA (a
+"distogram", a side output that only a loss reads). A self-conditioned network sees its last prediction as distances and
+as probabilities. All is invariant under rotations and translations and sees mirror images. Units: nm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gendiff.conditions import Condition
+from gendiff.denoisers import Sided
+from gendiff.errors import RequestError
+from gendiff.nn.embeddings import Asked, whole
+from gendiff.spaces import exp_so3, to_pairs, to_square
+
+from .networks import _RADII, _REACH, LOCAL, Block, bell, full_precision, pair_features, waves
+
+State = dict[str, Tensor]
+
+STRUCTURE = ("H", "E", "L")
+PAIRING = ("none", "antiparallel", "parallel")
+BINS = 24  # of a distogram, 0.35 to 2.45 nm
+_FIRST, _LAST = 0.35, 2.45
+
+
+def radial(pos: Tensor) -> Tensor:
+    """Distances between CA as bumps, `[B, N, N, 16]`, from 0.2 to 2.2 nm."""
+    apart = pos[:, None] - pos[:, :, None]
+    distance = (apart.square().sum(-1) + 1e-8).sqrt()
+    centres = torch.linspace(0.2, 2.2, _RADII, dtype=pos.dtype, device=pos.device)
+    return bell(-((distance[..., None] - centres) * (_RADII / 2.2)).square())
+
+
+class PairUpdate(nn.Module):
+    """One update of the pairs; see the top of the file. `e` [B, N, N, pair] -> its change."""
+
+    def __init__(self, width: int, pair: int, triangle: int) -> None:
+        super().__init__()
+        self.triangle = triangle
+        self.norm, self.around = nn.LayerNorm(pair), nn.LayerNorm(triangle)
+        self.ends, self.near = nn.Linear(width, 2 * pair), nn.Linear(_RADII, pair)
+        self.down = nn.Linear(pair, pair)
+        self.sides, self.out = nn.Linear(pair, 2 * triangle), nn.Linear(triangle, pair)
+        for last in (self.down, self.out):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, h: Tensor, e: Tensor, pos: Tensor, mask: Tensor) -> Tensor:
+        row, column = self.ends(F.layer_norm(h, h.shape[-1:])).chunk(2, -1)
+        z = self.norm(e) + row[:, :, None] + column[:, None] + self.near(radial(pos).to(h.dtype))
+        z = F.silu(z)
+        real = mask.to(z.dtype)
+        a, b = self.sides(z).movedim(-1, 1).chunk(2, 1)  # [B, triangle, N, N] each
+        a, b = a * real[:, None, None], b * (real / real.sum(1, keepdim=True))[:, None, None]
+        closed = (a @ b.mT).movedim(1, -1)
+        return self.down(z) + self.out(self.around(closed))
+
+
+class PairFrameNetwork(nn.Module):
+    """Clean frames, and a clean plan, from noisy ones.
+
+    Args:
+        width: channels per residue.
+        depth: blocks; each moves the frames once.
+        heads: attention heads.
+        pair: channels per pair of residues.
+        triangle: channels of the sums around triangles.
+        every: pairs are updated before every so many-th block, the second first.
+        plan: whether states have the parts "structure" and "pairing".
+        previous: whether it is told its last prediction.
+        conditions: what may be asked, by name: vectors and fields, a field being one of residues.
+        clock: the rotations' clock kappa(t), that of the process; kappa = t if not given.
+
+    Input: `x = {"pos": [B, N, 3] nm, "rot": [B, N, 3, 3]}` and, with a plan, classes "structure" [B, N] (3 is masked)
+    and "pairing" [B, N (N - 1)/2] (3 is masked); `t` [B], `mask` [B, N] bool, conditions by name. Output: `{"pos": [B,
+    N, 3], "rot": [B, N, 3]}`, as of `FrameNetwork`, and logits `{"structure": [B, N, 3], "pairing": [B, P, 3]}`; beside
+    them "distogram", [B, P, 24] logits.
+    """
+
+    def __init__(
+        self,
+        width: int = 128,
+        depth: int = 6,
+        heads: int = 8,
+        pair: int = 32,
+        triangle: int = 16,
+        every: int = 2,
+        *,
+        plan: bool = True,
+        previous: bool = True,
+        conditions: Mapping[str, Condition] | None = None,
+        clock: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        whole("PairFrameNetwork", width=width, depth=depth, heads=heads, pair=pair, triangle=triangle, every=every)
+        self.takes_previous, self.plan, self.every = previous, plan, every
+        self.kappa = clock or (lambda t: t)
+        self.start = nn.Linear(64, width)
+        self.about = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
+        self.asked = Asked(width, conditions)
+        if self.asked.gives("tokens"):
+            raise RequestError(
+                "PairFrameNetwork got a condition that gives tokens", "vectors and fields", "Text(tokens=False)"
+            )
+        self.seen = nn.Linear(_RADII + 12, pair)
+        self.near = nn.Embedding(2 * _REACH + 1, pair)
+        if plan:
+            self.structure, self.pairing = nn.Embedding(len(STRUCTURE) + 1, width), nn.Embedding(len(PAIRING) + 1, pair)
+        if previous:
+            self.before = nn.Linear(_RADII + (len(PAIRING) if plan else 0), pair)
+            self.before_residue = nn.Linear(len(STRUCTURE), width) if plan else None
+        self.blocks = nn.ModuleList(Block(width, heads, pair, LOCAL) for _ in range(depth))
+        self.updates = nn.ModuleList(PairUpdate(width, pair, triangle) for _ in range(depth // every))
+        self.of_pairs = nn.Sequential(nn.LayerNorm(pair), nn.Linear(pair, 2 * pair), nn.SiLU())
+        self.distogram = nn.Linear(2 * pair, BINS)
+        if plan:
+            self.to_structure = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(STRUCTURE)))
+            self.to_pairing = nn.Linear(2 * pair, len(PAIRING))
+            with torch.no_grad():
+                self.to_pairing.bias.copy_(torch.tensor([0.99, 0.006, 0.003]).log())
+
+    def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
+        """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
+        return self.asked.embed(cond)
+
+    def forward(
+        self, x: State, t: Tensor, *, mask: Tensor | None = None, previous: State | None = None, **cond: Any
+    ) -> Sided:
+        pos, rot = x["pos"], x["rot"]
+        b, n, _ = pos.shape
+        mask = torch.ones(b, n, dtype=torch.bool, device=pos.device) if mask is None else mask
+        real = mask.to(pos.dtype)[..., None]
+        t = t.to(pos.dtype).expand(b)
+        count = real.sum(1, keepdim=True)
+        pos = (pos - (pos * real).sum(1, keepdim=True) / count) * real
+        rot = torch.where(mask[..., None, None], rot, torch.eye(3, dtype=rot.dtype, device=rot.device))
+        place = torch.arange(n, device=pos.device)
+        relative = (place[None] - place[:, None]).clamp(-_REACH, _REACH) + _REACH
+        left = place.to(pos.dtype).expand(b, n)
+        ends = torch.cat([waves(left, 32, 200.0), waves(count[:, 0] - 1 - left, 32, 200.0)], -1)
+        about = self.about(torch.cat([waves(1000 * t, 48, 10_000.0), waves(count[:, 0, 0], 16, 1000.0)], -1))
+        told = self.asked.add(about, cond)
+        about = F.silu(told.vector)
+        h = self.start(ends) + about[:, None]
+        h = h if told.field is None else h + told.field.to(h.dtype)
+        with full_precision(pos):
+            seen = pair_features(pos, rot)
+        e = self.seen(seen) + self.near(relative)
+        if self.plan:
+            h = h + self.structure(x["structure"])
+            e = e + self.pairing(to_square(x["pairing"], n))
+        if previous is not None:
+            h, e = self.recalled(h, e, previous, n)
+        velocity, tangent = torch.zeros_like(pos), torch.zeros_like(pos)
+        kappa = self.kappa(t)[:, None, None]
+        now, turned = pos, rot
+        for number, block in enumerate(self.blocks):
+            if number % self.every == 1 % self.every and number // self.every < len(self.updates):
+                e = e + self.updates[number // self.every](h, e, now, mask)
+            h, move = block(h, now, turned, e, relative, mask, t, about)
+            with full_precision(pos):
+                move = move.to(pos.dtype) * real
+                velocity = velocity - (turned @ move[..., :3, None]).squeeze(-1)
+                tangent = tangent + move[..., 3:]
+                now, turned = pos - t[:, None, None] * velocity, rot @ exp_so3(kappa * tangent)
+        velocity = (velocity - (velocity * real).sum(1, keepdim=True) / count) * real
+        pairs = self.of_pairs(to_pairs(e + e.transpose(1, 2)))
+        out = {"pos": velocity, "rot": tangent}
+        if self.plan:
+            out |= {"structure": self.to_structure(h), "pairing": self.to_pairing(pairs)}
+        return Sided(out, {"distogram": self.distogram(pairs)})
+
+    def recalled(self, h: Tensor, e: Tensor, previous: State, n: int) -> tuple[Tensor, Tensor]:
+        """h and e with the last prediction told: its distances, and its plan as probabilities."""
+        with full_precision(h):
+            told = [radial(previous["pos"])]
+            if self.plan:
+                told.append(to_square(previous["pairing"].exp(), n))
+        if self.before_residue is not None:
+            h = h + self.before_residue(previous["structure"].exp())
+        return h, e + self.before(torch.cat(told, -1))
+
+
+def distances(pos: Tensor) -> Tensor:
+    """Which bin the distance of each pair of CA is in, int64 [B, P]."""
+    apart = to_pairs(pos[:, None] - pos[:, :, None]).square().sum(-1).sqrt()
+    return ((apart - _FIRST) * (BINS / (_LAST - _FIRST))).long().clamp(0, BINS - 1)
+
+
+def distogram_loss(side: Mapping[str, Tensor], x0: State, mask: Tensor) -> Tensor:
+    """The cross entropy of the distances between CA, nats a pair, [B]."""
+    logits, goal = side["distogram"], distances(x0["pos"])
+    each = F.cross_entropy(logits.float().movedim(-1, 1), goal, reduction="none")
+    real = to_pairs(mask[:, :, None] & mask[:, None]).to(each.dtype)
+    return (each * real).sum(1) / real.sum(1).clamp_min(1)
