@@ -328,7 +328,7 @@ class Generation:
                 warn(f"The tables were fitted at guidance {tables.guidance}; at {guidance!r} {name} is used.")
         if steps is not None:
             solver = replace_solver(solver, lambda inner: dataclasses.replace(inner, steps=steps))  # type: ignore[type-var]
-        if isinstance(given, Given):
+        if isinstance(given, Given) and not given.shown:
             solver = replace_solver(solver, with_resampling)
         first, space = None, self.denoiser.process.space
         if start is not None:

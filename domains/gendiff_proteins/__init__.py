@@ -20,4 +20,5 @@ from .sources import Ideal as Ideal
 from .sources import Structures as Structures
 from .structure import Structure as Structure
 from .structure import StructureError as StructureError
+from .topology import Topology as Topology
 from .writing import write as write

@@ -82,13 +82,13 @@ def network() -> Any:
     return made.eval().requires_grad_(False)
 
 
-def designs(structures: Sequence[Structure]) -> list[tuple[float, float]]:
+def designs(structures: Sequence[Structure], seed: int = 0) -> list[tuple[float, float]]:
     """Of each backbone the score of one design, and the share of that design's most frequent letter."""
-    return [design(one) for one in structures]
+    return [design(one, seed) for one in structures]
 
 
 @torch.no_grad()
-def design(structure: Structure) -> tuple[float, float]:
+def design(structure: Structure, seed: int = 0) -> tuple[float, float]:
     """The score of one designed sequence of a backbone, and the share of its most frequent letter."""
     x = torch.from_numpy(np.ascontiguousarray(structure.backbone, dtype=np.float32))[None]
     size = len(structure)
@@ -100,7 +100,7 @@ def design(structure: Structure) -> tuple[float, float]:
     place = torch.arange(size)[None] + 100 * (chain - 1)  # as the network was trained: a gap between chains
     never = np.array([letter == "X" for letter in LETTERS], dtype=np.float32)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # the same design of the same backbone, whatever stands beside it
+        torch.manual_seed(seed)  # the same design of the same backbone, whatever stands beside it
         order = torch.randn(1, size)
         drawn = network().sample(
             x, order, nothing, mask, chain, place, mask=mask, temperature=0.1, omit_AAs_np=never,

@@ -34,6 +34,7 @@ State = dict[str, Tensor]
 
 STRUCTURE = ("H", "E", "L")
 PAIRING = ("none", "antiparallel", "parallel")
+LETTERS = tuple("ACDEFGHIKLMNPQRSTVWY")
 BINS = 24  # of a distogram, 0.35 to 2.45 nm
 _FIRST, _LAST = 0.35, 2.45
 
@@ -82,14 +83,15 @@ class PairFrameNetwork(nn.Module):
         triangle: channels of the sums around triangles.
         every: pairs are updated before every so many-th block, the second first.
         plan: whether states have the parts "structure" and "pairing".
+        sequence: whether they have the part "sequence".
         previous: whether it is told its last prediction.
         conditions: what may be asked, by name: vectors and fields, a field being one of residues.
         clock: the rotations' clock kappa(t), that of the process; kappa = t if not given.
 
     Input: `x = {"pos": [B, N, 3] nm, "rot": [B, N, 3, 3]}` and, with a plan, classes "structure" [B, N] (3 is masked)
-    and "pairing" [B, N (N - 1)/2] (3 is masked); `t` [B], `mask` [B, N] bool, conditions by name. Output: `{"pos": [B,
-    N, 3], "rot": [B, N, 3]}`, as of `FrameNetwork`, and logits `{"structure": [B, N, 3], "pairing": [B, P, 3]}`; beside
-    them "distogram", [B, P, 24] logits.
+    and "pairing" [B, N (N - 1)/2] (3 is masked), with a sequence [B, N] (20 is masked); `t` [B], `mask` [B, N] bool, conditions by name. Output: `{"pos": [B,
+    N, 3], "rot": [B, N, 3]}`, as of `FrameNetwork`, and logits `{"structure": [B, N, 3], "pairing": [B, P, 3],
+    "sequence": [B, N, 20]}`; beside them "distogram", [B, P, 24] logits.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class PairFrameNetwork(nn.Module):
         every: int = 2,
         *,
         plan: bool = True,
+        sequence: bool = False,
         previous: bool = True,
         conditions: Mapping[str, Condition] | None = None,
         clock: Callable[[Tensor], Tensor] | None = None,
@@ -109,6 +112,7 @@ class PairFrameNetwork(nn.Module):
         super().__init__()
         whole("PairFrameNetwork", width=width, depth=depth, heads=heads, pair=pair, triangle=triangle, every=every)
         self.takes_previous, self.plan, self.every = previous, plan, every
+        self.residues = {**({"structure": len(STRUCTURE)} if plan else {}), **({"sequence": len(LETTERS)} if sequence else {})}
         self.kappa = clock or (lambda t: t)
         self.start = nn.Linear(64, width)
         self.about = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
@@ -119,18 +123,20 @@ class PairFrameNetwork(nn.Module):
             )
         self.seen = nn.Linear(_RADII + 12, pair)
         self.near = nn.Embedding(2 * _REACH + 1, pair)
-        if plan:
-            self.structure, self.pairing = nn.Embedding(len(STRUCTURE) + 1, width), nn.Embedding(len(PAIRING) + 1, pair)
+        self.classes = nn.ModuleDict({name: nn.Embedding(k + 1, width) for name, k in self.residues.items()})
+        self.pairing = nn.Embedding(len(PAIRING) + 1, pair) if plan else None
         if previous:
             self.before = nn.Linear(_RADII + (len(PAIRING) if plan else 0), pair)
-            self.before_residue = nn.Linear(len(STRUCTURE), width) if plan else None
+            self.before_residue = nn.ModuleDict({name: nn.Linear(k, width) for name, k in self.residues.items()})
         self.blocks = nn.ModuleList(Block(width, heads, pair, LOCAL) for _ in range(depth))
         self.updates = nn.ModuleList(PairUpdate(width, pair, triangle) for _ in range(depth // every))
         self.of_pairs = nn.Sequential(nn.LayerNorm(pair), nn.Linear(pair, 2 * pair), nn.SiLU())
         self.distogram = nn.Linear(2 * pair, BINS)
-        if plan:
-            self.to_structure = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(STRUCTURE)))
-            self.to_pairing = nn.Linear(2 * pair, len(PAIRING))
+        self.to_classes = nn.ModuleDict(
+            {name: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, k)) for name, k in self.residues.items()}
+        )
+        self.to_pairing = nn.Linear(2 * pair, len(PAIRING)) if plan else None
+        if self.to_pairing is not None:
             with torch.no_grad():
                 self.to_pairing.bias.copy_(torch.tensor([0.99, 0.006, 0.003]).log())
 
@@ -161,8 +167,9 @@ class PairFrameNetwork(nn.Module):
         with full_precision(pos):
             seen = pair_features(pos, rot)
         e = self.seen(seen) + self.near(relative)
-        if self.plan:
-            h = h + self.structure(x["structure"])
+        for name, table in self.classes.items():
+            h = h + table(x[name])
+        if self.pairing is not None:
             e = e + self.pairing(to_square(x["pairing"], n))
         if previous is not None:
             h, e = self.recalled(h, e, previous, n)
@@ -181,8 +188,9 @@ class PairFrameNetwork(nn.Module):
         velocity = (velocity - (velocity * real).sum(1, keepdim=True) / count) * real
         pairs = self.of_pairs(to_pairs(e + e.transpose(1, 2)))
         out = {"pos": velocity, "rot": tangent}
-        if self.plan:
-            out |= {"structure": self.to_structure(h), "pairing": self.to_pairing(pairs)}
+        out |= {name: head(h) for name, head in self.to_classes.items()}
+        if self.to_pairing is not None:
+            out["pairing"] = self.to_pairing(pairs)
         return Sided(out, {"distogram": self.distogram(pairs)})
 
     def recalled(self, h: Tensor, e: Tensor, previous: State, n: int) -> tuple[Tensor, Tensor]:
@@ -191,8 +199,8 @@ class PairFrameNetwork(nn.Module):
             told = [radial(previous["pos"])]
             if self.plan:
                 told.append(to_square(previous["pairing"].exp(), n))
-        if self.before_residue is not None:
-            h = h + self.before_residue(previous["structure"].exp())
+        for name, layer in self.before_residue.items():
+            h = h + layer(previous[name].exp())
         return h, e + self.before(torch.cat(told, -1))
 
 

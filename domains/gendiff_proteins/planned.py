@@ -7,7 +7,7 @@
 
 Both classes are those of Kabsch and Sander (`bonding`). Their clocks run ahead of the positions': at t = 0.75 three
 pairs of four are decided and most residues, while the frames are still a cloud, so that what pairs with what is settled
-before anything is near enough to pair. A plan that is known is shown (`Plan`), whole or in parts.
+before anything is near enough to pair. What is known of the plan is shown (`Topology`), whole or in parts.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gendiff import Absorbing, Exponential, Heads, Joint, Logits, Request
+from gendiff import Absorbing, Exponential, Given, Heads, Joint, Logits, Measurement, Request
+from gendiff.errors import DataError, RequestError
 from gendiff.processes import schedule_of
 from gendiff.spaces import Pairs, to_pairs
 from gendiff.training import Auxiliary, Term
 
 from .bonding import bridges, three_states
 from .domain import Proteins
-from .pairs import PAIRING, STRUCTURE, PairFrameNetwork, distogram_loss
+from .pairs import LETTERS, PAIRING, STRUCTURE, PairFrameNetwork, distogram_loss
 from .structure import Structure
+from .topology import Topology
 
 State = dict[str, Tensor]
 
@@ -40,34 +42,96 @@ class PlannedProteins(Proteins):
     Args:
         ahead: How much faster the structure of residues is decided than positions.
         paired: How much faster their pairing is.
+        plan: Whether the plan is a part.
+        sequence: Whether the sequence is one, on the positions' clock.
     """
 
     name: ClassVar[str] = "proteins"
 
     ahead: float = 14.0
     paired: float = 7.0
+    plan: bool = True
+    sequence: bool = False
+
+    @property
+    def classes(self) -> dict[str, Absorbing]:
+        """The processes of the parts that are classes."""
+        found = {}
+        if self.plan:
+            found["structure"] = Absorbing(len(STRUCTURE), Exponential(self.ahead))
+            found["pairing"] = Absorbing(len(PAIRING), Exponential(self.paired), sites=Pairs())
+        if self.sequence:
+            found["sequence"] = Absorbing(len(LETTERS))
+        return found
 
     @property
     def process(self) -> Joint:
-        plan = {
-            "structure": Absorbing(len(STRUCTURE), Exponential(self.ahead)),
-            "pairing": Absorbing(len(PAIRING), Exponential(self.paired), sites=Pairs()),
-        }
-        return Joint({**super().process.parts, **plan})
+        return Joint({**super().process.parts, **self.classes})
 
     @property
     def head(self) -> Heads:
-        return Heads({**super().head.parts, "structure": Logits(), "pairing": Logits()})
+        return Heads({**super().head.parts, **dict.fromkeys(self.classes, Logits())})
 
     def encode(self, artifact: Structure) -> State:
-        return {**super().encode(artifact), **planned(artifact)}
+        """Frames as of `Proteins`, and the classes: of the plan those of the structure's hydrogen bonds.
+
+        Raises:
+            DataError: a residue of an unknown kind, where the sequence is a part.
+        """
+        state = super().encode(artifact)
+        if self.plan:
+            state |= planned(artifact)
+        if self.sequence:
+            state["sequence"] = lettered(artifact)
+        return state
+
+    def decode(self, x: State) -> Structure:
+        made = super().decode(x)
+        if not self.sequence:
+            return made
+        letters = "".join(LETTERS[k] if k < len(LETTERS) else "X" for k in x["sequence"].tolist())
+        return Structure(made.backbone, letters, name=made.name)
 
     def request(self, n: int, *args: Any, length: int | Sequence[int] | None = None, **what: Any) -> Request:
         request = super().request(n, *args, length=length, **what)
         longest = request.like["pos"].shape[1]
-        structure = torch.empty(n, longest, dtype=torch.int64)
-        pairing = torch.empty(n, Pairs().count(longest), dtype=torch.int64)
-        return Request({**request.like, "structure": structure, "pairing": pairing}, request.cond)
+        like = {
+            name: torch.empty(n, own.sites.count(longest), dtype=torch.int64) for name, own in self.classes.items()
+        }
+        return Request({**request.like, **like}, request.cond)
+
+    def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
+        """A `Topology` tells what of the plan is known, a `Structure` its frames, of which a sequence is asked; and
+        both how long the samples are.
+
+        Raises:
+            RequestError: a length that is not the topology's.
+        """
+        if isinstance(given, Structure) and self.sequence:
+            return self.folded(given, what)
+        if not isinstance(given, Topology) or not self.plan:
+            return super().known(given, what)
+        length, n = what.get("length"), len(given)
+        if length is not None and length != n:
+            raise RequestError(f"length={length!r} with a topology of {n} residues", "one length", "no length=")
+        frames = {"pos": torch.zeros(n, 3), "rot": torch.eye(3).repeat(n, 1, 1)}
+        none = dict.fromkeys(frames, torch.zeros(n, dtype=torch.bool))
+        x0, keep = {**frames, **given.classes()}, {**none, **given.keep()}
+        if self.sequence:
+            x0["sequence"], keep["sequence"] = torch.zeros(n, dtype=torch.int64), none["pos"]
+        return Given(batched(x0), batched(keep), shown=True), {**what, "length": n}
+
+    def folded(self, given: Structure, what: Mapping[str, Any]) -> tuple[Given, dict[str, Any]]:
+        """The frames of a backbone, for which a sequence is asked."""
+        length, n = what.get("length"), len(given)
+        if length is not None and length != n:
+            raise RequestError(f"length={length!r} with a backbone of {n} residues", "one length", "no length=")
+        x0, all_of, none = self.encode_given(given), torch.ones(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
+        keep = dict.fromkeys(x0, all_of)
+        for name, own in self.classes.items():
+            x0[name] = torch.zeros(own.sites.count(n), dtype=torch.int64)
+            keep[name] = own.sites.mask(none[None])[0]
+        return Given(batched(x0), batched(keep), shown=True), {**what, "length": n}
 
     def network(  # type: ignore[override]
         self,
@@ -83,8 +147,9 @@ class PlannedProteins(Proteins):
         """A `PairFrameNetwork`, whose arguments these are."""
         clock = schedule_of(self.process, "rot").clock
         return PairFrameNetwork(
-            width, depth, heads, pair, triangle, every, previous=previous, conditions=self.conditions, clock=clock
-        )
+            width, depth, heads, pair, triangle, every, plan=self.plan, sequence=self.sequence, previous=previous,
+            conditions=self.conditions, clock=clock,
+        )  # fmt: skip
 
     @property
     def auxiliary(self) -> dict[str, Auxiliary]:
@@ -100,3 +165,21 @@ def planned(structure: Structure) -> State:
     letters = torch.tensor([STRUCTURE.index(letter) for letter in three_states(structure)])
     pairs = torch.from_numpy(bridges(structure).astype(np.int64))
     return {"structure": letters, "pairing": to_pairs(pairs[None])[0]}
+
+
+def lettered(structure: Structure) -> Tensor:
+    """The sequence as classes, int64 [N].
+
+    Raises:
+        DataError: a residue of an unknown kind.
+    """
+    odd = next((k for k, letter in enumerate(structure.sequence) if letter not in LETTERS), None)
+    if odd is not None:
+        at = f"{structure.chains[odd]}{structure.numbers[odd]}"
+        raise DataError(f"{structure!r} has {structure.sequence[odd]!r} at {at}", f"one of {''.join(LETTERS)}")
+    return torch.tensor([LETTERS.index(letter) for letter in structure.sequence])
+
+
+def batched(state: State) -> State:
+    """A single state as a batch of one."""
+    return {name: part[None] for name, part in state.items()}

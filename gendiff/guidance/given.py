@@ -84,10 +84,13 @@ class Given:
         x0: The clean state [B, ...]; read where `keep` is True.
         keep: bool [B, *sites] (or by part, or anything that broadcasts to the state): what is known. For bundles
             one of elements is enough: of a part on pairs, those are then known whose two elements are.
+        shown: Whether what is known is there clean from the first step on, for a denoiser that was trained so
+            (`training.known`), instead of as noisy as the rest. It then takes one pass of the grid.
     """
 
     x0: State
     keep: Any
+    shown: bool = False
 
     def __post_init__(self) -> None:
         boolean(self)
@@ -97,8 +100,8 @@ class Given:
 
     def put(self, process: Process, x: State, s: float, noise: Noise) -> State:
         """x_s with its known sites replaced by a fresh noising of the known values; exact at s = 0."""
-        own = Given(self.x0, process.space.spread(self.keep)).at(x)
-        known = own.x0 if s <= 0 else process.noise(own.x0, s, noise)
+        own = Given(self.x0, process.space.spread(self.keep), self.shown).at(x)
+        known = own.x0 if s <= 0 or self.shown else process.noise(own.x0, s, noise)
         return process.space.where(own.keep, settled(process.space, own.keep, known, x), x)
 
     def at(self, x: State) -> Given:
@@ -118,7 +121,7 @@ class Given:
                 )
             return known.to(part)
 
-        own = Given(map_state(check, self.x0, x), map_state(lambda k: k.to(device), self.keep))
+        own = replace(self, x0=map_state(check, self.x0, x), keep=map_state(lambda k: k.to(device), self.keep))
         for name, part in x.items() if isinstance(x, dict) else [("", x)]:
             mask, known = pick(own.keep, name), pick(own.x0, name)
             fitting(mask, part, "Given")
@@ -142,11 +145,11 @@ class Given:
                 )
             return x.expand(n, *x.shape[1:])
 
-        return Given(map_state(grow, self.x0), map_state(grow, self.keep))
+        return replace(self, x0=map_state(grow, self.x0), keep=map_state(grow, self.keep))
 
     def select(self, rows: Any, device: torch.device | None = None) -> Given:
         """Some of the samples, on a device."""
-        return Given(rows_of(self.x0, rows, device), rows_of(self.keep, rows, device))
+        return replace(self, x0=rows_of(self.x0, rows, device), keep=rows_of(self.keep, rows, device))
 
 
 def settled(space: Space, keep: Any, known: State, x: State) -> State:

@@ -14,22 +14,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gendiff.errors import SHARE, check
+from gendiff.processes import Joint
 from gendiff.random import Noise
-from gendiff.spaces import Product, State
+from gendiff.spaces import State, broadcast_mask
 
 
 class Known(ABC):
     """Draws what is known of the samples of a batch."""
 
     @abstractmethod
-    def __call__(self, space: Any, x0: State, noise: Noise) -> dict[str, Tensor]:
-        """By part, of those of which anything is known: bool [B], or [B, *sites]."""
+    def __call__(self, process: Joint, x0: State, noise: Noise) -> dict[str, tuple[Tensor, Tensor]]:
+        """By part, of those of which anything is known: where, bool [B] or [B, *sites], and what is shown there."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +39,29 @@ class KnownParts(Known):
     Args:
         parts: Their names.
         share: In which share of the samples.
+        level: The time at which they are shown, near 0: a little noise keeps a network from reading what real data
+            say to the last digit, and designs do not (0.02 A to 0.2 A of ProteinMPNN, Dauparas et al. 2022).
     """
 
     parts: tuple[str, ...]
     share: float = 0.3
+    level: float = 0.0
 
     def __post_init__(self) -> None:
-        check(self, share=SHARE)
+        check(self, share=SHARE, level=SHARE)
 
-    def __call__(self, space: Any, x0: State, noise: Noise) -> dict[str, Tensor]:
-        keep = noise.fork(f"known {','.join(self.parts)}").uniform((len(noise.index),)) < self.share
-        return dict.fromkeys(self.parts, keep)
+    def __call__(self, process: Joint, x0: State, noise: Noise) -> dict[str, tuple[Tensor, Tensor]]:
+        own = noise.fork(f"known {','.join(self.parts)}")
+        keep, found = own.uniform((len(own.index),)) < self.share, {}
+        for name in self.parts:
+            clean = x0[name]
+            found[name] = keep, process.parts[name].noise(clean, self.level, own.fork(name)) if self.level else clean
+        return found
 
 
-def shown(ways: tuple[Known, ...], space: Any, x0: State, x: State, noise: Noise) -> State:
+def shown(ways: tuple[Known, ...], process: Joint, x0: State, x: State, noise: Noise) -> State:
     """x_t with what any of the ways draws shown as it is clean."""
-    assert isinstance(space, Product)
     for way in ways:
-        drawn = way(space, x0, noise)
-        first = next(iter(x.values()))
-        none = torch.zeros(len(first), dtype=torch.bool, device=first.device)
-        x = space.where({name: drawn.get(name, none) for name in x}, x0, x)
+        for name, (keep, seen) in way(process, x0, noise).items():
+            x = {**x, name: torch.where(broadcast_mask(keep, x[name]), seen, x[name])}
     return x

@@ -239,7 +239,7 @@ def denoising_loss(
     x0 = widened(x0)
     x = noised(process, x0, t, noise.fork("forward"), objective.coupling if coupling is None else coupling, cond)
     if objective.known:
-        x = shown(objective.known, process.space, x0, x, noise)
+        x = shown(objective.known, process, x0, x, noise)
     own = auxiliary or {}
     objective.expect(own)
     terms = {name: term for name, one in own.items() if (term := objective.term(name, one.term)).weight}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from gendiff.conditions import Sites
 from gendiff.domain import Examples
 from gendiff.errors import DataError
-from gendiff.sampling.solvers import DDPM
+from gendiff.sampling.solvers import DDPM, Adams
 from gendiff.training import KnownParts, LogitNormal, Mixed, Objective, Output, Shortcut, Uniform
 from gendiff_proteins import Backbones, Ideal, PlannedProteins, Proteins, Relaxation, Structures
 
@@ -77,6 +77,26 @@ def planned() -> Recipe:
         optimizer=Optimizer(lr=1.5e-3, weight_decay=1e-4, warmup=300, decay=0.7),
         trainer=Trainer(steps=100_000, minutes=100, batch=8, show=2000, samples=12),
         sampler=DDPM(50, noise_scale={"pos": 0.5, "rot": 0.5, "structure": 1.0, "pairing": 1.0}),
+    )
+
+
+def inverse_folding() -> Recipe:
+    """Sequences of given backbones, in any order of residues: an hour on a core."""
+    source = Backbones(min_length=40, max_length=128, fragments=8, per_cluster=10)
+    return Recipe(
+        "proteins.inverse_folding",
+        PlannedProteins(source=source, plan=False, sequence=True),
+        network={"width": 128, "depth": 4, "heads": 8, "pair": 32, "triangle": 16, "every": 2, "previous": False},
+        times=Uniform(1e-3),
+        objective=Objective(
+            parts={"pos": 0.0, "rot": 0.0},
+            auxiliary=0.0,
+            known=(KnownParts(("pos", "rot"), 1.0, level=0.02),),
+        ),
+        drop=1.0,
+        optimizer=Optimizer(lr=1e-3, weight_decay=0.05, warmup=300, decay=0.7),
+        trainer=Trainer(steps=100_000, minutes=60, batch=8, show=0),
+        sampler=Adams(20, noise_scale={"pos": 1.0, "rot": 1.0, "sequence": 0.2}),
     )
 
 
