@@ -568,6 +568,16 @@ class Domain(ABC):
             )
         return given, dict(what)
 
+    def completed(self, artifact: Any, given: Any, number: int) -> Any:
+        """A decoded sample with what is known put back as it was, where a state does not hold all of it.
+
+        Args:
+            artifact: As it was decoded.
+            given: What `sample` was given, in the domain's own words.
+            number: Of the sample among all that were asked for.
+        """
+        return artifact
+
     def size_of(self, artifact: Any) -> dict[str, Any]:
         """What `request` is asked for to get samples of an artifact's size: a length, seconds; nothing by default."""
         return {}

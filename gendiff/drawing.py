@@ -122,10 +122,14 @@ def make(piece: Piece) -> Made:
         return Made([], [], absent=True)
     raw: list[list[Any]] = []
     artifacts: list[list[Any]] = []
-    domain = model.domain
+    domain, draws, done = model.domain, piece.draws, 0
 
     def arrived(singles: list[Any]) -> None:
+        nonlocal done
         new = [domain.decode(x) for x in singles]
+        if draws.given is not None:
+            new = [domain.completed(x, draws.given, draws.begin + done + k) for k, x in enumerate(new)]
+        done += len(singles)
         if domain.finishes and piece.finish:
             if piece.raw:
                 raw.append(new)

@@ -77,9 +77,12 @@ def decoded(states: Callable[Concatenate[Generation, P], States]) -> Callable[Co
         artifacts: list[Any] = []
         report: Any = kwargs.get("arrived")
         raw: Any = kwargs.get("raw")
+        given: Any = kwargs.get("given")
 
         def decode(singles: list[State]) -> None:
             new = [self.domain.decode(x) for x in singles]
+            if given is not None:
+                new = [self.domain.completed(x, given, len(artifacts) + k) for k, x in enumerate(new)]
             if self.domain.finishes and kwargs.get("finished", True):
                 if raw is not None:
                     raw(new)
@@ -121,6 +124,7 @@ class Draws:
         solver: How.
         rule: Guidance, with scales by sample where it has some; None for none.
         known: What is known of each; None for nothing.
+        given: The same in the user's words, for what a state does not hold of it.
         first: The states to start from, one, or with `each` one for each sample; None for noise.
         each: Whether each has its own.
         strength: How much of `first` is remade.
@@ -136,6 +140,7 @@ class Draws:
     solver: Solver | Loop
     rule: Rule | None = None
     known: Given | Measurement | None = None
+    given: Any = None
     first: State | None = None
     each: bool = False
     strength: float = 0.5
@@ -300,6 +305,7 @@ class Generation:
         n, batch = int(n), int(batch)
         if plan is not None:
             what = with_plan(n, plan, what, self.domain.conditions)
+        said_known = given
         if given is not None:
             given, what = self.domain.known(given, what)
         starts = list(start) if isinstance(start, list | tuple) else [] if start is None else [start]
@@ -348,7 +354,7 @@ class Generation:
         if rule is not None:
             rule.expect(n)
         return Draws(
-            n, request, solver, rule=rule, known=known, first=first, each=len(starts) > 1, strength=strength,
+            n, request, solver, rule=rule, known=known, given=said_known, first=first, each=len(starts) > 1, strength=strength,
             seed=seed, batch=batch, precision=precision, corrected=corrected,
         )  # fmt: skip
 

@@ -20,5 +20,6 @@ from .sources import Ideal as Ideal
 from .sources import Structures as Structures
 from .structure import Structure as Structure
 from .structure import StructureError as StructureError
+from .symmetry import Symmetric as Symmetric
 from .topology import Topology as Topology
 from .writing import write as write

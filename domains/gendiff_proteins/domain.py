@@ -59,6 +59,7 @@ from .relaxation import Relaxation
 from .repulsion import untangle
 from .sources import FOLDS, Backbones, Chains, fold
 from .structure import Structure
+from .symmetry import Symmetric
 from .writing import write
 
 State = dict[str, Tensor]
@@ -122,8 +123,17 @@ class Proteins(Domain):
         backbone = frames.backbone_from_frames(x["pos"].double() / frames.NM, x["rot"].double())
         return Structure(backbone.numpy(), name="sample")
 
-    def request(self, n: int, *args: Any, length: int | Sequence[int] | None = None, **what: Any) -> Request:
+    def request(
+        self,
+        n: int,
+        *args: Any,
+        length: int | Sequence[int] | None = None,
+        index: Sequence[Tensor] | None = None,
+        **what: Any,
+    ) -> Request:
         """n chains. `length` is a number of residues, or a list of n; `fold` is alpha, beta, mixed or coil.
+
+        `index`, int64 [length] each, are places along several chains, as `Motif.index` has them.
 
         Raises:
             RequestError: no length, one out of range, or an unknown keyword, with the nearest.
@@ -149,27 +159,58 @@ class Proteins(Domain):
         longest = max(sizes, default=SHORTEST)
         like = {"pos": torch.empty(n, longest, 3), "rot": torch.empty(n, longest, 3, 3)}
         mask = torch.arange(longest)[None] < torch.tensor(sizes)[:, None]
-        return Request(like, {"mask": mask, **self.encode_conditions(n, sites=(longest,), lengths=sizes, **what)})
+        told: dict[str, Any] = {"mask": mask}
+        if index is not None:
+            whole = torch.arange(longest).repeat(n, 1)
+            for row, own in zip(whole, [index[0]] * n if len(index) == 1 else index, strict=True):
+                row[: len(own)] = own
+            told["index"] = whole
+        return Request(like, {**told, **self.encode_conditions(n, sites=(longest,), lengths=sizes, **what)})
 
     def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
-        """A `Motif` tells which residues are known, and how long the samples are.
+        """A `Motif`, or a list of one for each sample, tells which residues are known, and how long the samples are; a
+        `Symmetric` which chains are images of others.
 
         Raises:
             RequestError: a length that is not the motif's, or something in which nothing is known.
         """
-        if not isinstance(given, Motif):
+        if isinstance(given, Symmetric):
+            asked, total = what.get("length"), given.count * given.length
+            if asked not in (None, given.length, total):
+                raise RequestError(f"length={asked!r} with {given.count} chains of {given.length}", "no length=")
+            return given.given(self.nothing(total)), {**what, "length": total, "index": [given.index]}
+        motifs = list(given) if isinstance(given, list | tuple) else [given]
+        if not motifs or not all(isinstance(one, Motif) for one in motifs):
             return super().known(given, what)
-        length = what.get("length")
-        if length is not None and length != given.length:
-            raise RequestError(
-                f"length={length!r} with a motif in a chain of {given.length}", "one length", "no length="
-            )
-        known, keep = self.encode_given(given.structure), given.keep
-        pos = torch.zeros(given.length, 3)
-        rot = torch.eye(3).repeat(given.length, 1, 1)
-        pos[keep], rot[keep] = known["pos"], known["rot"]
-        x0 = {"pos": pos[None], "rot": rot[None]}
-        return Given(x0, keep[None]), {**what, "length": given.length}
+        lengths = [one.length for one in motifs]
+        asked = what.get("length")
+        if asked is not None and asked not in (lengths, lengths[0] if len(set(lengths)) == 1 else None):
+            raise RequestError(f"length={asked!r} with a motif in a chain of {lengths[0]}", "one length", "no length=")
+        most = max(lengths)
+        pos, keep = torch.zeros(len(motifs), most, 3), torch.zeros(len(motifs), most, dtype=torch.bool)
+        rot = torch.eye(3).repeat(len(motifs), most, 1, 1)
+        for k, one in enumerate(motifs):
+            known, own = self.encode_given(one.structure), list(one.places)
+            pos[k, own], rot[k, own], keep[k, own] = known["pos"], known["rot"], True
+        told: dict[str, Any] = {**what, "length": lengths[0] if len(motifs) == 1 else lengths}
+        if any(bool((one.index.diff() != 1).any()) for one in motifs):
+            told["index"] = [one.index for one in motifs]
+        rest = self.nothing(most)
+        if not rest:
+            return Given({"pos": pos, "rot": rot}, keep), told
+        count = len(motifs)
+        x0 = {"pos": pos, "rot": rot, **{name: part.repeat(count, 1) for name, part in rest.items()}}
+        by_part = {name: torch.zeros(part.shape[:2], dtype=torch.bool) for name, part in x0.items()}
+        return Given(x0, {**by_part, "pos": keep, "rot": keep}), told
+
+    def completed(self, artifact: Structure, given: Any, number: int) -> Structure:
+        """With a motif: in the place of its file, known residues as they are there, chains and numbers said."""
+        one = given[number if len(given) > 1 else 0] if isinstance(given, list | tuple) and given else given
+        return one.complete(artifact) if isinstance(one, Motif | Symmetric) else artifact
+
+    def nothing(self, length: int) -> State:
+        """The parts beside the frames of a state of which nothing is known, [1, sites]."""
+        return {}
 
     def size_of(self, artifact: Structure) -> dict[str, Any]:
         return {"length": len(artifact)}

@@ -4,13 +4,14 @@
     model.sample(8, given=motif)
 
 A piece with a chain id is taken from the structure, by the numbers of the file; a number stands for so many residues to
-be made, a range such as 10-40 for a number that is drawn (`Contig` has all spellings). What is known is met exactly at
-the CA atoms and orientations, up to a rotation and shift of the whole; N, C and O are then placed on ideal residues,
-0.1 A from the file's.
+be made, a range such as 10-40 for a number that is drawn (`Contig` has all spellings); a chain of known residues alone
+is a target, which stays where it is: "A1-150/0 70-100" makes a binder. Samples are moved to the place of the file, and
+known residues are there exactly as they were.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,29 +19,38 @@ import torch
 
 from gendiff.random import Noise
 
-from .contigs import Contig, Gap, ends_of
+from .contigs import Contig, Gap, Piece, ends_of
 from .structure import Structure, StructureError
+
+
+LEAP = 200  # in the numbers of residues where another chain begins: farther than any network looks along one
 
 
 @dataclass(frozen=True, eq=False)
 class Motif:
-    """Known residues and their places in a chain.
+    """Known residues and their places in a design of one or more chains.
 
     Args:
         structure: the known residues, with whatever gaps and chains.
-        places: the place of each in the chain to be made, from 0, increasing.
-        length: residues of that chain.
+        places: the place of each in the design, from 0, increasing.
+        length: residues of the design.
+        starts: the places where its chains begin; one chain by default.
+        chains: an id for each of them; "A", "B", ... by default.
 
     Raises:
-        StructureError: places that are not as many as residues, do not increase, or lie outside the chain.
+        StructureError: places that are not as many as residues, do not increase, or lie outside the design; known
+            residues on top of each other; chains that do not begin at 0 or do not increase.
     """
 
     structure: Structure
     places: tuple[int, ...]
     length: int
+    starts: tuple[int, ...] = (0,)
+    chains: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "places", tuple(int(p) for p in self.places))
+        object.__setattr__(self, "starts", tuple(int(p) for p in self.starts))
         if len(self.places) != len(self.structure) or not self.places:
             raise StructureError(f"{len(self.places)} places for {len(self.structure)} residues", "one for each")
         if (np.diff(self.places) < 1).any() or self.places[0] < 0 or self.places[-1] >= self.length:
@@ -48,6 +58,83 @@ class Motif:
                 f"places {self.places[0]} to {self.places[-1]} in a chain of {self.length}",
                 f"increasing places from 0 to {self.length - 1}",
             )
+        if not self.starts or self.starts[0] or (np.diff(self.starts) < 1).any() or self.starts[-1] >= self.length:
+            raise StructureError(
+                f"chains that begin at {list(self.starts)} in a design of {self.length}", "0 and increasing places"
+            )
+        object.__setattr__(self, "chains", tuple(self.chains) or tuple(free_ids(len(self.starts), ())))
+        if len(self.chains) != len(self.starts) or len(set(self.chains)) != len(self.chains):
+            raise StructureError(f"the chains {', '.join(self.chains)}", f"{len(self.starts)} ids, each another")
+        self._apart()
+
+    def _apart(self) -> None:
+        """Refuses known residues whose CA lie nearer than 2.5 A, which no chain can have."""
+        ca = self.structure.ca
+        far = np.linalg.norm(ca[:, None] - ca[None], axis=-1) + np.where(np.tri(len(ca), dtype=bool), np.inf, 0)
+        i, j = np.unravel_index(far.argmin(), far.shape)
+        if far[i, j] < 2.5:
+            one, other = (f"{self.structure.chains[k]}{self.structure.numbers[k]}" for k in (i, j))
+            raise StructureError(
+                f"the known residues {one} and {other} lie {far[i, j]:.1f} A apart", "2.5 A or more between CA"
+            )
+
+    @property
+    def chain_of(self) -> np.ndarray:
+        """`[length]`: the number of each residue's chain, from 0."""
+        return np.searchsorted(self.starts, np.arange(self.length), side="right") - 1
+
+    @property
+    def index(self) -> torch.Tensor:
+        """`[length]` int64: places along the chains, with a leap where another begins, and where known residues that
+        follow each other in the design are not joined in the file.
+        """
+        leap = np.ones(self.length, dtype=np.int64)
+        leap[0] = 0
+        leap[list(self.starts[1:])] = LEAP
+        for k in self.structure.breaks:
+            here, there = self.places[k], self.places[k + 1]
+            if there == here + 1 and there not in self.starts:
+                leap[there] = missing(self.structure, k)
+        return torch.from_numpy(np.cumsum(leap))
+
+    def complete(self, sample: Structure) -> Structure:
+        """A sample in the place of the file, its known residues as they are there, its chains and numbers said.
+
+        A chain that is known whole keeps its letters and numbers; others count from 1, and so do the numbers of their
+        known residues (`mapping` has both).
+        """
+        from .superpose import kabsch
+
+        places, own = list(self.places), self.structure
+        there, here = (torch.from_numpy(one[:, :3].reshape(-1, 3).copy()) for one in (own.backbone, sample.backbone[places]))
+        turn, shift = kabsch(here, there)
+        backbone = sample.backbone @ turn.numpy().T + shift.numpy()
+        backbone[places] = own.backbone
+        keep, chain_of = self.keep.numpy(), self.chain_of
+        letters = list(sample.sequence)
+        numbers = [str(place - self.starts[chain] + 1) for place, chain in enumerate(chain_of)]
+        for place, letter, number in zip(places, own.sequence, own.numbers, strict=True):
+            letters[place] = letter
+            if keep[chain_of == chain_of[place]].all():
+                numbers[place] = number
+        ids = tuple(self.chains[chain] for chain in chain_of)
+        known = tuple(keep.tolist())
+        return replace(sample, backbone=backbone, sequence="".join(letters), numbers=tuple(numbers), chains=ids, known=known)
+
+    def mapping(self) -> list[dict[str, str]]:
+        """For each known residue, where it was and where it is: chain, number and letter in the file, then in the
+        design, a row a residue.
+        """
+        keep, chain_of, rows = self.keep.numpy(), self.chain_of, []
+        for k, place in enumerate(self.places):
+            chain = chain_of[place]
+            whole = keep[chain_of == chain].all()
+            number = self.structure.numbers[k] if whole else str(place - self.starts[chain] + 1)
+            rows.append({
+                "file_chain": self.structure.chains[k], "file_number": self.structure.numbers[k],
+                "letter": self.structure.sequence[k], "chain": self.chains[chain], "number": number,
+            })  # fmt: skip
+        return rows
 
     @property
     def keep(self) -> torch.Tensor:
@@ -101,8 +188,6 @@ def scaffolds(
     asked = Contig.parse(contig, length) if isinstance(contig, str) else contig
     if not isinstance(contig, str) and length is not None:
         asked = replace(asked, length=ends_of(length))
-    if len(asked.chains) > 1:
-        raise StructureError(f"the contig {str(asked)!r} has {len(asked.chains)} chains", "one: complexes are to come")
     if not asked.pieces:
         raise StructureError(f"the contig {str(asked)!r} names no known residues", 'such as "10/A16-35/10"')
     parts = [structure[piece.selection] for piece in asked.pieces]
@@ -113,14 +198,46 @@ def scaffolds(
         tuple(chain for part in parts for chain in part.chains),
         structure.name,
     )
+    fixed = whole_chains(asked)
+    ids = iter(free_ids(len(asked.chains), fixed.values()))
+    chains = tuple(fixed[k] if k in fixed else next(ids) for k in range(len(asked.chains)))
     made = []
     for one in asked.draw([len(part) for part in parts], Noise.of(seed, n)):
         places: list[int] = []
+        starts: list[int] = []
         size, rest = 0, iter(parts)
-        for segment in one.segments:
-            count = segment.low if isinstance(segment, Gap) else len(next(rest))
-            if not isinstance(segment, Gap):
-                places += range(size, size + count)
-            size += count
-        made.append(Motif(known, tuple(places), size))
+        for chain in one.chains:
+            starts.append(size)
+            for segment in chain:
+                count = segment.low if isinstance(segment, Gap) else len(next(rest))
+                if not isinstance(segment, Gap):
+                    places += range(size, size + count)
+                size += count
+        made.append(Motif(known, tuple(places), size, tuple(starts), chains))
     return made
+
+
+def whole_chains(contig: Contig) -> dict[int, str]:
+    """The chains of a design that hold nothing but known residues of one chain of the file, with its id."""
+    found: dict[int, str] = {}
+    for k, chain in enumerate(contig.chains):
+        ids = {segment.chain if isinstance(segment, Piece) else "" for segment in chain}
+        if len(ids) == 1 and "" not in ids and not ids & set(found.values()):
+            found[k] = ids.pop()
+    return found
+
+
+def free_ids(count: int, taken: Iterable[str]) -> list[str]:
+    """Chain ids that are not taken, A to Z first."""
+    used, letters = set(taken), [*map(chr, range(65, 91)), *map(chr, range(97, 123)), *map(str, range(10))]
+    more = [a + b for a in letters for b in letters]
+    return [one for one in [*letters, *more] if one not in used][:count]
+
+
+def missing(structure: Structure, k: int) -> int:
+    """How far along the chain residue k + 1 is from k, across a break: by the file's numbers, else a leap."""
+    one, other = structure.numbers[k], structure.numbers[k + 1]
+    same = structure.chains[k] == structure.chains[k + 1]
+    if same and one.lstrip("-").isdecimal() and other.lstrip("-").isdecimal() and int(other) > int(one) + 1:
+        return min(int(other) - int(one), LEAP)
+    return LEAP

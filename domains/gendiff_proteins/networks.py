@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -107,19 +107,62 @@ class Transition(nn.Module):
         nn.init.zeros_(self.down.weight)
         nn.init.zeros_(self.down.bias)
 
-    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
-        near = self.along((h * mask[..., None]).transpose(1, 2)).transpose(1, 2)
+    def forward(self, h: Tensor, mask: Tensor, index: Tensor | None = None) -> Tensor:
+        seen = h * mask[..., None]
+        if index is None:
+            near = self.along(seen.transpose(1, 2)).transpose(1, 2)
+        else:  # the same sum, over residues of the same chain alone
+            reach = self.along.kernel_size[0] // 2
+            near = self.along.bias + sum(  # type: ignore[operator]
+                weight * shifted(seen, k) * follows(index, k)[..., None]
+                for k, weight in zip(range(-reach, reach + 1), self.along.weight[:, 0].unbind(1), strict=True)
+            )
         gate, value = self.up(h + near).chunk(2, -1)
         return self.down(functional.silu(gate) * value)
 
 
 def shifted(x: Tensor, offset: int) -> Tensor:
     """`y[:, i] = x[:, i + offset]`, zeros beyond the ends."""
+    if not offset:
+        return x
     pad = torch.zeros_like(x[:, : abs(offset)])
     return torch.cat([x[:, offset:], pad], 1) if offset > 0 else torch.cat([pad, x[:, :offset]], 1)
 
 
-def neighbour_features(pos: Tensor, rot: Tensor, mask: Tensor, t: Tensor) -> Tensor:
+def follows(index: Tensor, offset: int) -> Tensor:
+    """`[B, N]` bool: the residue `offset` places on is that one of the same chain."""
+    n = index.shape[1]
+    place = torch.arange(n, device=index.device) + offset
+    return (shifted(index, offset) - index == offset) & (place >= 0) & (place < n)
+
+
+class Layout(NamedTuple):
+    """Where residues stand along their chains: `relative` [B or 1, N, N], from 0; `left` and `right` [B, N]."""
+
+    relative: Tensor
+    left: Tensor
+    right: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor, index: Tensor | None, dtype: torch.dtype) -> Layout:
+        """Of one chain in each row; with `index` [B, N] of chains, whose numbers leap where a chain begins."""
+        b, n = mask.shape
+        place = torch.arange(n, device=mask.device)
+        count = mask.sum(1, keepdim=True)
+        if index is None:
+            relative = (place[None] - place[:, None]).clamp(-_REACH, _REACH)[None] + _REACH
+            return cls(relative, place.to(dtype).expand(b, n), (count - 1 - place).to(dtype))
+        relative = (index[:, None] - index[:, :, None]).clamp(-_REACH, _REACH) + _REACH
+        leap = torch.ones(b, n + 1, dtype=torch.bool, device=mask.device)
+        leap[:, 1:n] = (index[:, 1:] - index[:, :-1] > _REACH) | (place[1:] == count)
+        first = torch.where(leap[:, :n], place, 0).cummax(1).values
+        last = torch.where(leap[:, 1:], place, n).flip(1).cummin(1).values.flip(1)
+        return cls(relative, (place - first).to(dtype), (last - place).to(dtype))
+
+
+def neighbour_features(
+    pos: Tensor, rot: Tensor, mask: Tensor, t: Tensor, index: Tensor | None = None
+) -> Tensor:
     """What residue i sees of its neighbours along the chain, `[B, N, 62]`, all invariant.
 
     The places (nm, own frame) and orientations of i-2, i-1, i+1, i+2, and the errors of both peptide bonds in units of
@@ -129,7 +172,8 @@ def neighbour_features(pos: Tensor, rot: Tensor, mask: Tensor, t: Tensor) -> Ten
     scale = 1.0 / (t + 0.03)[:, None]
     features = []
     for offset in (-2, -1, 1, 2):
-        there = shifted(mask, offset).to(pos.dtype)[..., None]
+        seen = shifted(mask, offset) if index is None else shifted(mask, offset) & follows(index, offset)
+        there = seen.to(pos.dtype)[..., None]
         other, turn = shifted(pos, offset) - pos, rot.mT @ shifted(rot, offset)
         towards = (rot.mT @ other[..., None]).squeeze(-1)
         features += [2 * towards * there, turn.flatten(2) * there]
@@ -152,15 +196,14 @@ def bell(exponent: Tensor) -> Tensor:
     return torch.exp(exponent.clamp_min(-40.0))
 
 
-def crowding_features(pos: Tensor, rot: Tensor, mask: Tensor) -> Tensor:
+def crowding_features(pos: Tensor, rot: Tensor, mask: Tensor, index: Tensor | None = None) -> Tensor:
     """What crowds residue i, `[B, N, 12]`: how many CA beyond the next two along the chain, and which way they lie.
 
     Sums of exp(-d^2 / 2 s^2) and of the vectors it weights (own frame), s = 0.15, 0.3, 0.6 nm: enough to see a clash in
     the frames of this block and to know the way out of it.
     """
-    n = pos.shape[1]
-    place = torch.arange(n, device=pos.device)
-    pairs = mask[:, :, None] & mask[:, None] & ((place[:, None] - place).abs() > 2)
+    place = torch.arange(pos.shape[1], device=pos.device)[None] if index is None else index
+    pairs = mask[:, :, None] & mask[:, None] & ((place[:, :, None] - place[:, None]).abs() > 2)
     distance2 = (pos[:, None] - pos[:, :, None]).square().sum(-1)
     features = []
     for scale in _CROWDS:
@@ -210,15 +253,17 @@ class Block(nn.Module):
         mask: Tensor,
         t: Tensor,
         about: Tensor,
+        index: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         with full_precision(h):
-            near = torch.cat([neighbour_features(pos, rot, mask, t), crowding_features(pos, rot, mask)], -1)
+            near = [neighbour_features(pos, rot, mask, t, index), crowding_features(pos, rot, mask, index)]
+            near = torch.cat(near, -1)
         h = h + self.local(near)
         a, b, c, d = self.modulation(about)[:, None].chunk(4, -1)
         bias = (self.bias(pair) + self.relative(relative)).permute(0, 3, 1, 2)
         bias = bias.masked_fill(~mask[:, None, None], -1e9)
         h = h + self.attention(self.norms[0](h) * (1 + a) + b, pos, rot, bias)
-        h = h + self.transition(self.norms[1](h) * (1 + c) + d, mask)
+        h = h + self.transition(self.norms[1](h) * (1 + c) + d, mask, index)
         return h, self.move(h)
 
 
@@ -235,7 +280,9 @@ class FrameNetwork(nn.Module):
         jumps: whether it is told the time to jump to (few steps).
         guided: whether it is told a guidance scale.
 
-    Input: `x = {"pos": [B, N, 3] nm, "rot": [B, N, 3, 3]}`, `t` [B], `mask` [B, N] bool, conditions by name. Output:
+    Input: `x = {"pos": [B, N, 3] nm, "rot": [B, N, 3, 3]}`, `t` [B], `mask` [B, N] bool, conditions by name, and
+    `index` [B, N], the places of residues along chains, with a leap of more than 32 where another chain begins; without
+    it all are one chain. Output:
     `{"pos": [B, N, 3], "rot": [B, N, 3]}`, a global velocity (nm) and a rotation vector in each residue's own frame.
     """
 
@@ -272,7 +319,7 @@ class FrameNetwork(nn.Module):
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
-        return self.asked.embed(cond)
+        return self.asked.embed({name: value for name, value in cond.items() if name != "index"})
 
     def forward(
         self,
@@ -282,6 +329,7 @@ class FrameNetwork(nn.Module):
         mask: Tensor | None = None,
         to: Tensor | None = None,
         guidance: Tensor | None = None,
+        index: Tensor | None = None,
         **cond: Any,
     ) -> State:
         pos, rot = x["pos"], x["rot"]
@@ -292,10 +340,8 @@ class FrameNetwork(nn.Module):
         count = real.sum(1, keepdim=True)
         pos = (pos - (pos * real).sum(1, keepdim=True) / count) * real
         rot = torch.where(mask[..., None, None], rot, torch.eye(3, dtype=rot.dtype, device=rot.device))
-        place = torch.arange(n, device=pos.device)
-        relative = (place[None] - place[:, None]).clamp(-_REACH, _REACH) + _REACH
-        left = place.to(pos.dtype).expand(b, n)
-        ends = torch.cat([waves(left, 32, 200.0), waves(count[:, 0] - 1 - left, 32, 200.0)], -1)
+        relative, left, right = Layout.of(mask, index, pos.dtype)
+        ends = torch.cat([waves(left, 32, 200.0), waves(right, 32, 200.0)], -1)
         about = self.about(torch.cat([waves(1000 * t, 48, 10_000.0), waves(count[:, 0, 0], 16, 1000.0)], -1))
         if self.jumps is not None:
             about = self.jumps(about, t, None if to is None else to.to(t).expand(b), guidance)
@@ -310,7 +356,7 @@ class FrameNetwork(nn.Module):
         kappa = self.kappa(t)[:, None, None]
         now, turned = pos, rot
         for block in self.blocks:
-            h, move = block(h, now, turned, pair, relative, mask, t, about)
+            h, move = block(h, now, turned, pair, relative, mask, t, about, index)
             with full_precision(pos):
                 move = move.to(pos.dtype) * real
                 velocity = velocity - (turned @ move[..., :3, None]).squeeze(-1)

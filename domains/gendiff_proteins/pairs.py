@@ -28,7 +28,7 @@ from gendiff.errors import RequestError
 from gendiff.nn.embeddings import Asked, whole
 from gendiff.spaces import exp_so3, to_pairs, to_square
 
-from .networks import _RADII, _REACH, LOCAL, Block, bell, full_precision, pair_features, waves
+from .networks import _RADII, _REACH, LOCAL, Block, Layout, bell, full_precision, pair_features, waves
 
 State = dict[str, Tensor]
 
@@ -89,7 +89,7 @@ class PairFrameNetwork(nn.Module):
         clock: the rotations' clock kappa(t), that of the process; kappa = t if not given.
 
     Input: `x = {"pos": [B, N, 3] nm, "rot": [B, N, 3, 3]}` and, with a plan, classes "structure" [B, N] (3 is masked)
-    and "pairing" [B, N (N - 1)/2] (3 is masked), with a sequence [B, N] (20 is masked); `t` [B], `mask` [B, N] bool, conditions by name. Output: `{"pos": [B,
+    and "pairing" [B, N (N - 1)/2] (3 is masked), with a sequence [B, N] (20 is masked); `t` [B], `mask` [B, N] bool, `index` as of `FrameNetwork`, conditions by name. Output: `{"pos": [B,
     N, 3], "rot": [B, N, 3]}`, as of `FrameNetwork`, and logits `{"structure": [B, N, 3], "pairing": [B, P, 3],
     "sequence": [B, N, 20]}`; beside them "distogram", [B, P, 24] logits.
     """
@@ -142,10 +142,17 @@ class PairFrameNetwork(nn.Module):
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
-        return self.asked.embed(cond)
+        return self.asked.embed({name: value for name, value in cond.items() if name != "index"})
 
     def forward(
-        self, x: State, t: Tensor, *, mask: Tensor | None = None, previous: State | None = None, **cond: Any
+        self,
+        x: State,
+        t: Tensor,
+        *,
+        mask: Tensor | None = None,
+        previous: State | None = None,
+        index: Tensor | None = None,
+        **cond: Any,
     ) -> Sided:
         pos, rot = x["pos"], x["rot"]
         b, n, _ = pos.shape
@@ -155,10 +162,8 @@ class PairFrameNetwork(nn.Module):
         count = real.sum(1, keepdim=True)
         pos = (pos - (pos * real).sum(1, keepdim=True) / count) * real
         rot = torch.where(mask[..., None, None], rot, torch.eye(3, dtype=rot.dtype, device=rot.device))
-        place = torch.arange(n, device=pos.device)
-        relative = (place[None] - place[:, None]).clamp(-_REACH, _REACH) + _REACH
-        left = place.to(pos.dtype).expand(b, n)
-        ends = torch.cat([waves(left, 32, 200.0), waves(count[:, 0] - 1 - left, 32, 200.0)], -1)
+        relative, left, right = Layout.of(mask, index, pos.dtype)
+        ends = torch.cat([waves(left, 32, 200.0), waves(right, 32, 200.0)], -1)
         about = self.about(torch.cat([waves(1000 * t, 48, 10_000.0), waves(count[:, 0, 0], 16, 1000.0)], -1))
         told = self.asked.add(about, cond)
         about = F.silu(told.vector)
@@ -179,7 +184,7 @@ class PairFrameNetwork(nn.Module):
         for number, block in enumerate(self.blocks):
             if number % self.every == 1 % self.every and number // self.every < len(self.updates):
                 e = e + self.updates[number // self.every](h, e, now, mask)
-            h, move = block(h, now, turned, e, relative, mask, t, about)
+            h, move = block(h, now, turned, e, relative, mask, t, about, index)
             with full_precision(pos):
                 move = move.to(pos.dtype) * real
                 velocity = velocity - (turned @ move[..., :3, None]).squeeze(-1)

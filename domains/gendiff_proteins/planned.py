@@ -42,7 +42,7 @@ class PlannedProteins(Proteins):
     Args:
         ahead: How much faster the structure of residues is decided than positions.
         paired: How much faster their pairing is.
-        plan: Whether the plan is a part.
+        topology: Whether the plan is a part.
         sequence: Whether the sequence is one, on the positions' clock.
     """
 
@@ -50,14 +50,14 @@ class PlannedProteins(Proteins):
 
     ahead: float = 14.0
     paired: float = 7.0
-    plan: bool = True
+    topology: bool = True
     sequence: bool = False
 
     @property
     def classes(self) -> dict[str, Absorbing]:
         """The processes of the parts that are classes."""
         found = {}
-        if self.plan:
+        if self.topology:
             found["structure"] = Absorbing(len(STRUCTURE), Exponential(self.ahead))
             found["pairing"] = Absorbing(len(PAIRING), Exponential(self.paired), sites=Pairs())
         if self.sequence:
@@ -79,7 +79,7 @@ class PlannedProteins(Proteins):
             DataError: a residue of an unknown kind, where the sequence is a part.
         """
         state = super().encode(artifact)
-        if self.plan:
+        if self.topology:
             state |= planned(artifact)
         if self.sequence:
             state["sequence"] = lettered(artifact)
@@ -109,7 +109,7 @@ class PlannedProteins(Proteins):
         """
         if isinstance(given, Structure) and self.sequence:
             return self.folded(given, what)
-        if not isinstance(given, Topology) or not self.plan:
+        if not isinstance(given, Topology) or not self.topology:
             return super().known(given, what)
         length, n = what.get("length"), len(given)
         if length is not None and length != n:
@@ -117,8 +117,9 @@ class PlannedProteins(Proteins):
         frames = {"pos": torch.zeros(n, 3), "rot": torch.eye(3).repeat(n, 1, 1)}
         none = dict.fromkeys(frames, torch.zeros(n, dtype=torch.bool))
         x0, keep = {**frames, **given.classes()}, {**none, **given.keep()}
-        if self.sequence:
-            x0["sequence"], keep["sequence"] = torch.zeros(n, dtype=torch.int64), none["pos"]
+        for name, part in self.nothing(n).items():
+            x0.setdefault(name, part[0])
+            keep.setdefault(name, torch.zeros(part.shape[1], dtype=torch.bool))
         return Given(batched(x0), batched(keep), shown=True), {**what, "length": n}
 
     def folded(self, given: Structure, what: Mapping[str, Any]) -> tuple[Given, dict[str, Any]]:
@@ -126,12 +127,16 @@ class PlannedProteins(Proteins):
         length, n = what.get("length"), len(given)
         if length is not None and length != n:
             raise RequestError(f"length={length!r} with a backbone of {n} residues", "one length", "no length=")
-        x0, all_of, none = self.encode_given(given), torch.ones(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
-        keep = dict.fromkeys(x0, all_of)
-        for name, own in self.classes.items():
-            x0[name] = torch.zeros(own.sites.count(n), dtype=torch.int64)
-            keep[name] = own.sites.mask(none[None])[0]
+        x0 = self.encode_given(given)
+        keep = dict.fromkeys(x0, torch.ones(n, dtype=torch.bool))
+        for name, part in self.nothing(n).items():
+            x0[name], keep[name] = part[0], torch.zeros(part.shape[1], dtype=torch.bool)
         return Given(batched(x0), batched(keep), shown=True), {**what, "length": n}
+
+    def nothing(self, length: int) -> State:
+        return {
+            name: torch.zeros(1, own.sites.count(length), dtype=torch.int64) for name, own in self.classes.items()
+        }
 
     def network(  # type: ignore[override]
         self,
@@ -147,7 +152,7 @@ class PlannedProteins(Proteins):
         """A `PairFrameNetwork`, whose arguments these are."""
         clock = schedule_of(self.process, "rot").clock
         return PairFrameNetwork(
-            width, depth, heads, pair, triangle, every, plan=self.plan, sequence=self.sequence, previous=previous,
+            width, depth, heads, pair, triangle, every, plan=self.topology, sequence=self.sequence, previous=previous,
             conditions=self.conditions, clock=clock,
         )  # fmt: skip
 

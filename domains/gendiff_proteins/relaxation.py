@@ -92,7 +92,8 @@ class Relaxation:
     def __call__(self, structures: Sequence[Structure]) -> list[Structure]:
         """Relaxed structures; names, sequences and numbers stay.
 
-        Residues of one chain are joined where a bond is, and where their numbers follow each other.
+        Residues of one chain are joined where a bond is, and where their numbers follow each other. What is `known` of
+        a structure is held where it is.
         """
         if not any(len(s) for s in structures):
             return list(structures)
@@ -103,29 +104,33 @@ class Relaxation:
         """Backbones [N, 4, 3]; all residues of all chains lie in one row."""
         raw = torch.from_numpy(np.concatenate([s.backbone for s in structures])).double()
         sizes, springs = [len(s) for s in structures], Springs.of(structures)
+        free = torch.from_numpy(np.concatenate([~np.array(s.known or (False,) * len(s)) for s in structures]))
+        bound = [meant(s) for s in structures]
         x = raw.clone()
         moment, square = torch.zeros_like(x), torch.zeros_like(x[..., :1])
         every = math.ceil(self.steps / self.looks)
-        near = self.near(x, sizes)
+        near = self.near(x, bound)
         for k in range(self.steps):
             if k and k % every == 0:
-                near = self.near(x, sizes)
+                near = self.near(x, bound)
             slope = self.slope(x, raw, springs, near)
             moment.lerp_(slope, 0.1)
             square.lerp_(slope.square().sum(-1, keepdim=True), 0.05)
             rate = self.rate * (1 - k / self.steps)
             step = moment / (1 - 0.9 ** (k + 1)) / ((square / (1 - 0.95 ** (k + 1))).sqrt() + 1e-3)
-            x = x - rate * step
+            x = x - rate * step * free[:, None, None]
         return [part.numpy() for part in x.split(sizes)]
 
-    def near(self, x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Pairs of atoms that may touch, and how near they may come."""
+    def near(self, x: Tensor, bound: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
+        """Pairs of atoms that may touch, of residues that are not bound to each other, and how near they may come."""
         from scipy.spatial import KDTree
 
         found, first = [], 0
-        for part in x.split(list(sizes)):
-            pairs = KDTree(part.reshape(-1, 3).numpy()).query_pairs(REACH, output_type="ndarray")
-            found.append(pairs[np.abs(pairs[:, 0] // 4 - pairs[:, 1] // 4) > 1].astype(np.int64) + first)
+        for part, joins in zip(x.split([len(joins) + 1 for joins in bound]), bound, strict=True):
+            pairs = KDTree(part.reshape(-1, 3).numpy()).query_pairs(REACH, output_type="ndarray").astype(np.int64)
+            low, high = np.sort(pairs // 4, axis=1).T
+            apart = (high - low > 1) | ((high - low == 1) & ~np.append(joins, True)[low])
+            found.append(pairs[apart] + first)
             first += 4 * len(part)
         a, b = torch.from_numpy(np.concatenate(found)).unbind(1)
         return a, b, NEAREST[a % 4, b % 4]

@@ -53,6 +53,7 @@ class Structure:
         numbers: residue numbers with insertion codes as in the file ("52", "52A"). Empty means 1 to N.
         chains: chain id of every residue. Empty means all "A".
         name: where it came from.
+        known: of a design, which residues were given rather than made. Empty means none.
 
     Raises:
         StructureError: lengths that differ, or coordinates that are not finite.
@@ -63,6 +64,7 @@ class Structure:
     numbers: tuple[str, ...] = ()
     chains: tuple[str, ...] = ()
     name: str = field(default="")
+    known: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         backbone = np.asarray(self.backbone, dtype=np.float64)
@@ -76,7 +78,8 @@ class Structure:
         set_(self, "sequence", self.sequence or "X" * size)
         set_(self, "numbers", tuple(self.numbers) or tuple(str(i + 1) for i in range(size)))
         set_(self, "chains", tuple(self.chains) or ("A",) * size)
-        for what in ("sequence", "numbers", "chains"):
+        set_(self, "known", tuple(map(bool, self.known)))
+        for what in ("sequence", "numbers", "chains", *(("known",) if self.known else ())):
             if len(getattr(self, what)) != size:
                 raise StructureError(f"{len(getattr(self, what))} {what} for {size} residues", "one per residue")
 
@@ -111,6 +114,7 @@ class Structure:
             sequence="".join(self.sequence[i] for i in places),
             numbers=tuple(self.numbers[i] for i in places),
             chains=tuple(self.chains[i] for i in places),
+            known=tuple(self.known[i] for i in places) if self.known else (),
         )
 
     def pieces(self) -> list[Structure]:

@@ -85,7 +85,7 @@ def inverse_folding() -> Recipe:
     source = Backbones(min_length=40, max_length=128, fragments=8, per_cluster=10)
     return Recipe(
         "proteins.inverse_folding",
-        PlannedProteins(source=source, plan=False, sequence=True),
+        PlannedProteins(source=source, topology=False, sequence=True),
         network={"width": 128, "depth": 4, "heads": 8, "pair": 32, "triangle": 16, "every": 2, "previous": False},
         times=Uniform(1e-3),
         objective=Objective(

@@ -1,0 +1,196 @@
+"""Designs of several chains: where chains begin is seen, targets stay, numbers and letters are kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import gendiff
+from gendiff.sampling.solvers import Euler
+from gendiff_proteins import (
+    Ideal,
+    Motif,
+    PairFrameNetwork,
+    Proteins,
+    Relaxation,
+    Structure,
+    StructureError,
+    scaffold,
+    scaffolds,
+)
+from gendiff_proteins.ideal import chains
+from gendiff_proteins.motif import LEAP
+from gendiff_proteins.networks import FrameNetwork, follows
+
+
+def target(size: int = 40) -> Structure:
+    made = Structure(chains(1, size, size, 3)[0], sequence="ACDEFGHIKLMNPQRSTVWY"[: size % 20 or 20] * (size // 20 or 1))
+    numbers = tuple(str(101 + k) for k in range(size))
+    return Structure(made.backbone + 30.0, made.sequence, numbers, ("T",) * size, "target")
+
+
+def awake(network: torch.nn.Module) -> torch.nn.Module:
+    """With weights that are nowhere zero, so that everything has a say."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    return network.double().eval()
+
+
+def state(n: int, plan: bool = False) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    q = torch.linalg.qr(torch.randn(2, n, 3, 3, generator=generator, dtype=torch.float64))[0]
+    x = {
+        "pos": torch.randn(2, n, 3, generator=generator, dtype=torch.float64),
+        "rot": q * torch.linalg.det(q)[..., None, None],
+    }
+    if plan:
+        x["structure"] = torch.randint(0, 4, (2, n), generator=generator)
+        x["pairing"] = torch.randint(0, 4, (2, n * (n - 1) // 2), generator=generator)
+    return x
+
+
+@pytest.fixture(params=[False, True], ids=["frames", "pairs"])
+def network(request: pytest.FixtureRequest) -> torch.nn.Module:
+    if request.param:
+        return awake(PairFrameNetwork(32, 3, 4, 16, 8))
+    return awake(FrameNetwork(32, 2, 4, 16))
+
+
+def out_of(network: torch.nn.Module, x: dict[str, torch.Tensor], **told: torch.Tensor) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        found = network(x, torch.full((2,), 0.4, dtype=torch.float64), **told)
+    return getattr(found, "output", found)
+
+
+def test_one_chain_is_the_default(network: torch.nn.Module) -> None:
+    x = state(17, plan=isinstance(network, PairFrameNetwork))
+    plain, told = out_of(network, x), out_of(network, x, index=torch.arange(17).repeat(2, 1) + 5)
+    for name in plain:
+        torch.testing.assert_close(plain[name], told[name], rtol=0, atol=1e-12)
+
+
+def test_a_network_sees_where_a_chain_begins_and_not_how_far_its_number_leaps(network: torch.nn.Module) -> None:
+    x = state(17, plan=isinstance(network, PairFrameNetwork))
+    index = torch.arange(17).repeat(2, 1)
+    two, far, one = index.clone(), index.clone(), out_of(network, x)
+    two[:, 9:] += LEAP
+    far[:, 9:] += 3 * LEAP
+    two, far = out_of(network, x, index=two), out_of(network, x, index=far)
+    assert float((two["pos"] - one["pos"]).abs().max()) > 1e-3
+    torch.testing.assert_close(two["pos"], far["pos"], rtol=0, atol=1e-12)
+
+
+def test_padding_says_nothing_about_chains(network: torch.nn.Module) -> None:
+    plan = isinstance(network, PairFrameNetwork)
+    x, more = state(17, plan), state(22, plan)
+    index = torch.arange(17).repeat(2, 1)
+    index[:, 6:] += LEAP
+    wide = torch.cat([index, torch.tensor([[3, 900, 901, 5, 6]] * 2)], 1)
+    padded = {name: torch.cat([x[name], more[name][:, x[name].shape[1] :]], 1) for name in x}
+    mask = torch.arange(22).repeat(2, 1) < 17
+    plain, told = out_of(network, x, index=index), out_of(network, padded, index=wide, mask=mask)
+    torch.testing.assert_close(plain["pos"], told["pos"][:, :17], rtol=0, atol=1e-12)
+    torch.testing.assert_close(plain["rot"], told["rot"][:, :17], rtol=0, atol=1e-12)
+
+
+def test_neighbours_are_those_of_the_same_chain() -> None:
+    index = torch.tensor([[0, 1, 2, 202, 203, 204, 206]])
+    assert follows(index, 1).tolist() == [[True, True, False, True, True, False, False]]
+    assert follows(index, -2).tolist() == [[False, False, True, False, False, True, False]]
+    assert follows(index, 0).all()
+
+
+@pytest.fixture(scope="module")
+def model() -> gendiff.Model:
+    return gendiff.Model.new(Proteins(source=Ideal(count=8)), width=32, depth=2, heads=4, pair=8)
+
+
+def test_a_target_stays_where_it_is_with_its_letters_and_numbers(model: gendiff.Model) -> None:
+    fixed = target()
+    motif = scaffold(fixed, "T101-140/0 12")
+    assert motif.chains == ("T", "A") and motif.starts == (0, 40) and motif.length == 52
+    assert motif.index.diff().tolist() == [*[1] * 39, LEAP, *[1] * 11]
+    for sample in model.sample(2, given=motif, sampler=Euler(3)):
+        held = sample.take(slice(0, 40))
+        assert np.array_equal(held.backbone, fixed.backbone)
+        assert held.sequence == fixed.sequence and held.numbers == fixed.numbers and held.chains == fixed.chains
+        made = sample.take(slice(40, None))
+        assert set(made.chains) == {"A"} and made.numbers == tuple(map(str, range(1, 13)))
+        assert sample.known == (True,) * 40 + (False,) * 12
+
+
+def test_each_design_may_have_a_motif_of_its_own(model: gendiff.Model) -> None:
+    fixed = target()
+    many = scaffolds(fixed, "5-15/T110-120/5-15/T130-134/2-8", 5, seed=1)
+    assert len({one.length for one in many}) > 2
+    together = model.sample(5, given=many, sampler=Euler(2), batch=2)
+    for one, sample in zip(many, together, strict=True):
+        assert len(sample) == one.length
+        assert np.array_equal(one.find(sample).backbone, one.structure.backbone)
+        rows = one.mapping()
+        assert [row["file_number"] for row in rows] == list(one.structure.numbers)
+        numbers = dict(zip(sample.numbers, sample.sequence, strict=True))
+        assert all(numbers[row["number"]] == row["letter"] for row in rows)
+    alone = model.sample(1, given=many[0], sampler=Euler(2))[0]
+    np.testing.assert_allclose(alone.backbone, together[0].backbone, atol=2e-4)
+
+
+def test_breaks_in_what_is_known_are_told() -> None:
+    fixed = target()
+    broken = fixed.take([*range(10), *range(14, 30)])
+    motif = Motif(broken, tuple(range(26)), 30)
+    assert motif.index.diff().tolist() == [*[1] * 9, 5, *[1] * 19]  # four residues are missing
+
+
+def test_chain_ids_do_not_meet() -> None:
+    fixed = target()
+    other = Structure(fixed.backbone - 60.0, fixed.sequence, fixed.numbers, ("A",) * len(fixed), "other")
+    both = Structure(
+        np.concatenate([fixed.backbone, other.backbone]), fixed.sequence + other.sequence,
+        fixed.numbers + other.numbers, fixed.chains + other.chains, "both",
+    )  # fmt: skip
+    motif = scaffold(both, "10/0 A101-140/0 5/T110-112/5")
+    assert motif.chains == ("B", "A", "C")
+
+
+def test_known_residues_on_top_of_each_other_are_refused() -> None:
+    fixed = target()
+    twice = Structure(
+        np.concatenate([fixed.backbone[:5], fixed.backbone[:5] + 0.3]), numbers=tuple(map(str, range(10))),
+        chains=("A",) * 5 + ("B",) * 5,
+    )  # fmt: skip
+    with pytest.raises(StructureError, match="A0 and B5 lie 0.5 A apart"):
+        Motif(twice, tuple(range(10)), 12)
+    with pytest.raises(StructureError, match="chains that begin at"):
+        Motif(fixed, tuple(range(40)), 40, starts=(0, 40))
+    with pytest.raises(StructureError, match="2 ids, each another"):
+        Motif(fixed, tuple(range(40)), 50, starts=(0, 40), chains=("A", "A"))
+
+
+def test_relaxation_holds_what_is_known_and_keeps_chains_apart() -> None:
+    fixed = target()
+    near = Structure(fixed.backbone + np.array([0.0, 0.0, 1.2]), chains=("B",) * 40, numbers=tuple(map(str, range(40))))
+    both = Structure(
+        np.concatenate([fixed.backbone, near.backbone]), numbers=fixed.numbers + near.numbers,
+        chains=fixed.chains + near.chains, known=(True,) * 40 + (False,) * 40,
+    )  # fmt: skip
+    (relaxed,) = Relaxation()([both])
+    assert np.array_equal(relaxed.backbone[:40], fixed.backbone)
+
+    def contacts(one: Structure) -> int:
+        a, b = one.backbone[:40].reshape(-1, 1, 3), one.backbone[40:].reshape(1, -1, 3)
+        return int((np.linalg.norm(a - b, axis=-1) < 2.0).sum())
+
+    assert contacts(relaxed) < contacts(both) / 4
+
+
+def test_the_last_residue_of_a_chain_and_the_first_of_the_next_may_not_touch() -> None:
+    one = target(6)
+    other = Structure(one.backbone - one.backbone[0, 1] + one.backbone[-1, 1] + 0.8, chains=("B",) * 6)
+    both = Structure(np.concatenate([one.backbone, other.backbone]), chains=("A",) * 6 + ("B",) * 6)
+    (relaxed,) = Relaxation(place=0.0)([both])
+    before, after = (np.linalg.norm(s.backbone[5, 1] - s.backbone[6, 1]) for s in (both, relaxed))
+    assert before < 1.5 < 2.5 < after
