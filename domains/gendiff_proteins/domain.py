@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +51,7 @@ from gendiff.training import Auxiliary
 
 from . import frames, metrics, superpose
 from .bonding import three_states
+from .docking import Docked
 from .geometry import geometry_loss
 from .judge import proteinmpnn
 from .motif import Motif
@@ -195,13 +197,18 @@ class Proteins(Domain):
         told: dict[str, Any] = {**what, "length": lengths[0] if len(motifs) == 1 else lengths}
         if any(bool((one.index.diff() != 1).any()) for one in motifs):
             told["index"] = [one.index for one in motifs]
-        rest = self.nothing(most)
-        if not rest:
-            return Given({"pos": pos, "rot": rot}, keep), told
-        count = len(motifs)
-        x0 = {"pos": pos, "rot": rot, **{name: part.repeat(count, 1) for name, part in rest.items()}}
-        by_part = {name: torch.zeros(part.shape[:2], dtype=torch.bool) for name, part in x0.items()}
-        return Given(x0, {**by_part, "pos": keep, "rot": keep}), told
+        x0, by_part = {"pos": pos, "rot": rot}, {"pos": keep, "rot": keep}
+        for name, part in self.nothing(most).items():
+            x0[name] = part.repeat(len(motifs), 1)
+            by_part[name] = torch.zeros(x0[name].shape, dtype=torch.bool)
+        if not any(one.hotspots for one in motifs):
+            return Given(x0, by_part), told
+        made = torch.zeros(len(motifs), most, dtype=torch.bool)
+        for row, one in zip(made, motifs, strict=True):
+            row[: one.length] = torch.from_numpy(one.made & bool(one.hotspots))
+        berths = [frames.NM * one.berth() if one.hotspots else np.zeros(3) for one in motifs]
+        berth = torch.from_numpy(np.stack(berths)).float()
+        return Docked(x0, by_part, made=made, berth=berth), told
 
     def completed(self, artifact: Structure, given: Any, number: int) -> Structure:
         """With a motif: in the place of its file, known residues as they are there, chains and numbers said."""

@@ -11,7 +11,7 @@ known residues are there exactly as they were.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from .contigs import Contig, Gap, Piece, ends_of
 from .structure import Structure, StructureError
 
 
+SNUG = 1.1  # the distance of a binder's centre from its hotspots, in radii of gyration; a sphere's radius is 1.29
 LEAP = 200  # in the numbers of residues where another chain begins: farther than any network looks along one
 
 
@@ -36,6 +37,7 @@ class Motif:
         length: residues of the design.
         starts: the places where its chains begin; one chain by default.
         chains: an id for each of them; "A", "B", ... by default.
+        hotspots: which of the known residues, by their order in `structure`, made chains shall touch.
 
     Raises:
         StructureError: places that are not as many as residues, do not increase, or lie outside the design; known
@@ -47,6 +49,7 @@ class Motif:
     length: int
     starts: tuple[int, ...] = (0,)
     chains: tuple[str, ...] = ()
+    hotspots: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "places", tuple(int(p) for p in self.places))
@@ -65,7 +68,26 @@ class Motif:
         object.__setattr__(self, "chains", tuple(self.chains) or tuple(free_ids(len(self.starts), ())))
         if len(self.chains) != len(self.starts) or len(set(self.chains)) != len(self.chains):
             raise StructureError(f"the chains {', '.join(self.chains)}", f"{len(self.starts)} ids, each another")
+        if self.hotspots and not self.made.any():
+            raise StructureError("hotspots in a design without a chain that is made whole", "one", '"A1-150/0 70"')
         self._apart()
+
+    @property
+    def made(self) -> np.ndarray:
+        """`[length]` bool: residues of chains of which nothing is known: binders."""
+        known = {int(chain) for chain in self.chain_of[list(self.places)]}
+        return np.array([int(chain) not in known for chain in self.chain_of])
+
+    def berth(self) -> np.ndarray:
+        """Where the centre of a binder may lie, angstrom from the mean of the known CA: outside of the hotspots by the
+        radius of a sphere of its size, along the way out of the residues within 16 A of them.
+        """
+        ca = self.structure.ca
+        spot = ca[list(self.hotspots)].mean(0)
+        around = ca[np.linalg.norm(ca - spot, axis=1) < 16.0]
+        out = (spot - around).sum(0)
+        out = out / max(float(np.linalg.norm(out)), 1e-6)
+        return spot + SNUG * 2.2 * int(self.made.sum()) ** 0.38 * out - ca.mean(0)
 
     def _apart(self) -> None:
         """Refuses known residues whose CA lie nearer than 2.5 A, which no chain can have."""
@@ -156,7 +178,12 @@ class Motif:
 
 
 def scaffold(
-    structure: Structure, contig: str | Contig, *, length: int | str | tuple[int, int] | None = None, seed: int = 0
+    structure: Structure,
+    contig: str | Contig,
+    *,
+    length: int | str | tuple[int, int] | None = None,
+    seed: int = 0,
+    hotspots: Sequence[str] = (),
 ) -> Motif:
     """The motif of a structure that a contig such as "10/A16-35/10-30/A52-71/10" describes.
 
@@ -165,12 +192,13 @@ def scaffold(
         contig: pieces of the structure and how many residues to make between them, see `Contig`.
         length: of the whole chain: a number, "55-100", or least and most; None for what the gaps allow.
         seed: of lengths that are left open; `scaffolds` draws many.
+        hotspots: residues of the file, "A45", that binders shall touch.
 
     Raises:
         StructureError: pieces that the structure has not, or a contig without any.
         ContigError: a contig that cannot be read, or a length that it does not allow.
     """
-    return scaffolds(structure, contig, 1, length=length, seed=seed)[0]
+    return scaffolds(structure, contig, 1, length=length, seed=seed, hotspots=hotspots)[0]
 
 
 def scaffolds(
@@ -180,6 +208,7 @@ def scaffolds(
     *,
     length: int | str | tuple[int, int] | None = None,
     seed: int = 0,
+    hotspots: Sequence[str] = (),
 ) -> list[Motif]:
     """The motifs of n designs, whose open lengths are drawn evenly from all that are allowed together.
 
@@ -198,6 +227,7 @@ def scaffolds(
         tuple(chain for part in parts for chain in part.chains),
         structure.name,
     )
+    spots = hot(structure, known, hotspots)
     fixed = whole_chains(asked)
     ids = iter(free_ids(len(asked.chains), fixed.values()))
     chains = tuple(fixed[k] if k in fixed else next(ids) for k in range(len(asked.chains)))
@@ -213,8 +243,28 @@ def scaffolds(
                 if not isinstance(segment, Gap):
                     places += range(size, size + count)
                 size += count
-        made.append(Motif(known, tuple(places), size, tuple(starts), chains))
+        made.append(Motif(known, tuple(places), size, tuple(starts), chains, spots))
     return made
+
+
+def hot(structure: Structure, known: Structure, hotspots: Sequence[str]) -> tuple[int, ...]:
+    """Where hotspots are among the known residues.
+
+    Raises:
+        StructureError: residues that the structure has not, or that the contig leaves out.
+    """
+    place = {one: k for k, one in enumerate(zip(known.chains, known.numbers, strict=True))}
+    found: list[int] = []
+    for word in hotspots:
+        chosen = structure[word]
+        for one in zip(chosen.chains, chosen.numbers, strict=True):
+            if one not in place:
+                raise StructureError(
+                    f"the hotspot {one[0]}{one[1]} is not among the residues that the contig keeps",
+                    "a residue of the target",
+                )
+            found.append(place[one])
+    return tuple(found)
 
 
 def whole_chains(contig: Contig) -> dict[int, str]:
