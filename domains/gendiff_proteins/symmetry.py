@@ -179,6 +179,7 @@ class Images(Given):
 
     def put(self, process: Process, x: Any, s: float, noise: Noise) -> Any:
         """x_s with its images in place, the first chain as far out as it has to be of a clean one's share 1 - s."""
+        x = images(x, self.rotations, self.length)  # first, since what is known is shifted to the mean of where it is
         x = super().put(process, x, s, noise)
         if self.apart:
             x = {**x, "pos": outward(x["pos"], self.rotations, self.length, (1 - s) * self.apart)}

@@ -194,3 +194,33 @@ def test_the_last_residue_of_a_chain_and_the_first_of_the_next_may_not_touch() -
     (relaxed,) = Relaxation(place=0.0)([both])
     before, after = (np.linalg.norm(s.backbone[5, 1] - s.backbone[6, 1]) for s in (both, relaxed))
     assert before < 1.5 < 2.5 < after
+
+
+def test_a_binder_lies_outside_of_its_hotspots(model: gendiff.Model) -> None:
+    fixed = target()
+    motif = scaffold(fixed, "T101-140/0 30", hotspots=["T120", "T122-123"])
+    assert motif.hotspots == (19, 21, 22) and motif.made.tolist() == [False] * 40 + [True] * 30
+    spot = fixed.ca[[19, 21, 22]].mean(0)
+    berth = motif.berth() + fixed.ca.mean(0)
+    assert np.linalg.norm(berth - spot) == pytest.approx(1.1 * 2.2 * 30**0.38)
+    near, crowd = (np.linalg.norm(fixed.ca - one, axis=1) for one in (berth, spot))
+    assert (near < 16).sum() < (crowd < 16).sum()  # the way out is the way to where less is
+    given, what = model.domain.known(motif, {})
+    x = model.denoiser.process.prior(model.domain.request(2, **what).like, gendiff.Noise.of(0, 2))
+    for s in (0.9, 0.4):
+        put = given.expand(2).put(model.denoiser.process, x, s, gendiff.Noise.of(1, 2))["pos"]
+        off = put[:, 40:].mean(1) - put[:, :40].mean(1)
+        np.testing.assert_allclose(off.numpy(), (1 - s) * 0.1 * np.stack([motif.berth()] * 2), atol=1e-5)
+    free = given.expand(2).put(model.denoiser.process, x, 0.2, gendiff.Noise.of(1, 2))["pos"]
+    assert float((free[:, 40:] - x["pos"][:, 40:]).abs().max()) < 1e-6
+    assert np.array_equal(model.sample(1, given=motif, sampler=Euler(3))[0].backbone[:40], fixed.backbone)
+
+
+def test_wrong_hotspots_are_answered() -> None:
+    fixed = target()
+    with pytest.raises(StructureError, match="residue 99 of chain T is not in target"):
+        scaffold(fixed, "T101-140/0 30", hotspots=["T99"])
+    with pytest.raises(StructureError, match="hotspot T130 is not among"):
+        scaffold(fixed, "T101-120/0 30", hotspots=["T130"])
+    with pytest.raises(StructureError, match="without a chain that is made whole"):
+        scaffold(fixed, "5/T101-120/30", hotspots=["T110"])
