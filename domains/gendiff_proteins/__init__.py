@@ -15,6 +15,10 @@ from .reading import Report as Report
 from .reading import load as load
 from .reading import read as read
 from .relaxation import Relaxation as Relaxation
+from .sequences import log_likelihood as log_likelihood
+from .sequences import marginals as marginals
+from .sequences import mutations as mutations
+from .sequences import recovery as recovery
 from .sources import Backbones as Backbones
 from .sources import Ideal as Ideal
 from .sources import Structures as Structures

@@ -112,11 +112,11 @@ class Motif:
         """
         leap = np.ones(self.length, dtype=np.int64)
         leap[0] = 0
-        leap[list(self.starts[1:])] = LEAP
         for k in self.structure.breaks:
             here, there = self.places[k], self.places[k + 1]
-            if there == here + 1 and there not in self.starts:
+            if there == here + 1:
                 leap[there] = missing(self.structure, k)
+        leap[list(self.starts[1:])] = LEAP
         return torch.from_numpy(np.cumsum(leap))
 
     def complete(self, sample: Structure) -> Structure:
@@ -282,6 +282,11 @@ def free_ids(count: int, taken: Iterable[str]) -> list[str]:
     used, letters = set(taken), [*map(chr, range(65, 91)), *map(chr, range(97, 123)), *map(str, range(10))]
     more = [a + b for a in letters for b in letters]
     return [one for one in [*letters, *more] if one not in used][:count]
+
+
+def index_of(structure: Structure) -> torch.Tensor:
+    """Places along the chains of a structure, int64 [N], with a leap at every break (`Motif.index`)."""
+    return Motif(structure, tuple(range(len(structure))), len(structure)).index
 
 
 def missing(structure: Structure, k: int) -> int:

@@ -9,13 +9,14 @@ ends, from how far apart they are now, and around triangles (Jumper et al. 2021,
 and attention between residues is biased by e (`networks.Block`). What a pair is comes from the noisy frames, the places
 along the chain, and, where there is a plan, its bridges as far as they are known: none, antiparallel, parallel, or
 masked. From h and e come the logits of the plan's classes, from e also those of the distances between CA (a
-"distogram", a side output that only a loss reads). A self-conditioned network sees its last prediction as distances and
+"distogram", a side output that only a loss reads). Untrained, it gives what a `FrameNetwork` with the same weights
+gives, and may begin from those of one that is trained. A self-conditioned network sees its last prediction as distances and
 as probabilities. All is invariant under rotations and translations and sees mirror images. Units: nm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ class PairFrameNetwork(nn.Module):
     def __init__(
         self,
         width: int = 128,
-        depth: int = 6,
+        depth: int = 4,
         heads: int = 8,
         pair: int = 32,
         triangle: int = 16,
@@ -121,13 +122,17 @@ class PairFrameNetwork(nn.Module):
             raise RequestError(
                 "PairFrameNetwork got a condition that gives tokens", "vectors and fields", "Text(tokens=False)"
             )
-        self.seen = nn.Linear(_RADII + 12, pair)
+        self.pair = nn.Sequential(nn.Linear(_RADII + 12, pair), nn.SiLU())
         self.near = nn.Embedding(2 * _REACH + 1, pair)
         self.classes = nn.ModuleDict({name: nn.Embedding(k + 1, width) for name, k in self.residues.items()})
         self.pairing = nn.Embedding(len(PAIRING) + 1, pair) if plan else None
         if previous:
             self.before = nn.Linear(_RADII + (len(PAIRING) if plan else 0), pair)
             self.before_residue = nn.ModuleDict({name: nn.Linear(k, width) for name, k in self.residues.items()})
+        for new in self.told():  # at first it is the network without, whose weights it may begin from
+            nn.init.zeros_(new.weight)
+            if isinstance(new, nn.Linear):
+                nn.init.zeros_(new.bias)
         self.blocks = nn.ModuleList(Block(width, heads, pair, LOCAL) for _ in range(depth))
         self.updates = nn.ModuleList(PairUpdate(width, pair, triangle) for _ in range(depth // every))
         self.of_pairs = nn.Sequential(nn.LayerNorm(pair), nn.Linear(pair, 2 * pair), nn.SiLU())
@@ -139,6 +144,14 @@ class PairFrameNetwork(nn.Module):
         if self.to_pairing is not None:
             with torch.no_grad():
                 self.to_pairing.bias.copy_(torch.tensor([0.99, 0.006, 0.003]).log())
+
+    def told(self) -> Iterator[nn.Embedding | nn.Linear]:
+        """The layers that bring in what `FrameNetwork` is not told."""
+        tables = [self.classes, self.before_residue] if self.takes_previous else [self.classes]
+        one = [self.pairing, self.before] if self.takes_previous else [self.pairing]
+        for layer in (*(layer for table in tables for layer in table.values()), *one):
+            if isinstance(layer, nn.Embedding | nn.Linear):
+                yield layer
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
@@ -171,7 +184,7 @@ class PairFrameNetwork(nn.Module):
         h = h if told.field is None else h + told.field.to(h.dtype)
         with full_precision(pos):
             seen = pair_features(pos, rot)
-        e = self.seen(seen) + self.near(relative)
+        e = self.pair(seen) + self.near(relative)
         for name, table in self.classes.items():
             h = h + table(x[name])
         if self.pairing is not None:

@@ -28,6 +28,7 @@ from gendiff.training import Auxiliary, Term
 
 from .bonding import bridges, three_states
 from .domain import Proteins
+from .motif import index_of
 from .pairs import LETTERS, PAIRING, STRUCTURE, PairFrameNetwork, distogram_loss
 from .structure import Structure
 from .topology import Topology
@@ -131,7 +132,8 @@ class PlannedProteins(Proteins):
         keep = dict.fromkeys(x0, torch.ones(n, dtype=torch.bool))
         for name, part in self.nothing(n).items():
             x0[name], keep[name] = part[0], torch.zeros(part.shape[1], dtype=torch.bool)
-        return Given(batched(x0), batched(keep), shown=True), {**what, "length": n}
+        told = {"index": [index_of(given)]} if given.breaks else {}
+        return Given(batched(x0), batched(keep), shown=True), {**what, **told, "length": n}
 
     def nothing(self, length: int) -> State:
         return {
@@ -142,7 +144,7 @@ class PlannedProteins(Proteins):
         self,
         *,
         width: int = 128,
-        depth: int = 6,
+        depth: int = 4,
         heads: int = 8,
         pair: int = 32,
         triangle: int = 16,

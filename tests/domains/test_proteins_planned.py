@@ -11,7 +11,7 @@ from gendiff.errors import DataError, RequestError
 from gendiff.sampling.solvers import Euler
 from gendiff.spaces import to_square
 from gendiff.testing import check_domain
-from gendiff_proteins import Ideal, PlannedProteins, Structure, Topology
+from gendiff_proteins import FrameNetwork, Ideal, PairFrameNetwork, PlannedProteins, Structure, Topology
 from gendiff_proteins.bonding import bridges, ladders, three_states
 from gendiff_proteins.ideal import chains
 from gendiff_proteins.pairs import PAIRING, STRUCTURE, distances, distogram_loss
@@ -135,3 +135,30 @@ def test_a_distogram_that_knows_costs_nothing_and_padding_is_not_counted() -> No
     mask[:, 7:] = False
     assert float(distogram_loss({"distogram": wrong}, x0, mask).max()) < 1e-6
     assert PAIRING[0] == "none"
+
+
+def test_untrained_it_is_a_frame_network_with_the_same_weights() -> None:
+    plain = FrameNetwork(32, 2, 4, 16)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in plain.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    more = PairFrameNetwork(32, 2, 4, 16, 8, 1, sequence=True)
+    left = more.load_state_dict(plain.state_dict(), strict=False)
+    assert not left.unexpected_keys
+    n = 14
+    x = {
+        "pos": torch.randn(2, n, 3), "rot": torch.linalg.qr(torch.randn(2, n, 3, 3))[0],
+        "structure": torch.randint(0, 4, (2, n)), "sequence": torch.randint(0, 21, (2, n)),
+        "pairing": torch.randint(0, 4, (2, n * (n - 1) // 2)),
+    }  # fmt: skip
+    x["rot"] = x["rot"] * torch.linalg.det(x["rot"])[..., None, None]
+    t = torch.tensor([0.3, 0.9])
+    before = {
+        "pos": x["pos"], "structure": torch.randn(2, n, 3), "sequence": torch.randn(2, n, 20),
+        "pairing": torch.randn(2, n * (n - 1) // 2, 3),
+    }  # fmt: skip
+    with torch.no_grad():
+        one, other = plain({"pos": x["pos"], "rot": x["rot"]}, t), more(x, t, previous=before).output
+    for name in ("pos", "rot"):
+        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
