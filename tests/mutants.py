@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from mutants_proteins import PROTEINS  # noqa: E402 - beside this file, which may be loaded from anywhere
 
 
 @dataclass(frozen=True)
@@ -946,6 +949,7 @@ MUTANTS: list[Mutant] = [
         "counted = padded[0] >= 0",
         ("tests/core/test_measures.py",),
     ),
+    *(Mutant(*one) for one in PROTEINS),
 ]
 
 
