@@ -568,6 +568,19 @@ class Domain(ABC):
             )
         return given, dict(what)
 
+    @property
+    def givens(self) -> Mapping[str, str]:
+        """Words that say what is known of samples, beside those of `request`, and what each means: a file's name."""
+        return {}
+
+    def given(self, n: int, seed: int = 0, **said: Any) -> Any:
+        """What is known of n samples, for `sample(given=...)`, from some of the words `givens`.
+
+        Raises:
+            RequestError: For what cannot be read, or does not fit together.
+        """
+        raise RequestError(f"{type(self).__name__} was told {', '.join(said)}", "nothing that is known of samples", "")
+
     def completed(self, artifact: Any, given: Any, number: int) -> Any:
         """A decoded sample with what is known put back as it was, where a state does not hold all of it.
 

@@ -54,7 +54,7 @@ from .bonding import three_states
 from .docking import Docked
 from .geometry import geometry_loss
 from .judge import proteinmpnn
-from .motif import Motif
+from .motif import Motif, scaffolds
 from .networks import FrameNetwork
 from .reading import read
 from .relaxation import Relaxation
@@ -177,7 +177,9 @@ class Proteins(Domain):
             RequestError: a length that is not the motif's, or something in which nothing is known.
         """
         if isinstance(given, Symmetric):
-            asked, total = what.get("length"), given.count * given.length
+            asked = what.get("length")
+            given = given.of_length(asked) if given.length is None else given
+            total = given.count * given.length
             if asked not in (None, given.length, total):
                 raise RequestError(f"length={asked!r} with {given.count} chains of {given.length}", "no length=")
             return given.given(self.nothing(total)), {**what, "length": total, "index": [given.index]}
@@ -214,6 +216,41 @@ class Proteins(Domain):
         """With a motif: in the place of its file, known residues as they are there, chains and numbers said."""
         one = given[number if len(given) > 1 else 0] if isinstance(given, list | tuple) and given else given
         return one.complete(artifact) if isinstance(one, Motif | Symmetric) else artifact
+
+    @property
+    def givens(self) -> Mapping[str, str]:
+        return {
+            "pdb": "a PDB or mmCIF file that known residues are taken from",
+            "contig": 'with pdb: what is kept and made, "10-20/A16-35/10-20", "A1-150/0 70" beside a target',
+            "hotspots": "with a target: residues that a binder shall touch, A45,A49",
+            "symmetry": "C2, C3, ..., D2, ..., T, O or I: each chain has `length` residues, or those of a contig",
+        }
+
+    def given(self, n: int, seed: int = 0, **said: Any) -> Any:
+        """`Motif`s for n samples from pdb and contig, and hotspots; a `Symmetric` from symmetry.
+
+        Raises:
+            RequestError: words that do not fit together; StructureError and ContigError for what the file has not.
+        """
+        path, contig, spots, name = (said.get(key) for key in ("pdb", "contig", "hotspots", "symmetry"))
+        if (path is None) != (contig is None):
+            raise RequestError(
+                f"{'pdb' if contig is None else 'contig'} was told alone", "both", 'pdb=1prw.pdb "contig=10/A16-35/10"'
+            )
+        if spots is not None and contig is None:
+            raise RequestError(f"hotspots={spots!r} without a target", "pdb and contig", 'pdb=x.pdb "contig=A1-150/0 70"')
+        if contig is None:
+            if name is None:
+                raise RequestError(f"nothing of {', '.join(said) or 'what is known'}", "pdb and contig, or symmetry", "")
+            return Symmetric(str(name))
+        words = contig if isinstance(contig, str) else ",".join(map(str, contig))
+        hot = [spots] if isinstance(spots, str) else list(spots or ())
+        many = scaffolds(self.read(path), words, n, seed=seed, hotspots=[str(one) for one in hot])
+        if name is None:
+            return many
+        if len({one.length for one in many}) > 1 or len(many[0].starts) > 1:
+            raise RequestError(f"symmetry={name} with the contig {words!r}", "one chain of one length", "")
+        return Symmetric(str(name), many[0].length, motif=many[0])
 
     def nothing(self, length: int) -> State:
         """The parts beside the frames of a state of which nothing is known, [1, sites]."""

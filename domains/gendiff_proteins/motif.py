@@ -123,7 +123,7 @@ class Motif:
         """A sample in the place of the file, its known residues as they are there, its chains and numbers said.
 
         A chain that is known whole keeps its letters and numbers; others count from 1, and so do the numbers of their
-        known residues (`mapping` has both).
+        known residues (`Structure.mapping` has both).
         """
         from .superpose import kabsch
 
@@ -140,23 +140,17 @@ class Motif:
             if keep[chain_of == chain_of[place]].all():
                 numbers[place] = number
         ids = tuple(self.chains[chain] for chain in chain_of)
-        known = tuple(keep.tolist())
-        return replace(sample, backbone=backbone, sequence="".join(letters), numbers=tuple(numbers), chains=ids, known=known)
+        return replace(
+            sample, backbone=backbone, sequence="".join(letters), numbers=tuple(numbers), chains=ids, known=self.origins
+        )
 
-    def mapping(self) -> list[dict[str, str]]:
-        """For each known residue, where it was and where it is: chain, number and letter in the file, then in the
-        design, a row a residue.
-        """
-        keep, chain_of, rows = self.keep.numpy(), self.chain_of, []
-        for k, place in enumerate(self.places):
-            chain = chain_of[place]
-            whole = keep[chain_of == chain].all()
-            number = self.structure.numbers[k] if whole else str(place - self.starts[chain] + 1)
-            rows.append({
-                "file_chain": self.structure.chains[k], "file_number": self.structure.numbers[k],
-                "letter": self.structure.sequence[k], "chain": self.chains[chain], "number": number,
-            })  # fmt: skip
-        return rows
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Where each residue of the design comes from, "A163"; "" where it is made."""
+        found = [""] * self.length
+        for place, chain, number in zip(self.places, self.structure.chains, self.structure.numbers, strict=True):
+            found[place] = f"{chain}{number}"
+        return tuple(found)
 
     @property
     def keep(self) -> torch.Tensor:

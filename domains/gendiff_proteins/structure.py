@@ -53,7 +53,8 @@ class Structure:
         numbers: residue numbers with insertion codes as in the file ("52", "52A"). Empty means 1 to N.
         chains: chain id of every residue. Empty means all "A".
         name: where it came from.
-        known: of a design, which residues were given rather than made. Empty means none.
+        known: of a design, where each residue that was given comes from, "A163" by chain and number of its file; ""
+            for those that were made. Empty means that all were.
 
     Raises:
         StructureError: lengths that differ, or coordinates that are not finite.
@@ -64,7 +65,7 @@ class Structure:
     numbers: tuple[str, ...] = ()
     chains: tuple[str, ...] = ()
     name: str = field(default="")
-    known: tuple[bool, ...] = ()
+    known: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         backbone = np.asarray(self.backbone, dtype=np.float64)
@@ -78,7 +79,7 @@ class Structure:
         set_(self, "sequence", self.sequence or "X" * size)
         set_(self, "numbers", tuple(self.numbers) or tuple(str(i + 1) for i in range(size)))
         set_(self, "chains", tuple(self.chains) or ("A",) * size)
-        set_(self, "known", tuple(map(bool, self.known)))
+        set_(self, "known", tuple(self.known))
         for what in ("sequence", "numbers", "chains", *(("known",) if self.known else ())):
             if len(getattr(self, what)) != size:
                 raise StructureError(f"{len(getattr(self, what))} {what} for {size} residues", "one per residue")
@@ -116,6 +117,15 @@ class Structure:
             chains=tuple(self.chains[i] for i in places),
             known=tuple(self.known[i] for i in places) if self.known else (),
         )
+
+    @property
+    def mapping(self) -> list[dict[str, str]]:
+        """Of each residue that was given, where it is and where it comes from: "here", "from" and "letter"."""
+        return [
+            {"here": f"{self.chains[k]}{self.numbers[k]}", "from": origin, "letter": self.sequence[k]}
+            for k, origin in enumerate(self.known)
+            if origin
+        ]
 
     def pieces(self) -> list[Structure]:
         """The unbroken pieces, in order."""

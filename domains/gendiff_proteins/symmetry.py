@@ -82,21 +82,21 @@ class Symmetric:
 
     Args:
         group: C1, C2, ..., D2, D3, ..., T, O or I.
-        length: Residues of each chain.
+        length: Residues of each chain; None for those that the request says.
         motif: A `Motif` in a chain of this length, in the coordinates of the axes, or None.
         radius: Least distance of a chain's centre from the axis or the centre, angstrom; None for that of a protein of
             this size, 0 for any.
     """
 
     group: str
-    length: int
+    length: int | None = None
     motif: Any = None
     radius: float | None = None
 
     def __post_init__(self) -> None:
         group(self.group)
-        if not isinstance(self.length, int) or isinstance(self.length, bool) or self.length < 4:
-            raise RequestError(f"chains of {self.length!r} residues", "4 or more")
+        if self.length is not None and (type(self.length) is not int or self.length < 4):
+            raise RequestError(f"chains of {self.length!r} residues", "4 or more", "length=60")
         if self.radius is not None and not (isinstance(self.radius, int | float) and 0 <= self.radius < math.inf):
             raise RequestError(f"a radius of {self.radius!r}", "angstrom, 0 or more, or None")
         if self.motif is not None and self.motif.length != self.length:
@@ -104,12 +104,25 @@ class Symmetric:
                 f"a motif in a chain of {self.motif.length} residues and chains of {self.length}", "one length"
             )
 
+    def of_length(self, length: Any) -> Symmetric:
+        """The same with chains of a length that is said elsewhere."""
+        if length is None:
+            raise RequestError(f"{self.group} without a length", "the residues of each chain", "length=60")
+        return replace(self, length=length)
+
+    @property
+    def size(self) -> int:
+        """The residues of each chain."""
+        if self.length is None:
+            raise RequestError(f"{self.group} without a length", "the residues of each chain", "length=60")
+        return self.length
+
     @property
     def apart(self) -> float:
         """The least distance of a chain's centre, nm: what is said, or sqrt(Rg(G L)^2 - Rg(L)^2)."""
         if self.radius is not None:
             return NM * self.radius
-        whole, one = (2.2 * n**0.38 for n in (self.count * self.length, self.length))
+        whole, one = (2.2 * n**0.38 for n in (self.count * self.size, self.size))
         return NM * math.sqrt(whole**2 - one**2)
 
     @property
@@ -120,14 +133,15 @@ class Symmetric:
     @property
     def index(self) -> Tensor:
         """Places along the chains, int64 [count length]."""
-        one = torch.arange(self.length)
-        return torch.cat([one + k * (self.length + LEAP) for k in range(self.count)])
+        one = torch.arange(self.size)
+        return torch.cat([one + k * (self.size + LEAP) for k in range(self.count)])
 
     def complete(self, sample: Structure) -> Structure:
         """A sample whose chains are exact images of the first, with ids."""
-        first = sample.take(slice(0, self.length))
+        size = len(sample) // self.count
+        first = sample.take(slice(0, size))
         rotations, atoms, letters = group(self.group), first.backbone, list(first.sequence)
-        known: tuple[bool, ...] = ()
+        known: tuple[str, ...] = ()
         if self.motif is not None:
             places, own = list(self.motif.places), self.motif.structure
             off = (own.backbone[:, :3] - atoms[places, :3]).mean((0, 1))
@@ -135,23 +149,23 @@ class Symmetric:
             atoms[places] = own.backbone
             for place, letter in zip(places, own.sequence, strict=True):
                 letters[place] = letter
-            known = tuple(self.motif.keep.tolist()) * self.count
-        ids = [one for one in free_ids(self.count, ()) for _ in range(self.length)]
+            known = self.motif.origins * self.count
+        ids = [one for one in free_ids(self.count, ()) for _ in range(size)]
         return Structure(
             np.concatenate([atoms @ g.T for g in rotations]), "".join(letters) * self.count,
-            tuple(map(str, range(1, self.length + 1))) * self.count, tuple(ids), sample.name, known,
+            tuple(map(str, range(1, size + 1))) * self.count, tuple(ids), sample.name, known,
         )  # fmt: skip
 
     def state(self) -> tuple[dict[str, Tensor], Tensor]:
         """What is known of it: frames in nm about the axes [1, G L, ...], and where, bool [1, G L]."""
-        pos, rot = torch.zeros(1, self.count * self.length, 3), torch.eye(3).repeat(1, self.count * self.length, 1, 1)
-        keep = torch.zeros(1, self.count * self.length, dtype=torch.bool)
+        pos, rot = torch.zeros(1, self.count * self.size, 3), torch.eye(3).repeat(1, self.count * self.size, 1, 1)
+        keep = torch.zeros(1, self.count * self.size, dtype=torch.bool)
         if self.motif is not None:
             places = list(self.motif.places)
             own_pos, own_rot = frames_from_backbone(torch.from_numpy(self.motif.structure.backbone))
             pos[0, places], rot[0, places] = (NM * own_pos).float(), own_rot.float()
             keep = self.motif.keep.repeat(self.count)[None]
-        x = images({"pos": pos, "rot": rot}, self.rotations, self.length)
+        x = images({"pos": pos, "rot": rot}, self.rotations, self.size)
         return x, keep
 
     @property
@@ -165,7 +179,7 @@ class Symmetric:
         by_part = {"pos": keep, "rot": keep}
         for name, part in like.items():
             x0[name], by_part[name] = part, torch.zeros(part.shape[:2], dtype=torch.bool)
-        return Images(x0, by_part, shown=True, rotations=self.rotations, length=self.length,
+        return Images(x0, by_part, shown=True, rotations=self.rotations, length=self.size,
                       apart=0.0 if self.motif else self.apart)  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def write(structures: Structure | Sequence[Structure], path: str | Path, *, rema
         structures: one, or several.
         path: where to.
         remarks: lines of text that say how it was made; REMARK records of PDB, broken at 69 columns, or the field
-            _struct.pdbx_descriptor of mmCIF.
+            _struct.pdbx_descriptor of mmCIF. A line for each residue that was given follows, with its place in its file.
 
     Raises:
         StructureError: a suffix that is neither, nothing to write, or what does not fit PDB's columns.
@@ -66,7 +66,8 @@ def write(structures: Structure | Sequence[Structure], path: str | Path, *, rema
     suffix = path.suffix.lower()
     if suffix not in (".pdb", ".ent", ".cif", ".mmcif"):
         raise StructureError(f"the suffix {suffix!r} of {path}", ".pdb or .cif", f'write(structure, "{path.stem}.cif")')
-    text = (to_pdb if suffix in (".pdb", ".ent") else to_mmcif)(models, remarks)
+    given = [f"GIVEN {row['here']} IS {row['from']}" for row in models[0].mapping]
+    text = (to_pdb if suffix in (".pdb", ".ent") else to_mmcif)(models, [*remarks, *given])
     path.write_text(text, encoding="utf-8")
 
 

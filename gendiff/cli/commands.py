@@ -146,8 +146,14 @@ def sample_options(model: Model, args: argparse.Namespace) -> dict[str, Any]:
     start = {} if args.start is None else {"start": model.domain.read(args.start), "strength": args.strength or 0.5}
     if start:
         what = {**model.domain.size_of(start["start"]), **what}
-    plan = model.plan(args.n, **what)
-    model.domain.request(args.n, **model.domain.sized(args.n, plan))
+    domain, given = model.domain, {}
+    said = {name: what.pop(name) for name in list(what) if name in domain.givens}
+    if said:
+        if start:
+            raise RequestError(f"--start with {', '.join(said)}", "one of them", "")
+        given = {"given": domain.given(args.n, args.seed, **said)}
+    plan = model.plan(args.n, **(domain.known(given["given"], what)[1] if given else what))
+    domain.request(args.n, **domain.sized(args.n, plan))
     return {
         "sampler": sampler,
         "steps": args.steps,
@@ -155,7 +161,8 @@ def sample_options(model: Model, args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "batch": args.batch,
         "precision": None if args.precision == "float32" else torch.bfloat16,
-        "plan": plan,
+        **({**what, **given} if given else {"plan": plan}),
+        "asked": {**what, **said} if given else plan,
         **start,
     }
 
@@ -182,7 +189,7 @@ def draw_into(
     threads = args.threads or (1 if args.cluster else shared)
     manifest = {
         "seed": args.seed,
-        "request": options["plan"],
+        "request": options["asked"],
         "guidance": repr(model.guidance if options["guidance"] is None else options["guidance"]),
         "sampler": repr(options["sampler"] or model.sampler),
         "steps": args.steps,
@@ -196,7 +203,8 @@ def draw_into(
     folder = SampleFolder(model, out, args.n, manifest, overwrite=args.overwrite, suffix=args.format)
     try:
         with workers_of(args.workers, args.cluster) as pool, folder, progress as tick:
-            common = {**options, "progress": tick, "arrived": folder.add, "raw": folder.keep}
+            told = {name: value for name, value in options.items() if name != "asked"}
+            common = {**told, "progress": tick, "arrived": folder.add, "raw": folder.keep}
             if pool is None:
                 with so_many_threads(threads):
                     model.sample(args.n, **common)
@@ -223,6 +231,8 @@ def asking(model: Model) -> Iterator[str]:
         yield f"  {name}={example}   {own.describe()}; none for any{turn}"
     for name, (low, high) in domain.ranges().items():
         yield f"  {name}={high:.4g}   {low:.4g} to {high:.4g} in training; spread over them if not said"
+    for name, meaning in domain.givens.items():
+        yield f"  {name}=...   {meaning}"
     if not domain.conditions and not domain.ranges():
         yield "  nothing: this model draws whatever it was trained on"
 

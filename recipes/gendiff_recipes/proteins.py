@@ -92,7 +92,7 @@ def inverse_folding() -> Recipe:
         network={"width": 128, "depth": 4, "heads": 8, "pair": 32, "triangle": 16, "every": 2, "previous": False},
         times=Uniform(1e-3),
         objective=Objective(
-            parts={"pos": 0.0, "rot": 0.0},
+            parts={"pos": 0.1, "rot": 0.05},  # that they are known and stay
             auxiliary=0.0,
             known=(KnownParts(("pos", "rot"), 1.0, level=0.02),),
         ),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 import gendiff
+from gendiff.cli import main
+from gendiff.errors import RequestError
 from gendiff.sampling.solvers import Euler
 from gendiff_proteins import (
     Ideal,
@@ -16,8 +21,10 @@ from gendiff_proteins import (
     Relaxation,
     Structure,
     StructureError,
+    read,
     scaffold,
     scaffolds,
+    write,
 )
 from gendiff_proteins.ideal import chains
 from gendiff_proteins.motif import LEAP
@@ -119,7 +126,7 @@ def test_a_target_stays_where_it_is_with_its_letters_and_numbers(model: gendiff.
         assert held.sequence == fixed.sequence and held.numbers == fixed.numbers and held.chains == fixed.chains
         made = sample.take(slice(40, None))
         assert set(made.chains) == {"A"} and made.numbers == tuple(map(str, range(1, 13)))
-        assert sample.known == (True,) * 40 + (False,) * 12
+        assert sample.known == tuple(f"T{k}" for k in range(101, 141)) + ("",) * 12
 
 
 def test_each_design_may_have_a_motif_of_its_own(model: gendiff.Model) -> None:
@@ -130,10 +137,10 @@ def test_each_design_may_have_a_motif_of_its_own(model: gendiff.Model) -> None:
     for one, sample in zip(many, together, strict=True):
         assert len(sample) == one.length
         assert np.array_equal(one.find(sample).backbone, one.structure.backbone)
-        rows = one.mapping()
-        assert [row["file_number"] for row in rows] == list(one.structure.numbers)
-        numbers = dict(zip(sample.numbers, sample.sequence, strict=True))
-        assert all(numbers[row["number"]] == row["letter"] for row in rows)
+        rows = sample.mapping
+        assert [row["from"] for row in rows] == [f"T{number}" for number in one.structure.numbers]
+        assert [row["here"] for row in rows] == [f"A{place + 1}" for place in one.places]
+        assert "".join(row["letter"] for row in rows) == one.structure.sequence
     alone = model.sample(1, given=many[0], sampler=Euler(2))[0]
     np.testing.assert_allclose(alone.backbone, together[0].backbone, atol=2e-4)
 
@@ -175,7 +182,7 @@ def test_relaxation_holds_what_is_known_and_keeps_chains_apart() -> None:
     near = Structure(fixed.backbone + np.array([0.0, 0.0, 1.2]), chains=("B",) * 40, numbers=tuple(map(str, range(40))))
     both = Structure(
         np.concatenate([fixed.backbone, near.backbone]), numbers=fixed.numbers + near.numbers,
-        chains=fixed.chains + near.chains, known=(True,) * 40 + (False,) * 40,
+        chains=fixed.chains + near.chains, known=("T1",) * 40 + ("",) * 40,
     )  # fmt: skip
     (relaxed,) = Relaxation()([both])
     assert np.array_equal(relaxed.backbone[:40], fixed.backbone)
@@ -224,3 +231,47 @@ def test_wrong_hotspots_are_answered() -> None:
         scaffold(fixed, "T101-120/0 30", hotspots=["T130"])
     with pytest.raises(StructureError, match="without a chain that is made whole"):
         scaffold(fixed, "5/T101-120/30", hotspots=["T110"])
+
+
+def test_what_is_known_may_be_said_in_words(model: gendiff.Model, tmp_path: Path) -> None:
+    path, domain = tmp_path / "target.pdb", model.domain
+    write(target(), path)
+    motifs = domain.given(3, 5, pdb=str(path), contig="5-15/T110-120/5-15")
+    assert [one.length for one in motifs] == [one.length for one in scaffolds(target(), "5-15/T110-120/5-15", 3, seed=5)]
+    (binder,) = domain.given(1, pdb=path, contig="T101-140/0 12", hotspots=["T120", "T124"])
+    assert binder.hotspots == (19, 23)
+    assert domain.given(2, symmetry="D3").count == 6
+    around = domain.given(1, pdb=path, contig="5/T110-120/5", symmetry="C2")
+    assert around.length == 21 and around.motif.places == tuple(range(5, 16))
+    for said, match in (
+        ({"pdb": path}, "pdb was told alone"),
+        ({"contig": "10"}, "contig was told alone"),
+        ({"hotspots": "A1"}, "without a target"),
+        ({"pdb": path, "contig": "T101-140/0 12", "symmetry": "C2"}, "one chain of one length"),
+    ):
+        with pytest.raises(RequestError, match=match):
+            domain.given(1, **said)
+    with pytest.raises(RequestError, match="C3 without a length"):
+        model.sample(1, given=domain.given(1, symmetry="C3"))
+
+
+def test_the_command_line_takes_the_words(model: gendiff.Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "model.safetensors")
+    write(target(), tmp_path / "target.pdb")
+
+    def run(*words: str) -> int:
+        return main(["sample", str(tmp_path / "model.safetensors"), "--steps", "2", *words])
+
+    pdb, out = f"pdb={tmp_path / 'target.pdb'}", tmp_path / "out"
+    assert not run("-n", "2", pdb, "contig=T101-140/0 8-12", "hotspots=T120,T124", "--out", str(out))
+    made = read(out / "0001.pdb")
+    assert made["T"].sequence == target().sequence and made["T"].numbers == target().numbers
+    assert np.abs(made["T"].backbone - target().backbone).max() < 6e-4
+    text = (out / "0001.pdb").read_text()
+    assert "REMARK 999 GIVEN T101 IS T101" in text
+    told = json.loads((out / "manifest.json").read_text())["request"]
+    assert told["contig"] == "T101-140/0 8-12" and told["hotspots"] == ["T120", "T124"]
+    assert not run("-n", "1", "symmetry=C3", "length=12", "--out", str(tmp_path / "c3"))
+    assert set(read(tmp_path / "c3" / "0000.pdb").chains) == {"A", "B", "C"}
+    assert run("-n", "1", pdb, "contig=T99-120/5", "--out", str(tmp_path / "none")) == 2
+    assert not (tmp_path / "none").exists()

@@ -114,7 +114,7 @@ def test_a_motif_lies_where_it_lies_to_the_axes(model: gendiff.Model) -> None:
     for one in model.sample(2, given=asked, sampler=Euler(3)):
         assert np.abs(one.backbone[4:10] - placed.backbone).max() < 1e-9
         assert error(one, "C3", 14) < 1e-9
-        assert one.known[:14] == (*[False] * 4, *[True] * 6, *[False] * 4)
+        assert one.known[:14] == ("",) * 4 + tuple(f"A{k}" for k in range(1, 7)) + ("",) * 4
     states, _ = model.states(1, given=asked, sampler=Euler(3))
     there = states[0]["pos"][0, 4:10, :2] * 10  # about z nothing is free
     np.testing.assert_allclose(there.numpy(), placed.ca[:, :2], atol=1e-3)
