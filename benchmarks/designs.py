@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from scipy.spatial import KDTree
 from scipy.stats import mannwhitneyu
+from secondary_structure import by_mkdssp
 
 import gendiff
 from gendiff.domain import data_file
@@ -47,7 +48,6 @@ from gendiff_proteins.bonding import secondary_structure
 from gendiff_proteins.judge import designs
 from gendiff_proteins.superpose import tm_align
 from gendiff_proteins.symmetry import group
-from secondary_structure import by_mkdssp
 
 Numbers = dict[str, Any]
 
@@ -80,9 +80,7 @@ def described(chains: Sequence[Structure], judged: bool = True) -> Numbers:
     out["helix"] = interval([(s.count("H"), len(s)) for s in found], share)
     out["strand"] = interval([(s.count("E"), len(s)) for s in found], share)
     out["both helix and strand"] = interval([("H" in s and s.count("E") >= 4, 1) for s in found], share)
-    out["C-N within .1 A"] = interval(
-        [(int((abs(p["C-N"] - 1.33) < 0.1).sum()), len(p["C-N"])) for p in pieces], share
-    )
+    out["C-N within .1 A"] = interval([(int((abs(p["C-N"] - 1.33) < 0.1).sum()), len(p["C-N"])) for p in pieces], share)
     out["SD of CA-C-N"] = interval([p["CA-C-N"] for p in pieces], lambda v: float(np.std(np.concatenate(v))))
     out["atom pairs below 2.5 A, a residue"] = interval([(m.atom_clashes(one), len(one)) for one in chains], share)
     phi = [t[np.isfinite(t)] for t in (m.torsions(one)[0] for one in chains)]
@@ -208,7 +206,7 @@ def symmetry(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
     return found
 
 
-def told(args: argparse.Namespace) -> dict[str, int]:
+def told(args: argparse.Namespace) -> dict[str, Any]:
     return {} if args.steps is None else {"steps": args.steps}
 
 
@@ -280,7 +278,8 @@ def motifs(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
                 })  # fmt: skip
             found[path.stem] = {
                 "n": len(rows), "largest motif RMSD": max(r["rmsd"] for r in rows),
-                "joins within .1 A": share([r["joins"] for r in rows]), "C-N within .1 A": share([r["C-N"] for r in rows]),
+                "joins within .1 A": share([r["joins"] for r in rows]),
+                "C-N within .1 A": share([r["C-N"] for r in rows]),
                 "clash-free": float(np.mean([r["clash-free"] for r in rows])),
                 "letters kept": all(r["letters"] for r in rows),
             }  # fmt: skip

@@ -354,8 +354,8 @@ class Generation:
         if rule is not None:
             rule.expect(n)
         return Draws(
-            n, request, solver, rule=rule, known=known, given=said_known, first=first, each=len(starts) > 1, strength=strength,
-            seed=seed, batch=batch, precision=precision, corrected=corrected,
+            n, request, solver, rule=rule, known=known, given=said_known, first=first, each=len(starts) > 1,
+            strength=strength, seed=seed, batch=batch, precision=precision, corrected=corrected,
         )  # fmt: skip
 
     @torch.no_grad()

@@ -97,7 +97,7 @@ PROTEINS: list[tuple[str, str, str, str, tuple[str, ...]]] = [
     (
         "a motif that is shifted before its images are there",
         f"{HOME}/symmetry.py",
-        "        x = images(x, self.rotations, self.length)  # first, since what is known is shifted to the mean of where it is\n",
+        "        x = images(x, self.rotations, self.length)  # what is known is shifted to the mean of where it is\n",
         "",
         SYMMETRY,
     ),

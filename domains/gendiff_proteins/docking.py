@@ -8,7 +8,7 @@ is, and nothing of what it is; what touches what is left to the denoiser (RFdiff
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -45,10 +45,10 @@ class Docked(Given):
         moved = pos + made * (want - centre[1])
         return {**x, "pos": process.space.project({**x, "pos": moved})["pos"]}  # type: ignore[index]
 
-    def expand(self, n: int) -> Docked:
+    def expand(self, n: int) -> Self:
         return replace(super().expand(n), made=self.made.expand(n, -1), berth=self.berth.expand(n, -1))
 
-    def select(self, rows: Any, device: torch.device | None = None) -> Docked:
+    def select(self, rows: Any, device: torch.device | None = None) -> Self:
         made, berth = self.made[rows], self.berth[rows]
         own = replace(super().select(rows, device), made=made, berth=berth)
         return own if device is None else replace(own, made=made.to(device), berth=berth.to(device))

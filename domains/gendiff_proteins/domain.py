@@ -238,10 +238,14 @@ class Proteins(Domain):
                 f"{'pdb' if contig is None else 'contig'} was told alone", "both", 'pdb=1prw.pdb "contig=10/A16-35/10"'
             )
         if spots is not None and contig is None:
-            raise RequestError(f"hotspots={spots!r} without a target", "pdb and contig", 'pdb=x.pdb "contig=A1-150/0 70"')
-        if contig is None:
+            raise RequestError(
+                f"hotspots={spots!r} without a target", "pdb and contig", 'pdb=x.pdb "contig=A1-150/0 70"'
+            )
+        if path is None or contig is None:
             if name is None:
-                raise RequestError(f"nothing of {', '.join(said) or 'what is known'}", "pdb and contig, or symmetry", "")
+                raise RequestError(
+                    f"nothing of {', '.join(said) or 'what is known'}", "pdb and contig, or symmetry", ""
+                )
             return Symmetric(str(name))
         words = contig if isinstance(contig, str) else ",".join(map(str, contig))
         hot = [spots] if isinstance(spots, str) else list(spots or ())

@@ -22,7 +22,6 @@ from gendiff.random import Noise
 from .contigs import Contig, Gap, Piece, ends_of
 from .structure import Structure, StructureError
 
-
 SNUG = 1.1  # the distance of a binder's centre from its hotspots, in radii of gyration; a sphere's radius is 1.29
 LEAP = 200  # in the numbers of residues where another chain begins: farther than any network looks along one
 
@@ -128,7 +127,9 @@ class Motif:
         from .superpose import kabsch
 
         places, own = list(self.places), self.structure
-        there, here = (torch.from_numpy(one[:, :3].reshape(-1, 3).copy()) for one in (own.backbone, sample.backbone[places]))
+        there, here = (
+            torch.from_numpy(one[:, :3].reshape(-1, 3).copy()) for one in (own.backbone, sample.backbone[places])
+        )
         turn, shift = kabsch(here, there)
         backbone = sample.backbone @ turn.numpy().T + shift.numpy()
         backbone[places] = own.backbone

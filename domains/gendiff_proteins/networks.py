@@ -160,9 +160,7 @@ class Layout(NamedTuple):
         return cls(relative, (place - first).to(dtype), (last - place).to(dtype))
 
 
-def neighbour_features(
-    pos: Tensor, rot: Tensor, mask: Tensor, t: Tensor, index: Tensor | None = None
-) -> Tensor:
+def neighbour_features(pos: Tensor, rot: Tensor, mask: Tensor, t: Tensor, index: Tensor | None = None) -> Tensor:
     """What residue i sees of its neighbours along the chain, `[B, N, 62]`, all invariant.
 
     The places (nm, own frame) and orientations of i-2, i-1, i+1, i+2, and the errors of both peptide bonds in units of

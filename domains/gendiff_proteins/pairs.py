@@ -1,7 +1,7 @@
 """The network on frames with a track of pairs, and with a plan: which residues are helix or strand, which strands pair.
 
-Beside every residue stands h_i, beside every pair e_ij. With the frames of the block, (R_i, p_i), a pair learns from its
-ends, from how far apart they are now, and around triangles (Jumper et al. 2021, algorithm 11),
+Beside every residue stands h_i, beside every pair e_ij. With the frames of the block, (R_i, p_i), a pair learns from
+its ends, from how far apart they are now, and around triangles (Jumper et al. 2021, algorithm 11),
 
     z_ij = silu(norm(e_ij) + row(h_i) + column(h_j) + radial(|p_i - p_j|))
     e_ij <- e_ij + W z_ij + out(norm(sum_k a_ik b_jk / N)),      a, b projections of z
@@ -10,8 +10,8 @@ and attention between residues is biased by e (`networks.Block`). What a pair is
 along the chain, and, where there is a plan, its bridges as far as they are known: none, antiparallel, parallel, or
 masked. From h and e come the logits of the plan's classes, from e also those of the distances between CA (a
 "distogram", a side output that only a loss reads). Untrained, it gives what a `FrameNetwork` with the same weights
-gives, and may begin from those of one that is trained. A self-conditioned network sees its last prediction as distances and
-as probabilities. All is invariant under rotations and translations and sees mirror images. Units: nm.
+gives, and may begin from those of one that is trained. A self-conditioned network sees its last prediction as distances
+and as probabilities. All is invariant under rotations and translations and sees mirror images. Units: nm.
 """
 
 from __future__ import annotations
@@ -90,9 +90,10 @@ class PairFrameNetwork(nn.Module):
         clock: the rotations' clock kappa(t), that of the process; kappa = t if not given.
 
     Input: `x = {"pos": [B, N, 3] nm, "rot": [B, N, 3, 3]}` and, with a plan, classes "structure" [B, N] (3 is masked)
-    and "pairing" [B, N (N - 1)/2] (3 is masked), with a sequence [B, N] (20 is masked); `t` [B], `mask` [B, N] bool, `index` as of `FrameNetwork`, conditions by name. Output: `{"pos": [B,
-    N, 3], "rot": [B, N, 3]}`, as of `FrameNetwork`, and logits `{"structure": [B, N, 3], "pairing": [B, P, 3],
-    "sequence": [B, N, 20]}`; beside them "distogram", [B, P, 24] logits.
+    and "pairing" [B, N (N - 1)/2] (3 is masked), with a sequence [B, N] (20 is masked); `t` [B], `mask` [B, N] bool,
+    `index` as of `FrameNetwork`, conditions by name. Output: `{"pos": [B, N, 3], "rot": [B, N, 3]}`, as of
+    `FrameNetwork`, and logits `{"structure": [B, N, 3], "pairing": [B, P, 3], "sequence": [B, N, 20]}`; beside them
+    "distogram", [B, P, 24] logits.
     """
 
     def __init__(
@@ -113,7 +114,10 @@ class PairFrameNetwork(nn.Module):
         super().__init__()
         whole("PairFrameNetwork", width=width, depth=depth, heads=heads, pair=pair, triangle=triangle, every=every)
         self.takes_previous, self.plan, self.every = previous, plan, every
-        self.residues = {**({"structure": len(STRUCTURE)} if plan else {}), **({"sequence": len(LETTERS)} if sequence else {})}
+        self.residues = {
+            **({"structure": len(STRUCTURE)} if plan else {}),
+            **({"sequence": len(LETTERS)} if sequence else {}),
+        }
         self.kappa = clock or (lambda t: t)
         self.start = nn.Linear(64, width)
         self.about = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))

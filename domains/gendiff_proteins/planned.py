@@ -96,9 +96,7 @@ class PlannedProteins(Proteins):
     def request(self, n: int, *args: Any, length: int | Sequence[int] | None = None, **what: Any) -> Request:
         request = super().request(n, *args, length=length, **what)
         longest = request.like["pos"].shape[1]
-        like = {
-            name: torch.empty(n, own.sites.count(longest), dtype=torch.int64) for name, own in self.classes.items()
-        }
+        like = {name: torch.empty(n, own.sites.count(longest), dtype=torch.int64) for name, own in self.classes.items()}
         return Request({**request.like, **like}, request.cond)
 
     def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
@@ -136,9 +134,7 @@ class PlannedProteins(Proteins):
         return Given(batched(x0), batched(keep), shown=True), {**what, **told, "length": n}
 
     def nothing(self, length: int) -> State:
-        return {
-            name: torch.zeros(1, own.sites.count(length), dtype=torch.int64) for name, own in self.classes.items()
-        }
+        return {name: torch.zeros(1, own.sites.count(length), dtype=torch.int64) for name, own in self.classes.items()}
 
     def network(  # type: ignore[override]
         self,

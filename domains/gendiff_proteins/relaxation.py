@@ -104,7 +104,7 @@ class Relaxation:
         """Backbones [N, 4, 3]; all residues of all chains lie in one row."""
         raw = torch.from_numpy(np.concatenate([s.backbone for s in structures])).double()
         sizes, springs = [len(s) for s in structures], Springs.of(structures)
-        free = torch.from_numpy(np.concatenate([np.array([not origin for origin in s.known] or [True] * len(s)) for s in structures]))
+        free = torch.tensor([not origin for s in structures for origin in s.known or ("",) * len(s)])
         bound = [meant(s) for s in structures]
         x = raw.clone()
         moment, square = torch.zeros_like(x), torch.zeros_like(x[..., :1])

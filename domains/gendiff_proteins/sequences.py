@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gendiff.errors import RequestError, nearest
 from gendiff.generation import Generation
+from gendiff.guidance import Given
 from gendiff.random import Noise
 
 from .pairs import LETTERS
@@ -49,6 +50,7 @@ def conditionals(model: Generation, structure: Structure, shown: Tensor, batch: 
             f"{model.domain!r:.80} has no sequence", "a model of sequences", "gendiff train proteins.inverse_folding"
         )
     given, what = model.domain.known(structure, {})
+    assert isinstance(given, Given)
     request, known = model.domain.request(1, **what), given.x0
     found = []
     with model.at_rest():
@@ -129,7 +131,7 @@ def mutation(structure: Structure, word: str) -> tuple[int, int]:
         hint = nearest(match["number"], structure.numbers)
         raise RequestError(
             f"the mutation {word!r}: {len(places)} residues of {structure!r} have the number {match['number']}",
-            f"one.{hint}" if not places else "one: name the chain, \"AB:25G\"",
+            f"one.{hint}" if not places else 'one: name the chain, "AB:25G"',
         )
     there = structure.sequence[places[0]]
     if there != match["old"]:

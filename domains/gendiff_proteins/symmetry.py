@@ -23,7 +23,7 @@ import math
 import re
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -193,13 +193,13 @@ class Images(Given):
 
     def put(self, process: Process, x: Any, s: float, noise: Noise) -> Any:
         """x_s with its images in place, the first chain as far out as it has to be of a clean one's share 1 - s."""
-        x = images(x, self.rotations, self.length)  # first, since what is known is shifted to the mean of where it is
+        x = images(x, self.rotations, self.length)  # what is known is shifted to the mean of where it is
         x = super().put(process, x, s, noise)
         if self.apart:
             x = {**x, "pos": outward(x["pos"], self.rotations, self.length, (1 - s) * self.apart)}
         return images(x, self.rotations, self.length)
 
-    def select(self, rows: Any, device: torch.device | None = None) -> Images:
+    def select(self, rows: Any, device: torch.device | None = None) -> Self:
         return replace(super().select(rows, device), rotations=self.rotations.to(device or self.rotations.device))
 
 

@@ -54,7 +54,7 @@ def write(structures: Structure | Sequence[Structure], path: str | Path, *, rema
         structures: one, or several.
         path: where to.
         remarks: lines of text that say how it was made; REMARK records of PDB, broken at 69 columns, or the field
-            _struct.pdbx_descriptor of mmCIF. A line for each residue that was given follows, with its place in its file.
+            _struct.pdbx_descriptor of mmCIF. Where given residues come from follows, a line each.
 
     Raises:
         StructureError: a suffix that is neither, nothing to write, or what does not fit PDB's columns.

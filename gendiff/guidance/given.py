@@ -60,7 +60,7 @@ On `Centered` spaces a part is known up to a shift: what is replaced is the diff
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -129,7 +129,7 @@ class Given:
             finite("Given got x0 with", read, "finite numbers where keep is True", "Given(x0, keep & x0.isfinite())")
         return own
 
-    def expand(self, n: int) -> Given:
+    def expand(self, n: int) -> Self:
         """The same for n samples, of one for all or of one for each.
 
         Raises:
@@ -147,7 +147,7 @@ class Given:
 
         return replace(self, x0=map_state(grow, self.x0), keep=map_state(grow, self.keep))
 
-    def select(self, rows: Any, device: torch.device | None = None) -> Given:
+    def select(self, rows: Any, device: torch.device | None = None) -> Self:
         """Some of the samples, on a device."""
         return replace(self, x0=rows_of(self.x0, rows, device), keep=rows_of(self.keep, rows, device))
 

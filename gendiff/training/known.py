@@ -21,7 +21,7 @@ from torch import Tensor
 from gendiff.errors import SHARE, check
 from gendiff.processes import Joint
 from gendiff.random import Noise
-from gendiff.spaces import State, broadcast_mask
+from gendiff.spaces import State
 
 
 class Known(ABC):
@@ -63,5 +63,10 @@ def shown(ways: tuple[Known, ...], process: Joint, x0: State, x: State, noise: N
     """x_t with what any of the ways draws shown as it is clean."""
     for way in ways:
         for name, (keep, seen) in way(process, x0, noise).items():
-            x = {**x, name: torch.where(broadcast_mask(keep, x[name]), seen, x[name])}
+            x = {**x, name: torch.where(per_site(keep, x[name]), seen, x[name])}
     return x
+
+
+def per_site(keep: Tensor, x: Tensor) -> Tensor:
+    """bool [B, ...] with axes of one element for those that x has more."""
+    return keep.view(*keep.shape, *[1] * (x.ndim - keep.ndim))

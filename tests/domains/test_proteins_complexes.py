@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import gendiff
+from gendiff import Given
 from gendiff.cli import main
 from gendiff.errors import RequestError
 from gendiff.sampling.solvers import Euler
@@ -32,7 +34,9 @@ from gendiff_proteins.networks import FrameNetwork, follows
 
 
 def target(size: int = 40) -> Structure:
-    made = Structure(chains(1, size, size, 3)[0], sequence="ACDEFGHIKLMNPQRSTVWY"[: size % 20 or 20] * (size // 20 or 1))
+    made = Structure(
+        chains(1, size, size, 3)[0], sequence="ACDEFGHIKLMNPQRSTVWY"[: size % 20 or 20] * (size // 20 or 1)
+    )
     numbers = tuple(str(101 + k) for k in range(size))
     return Structure(made.backbone + 30.0, made.sequence, numbers, ("T",) * size, "target")
 
@@ -169,7 +173,7 @@ def test_known_residues_on_top_of_each_other_are_refused() -> None:
         np.concatenate([fixed.backbone[:5], fixed.backbone[:5] + 0.3]), numbers=tuple(map(str, range(10))),
         chains=("A",) * 5 + ("B",) * 5,
     )  # fmt: skip
-    with pytest.raises(StructureError, match="A0 and B5 lie 0.5 A apart"):
+    with pytest.raises(StructureError, match=r"A0 and B5 lie 0\.5 A apart"):
         Motif(twice, tuple(range(10)), 12)
     with pytest.raises(StructureError, match="chains that begin at"):
         Motif(fixed, tuple(range(40)), 40, starts=(0, 40))
@@ -213,6 +217,7 @@ def test_a_binder_lies_outside_of_its_hotspots(model: gendiff.Model) -> None:
     near, crowd = (np.linalg.norm(fixed.ca - one, axis=1) for one in (berth, spot))
     assert (near < 16).sum() < (crowd < 16).sum()  # the way out is the way to where less is
     given, what = model.domain.known(motif, {})
+    assert isinstance(given, Given)
     x = model.denoiser.process.prior(model.domain.request(2, **what).like, gendiff.Noise.of(0, 2))
     for s in (0.9, 0.4):
         put = given.expand(2).put(model.denoiser.process, x, s, gendiff.Noise.of(1, 2))["pos"]
@@ -237,7 +242,9 @@ def test_what_is_known_may_be_said_in_words(model: gendiff.Model, tmp_path: Path
     path, domain = tmp_path / "target.pdb", model.domain
     write(target(), path)
     motifs = domain.given(3, 5, pdb=str(path), contig="5-15/T110-120/5-15")
-    assert [one.length for one in motifs] == [one.length for one in scaffolds(target(), "5-15/T110-120/5-15", 3, seed=5)]
+    assert [one.length for one in motifs] == [
+        one.length for one in scaffolds(target(), "5-15/T110-120/5-15", 3, seed=5)
+    ]
     (binder,) = domain.given(1, pdb=path, contig="T101-140/0 12", hotspots=["T120", "T124"])
     assert binder.hotspots == (19, 23)
     assert domain.given(2, symmetry="D3").count == 6
@@ -250,7 +257,7 @@ def test_what_is_known_may_be_said_in_words(model: gendiff.Model, tmp_path: Path
         ({"pdb": path, "contig": "T101-140/0 12", "symmetry": "C2"}, "one chain of one length"),
     ):
         with pytest.raises(RequestError, match=match):
-            domain.given(1, **said)
+            domain.given(1, **dict[str, Any](said))
     with pytest.raises(RequestError, match="C3 without a length"):
         model.sample(1, given=domain.given(1, symmetry="C3"))
 

@@ -85,7 +85,7 @@ def test_the_slope_is_that_of_an_energy() -> None:
     x = (
         raw + 0.2 * torch.randn(raw.shape, dtype=raw.dtype, generator=torch.Generator().manual_seed(0))
     ).requires_grad_()
-    near = relax.near(x.detach(), [len(s) for s in broken])
+    near = relax.near(x.detach(), [meant(s) for s in broken])
 
     def far(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         atoms = x.reshape(-1, 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,7 @@ def test_a_group_that_there_is_not_is_answered(name: str) -> None:
 
 @pytest.fixture(scope="module", params=[Proteins, PlannedProteins])
 def model(request: pytest.FixtureRequest) -> gendiff.Model:
-    size = {"triangle": 4} if request.param is PlannedProteins else {}
+    size: dict[str, Any] = {"triangle": 4} if request.param is PlannedProteins else {}
     made = gendiff.Model.new(request.param(source=Ideal(count=8)), width=32, depth=2, heads=4, pair=8, **size)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -65,16 +67,18 @@ def test_samples_and_states_are_symmetric(model: gendiff.Model, name: str) -> No
     x, g = states[0], torch.from_numpy(group(name)).float()
     pos = x["pos"].view(2, asked.count, 9, 3)
     torch.testing.assert_close(torch.einsum("gij,bnj->bgni", g, pos[:, 0]), pos, atol=2e-5, rtol=0)
-    for one in model.sample(2, given=asked, sampler=DDPM(3), seed=4):
+    made = model.sample(2, given=asked, sampler=DDPM(3), seed=4)
+    for one in made:
         assert error(one, name, 9) < 1e-9
         assert len(set(one.chains)) == asked.count and one.numbers[:9] == one.numbers[9:18]
-    (relaxed,) = Relaxation(steps=20)([one])
+    (relaxed,) = Relaxation(steps=20)(made[:1])
     assert error(relaxed, name, 9) < 1e-3
 
 
 def test_every_step_is_symmetric_and_the_first_chain_far_enough_out(model: gendiff.Model) -> None:
     asked = Symmetric("D2", 8, radius=14.0)
-    given = asked.given(model.domain.nothing(32)).expand(3)
+    domain: Any = model.domain
+    given = asked.given(domain.nothing(32)).expand(3)
     x = model.denoiser.process.prior(model.domain.request(3, length=32).like, Noise.of(1, 3))
     for s in (1.0, 0.6, 0.0):
         put = given.put(model.denoiser.process, x, s, Noise.of(2, 3))
