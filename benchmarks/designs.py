@@ -249,7 +249,7 @@ def complexes(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
         "touching a hotspot": interval([(r["own hotspots touched"] > 0, 1) for r in mine], share),
         "hotspots touched, of 4": interval(touched[0], lambda v: float(np.mean(v))),
         "the same residues where others are asked": interval(touched[1], lambda v: float(np.mean(v))),
-        "p, Mann-Whitney": float(mannwhitneyu(*touched, alternative="greater").pvalue),
+        "p, Mann-Whitney": float(mannwhitneyu(touched[0], touched[1], alternative="greater").pvalue),
         "CA pairs within 8 A": float(np.mean([r["contacts"] for r in mine])),
     }  # fmt: skip
 

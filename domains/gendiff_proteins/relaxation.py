@@ -105,7 +105,7 @@ class Relaxation:
         raw = torch.from_numpy(np.concatenate([s.backbone for s in structures])).double()
         sizes, springs = [len(s) for s in structures], Springs.of(structures)
         free = torch.tensor([not origin for s in structures for origin in s.known or ("",) * len(s)])
-        bound = [meant(s) for s in structures]
+        bound = [meant(s) for s in structures if len(s)]
         x = raw.clone()
         moment, square = torch.zeros_like(x), torch.zeros_like(x[..., :1])
         every = math.ceil(self.steps / self.looks)
