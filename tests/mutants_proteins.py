@@ -7,6 +7,7 @@ COMPLEXES = ("tests/domains/test_proteins_complexes.py",)
 SYMMETRY = ("tests/domains/test_proteins_symmetry.py",)
 PLANNED = ("tests/domains/test_proteins_planned.py",)
 SEQUENCES = ("tests/domains/test_proteins_sequences.py",)
+REFINED = ("tests/domains/test_proteins_refinement.py",)
 KNOWN = ("tests/core/test_known.py",)
 
 PROTEINS: list[tuple[str, str, str, str, tuple[str, ...]]] = [
@@ -142,6 +143,20 @@ PROTEINS: list[tuple[str, str, str, str, tuple[str, ...]]] = [
         "    shown.fill_diagonal_(MASKED)\n",
         "",
         SEQUENCES,
+    ),
+    (
+        "missing residues counted with one of those beside them",
+        f"{HOME}/refinement.py",
+        "int(other) - int(one) - 1) > 0",
+        "int(other) - int(one)) > 1",
+        REFINED,
+    ),
+    (
+        "an ensemble on the wrong side of what is asked",
+        f"{HOME}/refinement.py",
+        "low, high = (middle, high) if median(middle) < angstrom else (low, middle)",
+        "low, high = (middle, high) if median(middle) > angstrom else (low, middle)",
+        REFINED,
     ),
     (
         "what is known, as noisy as the rest",

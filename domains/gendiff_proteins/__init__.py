@@ -14,6 +14,9 @@ from .ranking import write_ranking as write_ranking
 from .reading import Report as Report
 from .reading import load as load
 from .reading import read as read
+from .refinement import rebuilt as rebuilt
+from .refinement import refined as refined
+from .refinement import varied as varied
 from .relaxation import Relaxation as Relaxation
 from .sequences import log_likelihood as log_likelihood
 from .sequences import marginals as marginals
