@@ -66,7 +66,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import rows_of
-from gendiff.errors import SamplerError
+from gendiff.errors import SamplerError, check
 from gendiff.guidance.operators import boolean, fitting
 from gendiff.guidance.wrappers import finite
 from gendiff.processes import Process, pick
@@ -93,6 +93,7 @@ class Given:
     shown: bool = False
 
     def __post_init__(self) -> None:
+        check(self)
         boolean(self)
         for part in tensors(self.x0):
             if not isinstance(part, Tensor):

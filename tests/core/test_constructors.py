@@ -75,6 +75,7 @@ def required(kind: str) -> dict[str, Any]:
         "Parallel": {"solver": gendiff.Euler(3)},
         "Shifted": {"schedule": Linear()},
         "ZeroTerminal": {"schedule": Linear()},
+        "KnownParts": {"parts": ("pos",)},
         "Mixed": {"first": LogitNormal(), "second": Uniform()},
         "Binned": {"low": -8.0, "high": 8.0, "mass": (0.5, 0.5)},
         "Reward": {"f": lambda x: x},
