@@ -7,7 +7,8 @@ All terms compare the predicted clean frames with the true ones, in nm^2 (Yim et
     local   CA-CA distances below 12 A in the true chain or below 6 A in the prediction
     clash   CA closer than 4.0 A, more than two residues apart, for t < 0.7, 100-fold
 
-and their sum is divided by max(t, floor)^2, as velocity regression divides the error of positions.
+and their sum is divided by max(t, floor)^2, as velocity regression divides the error of positions. Hydrogen bonds have a
+loss of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .frames import NM, ideal_atoms
+from .frames import NM, ideal_atoms, place_oxygen
 
 State = dict[str, Tensor]
 
@@ -65,3 +66,28 @@ def geometry_loss(prediction: State, x0: State, t: Tensor, mask: Tensor, *, floo
     apart = pairs * ((place[:, None] - place).abs() > 2)
     clash = ((0.40 - far).clamp_min(0).square() * apart).sum((1, 2)) / residues
     return (total + 100 * clash * (t < 0.7)) / t.clamp_min(floor).square()
+
+
+def hydrogen_bond_loss(prediction: State, x0: State, t: Tensor, mask: Tensor, *, floor: float = 0.1) -> Tensor:
+    """How far the distances N-O of the true chain's hydrogen bonds are off, nm^2 over max(t, floor)^2, `[B]`.
+
+    A bond is an N and an O within 3.5 A, two residues apart or more. The mean over those of sheets and far turns (more
+    than five residues apart) and the mean over those of helices and near turns count alike: most bonds are helices'.
+    """
+    far = [polar_distances(state) for state in (prediction, x0)]
+    n = mask.shape[1]
+    place = torch.arange(n, device=mask.device)
+    apart = (place[:, None] - place).abs()
+    both = mask[:, :, None] & mask[:, None]
+    error, total = (far[0] - far[1]).square(), torch.zeros_like(t, dtype=far[0].dtype)
+    for kind in (apart > 5, (apart > 1) & (apart <= 5)):
+        bonds = (both & kind & (far[1] < 0.35)).to(error.dtype)
+        total = total + (error * bonds).sum((1, 2)) / bonds.sum((1, 2)).clamp_min(1)
+    return total / t.to(total).clamp_min(floor).square()
+
+
+def polar_distances(state: State) -> Tensor:
+    """The distances from N (rows) to O (columns) of ideal residues, `[B, N, N]`, nm."""
+    n, ca, c = (part / NM for part in atoms(state).unbind(2))
+    oxygen = place_oxygen(n, ca, c)
+    return NM * length(n[:, :, None] - oxygen[:, None])

@@ -28,6 +28,7 @@ from gendiff.training import Auxiliary, Term
 
 from .bonding import bridges, three_states
 from .domain import Proteins
+from .geometry import hydrogen_bond_loss
 from .motif import index_of
 from .pairs import LETTERS, PAIRING, STRUCTURE, PairFrameNetwork, distogram_loss
 from .structure import Structure
@@ -156,7 +157,15 @@ class PlannedProteins(Proteins):
 
     @property
     def auxiliary(self) -> dict[str, Auxiliary]:
-        return {**super().auxiliary, "distogram": Auxiliary(self.distogram, Term(0.1))}
+        return {
+            **super().auxiliary,
+            "distogram": Auxiliary(self.distogram, Term(0.1)),
+            "hydrogen_bonds": Auxiliary(self.hydrogen_bonds, Term(1.0, window=(0.0, 0.7))),
+        }
+
+    def hydrogen_bonds(self, prediction: State, x0: State, t: Any, **cond: Any) -> Tensor:
+        """How far the true hydrogen bonds' N and O are off in the predicted frames."""
+        return hydrogen_bond_loss(prediction, x0, t, cond["mask"], floor=self.floor)
 
     def distogram(self, prediction: State, x0: State, t: Any, *, side: Mapping[str, Tensor], **cond: Any) -> Tensor:
         """The cross entropy of the distances between CA that the network reads off its pairs."""

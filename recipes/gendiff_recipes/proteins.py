@@ -70,7 +70,7 @@ def planned() -> Recipe:
         "proteins.planned",
         PlannedProteins(source=Backbones(min_length=40, max_length=128, fragments=8, per_cluster=10)),
         network={"width": 128, "depth": 4, "heads": 8, "pair": 32, "triangle": 16, "every": 2},
-        times=Mixed(LogitNormal(0.3, 1.2), Uniform(1e-3), 0.35),
+        times=Mixed(LogitNormal(0.0, 1.2), Uniform(1e-3), 0.35),
         objective=replace(
             OBJECTIVE,
             parts={"rot": 0.5, "structure": 0.5, "pairing": 20.0},
