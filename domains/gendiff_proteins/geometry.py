@@ -7,8 +7,8 @@ All terms compare the predicted clean frames with the true ones, in nm^2 (Yim et
     local   CA-CA distances below 12 A in the true chain or below 6 A in the prediction
     clash   CA closer than 4.0 A, more than two residues apart, for t < 0.7, 100-fold
 
-and their sum is divided by max(t, floor)^2, as velocity regression divides the error of positions. Hydrogen bonds have a
-loss of their own.
+and their sum is divided by max(t, floor)^2, as velocity regression divides the error of positions. Hydrogen
+bonds have a loss of their own.
 """
 
 from __future__ import annotations

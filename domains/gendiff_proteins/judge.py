@@ -90,22 +90,47 @@ def designs(structures: Sequence[Structure], seed: int = 0) -> list[tuple[float,
 @torch.no_grad()
 def design(structure: Structure, seed: int = 0) -> tuple[float, float]:
     """The score of one designed sequence of a backbone, and the share of its most frequent letter."""
-    x = torch.from_numpy(np.ascontiguousarray(structure.backbone, dtype=np.float32))[None]
-    size = len(structure)
-    if size < 2:
-        raise DataError(f"A chain of {size} residues", "at least 2 residues to design")
-    mask, nothing = torch.ones(1, size), torch.zeros(1, size, dtype=torch.int64)
-    chains = {name: k + 1 for k, name in enumerate(dict.fromkeys(structure.chains))}
-    chain = torch.tensor([[chains[name] for name in structure.chains]])
-    place = torch.arange(size)[None] + 100 * (chain - 1)  # as the network was trained: a gap between chains
+    letters, score = designed(structure, seed)
+    return score, max(letters.count(one) for one in set(letters)) / len(letters)
+
+
+@torch.no_grad()
+def designed(structure: Structure, seed: int = 0) -> tuple[str, float]:
+    """A sequence that ProteinMPNN designs for a backbone at temperature .1, and its score."""
+    told = features(structure)
+    x, mask, place, chain = told
     never = np.array([letter == "X" for letter in LETTERS], dtype=np.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # the same design of the same backbone, whatever stands beside it
-        order = torch.randn(1, size)
+        order = torch.randn(1, len(structure))
         drawn = network().sample(
-            x, order, nothing, mask, chain, place, mask=mask, temperature=0.1, omit_AAs_np=never,
-            bias_AAs_np=np.zeros(21, np.float32), chain_M_pos=mask, bias_by_res=torch.zeros(1, size, 21),
+            x, order, torch.zeros_like(chain), mask, chain, place, mask=mask, temperature=0.1, omit_AAs_np=never,
+            bias_AAs_np=np.zeros(21, np.float32), chain_M_pos=mask, bias_by_res=torch.zeros(1, len(structure), 21),
         )["S"]  # fmt: skip
-    log_p = network()(x, drawn, mask, mask, place, chain, order)
-    score = -log_p.gather(2, drawn[..., None]).mean()
-    return float(score), float(torch.bincount(drawn[0], minlength=21).max() / size)
+    return "".join(LETTERS[k] for k in drawn[0].tolist()), nll(told, drawn, order)
+
+
+@torch.no_grad()
+def scored(structure: Structure, seed: int = 0) -> float:
+    """The NLL, nats a residue, that ProteinMPNN gives a structure's own letters, in one random order."""
+    letters = torch.tensor([[LETTERS.index(one) for one in structure.sequence]])
+    order = torch.randn(1, len(structure), generator=torch.Generator().manual_seed(seed))
+    return nll(features(structure), letters, order)
+
+
+def features(structure: Structure) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Atoms, mask, places and chains as the network takes them; between chains lies a gap, as it was trained."""
+    size = len(structure)
+    if size < 2:
+        raise DataError(f"A chain of {size} residues", "at least 2 residues to design")
+    x = torch.from_numpy(np.ascontiguousarray(structure.backbone, dtype=np.float32))[None]
+    chains = {name: k + 1 for k, name in enumerate(dict.fromkeys(structure.chains))}
+    chain = torch.tensor([[chains[name] for name in structure.chains]])
+    return x, torch.ones(1, size), torch.arange(size)[None] + 100 * (chain - 1), chain
+
+
+def nll(told: tuple[torch.Tensor, ...], letters: torch.Tensor, order: torch.Tensor) -> float:
+    """The mean of -log p of letters [1, N], each given those before it in the order."""
+    x, mask, place, chain = told
+    log_p = network()(x, letters, mask, mask, place, chain, order)
+    return float(-log_p.gather(2, letters[..., None]).mean())
