@@ -226,8 +226,9 @@ def pair_features(pos: Tensor, rot: Tensor) -> Tensor:
 class Block(nn.Module):
     """Attention, transition, and one move of the frames."""
 
-    def __init__(self, width: int, heads: int, pair: int, local: int) -> None:
+    def __init__(self, width: int, heads: int, pair: int, local: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.drop = nn.Dropout(dropout)
         self.modulation = nn.Linear(width, 4 * width)
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
         self.local = nn.Linear(local, width)
@@ -260,8 +261,8 @@ class Block(nn.Module):
         a, b, c, d = self.modulation(about)[:, None].chunk(4, -1)
         bias = (self.bias(pair) + self.relative(relative)).permute(0, 3, 1, 2)
         bias = bias.masked_fill(~mask[:, None, None], -1e9)
-        h = h + self.attention(self.norms[0](h) * (1 + a) + b, pos, rot, bias)
-        h = h + self.transition(self.norms[1](h) * (1 + c) + d, mask, index)
+        h = h + self.drop(self.attention(self.norms[0](h) * (1 + a) + b, pos, rot, bias))
+        h = h + self.drop(self.transition(self.norms[1](h) * (1 + c) + d, mask, index))
         return h, self.move(h)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from gendiff.conditions import Condition
 from gendiff.denoisers import Sided
 from gendiff.errors import RequestError
-from gendiff.nn.embeddings import Asked, whole
+from gendiff.nn.embeddings import Asked, share, whole
 from gendiff.spaces import exp_so3, to_pairs, to_square
 
 from .networks import _RADII, _REACH, LOCAL, Block, Layout, bell, full_precision, pair_features, waves
@@ -85,6 +85,7 @@ class PairFrameNetwork(nn.Module):
         every: pairs are updated before every so many-th block, the second first.
         plan: whether states have the parts "structure" and "pairing".
         sequence: whether they have the part "sequence".
+        dropout: share of what attention and transitions give that is left out in training.
         previous: whether it is told its last prediction.
         conditions: what may be asked, by name: vectors and fields, a field being one of residues.
         clock: the rotations' clock kappa(t), that of the process; kappa = t if not given.
@@ -105,6 +106,7 @@ class PairFrameNetwork(nn.Module):
         triangle: int = 16,
         every: int = 2,
         *,
+        dropout: float = 0.0,
         plan: bool = True,
         sequence: bool = False,
         previous: bool = True,
@@ -113,6 +115,7 @@ class PairFrameNetwork(nn.Module):
     ) -> None:
         super().__init__()
         whole("PairFrameNetwork", width=width, depth=depth, heads=heads, pair=pair, triangle=triangle, every=every)
+        share("PairFrameNetwork", dropout=dropout)
         self.takes_previous, self.plan, self.every = previous, plan, every
         self.residues = {
             **({"structure": len(STRUCTURE)} if plan else {}),
@@ -137,7 +140,7 @@ class PairFrameNetwork(nn.Module):
             nn.init.zeros_(new.weight)
             if isinstance(new, nn.Linear):
                 nn.init.zeros_(new.bias)
-        self.blocks = nn.ModuleList(Block(width, heads, pair, LOCAL) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, pair, LOCAL, dropout) for _ in range(depth))
         self.updates = nn.ModuleList(PairUpdate(width, pair, triangle) for _ in range(depth // every))
         self.of_pairs = nn.Sequential(nn.LayerNorm(pair), nn.Linear(pair, 2 * pair), nn.SiLU())
         self.distogram = nn.Linear(2 * pair, BINS)

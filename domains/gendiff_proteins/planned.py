@@ -146,12 +146,14 @@ class PlannedProteins(Proteins):
         pair: int = 32,
         triangle: int = 16,
         every: int = 2,
+        dropout: float = 0.0,
         previous: bool = True,
     ) -> nn.Module:
         """A `PairFrameNetwork`, whose arguments these are."""
         clock = schedule_of(self.process, "rot").clock
         return PairFrameNetwork(
-            width, depth, heads, pair, triangle, every, plan=self.topology, sequence=self.sequence, previous=previous,
+            width, depth, heads, pair, triangle, every, plan=self.topology,
+            dropout=dropout, sequence=self.sequence, previous=previous,
             conditions=self.conditions, clock=clock,
         )  # fmt: skip
 

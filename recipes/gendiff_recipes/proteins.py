@@ -89,12 +89,21 @@ def inverse_folding() -> Recipe:
     return Recipe(
         "proteins.inverse_folding",
         PlannedProteins(source=source, topology=False, sequence=True),
-        network={"width": 128, "depth": 4, "heads": 8, "pair": 32, "triangle": 16, "every": 2, "previous": False},
+        network={
+            "width": 128,
+            "depth": 4,
+            "heads": 8,
+            "pair": 32,
+            "triangle": 16,
+            "every": 2,
+            "previous": False,
+            "dropout": 0.2,
+        },
         times=Uniform(1e-3),
         objective=Objective(
             parts={"pos": 0.1, "rot": 0.05},  # that they are known and stay
             auxiliary=0.0,
-            known=(KnownParts(("pos", "rot"), 1.0, level=0.02),),
+            known=(KnownParts(("pos", "rot"), 1.0, level=0.05),),
         ),
         drop=1.0,
         optimizer=Optimizer(lr=1e-3, weight_decay=0.05, warmup=300, decay=0.7),
