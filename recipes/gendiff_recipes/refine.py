@@ -1,4 +1,7 @@
-"""`gendiff refine FILE`: repairs a structure, or varies it by so many angstrom; see `refinement`."""
+"""`gendiff refine FILE`: repairs a structure, or varies it by so many angstrom; see `gendiff_proteins.refinement`.
+
+What needs torch is loaded when it runs: `gendiff --help` asks every command for its line.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +41,7 @@ class Refine:
         parser.add_argument("--out", type=Path, help="a new folder (refined, or the next that is free)")
 
     def run(self, args: argparse.Namespace) -> None:
-        from . import refinement
-        from .ranking import write_ranking
-        from .reading import read
-        from .writing import write
+        from gendiff_proteins import read, refinement, write, write_ranking
 
         structure = read(args.file)
         if args.model is None and (args.vary is not None or args.n > 1):
