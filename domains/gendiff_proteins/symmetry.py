@@ -173,18 +173,18 @@ class Symmetric:
         """The group, float32 [G, 3, 3]."""
         return torch.from_numpy(group(self.group)).float()
 
-    def given(self, like: dict[str, Tensor]) -> Images:
+    def given(self, like: dict[str, Tensor]) -> Oligomer:
         """As the sampler takes it; of classes in `like` [1, sites] nothing is known."""
         x0, keep = self.state()
         by_part = {"pos": keep, "rot": keep}
         for name, part in like.items():
             x0[name], by_part[name] = part, torch.zeros(part.shape[:2], dtype=torch.bool)
-        return Images(x0, by_part, shown=True, rotations=self.rotations, length=self.size,
+        return Oligomer(x0, by_part, shown=True, rotations=self.rotations, length=self.size,
                       apart=0.0 if self.motif else self.apart)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Images(Given):
+class Oligomer(Given):
     """The state of an oligomer, its chains images of the first; what is known of the first chain is put there first."""
 
     rotations: Tensor = field(default_factory=lambda: torch.eye(3)[None])
