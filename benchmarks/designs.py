@@ -189,7 +189,7 @@ GROUPS = {
 def symmetry(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
     """Oligomers of every group, raw and finished; chains are short where there are many."""
     found: Numbers = {"n of each": args.n}
-    for name, length in GROUPS.items():
+    for name, length in ((name, GROUPS[name]) for name in args.groups):
         since = time.process_time()
         raw = model.sample(args.n, given=Symmetric(name, length), seed=args.seed, batch=4, **told(args))
         seconds = (time.process_time() - since) / args.n
@@ -340,6 +340,7 @@ def main() -> None:
     parser.add_argument("--low", type=int, default=60)
     parser.add_argument("--high", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--groups", nargs="*", choices=tuple(GROUPS), default=list(GROUPS), help="of symmetry")
     parser.add_argument("--copies", type=int, default=50, help="samples compared with training chains")
     parser.add_argument("--no-judge", dest="judge", action="store_false", help="without ProteinMPNN")
     parser.add_argument("--name", help="of the row; the model's file by default")
