@@ -91,7 +91,7 @@ def described(chains: Sequence[Structure], judged: bool = True) -> Numbers:
     phi = [t[np.isfinite(t)] for t in (m.torsions(one)[0] for one in chains)]
     out["phi below 0"] = interval([(int((t < 0).sum()), len(t)) for t in phi], share)
     out["right turns of CA"], out["left turns of CA"] = m.handedness(list(chains))
-    out["Rg over expected"] = interval([m.radius(one) for one in chains], lambda v: float(np.mean(v)))
+    out["Rg over expected"] = interval([float(m.radii([one])[0]) for one in chains], lambda v: float(np.mean(v)))
     if judged:
         best = [min(mpnn(one), key=lambda pair: pair[0]) for one in chains]
         out["ProteinMPNN NLL, best of 4"] = interval([b[0] for b in best], lambda v: float(np.mean(v)))

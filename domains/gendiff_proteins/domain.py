@@ -67,6 +67,7 @@ from .writing import write
 State = dict[str, Tensor]
 
 SHORTEST, LONGEST = 4, 1024
+LARGEST = 4096  # residues of several chains together
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -155,9 +156,10 @@ class Proteins(Domain):
         sizes = [int(size) for size in lengths]
         if len(sizes) != n:
             raise RequestError(f"length has {len(sizes)} values for {n} samples", f"one number, or {n}", "length=80")
-        wrong = [size for size in sizes if not SHORTEST <= size <= LONGEST]
+        most = LONGEST if index is None else LARGEST
+        wrong = [size for size in sizes if not SHORTEST <= size <= most]
         if wrong:
-            raise RequestError(f"length={wrong[0]}", f"{SHORTEST} to {LONGEST} residues")
+            raise RequestError(f"length={wrong[0]}", f"{SHORTEST} to {most} residues")
         longest = max(sizes, default=SHORTEST)
         like = {"pos": torch.empty(n, longest, 3), "rot": torch.empty(n, longest, 3, 3)}
         mask = torch.arange(longest)[None] < torch.tensor(sizes)[:, None]
