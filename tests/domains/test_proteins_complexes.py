@@ -30,7 +30,14 @@ from gendiff_proteins import (
 )
 from gendiff_proteins.ideal import chains
 from gendiff_proteins.motif import LEAP
-from gendiff_proteins.networks import FrameNetwork, follows
+from gendiff_proteins.networks import (
+    FrameNetwork,
+    Layout,
+    Transition,
+    crowding_features,
+    follows,
+    neighbour_features,
+)
 
 
 def target(size: int = 40) -> Structure:
@@ -282,3 +289,31 @@ def test_the_command_line_takes_the_words(model: gendiff.Model, tmp_path: Path) 
     assert set(read(tmp_path / "c3" / "0000.pdb").chains) == {"A", "B", "C"}
     assert run("-n", "1", pdb, "contig=T99-120/5", "--out", str(tmp_path / "none")) == 2
     assert not (tmp_path / "none").exists()
+
+
+def test_what_a_residue_sees_along_its_chain_ends_with_it() -> None:
+    """Features of neighbours and the sum along the chain are those of each chain by itself."""
+    x, first = state(17), 9
+    index = torch.arange(17).repeat(2, 1)
+    index[:, first:] += LEAP
+    mask, t = torch.ones(2, 17, dtype=torch.bool), torch.full((2,), 0.4, dtype=torch.float64)
+    together = neighbour_features(x["pos"], x["rot"], mask, t, index)
+    layer = awake(Transition(8))
+    assert isinstance(layer, Transition)
+    h = torch.randn(2, 17, 8, dtype=torch.float64)
+    moved = layer(h, mask, index)
+    for part in (slice(0, first), slice(first, 17)):
+        alone = neighbour_features(x["pos"][:, part], x["rot"][:, part], mask[:, part], t)
+        torch.testing.assert_close(together[:, part], alone, rtol=0, atol=1e-12)
+        torch.testing.assert_close(moved[:, part], layer(h[:, part], mask[:, part]), rtol=0, atol=1e-12)
+    layout = Layout.of(mask, index, torch.float64)
+    assert layout.left[0].tolist() == [*range(9), *range(8)]
+    assert layout.right[0].tolist() == [*reversed(range(9)), *reversed(range(8))]
+
+
+def test_what_crowds_a_residue_is_of_other_chains_too() -> None:
+    pos = torch.tensor([[[0.0, 0, 0], [0.1, 0, 0], [9.0, 0, 0]]], dtype=torch.float64)
+    rot, mask = torch.eye(3, dtype=torch.float64).repeat(1, 3, 1, 1), torch.ones(1, 3, dtype=torch.bool)
+    one = crowding_features(pos, rot, mask, torch.tensor([[0, 1, 2]]))
+    two = crowding_features(pos, rot, mask, torch.tensor([[0, 1 + LEAP, 2 + LEAP]]))
+    assert float(one[0, 0, 0]) == 0.0 and float(two[0, 0, 0]) > 0.5
