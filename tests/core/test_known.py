@@ -53,6 +53,7 @@ def test_parts_are_shown_in_their_share_of_the_samples_and_others_are_noisy() ->
 
 def test_a_level_shows_a_part_with_that_much_noise() -> None:
     denoiser, _, x0 = bundle(2000)
+    x0["a"] = 3 * x0["a"]  # so that a tenth of it is not what a tenth of the noise is
     process: Any = denoiser.process
     x = shown(
         (KnownParts(("a",), 1.0, level=0.1),), process, x0, process.noise(x0, 1.0, Noise.of(1, 2000)), Noise.of(0, 2000)
