@@ -6,6 +6,7 @@
     python benchmarks/designs.py symmetry MODEL   oligomers of every group: error, clashes between chains, contacts
     python benchmarks/designs.py complexes MODEL  binders to targets of BM5, with hotspots and with shuffled ones
     python benchmarks/designs.py motifs MODEL     the single motifs of Genie 2's copy of RFdiffusion's set
+    python benchmarks/designs.py repair MODEL     noise of .6 A taken off; ensembles "2 A" away
     python benchmarks/designs.py sequences MODEL  letters for held-back backbones, ProteinMPNN beside
 
 Secondary structure is mkdssp's where it is installed (Debian's package dssp), ours else; which one is said. ProteinMPNN
@@ -22,6 +23,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +46,16 @@ from gendiff_proteins import (
     log_likelihood,
     marginals,
     recovery,
+    refined,
     scaffold,
     scaffolds,
+    varied,
 )
 from gendiff_proteins import metrics as m
 from gendiff_proteins.bonding import secondary_structure
 from gendiff_proteins.judge import designed, designs, scored
 from gendiff_proteins.planned import lettered
-from gendiff_proteins.superpose import tm_align
+from gendiff_proteins.superpose import rmsd, tm_align
 from gendiff_proteins.symmetry import group
 
 Numbers = dict[str, Any]
@@ -325,9 +329,38 @@ def sequences(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
     }  # fmt: skip
 
 
+def repair(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
+    """Held-back chains with .6 A of noise, refined; and ensembles that shall lie 2 A from them."""
+    chains = [e.artifact for e in Backbones(args.low, args.high, fragments=0).load("test")][: args.n]
+    rng = np.random.default_rng(args.seed)
+    noisy = [replace(one, backbone=one.backbone + rng.normal(0, 0.6 / 3**0.5, one.backbone.shape)) for one in chains]
+    mended = refined(noisy, 0.6)
+
+    def away(made: Sequence[Structure], true: Sequence[Structure]) -> list[float]:
+        pairs = zip(made, true, strict=True)
+        return [float(rmsd(torch.from_numpy(a.ca.copy()), torch.from_numpy(b.ca.copy()))) for a, b in pairs]
+
+    def mean(values: Any) -> float:
+        return float(np.mean(values))
+
+    groups = {"noisy": noisy, "refined": mended, "true": chains} if args.judge else {}
+    best = {name: [min(mpnn(one))[0] for one in group_] for name, group_ in groups.items()}
+    few = chains[: max(len(chains) // 4, 1)]
+    ensembles = [varied(model, one, 2.0, 8, seed=args.seed, **told(args)) for one in few]
+    medians = [float(np.median(away(made, [one] * 8))) for made, one in zip(ensembles, few, strict=True)]
+    return {
+        "n": len(chains), "CA RMSD of noisy chains": interval(away(noisy, chains), mean),
+        "of refined ones": interval(away(mended, chains), mean),
+        **{f"ProteinMPNN NLL, best of 4, {name}": interval(values, mean) for name, values in best.items()},
+        "ensembles": len(few),
+        "median CA RMSD of 8 samples, 2 A asked": interval(medians, lambda v: float(np.median(v))),
+        "least and most": [min(medians), max(medians)],
+    }  # fmt: skip
+
+
 WHAT: dict[str, Callable[[gendiff.Model, argparse.Namespace], Numbers]] = {
     "backbones": backbones, "dying": dying, "asked": asked, "symmetry": symmetry, "complexes": complexes,
-    "motifs": motifs, "sequences": sequences,
+    "motifs": motifs, "sequences": sequences, "repair": repair,
 }  # fmt: skip
 
 

@@ -49,7 +49,7 @@ PROTEINS: list[tuple[str, str, str, str, tuple[str, ...]]] = [
     (
         "a break in what is known that is not told",
         f"{HOME}/motif.py",
-        "leap[there] = missing(self.structure, k)",
+        "leap[there] = missing(structure, k)",
         "leap[there] = 1",
         COMPLEXES,
     ),
@@ -100,6 +100,13 @@ PROTEINS: list[tuple[str, str, str, str, tuple[str, ...]]] = [
         f"{HOME}/symmetry.py",
         "        x = images(x, self.rotations, self.length)  # what is known is shifted to the mean of where it is\n",
         "",
+        SYMMETRY,
+    ),
+    (
+        "a motif about the axes shown to networks that never saw one",
+        f"{HOME}/symmetry.py",
+        "shown=self.motif is None",
+        "shown=True",
         SYMMETRY,
     ),
     (

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -180,11 +180,11 @@ class Proteins(Domain):
         """
         if isinstance(given, Symmetric):
             asked = what.get("length")
-            given = given.of_length(asked) if given.length is None else given
-            total = given.count * given.length
-            if asked not in (None, given.length, total):
-                raise RequestError(f"length={asked!r} with {given.count} chains of {given.length}", "no length=")
-            return given.given(self.nothing(total)), {**what, "length": total, "index": [given.index]}
+            given = replace(given, length=asked) if given.length is None else given
+            total = given.count * given.size
+            if asked not in (None, given.size, total):
+                raise RequestError(f"length={asked!r} with {given.count} chains of {given.size}", "no length=")
+            return given.given(self.with_nothing), {**what, "length": total, "index": [given.index]}
         motifs = list(given) if isinstance(given, list | tuple) else [given]
         if not motifs or not all(isinstance(one, Motif) for one in motifs):
             return super().known(given, what)
@@ -201,10 +201,7 @@ class Proteins(Domain):
         told: dict[str, Any] = {**what, "length": lengths[0] if len(motifs) == 1 else lengths}
         if any(bool((one.index.diff() != 1).any()) for one in motifs):
             told["index"] = [one.index for one in motifs]
-        x0, by_part = {"pos": pos, "rot": rot}, {"pos": keep, "rot": keep}
-        for name, part in self.nothing(most).items():
-            x0[name] = part.repeat(len(motifs), 1)
-            by_part[name] = torch.zeros(x0[name].shape, dtype=torch.bool)
+        x0, by_part = self.with_nothing({"pos": pos, "rot": rot}, {"pos": keep, "rot": keep})
         if not any(one.hotspots for one in motifs):
             return Given(x0, by_part), told
         made = torch.zeros(len(motifs), most, dtype=torch.bool)
@@ -258,9 +255,9 @@ class Proteins(Domain):
             raise RequestError(f"symmetry={name} with the contig {words!r}", "one chain of one length", "")
         return Symmetric(str(name), many[0].length, motif=many[0])
 
-    def nothing(self, length: int) -> State:
-        """The parts beside the frames of a state of which nothing is known, [1, sites]."""
-        return {}
+    def with_nothing(self, x0: State, keep: State) -> tuple[State, State]:
+        """What is known and where, [B, ...] by part, with the parts that are not in it, of which nothing is."""
+        return x0, keep
 
     def size_of(self, artifact: Structure) -> dict[str, Any]:
         return {"length": len(artifact)}

@@ -109,14 +109,7 @@ class Motif:
         """`[length]` int64: places along the chains, with a leap where another begins, and where known residues that
         follow each other in the design are not joined in the file.
         """
-        leap = np.ones(self.length, dtype=np.int64)
-        leap[0] = 0
-        for k in self.structure.breaks:
-            here, there = self.places[k], self.places[k + 1]
-            if there == here + 1:
-                leap[there] = missing(self.structure, k)
-        leap[list(self.starts[1:])] = LEAP
-        return torch.from_numpy(np.cumsum(leap))
+        return along(self.structure, self.places, self.length, self.starts)
 
     def complete(self, sample: Structure) -> Structure:
         """A sample in the place of the file, its known residues as they are there, its chains and numbers said.
@@ -279,9 +272,16 @@ def free_ids(count: int, taken: Iterable[str]) -> list[str]:
     return [one for one in [*letters, *more] if one not in used][:count]
 
 
-def index_of(structure: Structure) -> torch.Tensor:
-    """Places along the chains of a structure, int64 [N], with a leap at every break (`Motif.index`)."""
-    return Motif(structure, tuple(range(len(structure))), len(structure)).index
+def along(structure: Structure, places: Sequence[int], length: int, starts: Sequence[int] = (0,)) -> torch.Tensor:
+    """Where residues of a design stand along its chains, int64 [length]; see `Motif.index`."""
+    leap = np.ones(length, dtype=np.int64)
+    leap[0] = 0
+    for k in structure.breaks:
+        here, there = places[k], places[k + 1]
+        if there == here + 1:
+            leap[there] = missing(structure, k)
+    leap[list(starts[1:])] = LEAP
+    return torch.from_numpy(np.cumsum(leap))
 
 
 def missing(structure: Structure, k: int) -> int:

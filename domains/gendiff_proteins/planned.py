@@ -29,7 +29,7 @@ from gendiff.training import Auxiliary, Term
 from .bonding import bridges, three_states
 from .domain import Proteins
 from .geometry import hydrogen_bond_loss
-from .motif import index_of
+from .motif import along
 from .pairs import LETTERS, PAIRING, STRUCTURE, PairFrameNetwork, distogram_loss
 from .structure import Structure
 from .topology import Topology
@@ -116,26 +116,24 @@ class PlannedProteins(Proteins):
             raise RequestError(f"length={length!r} with a topology of {n} residues", "one length", "no length=")
         frames = {"pos": torch.zeros(n, 3), "rot": torch.eye(3).repeat(n, 1, 1)}
         none = dict.fromkeys(frames, torch.zeros(n, dtype=torch.bool))
-        x0, keep = {**frames, **given.classes()}, {**none, **given.keep()}
-        for name, part in self.nothing(n).items():
-            x0.setdefault(name, part[0])
-            keep.setdefault(name, torch.zeros(part.shape[1], dtype=torch.bool))
-        return Given(batched(x0), batched(keep), shown=True), {**what, "length": n}
+        x0, keep = self.with_nothing(batched({**frames, **given.classes()}), batched({**none, **given.keep()}))
+        return Given(x0, keep, shown=True), {**what, "length": n}
 
     def folded(self, given: Structure, what: Mapping[str, Any]) -> tuple[Given, dict[str, Any]]:
         """The frames of a backbone, for which a sequence is asked."""
         length, n = what.get("length"), len(given)
         if length is not None and length != n:
             raise RequestError(f"length={length!r} with a backbone of {n} residues", "one length", "no length=")
-        x0 = self.encode_given(given)
-        keep = dict.fromkeys(x0, torch.ones(n, dtype=torch.bool))
-        for name, part in self.nothing(n).items():
-            x0[name], keep[name] = part[0], torch.zeros(part.shape[1], dtype=torch.bool)
-        told = {"index": [index_of(given)]} if given.breaks else {}
-        return Given(batched(x0), batched(keep), shown=True), {**what, **told, "length": n}
+        known = batched(self.encode_given(given))
+        x0, keep = self.with_nothing(known, dict.fromkeys(known, torch.ones(1, n, dtype=torch.bool)))
+        told = {"index": [along(given, range(n), n)]} if given.breaks else {}
+        return Given(x0, keep, shown=True), {**what, **told, "length": n}
 
-    def nothing(self, length: int) -> State:
-        return {name: torch.zeros(1, own.sites.count(length), dtype=torch.int64) for name, own in self.classes.items()}
+    def with_nothing(self, x0: State, keep: State) -> tuple[State, State]:
+        count, length = x0["pos"].shape[:2]
+        rest = {name: (count, own.sites.count(length)) for name, own in self.classes.items() if name not in x0}
+        zeros = {name: torch.zeros(shape, dtype=torch.int64) for name, shape in rest.items()}
+        return {**x0, **zeros}, {**keep, **{name: part > 0 for name, part in zeros.items()}}
 
     def network(  # type: ignore[override]
         self,

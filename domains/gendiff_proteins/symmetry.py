@@ -2,8 +2,8 @@ r"""Symmetric oligomers: chains that are images of one another under a point gro
 
     x = (g_1 x_1, ..., g_G x_1),     g_k rotations about the origin,   g_1 = 1
 
-is put into the noise, and put back after every step, so that noise and samples have it exactly: a sampler then moves
-the first chain in the field that it makes together with its images (Watson et al. 2023, section on symmetric noise).
+is put into the noise, and put back after every step towards the data, so that samples have it exactly: a sampler then
+moves the first chain in the field that it makes together with its images (Watson et al. 2023, on symmetric noise).
 
     C_n   n        rotations about z
     D_n   2 n      and a half turn about x
@@ -13,7 +13,7 @@ The centre of the first chain is kept at least `radius` from the axis (from the 
 that saw chains of a hundred residues draws everything into the room of one. By default that is the radius at which the
 whole has the radius of gyration of a protein of its size, Rg = 2.2 N^0.38 A.
 
-Groups come from two generators each, multiplied until they close. A motif given beside the symmetry is met by every
+Groups come from a few generators each, multiplied until they close. A motif given beside the symmetry is met by every
 image: it belongs to the first chain and lies where it lies to the axes (`Symmetric.motif`), along z wherever it likes.
 """
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -33,7 +34,7 @@ from gendiff import Given
 from gendiff.errors import RequestError
 from gendiff.processes import Process
 from gendiff.random import Noise
-from gendiff.spaces import to_pairs, to_square
+from gendiff.spaces import exp_so3, to_pairs, to_square
 
 from .frames import NM, frames_from_backbone
 from .motif import LEAP, free_ids
@@ -44,9 +45,8 @@ GOLDEN = (1 + math.sqrt(5)) / 2
 
 def about(axis: tuple[float, float, float], turns: float) -> np.ndarray:
     """The rotation by 2 pi `turns` about an axis, [3, 3]."""
-    x, y, z = np.array(axis) / np.linalg.norm(axis)
-    k, a = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]), 2 * math.pi * turns
-    return np.eye(3) + math.sin(a) * k + (1 - math.cos(a)) * (k @ k)
+    unit = np.array(axis) / np.linalg.norm(axis)
+    return exp_so3(torch.from_numpy(2 * math.pi * turns * unit)).numpy()
 
 
 @lru_cache
@@ -103,12 +103,6 @@ class Symmetric:
             raise RequestError(
                 f"a motif in a chain of {self.motif.length} residues and chains of {self.length}", "one length"
             )
-
-    def of_length(self, length: Any) -> Symmetric:
-        """The same with chains of a length that is said elsewhere."""
-        if length is None:
-            raise RequestError(f"{self.group} without a length", "the residues of each chain", "length=60")
-        return replace(self, length=length)
 
     @property
     def size(self) -> int:
@@ -173,14 +167,18 @@ class Symmetric:
         """The group, float32 [G, 3, 3]."""
         return torch.from_numpy(group(self.group)).float()
 
-    def given(self, like: dict[str, Tensor]) -> Oligomer:
-        """As the sampler takes it; of classes in `like` [1, sites] nothing is known."""
+    def given(self, with_nothing: Callable[[Any, Any], tuple[Any, Any]]) -> Oligomer:
+        """As the sampler takes it, completed by `Proteins.with_nothing`.
+
+        A motif is as noisy as the rest, and stretches of the grid are walked again, as for every `Motif`; without one
+        nothing is known beforehand, and one pass is enough.
+        """
         x0, keep = self.state()
-        by_part = {"pos": keep, "rot": keep}
-        for name, part in like.items():
-            x0[name], by_part[name] = part, torch.zeros(part.shape[:2], dtype=torch.bool)
-        return Oligomer(x0, by_part, shown=True, rotations=self.rotations, length=self.size,
-                      apart=0.0 if self.motif else self.apart)  # fmt: skip
+        x0, by_part = with_nothing(x0, {"pos": keep, "rot": keep})
+        return Oligomer(
+            x0, by_part, shown=self.motif is None, rotations=self.rotations, length=self.size,
+            apart=0.0 if self.motif else self.apart,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

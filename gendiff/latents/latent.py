@@ -205,6 +205,16 @@ class Latent(Domain):
         z = self.codec.encode(torch.where(inner.keep, inner.x0, 0.0))
         return Given(z, grid.states(whole > 0.5).expand_as(z)), what
 
+    @property
+    def givens(self) -> Mapping[str, str]:
+        return self.domain.givens
+
+    def given(self, n: int, seed: int = 0, **said: Any) -> Any:
+        return self.domain.given(n, seed, **said)
+
+    def completed(self, artifact: Any, given: Any, number: int) -> Any:
+        return self.domain.completed(artifact, given, number)
+
     def plan(self, n: int, expects: Expects, /, **asked: Any) -> dict[str, Any]:
         return self.domain.plan(n, expects, **asked)
 

@@ -15,6 +15,7 @@ from gendiff import Given
 from gendiff.cli import main
 from gendiff.errors import RequestError
 from gendiff.sampling.solvers import Euler
+from gendiff.testing import randomised
 from gendiff_proteins import (
     Ideal,
     Motif,
@@ -49,12 +50,7 @@ def target(size: int = 40) -> Structure:
 
 
 def awake(network: torch.nn.Module) -> torch.nn.Module:
-    """With weights that are nowhere zero, so that everything has a say."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
-    return network.double().eval()
+    return randomised(network).double().eval()
 
 
 def state(n: int, plan: bool = False) -> dict[str, torch.Tensor]:

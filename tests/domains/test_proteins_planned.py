@@ -10,7 +10,7 @@ import gendiff
 from gendiff.errors import DataError, RequestError
 from gendiff.sampling.solvers import Euler
 from gendiff.spaces import to_square
-from gendiff.testing import check_domain
+from gendiff.testing import check_domain, randomised
 from gendiff_proteins import FrameNetwork, Ideal, PairFrameNetwork, PlannedProteins, Structure, Topology
 from gendiff_proteins.bonding import bridges, ladders, three_states
 from gendiff_proteins.ideal import chains
@@ -139,10 +139,7 @@ def test_a_distogram_that_knows_costs_nothing_and_padding_is_not_counted() -> No
 
 def test_untrained_it_is_a_frame_network_with_the_same_weights() -> None:
     plain = FrameNetwork(32, 2, 4, 16)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in plain.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    randomised(plain)
     more = PairFrameNetwork(32, 2, 4, 16, 8, 1, sequence=True)
     left = more.load_state_dict(plain.state_dict(), strict=False)
     assert not left.unexpected_keys

@@ -9,6 +9,7 @@ import torch
 import gendiff
 from gendiff.errors import RequestError
 from gendiff.random import Noise
+from gendiff.testing import randomised
 from gendiff_proteins import Ideal, PlannedProteins, Proteins, Structure, log_likelihood, marginals, mutations, recovery
 from gendiff_proteins.ideal import chains
 from gendiff_proteins.pairs import LETTERS
@@ -23,10 +24,7 @@ def chain() -> Structure:
 def model(request: pytest.FixtureRequest) -> gendiff.Model:
     domain = PlannedProteins(source=Ideal(count=8), topology=request.param, sequence=True)
     made = gendiff.Model.new(domain, width=32, depth=2, heads=4, pair=8, triangle=4)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in made.denoiser.network.parameters():
-            p.add_(0.2 * torch.randn(p.shape, generator=generator))
+    randomised(made.denoiser.network)
     return made
 
 

@@ -13,6 +13,7 @@ from gendiff.errors import RequestError
 from gendiff.random import Noise
 from gendiff.sampling.solvers import DDPM, Euler
 from gendiff.spaces import to_square
+from gendiff.testing import randomised
 from gendiff_proteins import Ideal, Motif, PlannedProteins, Proteins, Relaxation, Structure, Symmetric
 from gendiff_proteins.ideal import chains
 from gendiff_proteins.symmetry import group, images, related
@@ -47,10 +48,7 @@ def test_a_group_that_there_is_not_is_answered(name: str) -> None:
 def model(request: pytest.FixtureRequest) -> gendiff.Model:
     size: dict[str, Any] = {"triangle": 4} if request.param is PlannedProteins else {}
     made = gendiff.Model.new(request.param(source=Ideal(count=8)), width=32, depth=2, heads=4, pair=8, **size)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in made.denoiser.network.parameters():
-            p.add_(0.02 * torch.randn(p.shape, generator=generator))
+    randomised(made.denoiser.network)
     return made
 
 
@@ -79,7 +77,7 @@ def test_samples_and_states_are_symmetric(model: gendiff.Model, name: str) -> No
 def test_every_step_is_symmetric_and_the_first_chain_far_enough_out(model: gendiff.Model, name: str) -> None:
     asked = Symmetric(name, 8, radius=14.0)
     domain: Any = model.domain
-    given = asked.given(domain.nothing(32)).expand(3)
+    given = asked.given(domain.with_nothing).expand(3)
     x = model.denoiser.process.prior(model.domain.request(3, length=32).like, Noise.of(1, 3))
     for s in (1.0, 0.6, 0.0):
         put = given.put(model.denoiser.process, x, s, Noise.of(2, 3))
@@ -120,6 +118,16 @@ def test_a_motif_lies_where_it_lies_to_the_axes(model: gendiff.Model) -> None:
         assert np.abs(one.backbone[4:10] - placed.backbone).max() < 1e-9
         assert error(one, "C3", 14) < 1e-9
         assert one.known[:14] == ("",) * 4 + tuple(f"A{k}" for k in range(1, 7)) + ("",) * 4
+    domain: Any = model.domain
+    given = asked.given(domain.with_nothing)
+    assert not given.shown  # the networks never saw a clean motif in noise: it is as noisy as the rest
+    x = model.denoiser.process.prior(model.domain.request(1, length=42).like, Noise.of(1, 1))
+    dark, clean = (given.put(model.denoiser.process, x, s, Noise.of(2, 1))["rot"][0, 4:10] for s in (0.9, 0.0))
+    assert float((dark - clean).abs().max()) > 0.1
+    put = given.put(model.denoiser.process, x, 0.0, Noise.of(2, 1))["pos"][
+        0, 4:10, :2
+    ]  # whatever the other chains were
+    np.testing.assert_allclose(10 * put.numpy(), placed.ca[:, :2], atol=1e-4)
     states, _ = model.states(1, given=asked, sampler=Euler(3))
     there = states[0]["pos"][0, 4:10, :2] * 10  # about z nothing is free
     np.testing.assert_allclose(there.numpy(), placed.ca[:, :2], atol=1e-3)
