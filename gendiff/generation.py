@@ -52,7 +52,6 @@ from gendiff.guidance import (
     noised_start,
     of_samples,
     start_at,
-    with_resampling,
 )
 from gendiff.processes import Joint, leaf_of
 from gendiff.random import Noise
@@ -334,8 +333,8 @@ class Generation:
                 warn(f"The tables were fitted at guidance {tables.guidance}; at {guidance!r} {name} is used.")
         if steps is not None:
             solver = replace_solver(solver, lambda inner: dataclasses.replace(inner, steps=steps))  # type: ignore[type-var]
-        if isinstance(given, Given) and not given.shown:
-            solver = replace_solver(solver, with_resampling)
+        if isinstance(given, Given):
+            solver = replace_solver(solver, given.paced)
         first, space = None, self.denoiser.process.space
         if start is not None:
             solver = replace_solver(solver, functools.partial(start_at, strength=strength), FlowPath)

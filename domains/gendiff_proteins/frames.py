@@ -72,8 +72,10 @@ def backbone_from_frames(pos: Tensor, rot: Tensor) -> Tensor:
     return torch.stack([nitrogen, pos, carbon, oxygen], dim=-2)
 
 
-def place_oxygen(n: Tensor, ca: Tensor, c: Tensor) -> Tensor:
+def place_oxygen(n: Tensor, ca: Tensor, c: Tensor, *, follow: Tensor | None = None) -> Tensor:
     """Carbonyl oxygens `[..., N, 3]` of a chain from its N, CA, C, each `[..., N, 3]`, angstrom.
+
+    `follow`, bool `[..., N - 1]`, says which residues are followed by one of their chain; by default all but the last.
 
     O is trans to the next CA: in the plane of CA, C and the next N, at the ideal angle CA-C-O, on the side away from N.
     Where the chain ends or is broken (C-N > 2 A) the plane is the one of psi = 140 degrees.
@@ -87,6 +89,7 @@ def place_oxygen(n: Tensor, ca: Tensor, c: Tensor) -> Tensor:
         bond = n[..., 1:, :] - c[..., :-1, :]
         flat = bond - (bond * back[..., :-1, :]).sum(-1, keepdim=True) * back[..., :-1, :]
         joined = (bond.norm(dim=-1, keepdim=True) < BREAK) & (flat.norm(dim=-1, keepdim=True) > 1e-3)
+        joined = joined if follow is None else joined & follow[..., None]
         side = torch.cat([torch.where(joined, unit(flat), side[..., :-1, :]), side[..., -1:, :]], dim=-2)
     angle = math.radians(CA_C_O)
     return c + C_O * (math.cos(angle) * back - math.sin(angle) * side)

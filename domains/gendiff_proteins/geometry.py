@@ -86,8 +86,8 @@ def hydrogen_bond_loss(prediction: State, x0: State, t: Tensor, mask: Tensor, *,
     return total / t.to(total).clamp_min(floor).square()
 
 
-def polar_distances(state: State) -> Tensor:
-    """The distances from N (rows) to O (columns) of ideal residues, `[B, N, N]`, nm."""
+def polar_distances(state: State, follow: Tensor | None = None) -> Tensor:
+    """The distances from N (rows) to O (columns) of ideal residues, `[B, N, N]`, nm; `follow` as of `place_oxygen`."""
     n, ca, c = (part / NM for part in atoms(state).unbind(2))
-    oxygen = place_oxygen(n, ca, c)
+    oxygen = place_oxygen(n, ca, c, follow=follow)
     return NM * length(n[:, :, None] - oxygen[:, None])

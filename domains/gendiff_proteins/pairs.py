@@ -1,17 +1,21 @@
 """The network on frames with a track of pairs, and with a plan: which residues are helix or strand, which strands pair.
 
 Beside every residue stands h_i, beside every pair e_ij. With the frames of the block, (R_i, p_i), a pair learns from
-its ends, from how far apart they are now, and around triangles (Jumper et al. 2021, algorithm 11),
+its ends, from how far apart they are now, and N and O of their hydrogen bonds, around triangles (Jumper et al. 2021,
+algorithm 11), and from its neighbours in the square of pairs: a bridge (i, j) of a ladder has (i + 1, j - 1) or
+(i + 1, j + 1) beside it, which nothing else in a network of few blocks can say,
 
-    z_ij = silu(norm(e_ij) + row(h_i) + column(h_j) + radial(|p_i - p_j|))
-    e_ij <- e_ij + W z_ij + out(norm(sum_k a_ik b_jk / N)),      a, b projections of z
+    z_ij = silu(norm(e_ij) + row(h_i) + column(h_j) + radial(|p_i - p_j|) + polar(|N_i - O_j|, |N_j - O_i|))
+    e_ij <- e_ij + W z_ij + out(norm(sum_k a_ik b_jk / N)) + V silu(sum_ab w_ab * z_(i+a)(j+b)),    a, b from -2 to 2
 
 and attention between residues is biased by e (`networks.Block`). What a pair is comes from the noisy frames, the places
 along the chain, and, where there is a plan, its bridges as far as they are known: none, antiparallel, parallel, or
 masked. From h and e come the logits of the plan's classes, from e also those of the distances between CA (a
 "distogram", a side output that only a loss reads). Untrained, it gives what a `FrameNetwork` with the same weights
 gives, and may begin from those of one that is trained. A self-conditioned network sees its last prediction as distances
-and as probabilities. All is invariant under rotations and translations and sees mirror images. Units: nm.
+and as probabilities. A template, residues whose place to one another is known, is seen pair by pair as the noisy frames
+are, by distance, direction and orientation (Jumper et al. 2021; Lin et al. 2024), and does not say where it lies. All
+is invariant under rotations and translations and sees mirror images. Units: nm.
 """
 
 from __future__ import annotations
@@ -29,7 +33,20 @@ from gendiff.errors import RequestError
 from gendiff.nn.embeddings import Asked, share, whole
 from gendiff.spaces import exp_so3, to_pairs, to_square
 
-from .networks import _RADII, _REACH, LOCAL, Block, Layout, bell, full_precision, pair_features, waves
+from .geometry import polar_distances
+from .networks import (
+    _RADII,
+    _REACH,
+    LOCAL,
+    Block,
+    Layout,
+    bell,
+    follows,
+    full_precision,
+    pair_features,
+    shifted,
+    waves,
+)
 
 State = dict[str, Tensor]
 
@@ -38,6 +55,8 @@ PAIRING = ("none", "antiparallel", "parallel")
 LETTERS = tuple("ACDEFGHIKLMNPQRSTVWY")
 BINS = 24  # of a distogram, 0.35 to 2.45 nm
 _FIRST, _LAST = 0.35, 2.45
+_POLAR = 8  # bumps of the distances from N to O, 0.25 to 0.81 nm
+_ACROSS = 2  # how far a pair sees in the square of pairs
 
 
 def radial(pos: Tensor) -> Tensor:
@@ -48,6 +67,38 @@ def radial(pos: Tensor) -> Tensor:
     return bell(-((distance[..., None] - centres) * (_RADII / 2.2)).square())
 
 
+def polar(frames: State, follow: Tensor) -> Tensor:
+    """Distances from N of the row to O of the column, then from O to N, as bumps: `[B, N, N, 16]`."""
+    far, pos = polar_distances(frames, follow), frames["pos"]
+    centres = torch.linspace(0.25, 0.81, _POLAR, dtype=pos.dtype, device=pos.device)
+    bumps = bell(-((far[..., None] - centres) / 0.08).square())
+    return torch.cat([bumps, bumps.transpose(1, 2)], -1)
+
+
+class Around(nn.Module):
+    """What a pair sees of its neighbours in the square of pairs, channel by channel: `z` [B, N, N, c] -> the same.
+
+    Pairs of padding, and across the end of a chain, are not seen.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weigh = nn.Conv2d(channels, channels, 2 * _ACROSS + 1, padding=_ACROSS, groups=channels)
+
+    def forward(self, z: Tensor, mask: Tensor, index: Tensor | None) -> Tensor:
+        z = z * (mask[:, :, None] & mask[:, None])[..., None]
+        if index is None:
+            return self.weigh(z.movedim(-1, 1)).movedim(1, -1)
+        steps = range(-_ACROSS, _ACROSS + 1)
+        rows = [shifted(z, a) * follows(index, a)[:, :, None, None] for a in steps]
+        total = torch.zeros_like(z) + self.weigh.bias  # type: ignore[operator]
+        for a, row in zip(steps, rows, strict=True):
+            for b in steps:
+                seen = shifted(row.transpose(1, 2), b).transpose(1, 2) * follows(index, b)[:, None, :, None]
+                total = total + self.weigh.weight[:, 0, a + _ACROSS, b + _ACROSS] * seen
+        return total
+
+
 class PairUpdate(nn.Module):
     """One update of the pairs; see the top of the file. `e` [B, N, N, pair] -> its change."""
 
@@ -56,21 +107,25 @@ class PairUpdate(nn.Module):
         self.triangle = triangle
         self.norm, self.around = nn.LayerNorm(pair), nn.LayerNorm(triangle)
         self.ends, self.near = nn.Linear(width, 2 * pair), nn.Linear(_RADII, pair)
-        self.down = nn.Linear(pair, pair)
+        self.down, self.polar = nn.Linear(pair, pair), nn.Linear(2 * _POLAR, pair)
         self.sides, self.out = nn.Linear(pair, 2 * triangle), nn.Linear(triangle, pair)
-        for last in (self.down, self.out):
+        self.square, self.across = Around(pair), nn.Linear(pair, pair)
+        for last in (self.down, self.polar, self.out, self.across):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, h: Tensor, e: Tensor, pos: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, h: Tensor, e: Tensor, frames: State, mask: Tensor, index: Tensor | None = None) -> Tensor:
         row, column = self.ends(F.layer_norm(h, h.shape[-1:])).chunk(2, -1)
-        z = self.norm(e) + row[:, :, None] + column[:, None] + self.near(radial(pos).to(h.dtype))
-        z = F.silu(z)
+        with full_precision(h):
+            follow = mask[:, 1:] & mask[:, :-1] if index is None else mask[:, 1:] & follows(index, 1)[:, :-1]
+            near, bonded = radial(frames["pos"]), polar(frames, follow)
+        z = self.norm(e) + row[:, :, None] + column[:, None] + self.near(near.to(h.dtype))
+        z = F.silu(z + self.polar(bonded.to(h.dtype)))
         real = mask.to(z.dtype)
         a, b = self.sides(z).movedim(-1, 1).chunk(2, 1)  # [B, triangle, N, N] each
         a, b = a * real[:, None, None], b * (real / real.sum(1, keepdim=True))[:, None, None]
         closed = (a @ b.mT).movedim(1, -1)
-        return self.down(z) + self.out(self.around(closed))
+        return self.down(z) + self.out(self.around(closed)) + self.across(F.silu(self.square(z, mask, index)))
 
 
 class PairFrameNetwork(nn.Module):
@@ -85,6 +140,7 @@ class PairFrameNetwork(nn.Module):
         every: pairs are updated before every so many-th block, the second first.
         plan: whether states have the parts "structure" and "pairing".
         sequence: whether they have the part "sequence".
+        templates: whether it may be told of residues that are known.
         dropout: share of what attention and transitions give that is left out in training.
         previous: whether it is told its last prediction.
         conditions: what may be asked, by name: vectors and fields, a field being one of residues.
@@ -92,7 +148,8 @@ class PairFrameNetwork(nn.Module):
 
     Input: `x = {"pos": [B, N, 3] nm, "rot": [B, N, 3, 3]}` and, with a plan, classes "structure" [B, N] (3 is masked)
     and "pairing" [B, N (N - 1)/2] (3 is masked), with a sequence [B, N] (20 is masked); `t` [B], `mask` [B, N] bool,
-    `index` as of `FrameNetwork`, conditions by name. Output: `{"pos": [B, N, 3], "rot": [B, N, 3]}`, as of
+    `index` as of `FrameNetwork`, `template` {"keep": [B, N] bool, "pos": [B, N, 3], "rot": [B, N, 3, 3]}, conditions
+    by name. Output: `{"pos": [B, N, 3], "rot": [B, N, 3]}`, as of
     `FrameNetwork`, and logits `{"structure": [B, N, 3], "pairing": [B, P, 3], "sequence": [B, N, 20]}`; beside them
     "distogram", [B, P, 24] logits.
     """
@@ -109,6 +166,7 @@ class PairFrameNetwork(nn.Module):
         dropout: float = 0.0,
         plan: bool = True,
         sequence: bool = False,
+        templates: bool = False,
         previous: bool = True,
         conditions: Mapping[str, Condition] | None = None,
         clock: Callable[[Tensor], Tensor] | None = None,
@@ -133,12 +191,14 @@ class PairFrameNetwork(nn.Module):
         self.near = nn.Embedding(2 * _REACH + 1, pair)
         self.classes = nn.ModuleDict({name: nn.Embedding(k + 1, width) for name, k in self.residues.items()})
         self.pairing = nn.Embedding(len(PAIRING) + 1, pair) if plan else None
+        self.known = nn.Linear(1, width, bias=False) if templates else None
+        self.seen = nn.Linear(_RADII + 13, pair, bias=False) if templates else None
         if previous:
             self.before = nn.Linear(_RADII + (len(PAIRING) if plan else 0), pair)
             self.before_residue = nn.ModuleDict({name: nn.Linear(k, width) for name, k in self.residues.items()})
         for new in self.told():  # at first it is the network without, whose weights it may begin from
             nn.init.zeros_(new.weight)
-            if isinstance(new, nn.Linear):
+            if isinstance(new, nn.Linear) and new.bias is not None:
                 nn.init.zeros_(new.bias)
         self.blocks = nn.ModuleList(Block(width, heads, pair, LOCAL, dropout) for _ in range(depth))
         self.updates = nn.ModuleList(PairUpdate(width, pair, triangle) for _ in range(depth // every))
@@ -155,14 +215,14 @@ class PairFrameNetwork(nn.Module):
     def told(self) -> Iterator[nn.Embedding | nn.Linear]:
         """The layers that bring in what `FrameNetwork` is not told."""
         tables = [self.classes, self.before_residue] if self.takes_previous else [self.classes]
-        one = [self.pairing, self.before] if self.takes_previous else [self.pairing]
+        one = [self.pairing, self.known, self.seen, *([self.before] if self.takes_previous else [])]
         for layer in (*(layer for table in tables for layer in table.values()), *one):
             if isinstance(layer, nn.Embedding | nn.Linear):
                 yield layer
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
-        return self.asked.embed({name: value for name, value in cond.items() if name != "index"})
+        return self.asked.embed({name: value for name, value in cond.items() if name not in ("index", "template")})
 
     def forward(
         self,
@@ -172,6 +232,7 @@ class PairFrameNetwork(nn.Module):
         mask: Tensor | None = None,
         previous: State | None = None,
         index: Tensor | None = None,
+        template: State | None = None,
         **cond: Any,
     ) -> Sided:
         pos, rot = x["pos"], x["rot"]
@@ -196,6 +257,9 @@ class PairFrameNetwork(nn.Module):
             h = h + table(x[name])
         if self.pairing is not None:
             e = e + self.pairing(to_square(x["pairing"], n))
+        if self.known is not None and self.seen is not None and template is not None:
+            keep = template["keep"].to(h.dtype)[..., None]
+            h, e = h + self.known(keep), e + self.seen(known_pairs(template))
         if previous is not None:
             h, e = self.recalled(h, e, previous, n)
         velocity, tangent = torch.zeros_like(pos), torch.zeros_like(pos)
@@ -203,7 +267,7 @@ class PairFrameNetwork(nn.Module):
         now, turned = pos, rot
         for number, block in enumerate(self.blocks):
             if number % self.every == 1 % self.every and number // self.every < len(self.updates):
-                e = e + self.updates[number // self.every](h, e, now, mask)
+                e = e + self.updates[number // self.every](h, e, {"pos": now, "rot": turned}, mask, index)
             h, move = block(h, now, turned, e, relative, mask, t, about, index)
             with full_precision(pos):
                 move = move.to(pos.dtype) * real
@@ -227,6 +291,14 @@ class PairFrameNetwork(nn.Module):
         for name, layer in self.before_residue.items():
             h = h + layer(previous[name].exp())
         return h, e + self.before(torch.cat(told, -1))
+
+
+def known_pairs(template: State) -> Tensor:
+    """How the residues of a template see each other, and that they do, `[B, N, N, 29]`; zeros at all other pairs."""
+    keep = template["keep"]
+    with full_precision(template["pos"]):
+        seen = pair_features(template["pos"], template["rot"])
+    return (keep[:, :, None] & keep[:, None])[..., None] * torch.cat([seen, torch.ones_like(seen[..., :1])], -1)
 
 
 def distances(pos: Tensor) -> Tensor:

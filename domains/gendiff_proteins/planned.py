@@ -13,7 +13,7 @@ before anything is near enough to pair. What is known of the plan is shown (`Top
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from gendiff import Absorbing, Exponential, Given, Heads, Joint, Logits, Measurement, Request
 from gendiff.errors import DataError, RequestError
 from gendiff.processes import schedule_of
-from gendiff.spaces import Pairs, to_pairs
-from gendiff.training import Auxiliary, Term
+from gendiff.spaces import Pairs, map_state, to_pairs
+from gendiff.training import Auxiliary, Term, template
 
 from .bonding import bridges, three_states
 from .domain import Proteins
@@ -46,6 +46,8 @@ class PlannedProteins(Proteins):
         paired: How much faster their pairing is.
         topology: Whether the plan is a part.
         sequence: Whether the sequence is one, on the positions' clock.
+        templates: Whether networks are told what is known of frames, as the condition "template" (for training:
+            `KnownSites(("pos", "rot"))`).
     """
 
     name: ClassVar[str] = "proteins"
@@ -54,6 +56,7 @@ class PlannedProteins(Proteins):
     paired: float = 7.0
     topology: bool = True
     sequence: bool = False
+    templates: bool = False
 
     @property
     def classes(self) -> dict[str, Absorbing]:
@@ -94,15 +97,23 @@ class PlannedProteins(Proteins):
         letters = "".join(LETTERS[k] if k < len(LETTERS) else "X" for k in x["sequence"].tolist())
         return Structure(made.backbone, letters, name=made.name)
 
-    def request(self, n: int, *args: Any, length: int | Sequence[int] | None = None, **what: Any) -> Request:
+    def request(
+        self,
+        n: int,
+        *args: Any,
+        length: int | Sequence[int] | None = None,
+        template: State | None = None,
+        **what: Any,
+    ) -> Request:
         request = super().request(n, *args, length=length, **what)
         longest = request.like["pos"].shape[1]
         like = {name: torch.empty(n, own.sites.count(longest), dtype=torch.int64) for name, own in self.classes.items()}
-        return Request({**request.like, **like}, request.cond)
+        told = {} if template is None else {"template": map_state(lambda x: x.expand(n, *x.shape[1:]), template)}
+        return Request({**request.like, **like}, {**request.cond, **told})
 
     def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
         """A `Topology` tells what of the plan is known, a `Structure` its frames, of which a sequence is asked; and
-        both how long the samples are.
+        both how long the samples are. What is known of frames is told as a template too.
 
         Raises:
             RequestError: a length that is not the topology's.
@@ -110,7 +121,9 @@ class PlannedProteins(Proteins):
         if isinstance(given, Structure) and self.sequence:
             return self.folded(given, what)
         if not isinstance(given, Topology) or not self.topology:
-            return super().known(given, what)
+            found, what = super().known(given, what)
+            told = self.templates and isinstance(found, Given) and not found.shown
+            return self.templated(found, what) if told else (found, what)
         length, n = what.get("length"), len(given)
         if length is not None and length != n:
             raise RequestError(f"length={length!r} with a topology of {n} residues", "one length", "no length=")
@@ -118,6 +131,12 @@ class PlannedProteins(Proteins):
         none = dict.fromkeys(frames, torch.zeros(n, dtype=torch.bool))
         x0, keep = self.with_nothing(batched({**frames, **given.classes()}), batched({**none, **given.keep()}))
         return Given(x0, keep, shown=True), {**what, "length": n}
+
+    def templated(self, given: Given | Measurement, what: Mapping[str, Any]) -> tuple[Given, dict[str, Any]]:
+        """What is known of frames as the condition "template", and, once it is, one pass of the grid."""
+        assert isinstance(given, Given) and isinstance(given.x0, dict)
+        told = template(given.keep["pos"], {name: given.x0[name] for name in ("pos", "rot")})
+        return replace(given, passes=1), {**what, "template": told}
 
     def folded(self, given: Structure, what: Mapping[str, Any]) -> tuple[Given, dict[str, Any]]:
         """The frames of a backbone, for which a sequence is asked."""
@@ -151,7 +170,7 @@ class PlannedProteins(Proteins):
         clock = schedule_of(self.process, "rot").clock
         return PairFrameNetwork(
             width, depth, heads, pair, triangle, every, plan=self.topology,
-            dropout=dropout, sequence=self.sequence, previous=previous,
+            dropout=dropout, sequence=self.sequence, templates=self.templates, previous=previous,
             conditions=self.conditions, clock=clock,
         )  # fmt: skip
 

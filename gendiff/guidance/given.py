@@ -66,7 +66,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import rows_of
-from gendiff.errors import SamplerError, check
+from gendiff.errors import SamplerError, at_least, check
 from gendiff.guidance.operators import boolean, fitting
 from gendiff.guidance.wrappers import finite
 from gendiff.processes import Process, pick
@@ -86,14 +86,17 @@ class Given:
             one of elements is enough: of a part on pairs, those are then known whose two elements are.
         shown: Whether what is known is there clean from the first step on, for a denoiser that was trained so
             (`training.known`), instead of as noisy as the rest. It then takes one pass of the grid.
+        passes: How often each step of the grid is walked, to reconcile the rest with what is known; one is enough for
+            a denoiser that is told what is known (`training.KnownSites`).
     """
 
     x0: State
     keep: Any
     shown: bool = False
+    passes: int = 10
 
     def __post_init__(self) -> None:
-        check(self)
+        check(self, passes=at_least(1))
         boolean(self)
         for part in tensors(self.x0):
             if not isinstance(part, Tensor):
@@ -101,9 +104,13 @@ class Given:
 
     def put(self, process: Process, x: State, s: float, noise: Noise) -> State:
         """x_s with its known sites replaced by a fresh noising of the known values; exact at s = 0."""
-        own = Given(self.x0, process.space.spread(self.keep), self.shown).at(x)
+        own = Given(self.x0, process.space.spread(self.keep), self.shown, self.passes).at(x)
         known = own.x0 if s <= 0 or self.shown else process.noise(own.x0, s, noise)
         return process.space.where(own.keep, settled(process.space, own.keep, known, x), x)
+
+    def paced(self, solver: Solver) -> Solver:
+        """The solver on a grid that walks each step as often as this needs."""
+        return solver if self.shown or self.passes == 1 else with_resampling(solver, self.passes)
 
     def at(self, x: State) -> Given:
         """The same in the dtypes, on the device and of the samples of a state, whose shapes it must fit.

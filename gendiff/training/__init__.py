@@ -46,6 +46,8 @@ from gendiff.training.fewstep import ScoreRegularized as ScoreRegularized
 from gendiff.training.fewstep import Shortcut as Shortcut
 from gendiff.training.known import Known as Known
 from gendiff.training.known import KnownParts as KnownParts
+from gendiff.training.known import KnownSites as KnownSites
+from gendiff.training.known import template as template
 from gendiff.training.losses import Clean as Clean
 from gendiff.training.losses import MinSNR as MinSNR
 from gendiff.training.losses import Objective as Objective

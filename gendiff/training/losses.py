@@ -84,7 +84,7 @@ class Objective:
         coupling: Which noise an example is joined to, or by part, each part by itself; parts that are not named, and
             classes, are independent.
         previous: The share of steps in which a self-conditioned denoiser is told its own first prediction.
-        known: What of a bundle is shown clean in some samples, to be conditioned on (`training.known`).
+        known: What of a bundle is shown clean, or told, in some samples, to be conditioned on (`training.known`).
     """
 
     weighting: Weighting | Mapping[str, Weighting] = field(default_factory=Output)
@@ -240,6 +240,8 @@ def denoising_loss(
     x = noised(process, x0, t, noise.fork("forward"), objective.coupling if coupling is None else coupling, cond)
     if objective.known:
         x = shown(objective.known, process, x0, x, noise)
+        mask = cond.get("mask")
+        cond = {**cond, **{k: v for way in objective.known for k, v in way.told(x0, mask, noise).items()}}
     own = auxiliary or {}
     objective.expect(own)
     terms = {name: term for name, one in own.items() if (term := objective.term(name, one.term)).weight}

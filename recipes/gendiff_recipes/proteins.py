@@ -8,7 +8,7 @@ from gendiff.conditions import Sites
 from gendiff.domain import Examples
 from gendiff.errors import DataError
 from gendiff.sampling.solvers import DDPM, Adams
-from gendiff.training import KnownParts, LogitNormal, Mixed, Objective, Output, Shortcut, Uniform
+from gendiff.training import KnownParts, KnownSites, LogitNormal, Mixed, Objective, Output, Shortcut, Uniform
 from gendiff_proteins import Backbones, Ideal, PlannedProteins, Proteins, Relaxation, Structures
 
 from .fewstep import student
@@ -68,13 +68,17 @@ def planned() -> Recipe:
     """
     return Recipe(
         "proteins.planned",
-        PlannedProteins(source=Backbones(min_length=40, max_length=128, fragments=8, per_cluster=10)),
+        PlannedProteins(source=Backbones(min_length=40, max_length=128, fragments=8, per_cluster=10), templates=True),
         network={"width": 128, "depth": 4, "heads": 8, "pair": 32, "triangle": 16, "every": 2},
         times=Mixed(LogitNormal(0.0, 1.2), Uniform(1e-3), 0.35),
         objective=replace(
             OBJECTIVE,
             parts={"rot": 0.5, "structure": 0.5, "pairing": 20.0},
-            known=(KnownParts(("structure",), 0.15), KnownParts(("structure", "pairing"), 0.25)),
+            known=(
+                KnownParts(("structure",), 0.15),
+                KnownParts(("structure", "pairing"), 0.25),
+                KnownSites(("pos", "rot"), share=0.2),
+            ),
         ),
         drop=0.3,
         optimizer=Optimizer(lr=1e-3, weight_decay=1e-4, warmup=300, decay=0.6),
@@ -85,7 +89,7 @@ def planned() -> Recipe:
 
 def inverse_folding() -> Recipe:
     """Sequences of given backbones, in any order of residues: an hour on a core."""
-    source = Backbones(min_length=40, max_length=128, fragments=8, per_cluster=10)
+    source = Backbones(min_length=40, max_length=128, fragments=8, per_cluster=24)
     return Recipe(
         "proteins.inverse_folding",
         PlannedProteins(source=source, topology=False, sequence=True),
@@ -103,7 +107,7 @@ def inverse_folding() -> Recipe:
         objective=Objective(
             parts={"pos": 0.1, "rot": 0.05},  # that they are known and stay
             auxiliary=0.0,
-            known=(KnownParts(("pos", "rot"), 1.0, level=0.05),),
+            known=(KnownParts(("pos", "rot"), 1.0, level=0.02),),
         ),
         drop=1.0,
         optimizer=Optimizer(lr=1e-3, weight_decay=0.05, warmup=300, decay=0.7),
