@@ -76,6 +76,7 @@ def required(kind: str) -> dict[str, Any]:
         "Shifted": {"schedule": Linear()},
         "ZeroTerminal": {"schedule": Linear()},
         "KnownParts": {"parts": ("pos",)},
+        "KnownSites": {"parts": ("pos",)},
         "Mixed": {"first": LogitNormal(), "second": Uniform()},
         "Binned": {"low": -8.0, "high": 8.0, "mass": (0.5, 0.5)},
         "Reward": {"f": lambda x: x},

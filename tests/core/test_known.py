@@ -13,7 +13,7 @@ from gendiff.errors import RecipeError
 from gendiff.random import Noise
 from gendiff.sampling import sample
 from gendiff.sampling.solvers import Euler
-from gendiff.training import KnownParts, Objective, denoising_loss
+from gendiff.training import KnownParts, KnownSites, Objective, denoising_loss, template
 from gendiff.training.known import shown
 
 
@@ -24,9 +24,11 @@ class Watching(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.seen: list[Any] = []
+        self.told: dict[str, Any] = {}
 
     def forward(self, x: Any, t: torch.Tensor, **cond: Any) -> Any:
         self.seen.append({name: part.clone() for name, part in x.items()})
+        self.told = cond
         return {"a": self.weight * x["a"], "b": self.weight + torch.zeros(*x["b"].shape, 3)}
 
 
@@ -91,3 +93,57 @@ def test_what_is_known_is_shown_clean_at_every_step_and_given_back() -> None:
         assert bool((seen["b"][:, :2] == x0["b"][0, :2]).all())
     assert bool((network.seen[0]["b"][:, 2:] == 3).all())  # the rest begins masked
     assert bool((out["b"][:, :2] == x0["b"][0, :2]).all())
+
+
+def runs_of(keep: torch.Tensor) -> torch.Tensor:
+    """How many runs of True each row has."""
+    return (keep[:, :1].long() + (keep[:, 1:] & ~keep[:, :-1]).sum(1, keepdim=True))[:, 0]
+
+
+def test_runs_of_sites_are_told_in_their_share_within_their_bounds() -> None:
+    n, sites = 3000, 40
+    lengths = torch.randint(10, sites + 1, (n,))
+    mask = torch.arange(sites)[None] < lengths[:, None]
+    x0 = {"a": torch.randn(n, sites, 3) + 5, "b": torch.randint(1, 3, (n, sites))}
+    way = KnownSites(("a", "b"), share=0.4, least=0.2, most=0.5, runs=2)
+    told = way.told(x0, mask, Noise.of(0, n))["template"]
+    keep = told["keep"]
+    assert not bool((keep & ~mask).any())
+    assert all(bool((told[k][keep] == x0[k][keep]).all()) and not told[k][~keep].any() for k in "ab")
+    some = keep.any(1)
+    assert 0.36 < some.double().mean() < 0.44
+    share = keep.sum(1)[some] / lengths[some]
+    assert float(share.max()) <= 0.5 + 2 / 10  # each of two runs is rounded up
+    one = runs_of(keep[some]) == 1
+    assert set(runs_of(keep[some]).tolist()) == {1, 2}
+    assert float(share[one].quantile(0.5)) == pytest.approx(0.35, abs=0.05)
+    first, last = keep[some].long().argmax(1), (keep[some] * torch.arange(sites)).amax(1)
+    assert bool((first == 0).any()) and bool((last == lengths[some] - 1).any())  # runs reach both ends
+
+
+def test_what_is_told_does_not_hang_on_the_batch_and_reaches_the_network() -> None:
+    denoiser, network, x0 = bundle(16)
+    way = KnownSites(("a",), name="seen", share=0.5)
+    whole, half = way.told(x0, None, Noise.of(0, 16)), way.told({"a": x0["a"][8:]}, None, Noise.of(0, 8, 8))
+    assert torch.equal(whole["seen"]["a"][8:], half["seen"]["a"])
+    t = torch.full((16,), 0.9, dtype=torch.float64)
+    denoising_loss(denoiser, x0, t, Noise.of(0, 16), objective=Objective(known=(way,)))
+    assert torch.equal(network.told["seen"]["keep"], whole["seen"]["keep"])
+    assert not torch.equal(network.seen[0]["a"], x0["a"])  # the state is as noisy as it was
+
+
+def test_a_template_has_zeros_where_nothing_is_known() -> None:
+    keep = torch.tensor([[True, False, True]])
+    told = template(keep, {"a": torch.full((1, 3, 2), torch.nan).masked_fill(keep[..., None], 2.0)})
+    assert told["a"].tolist() == [[[2.0, 2.0], [0.0, 0.0], [2.0, 2.0]]]
+
+
+def test_steps_are_walked_as_often_as_what_is_known_says() -> None:
+    x0 = {"a": torch.zeros(1, 5, 1), "b": torch.zeros(1, 5, dtype=torch.int64)}
+    keep = dict.fromkeys(x0, torch.ones(1, 5, dtype=torch.bool))
+    process: Any = bundle(1)[0].process
+    for given, evaluations in ((Given(x0, keep), 31), (Given(x0, keep, passes=3), 10), (Given(x0, keep, passes=1), 4)):
+        assert given.paced(Euler(4)).evaluations(process) == evaluations
+    assert Given(x0, keep, shown=True).paced(Euler(4)).evaluations(process) == 4
+    with pytest.raises(RecipeError, match="passes"):
+        Given(x0, keep, passes=0)
