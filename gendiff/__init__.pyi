@@ -112,6 +112,7 @@ from .sampling import sample as sample
 from .sampling.grids import AYS as AYS
 from .sampling.grids import AlignYourSteps as AlignYourSteps
 from .sampling.grids import BetaGrid as BetaGrid
+from .sampling.grids import EvenParts as EvenParts
 from .sampling.grids import Interval as Interval
 from .sampling.grids import Karras as Karras
 from .sampling.grids import Leading as Leading

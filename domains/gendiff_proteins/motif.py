@@ -6,12 +6,12 @@
 A piece with a chain id is taken from the structure, by the numbers of the file; a number stands for so many residues to
 be made, a range such as 10-40 for a number that is drawn (`Contig` has all spellings); a chain of known residues alone
 is a target, which stays where it is: "A1-150/0 70-100" makes a binder. Samples are moved to the place of the file, and
-known residues are there exactly as they were.
+known residues are there exactly as they were, with their side chains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,9 @@ import torch
 
 from gendiff.random import Noise
 
+from .atoms import OXT
 from .contigs import Contig, Gap, Piece, ends_of
+from .frames import NM
 from .structure import Structure, StructureError
 
 SNUG = 1.1  # the distance of a binder's centre from its hotspots, in radii of gyration; a sphere's radius is 1.29
@@ -126,6 +128,7 @@ class Motif:
         turn, shift = kabsch(here, there)
         backbone = sample.backbone @ turn.numpy().T + shift.numpy()
         backbone[places] = own.backbone
+        side = self.sides()
         keep, chain_of = self.keep.numpy(), self.chain_of
         letters = list(sample.sequence)
         numbers = [str(place - self.starts[chain] + 1) for place, chain in enumerate(chain_of)]
@@ -135,8 +138,22 @@ class Motif:
                 numbers[place] = number
         ids = tuple(self.chains[chain] for chain in chain_of)
         return replace(
-            sample, backbone=backbone, sequence="".join(letters), numbers=tuple(numbers), chains=ids, known=self.origins
-        )
+            sample, backbone=backbone, sequence="".join(letters), numbers=tuple(numbers), chains=ids,
+            known=self.origins, side=side,
+        )  # fmt: skip
+
+    def sides(self) -> np.ndarray | None:
+        """The side chains of known residues in a design, `[length, 33, 3]`, where the file has them.
+
+        An OXT stays where a chain of the design ends, and goes where it goes on.
+        """
+        if self.structure.side is None:
+            return None
+        side = np.full((self.length, *self.structure.side.shape[1:]), np.nan)
+        side[list(self.places)] = self.structure.side
+        goes_on = np.append(np.diff(self.chain_of) == 0, False)
+        side[goes_on, OXT] = np.nan
+        return side
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -163,6 +180,17 @@ class Motif:
 
         found = torch.from_numpy(self.find(sample).ca.copy())
         return float(rmsd(found, torch.from_numpy(self.structure.ca.copy())))
+
+    def misfit(self, x0: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The squared CA RMSD of the motif in predicted frames after superposition, A^2, `[B]`: a reward is minus it.
+
+        `FeynmanKac(DDPM(50), Reward(lambda x0: -motif.misfit(x0), 2.0), 16)` is a sampler that asks for the motif by
+        particles.
+        """
+        from .superpose import rmsd
+
+        found = x0["pos"][:, list(self.places)] / NM
+        return rmsd(found, torch.from_numpy(self.structure.ca.copy()).to(found)).square()
 
 
 def scaffold(
@@ -214,6 +242,7 @@ def scaffolds(
         tuple(number for part in parts for number in part.numbers),
         tuple(chain for part in parts for chain in part.chains),
         structure.name,
+        side=np.concatenate([part.sides for part in parts]),
     )
     spots = hot(structure, known, hotspots)
     fixed = whole_chains(asked)

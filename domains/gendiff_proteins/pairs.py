@@ -88,7 +88,8 @@ class Around(nn.Module):
     def forward(self, z: Tensor, mask: Tensor, index: Tensor | None) -> Tensor:
         z = z * (mask[:, :, None] & mask[:, None])[..., None]
         if index is None:
-            return self.weigh(z.movedim(-1, 1)).movedim(1, -1)
+            with full_precision(z):  # processors are slow to differentiate it in bfloat16
+                return self.weigh(z.to(self.weigh.weight.dtype).movedim(-1, 1)).movedim(1, -1)
         steps = range(-_ACROSS, _ACROSS + 1)
         rows = [shifted(z, a) * follows(index, a)[:, :, None, None] for a in steps]
         total = torch.zeros_like(z) + self.weigh.bias  # type: ignore[operator]

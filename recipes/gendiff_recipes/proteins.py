@@ -7,6 +7,7 @@ from dataclasses import replace
 from gendiff.conditions import Sites
 from gendiff.domain import Examples
 from gendiff.errors import DataError
+from gendiff.sampling.grids import EvenParts
 from gendiff.sampling.solvers import DDPM, Adams
 from gendiff.training import KnownParts, KnownSites, LogitNormal, Mixed, Objective, Output, Shortcut, Uniform
 from gendiff_proteins import Backbones, Ideal, PlannedProteins, Proteins, Relaxation, Structures
@@ -83,7 +84,7 @@ def planned() -> Recipe:
         drop=0.3,
         optimizer=Optimizer(lr=1e-3, weight_decay=1e-4, warmup=300, decay=0.6),
         trainer=Trainer(steps=100_000, minutes=90, batch=8, show=2000, samples=12),
-        sampler=DDPM(50, noise_scale={"pos": 0.3, "rot": 0.3, "structure": 1.0, "pairing": 1.0}),
+        sampler=DDPM(60, noise_scale={"pos": 0.3, "rot": 0.3, "structure": 1.0, "pairing": 1.0}, times=EvenParts()),
     )
 
 

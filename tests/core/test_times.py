@@ -18,6 +18,7 @@ from gendiff import (
     EDM,
     SO3,
     VP,
+    Absorbing,
     AlignYourSteps,
     Beta,
     BetaGrid,
@@ -49,13 +50,14 @@ from gendiff import (
 from gendiff.config import from_config, to_config
 from gendiff.errors import GendiffError, SamplerError
 from gendiff.random import Noise
-from gendiff.sampling.grids import Grid, Levels, Trailing
+from gendiff.sampling.grids import EvenParts, Grid, Levels, Trailing
 from gendiff.training import Binned, LogitNormal, LogNormal, Mixed, Uniform, stratified
 
 Golden = Callable[[str], dict[str, Tensor]]
 F64 = torch.float64
 GRIDS: list[Grid] = [LinearGrid(), Karras(), LogSNRGrid(), Trailing(), Leading(), Linspace(), PolyExponential(rho=2.0)]
 GRIDS += [BetaGrid(), BetaGrid(sigmas=(0.01, 50.0)), ShiftedGrid(LinearGrid(), 2.0), AlignYourSteps(AYS["sdxl"])]
+GRIDS += [EvenParts()]
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=repr)
@@ -67,6 +69,22 @@ def test_grids_fall_to_exactly_zero(grid: Grid, schedule: Any) -> None:
         assert all(a > b for a, b in pairwise(times))
     with pytest.raises(SamplerError, match="steps=0"):
         grid(Gaussian(schedule), 0)
+
+
+def test_each_part_of_a_bundle_has_its_share_of_the_steps() -> None:
+    clock = Exponential(14.0)
+    parts = {"pos": Gaussian(Linear()), "kind": Absorbing(3, clock)}
+    times = EvenParts()(Joint(parts), 40)
+    shares = [(t + clock(t)[1] / sum(clock(t))) / 2 for t in times]
+    assert shares == pytest.approx([1 - k / 40 for k in range(41)], abs=1e-12)
+    early = sum(clock(t)[1] / sum(clock(t)) > 0.02 for t in times)
+    assert early >= 20  # half of the steps decide the classes, where even times would have a quarter
+    only = EvenParts({"pos": 2.0, "kind": 0.0})(Joint(parts), 8)
+    assert only == pytest.approx(LinearGrid()(Joint(parts), 8), abs=1e-12)
+    with pytest.raises(SamplerError, match=r"'kinds'.*pos, kind.*Did you mean .kind"):
+        EvenParts({"kinds": 1.0})(Joint(parts), 8)
+    with pytest.raises(SamplerError, match="all 0"):
+        EvenParts({"pos": 0.0, "kind": 0.0})(Joint(parts), 8)
 
 
 def test_noise_levels_are_kept_whatever_the_schedule() -> None:

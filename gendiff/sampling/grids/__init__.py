@@ -9,6 +9,7 @@ The law that proves it: tests/core/test_times.py runs over every grid.
 from gendiff.sampling.grids.continuous import AYS as AYS
 from gendiff.sampling.grids.continuous import AlignYourSteps as AlignYourSteps
 from gendiff.sampling.grids.continuous import BetaGrid as BetaGrid
+from gendiff.sampling.grids.continuous import EvenParts as EvenParts
 from gendiff.sampling.grids.continuous import Fixed as Fixed
 from gendiff.sampling.grids.continuous import Grid as Grid
 from gendiff.sampling.grids.continuous import Karras as Karras

@@ -5,6 +5,7 @@ Linspace         n times from start to last, then 0; Leading and Trailing count 
 Karras           sigma_i = (smax^(1/rho) + i/(n-1) (smin^(1/rho) - smax^(1/rho)))^rho, then 0      (2022, Eq. 5)
 LogSNRGrid       the same with log sigma, rho -> infinity; "exponential" in k-diffusion
 PowerGrid        sigma/(d alpha + sigma) = top (1 - i/n)^power,  d the deviation of the data
+EvenParts        even in the mean of sigma/(d alpha + sigma) over the parts of a bundle
 PolyExponential  log sigma_i = log smin + (1 - i/(n-1))^rho log(smax/smin), then 0
 BetaGrid         quantiles of a Beta distribution                                                  (Lee et al. 2024)
 ShiftedGrid      another grid at a log-SNR lower by 2 log(shift)
@@ -15,11 +16,23 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
-from gendiff.errors import POSITIVE, POSITIVE_OR_INFINITE, Range, SamplerError, check, ordered, refuse
-from gendiff.processes import Process, leaf_of, schedule_of
+from gendiff.errors import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_OR_INFINITE,
+    Range,
+    SamplerError,
+    check,
+    nearest,
+    ordered,
+    refuse,
+)
+from gendiff.processes import Leaf, Process, leaf_of, schedule_of
 from gendiff.processes.schedules import Schedule
 
 TIME = Range(0, 1, text="a time in [0, 1]")
@@ -98,6 +111,59 @@ class PowerGrid(Grid):
         levels = [top * (1 - i / steps) ** self.power for i in range(counted(steps))]
         first = 1.0 if ends else schedule.unclock(most)
         return [first, *(schedule.unclock(d * k / (1 - k)) for k in levels[1:]), 0.0]
+
+
+@dataclass(frozen=True)
+class EvenParts(Grid):
+    """Even in the mean over the parts of a bundle of k = sigma/(d alpha + sigma), d the deviation of the part's data.
+
+    Where clocks differ, each part gets its share of the steps: classes that are decided while positions are still noise
+    are decided a few at a time. k of masked classes is the share that is masked. With one part it is even in its k.
+
+    Args:
+        weights: Of parts by name; 1 where a part is not named.
+
+    Raises:
+        SamplerError: For names of parts that there are not, and weights that are all 0.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(self, weights=NOT_NEGATIVE)
+
+    def __call__(self, process: Process, steps: int) -> list[float]:
+        names = flat(process.per_part(lambda leaf: leaf))
+        for name in self.weights:
+            if name not in names:
+                raise SamplerError(
+                    f"EvenParts got a weight for {name!r}", f"names among {', '.join(names)}.{nearest(name, names)}"
+                )
+        leaves = [(self.weights.get(name, 1.0), leaf) for name, leaf in names.items()]
+        if not any(weight for weight, _ in leaves):
+            raise SamplerError("EvenParts got weights that are all 0", "one above 0", "EvenParts()")
+
+        def mean(t: float) -> float:
+            return sum(weight * leaf.schedule.share(t, leaf.data_std or 1.0) for weight, leaf in leaves)
+
+        top = mean(1.0)
+        return [1.0, *(halved(mean, top * (1 - i / steps)) for i in range(1, counted(steps))), 0.0]
+
+
+def flat(parts: Any, name: str = "") -> dict[str, Leaf]:
+    """Leaves by name, those of bundles in bundles by theirs."""
+    if not isinstance(parts, dict):
+        return {name: parts}
+    return {key: leaf for own, part in parts.items() for key, leaf in flat(part, own).items()}
+
+
+def halved(f: Callable[[float], float], value: float) -> float:
+    """The t in [0, 1] at which a rising f has a value, by halving."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if f(middle) < value else (low, middle)
+    return (low + high) / 2
 
 
 @dataclass(frozen=True)
