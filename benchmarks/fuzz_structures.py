@@ -6,7 +6,9 @@ n files a format (PDB, mmCIF, BinaryCIF, gzip) are made from the specimens of pr
 bytes, cut ends, lines that are lost, doubled, exchanged or cut, columns shifted, fields replaced by hostile ones.
 Counted: read, refused, and what must not occur: another exception, more than 10 seconds of processor time, residues
 that do not add up. For PDB they are counted a second time from the columns alone: kept + dropped + skipped is never
-less. Peak memory is that of the process. Numbers go to benchmarks/results/fuzz_structures.json.
+less. Atoms add up as well: what became of them is told of every row of the first model, and in PDB, where a row is a
+line, their number is that of the lines. Peak memory is that of the process. Numbers go to
+benchmarks/results/fuzz_structures.json.
 """
 
 from __future__ import annotations
@@ -96,6 +98,18 @@ def at_least(raw: bytes, name: str) -> int:
     return len(found)
 
 
+def atom_lines(raw: bytes, name: str) -> int | None:
+    """The atom records of the first model of a PDB file; None for other formats and lines that end otherwise."""
+    if not name.endswith((".pdb", ".ent")) or b"data_" in raw or b"\r" in raw[:4096]:
+        return None
+    count = 0
+    for line in raw.decode("utf-8", errors="replace").split("\n"):
+        if line.startswith(("ENDMDL", "MODEL")) and count:
+            break
+        count += line.startswith(("ATOM", "HETATM"))
+    return count
+
+
 def judge(raw: bytes, path: Path) -> str:
     """ "read", "refused", or what went wrong."""
     path.write_bytes(raw)
@@ -108,7 +122,12 @@ def judge(raw: bytes, path: Path) -> str:
         outcome = f"{type(error).__name__}: {error}"
     else:
         whole = len(structure) == report.kept == sum(report.chains.values()) and np.isfinite(structure.backbone).all()
-        outcome = "read" if whole and report.residues >= at_least(raw, path.name) else "does not add up"
+        whole = whole and report.residues >= at_least(raw, path.name)
+        side = 0 if structure.side is None else int(np.isfinite(structure.side[..., 0]).sum())
+        kept = 4 * len(structure) - len(report.placed) + side
+        told = report.atoms["kept"] == kept and sum(report.atoms.values()) == report.rows
+        told = told and min(report.atoms.values()) >= 0 and atom_lines(raw, path.name) in (None, report.rows)
+        outcome = "read" if whole and told else "does not add up" if not whole else "atoms do not add up"
     return outcome if time.process_time() - since < SECONDS else "too slow"
 
 

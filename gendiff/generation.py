@@ -315,7 +315,8 @@ class Generation:
         said = guidance is not None
         guidance = self.per_condition(guidance if said else self.guidance)
         shown = given is None and start is None and plan is None
-        what = self.domain.sized(n, {**what, **self.plan(n, *args, shown=shown, **what)})
+        turn = given is None and start is None  # what is known says what it is
+        what = self.domain.sized(n, {**what, **self.plan(n, *args, shown=shown, turn=turn, **what)})
         request = self.domain.request(n, *args, **what)
         self.check_ranges({**what, "guidance": guidance})
         idle = isinstance(guidance, int | float) and not is_one(guidance) and not self.guides(request)
@@ -447,20 +448,21 @@ class Generation:
         return from_config(own, where="recipe.guidance") if isinstance(own, Mapping) else own
 
     @torch.no_grad()
-    def plan(self, n: int, *args: Any, shown: bool = True, **what: Any) -> Plan:
+    def plan(self, n: int, *args: Any, shown: bool = True, turn: bool = True, **what: Any) -> Plan:
         """What n samples are drawn from: what is asked, all classes in turn where a label is not said, and what the
         domain decides before sampling (`Domain.plan`), such as durations. It can be looked at, edited and given:
         `model.sample(n, plan=plan.scaled(0.8))`.
 
         `shown`: also the lengths and the like that `Domain.preview` asks for, unless there are unnamed arguments, or
-        something that is asked tells them.
+        something that is asked tells them. `turn`: also what conditions ask for one after the other where nothing is
+        said, such as classes; not of samples of which something is known, or that start from something.
 
         Raises:
             RequestError: For what cannot be planned.
         """
         domain = self.domain
         with self.at_rest():
-            asked = domain.plan(n, self.expects, **{**domain.in_turn(n, what), **what})
+            asked = domain.plan(n, self.expects, **{**(domain.in_turn(n, what) if turn else {}), **what})
         told, preview = domain.told_sizes(n, asked), {}
         for name, values in domain.preview(n).items() if shown and not args else ():
             if not any(name in size for size in told):

@@ -8,21 +8,22 @@ SYMMETRY = ("tests/domains/test_proteins_symmetry.py",)
 PLANNED = ("tests/domains/test_proteins_planned.py",)
 SEQUENCES = ("tests/domains/test_proteins_sequences.py",)
 REFINED = ("tests/domains/test_proteins_refinement.py",)
+SIDE_CHAINS = ("tests/domains/test_proteins_side_chains.py",)
 KNOWN = ("tests/core/test_known.py",)
 
 PROTEINS: list[tuple[str, str, str, str, tuple[str, ...]]] = [
     (
         "chains that are joined in the features of neighbours",
         f"{HOME}/networks.py",
-        "shifted(mask, offset) & follows(index, offset)",
-        "shifted(mask, offset)",
+        "shifted(mask, offset, index) & follows(index, offset)",
+        "shifted(mask, offset, index)",
         COMPLEXES,
     ),
     (
         "a sum along the chain over the next chain too",
         f"{HOME}/networks.py",
-        "weight * shifted(seen, k) * follows(index, k)[..., None]",
-        "weight * shifted(seen, k)",
+        "weight * shifted(seen, k, index) * follows(index, k)[..., None]",
+        "weight * shifted(seen, k, index)",
         COMPLEXES,
     ),
     (
@@ -185,5 +186,61 @@ PROTEINS: list[tuple[str, str, str, str, tuple[str, ...]]] = [
         "own.fork(name)) if self.level else clean",
         "own.fork(name)) if self.level < 0 else clean",
         KNOWN,
+    ),
+    (
+        "side chains that keep their place while their residue turns",
+        f"{HOME}/structure.py",
+        "(inside @ turn.mT + new[:, None])",
+        "(inside @ turned.mT + new[:, None])",
+        SIDE_CHAINS,
+    ),
+    (
+        "side chains that move with a residue that is held",
+        f"{HOME}/structure.py",
+        "np.where(still[:, None, None], self.side, side)",
+        "side",
+        SIDE_CHAINS,
+    ),
+    (
+        "an OXT in the middle of a chain",
+        f"{HOME}/motif.py",
+        "        side[goes_on, OXT] = np.nan\n",
+        "",
+        SIDE_CHAINS,
+    ),
+    (
+        "images with the side chains of the first chain",
+        f"{HOME}/symmetry.py",
+        "np.concatenate([side @ g.T for g in rotations])",
+        "np.concatenate([side for g in rotations])",
+        SIDE_CHAINS,
+    ),
+    (
+        "a side chain from the location of its own highest occupancy",
+        f"{HOME}/parsing.py",
+        "return lacks, -occupancy(key, True), -occupancy(key, False), key",
+        "return lacks, -occupancy(key, False), -occupancy(key, True), key",
+        SIDE_CHAINS,
+    ),
+    (
+        "a torsion of alike atoms that hangs on their names",
+        f"{HOME}/side_chains.py",
+        "90 - (90 - angles[i, k]) % 180",
+        "angles[i, k]",
+        SIDE_CHAINS,
+    ),
+    (
+        "D taken for L",
+        f"{HOME}/side_chains.py",
+        '"L" if v > 0 else "D"',
+        '"L" if v < 0 else "D"',
+        SIDE_CHAINS,
+    ),
+    (
+        "a disulfide bridge that clashes",
+        f"{HOME}/contacts.py",
+        "& ~bound & ~bridge",
+        "& ~bound",
+        SIDE_CHAINS,
     ),
 ]

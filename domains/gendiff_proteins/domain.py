@@ -55,7 +55,8 @@ from .docking import Docked
 from .geometry import geometry_loss
 from .judge import proteinmpnn
 from .motif import Motif, scaffolds
-from .networks import FrameNetwork
+from .networks import FrameNetwork, Rings
+from .peptides import Peptide, padded, peptides
 from .reading import read
 from .relaxation import Relaxation
 from .repulsion import untangle
@@ -132,11 +133,13 @@ class Proteins(Domain):
         *args: Any,
         length: int | Sequence[int] | None = None,
         index: Sequence[Tensor] | None = None,
+        ring: Sequence[Tensor] | None = None,
         **what: Any,
     ) -> Request:
         """n chains. `length` is a number of residues, or a list of n; `fold` is alpha, beta, mixed or coil.
 
-        `index`, int64 [length] each, are places along several chains, as `Motif.index` has them.
+        `index`, int64 [length] each, are places along several chains, as `Motif.index` has them; `ring`, bool [length]
+        each, the residues whose chain is closed (`Peptide.ring`).
 
         Raises:
             RequestError: no length, one out of range, or an unknown keyword, with the nearest.
@@ -169,11 +172,13 @@ class Proteins(Domain):
             for row, own in zip(whole, [index[0]] * n if len(index) == 1 else index, strict=True):
                 row[: len(own)] = own
             told["index"] = whole
+        if ring is not None:
+            told["ring"] = padded(list(ring) * n if len(ring) == 1 else ring, longest)
         return Request(like, {**told, **self.encode_conditions(n, sites=(longest,), lengths=sizes, **what)})
 
     def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
         """A `Motif`, or a list of one for each sample, tells which residues are known, and how long the samples are; a
-        `Symmetric` which chains are images of others.
+        `Symmetric` which chains are images of others, a `Peptide` whether they are closed.
 
         Raises:
             RequestError: a length that is not the motif's, or something in which nothing is known.
@@ -185,6 +190,8 @@ class Proteins(Domain):
             if asked not in (None, given.size, total):
                 raise RequestError(f"length={asked!r} with {given.count} chains of {given.size}", "no length=")
             return given.given(self.with_nothing), {**what, "length": total, "index": [given.index]}
+        if (many := peptides(given, what.get("length"))) is not None:
+            return self.of_peptides(many, what)
         motifs = list(given) if isinstance(given, list | tuple) else [given]
         if not motifs or not all(isinstance(one, Motif) for one in motifs):
             return super().known(given, what)
@@ -211,10 +218,26 @@ class Proteins(Domain):
         berth = torch.from_numpy(np.stack(berths)).float()
         return Docked(x0, by_part, made=made, berth=berth), told
 
+    def of_peptides(self, many: Sequence[Peptide], what: Mapping[str, Any]) -> tuple[Given, dict[str, Any]]:
+        """What is known of closed chains and of mirror images: their motifs, or nothing; and where the rings are."""
+        motifs, sizes = [one.known for one in many], [one.size for one in many]
+        told: dict[str, Any] = {**what, "length": sizes[0] if len(sizes) == 1 else sizes}
+        if any(one.cyclic for one in many):
+            told["ring"] = [one.ring for one in many]
+        if all(motif is not None for motif in motifs):
+            found, told = Proteins.known(self, motifs, told)
+            assert isinstance(found, Given)
+            return found, told
+        if any(motif is not None for motif in motifs):
+            raise RequestError("peptides of which some have a motif", "a motif for each, or none")
+        pos, rot = torch.zeros(len(many), max(sizes), 3), torch.eye(3).repeat(len(many), max(sizes), 1, 1)
+        none = torch.zeros(len(many), max(sizes), dtype=torch.bool)
+        return Given(*self.with_nothing({"pos": pos, "rot": rot}, {"pos": none, "rot": none}), shown=True), told
+
     def completed(self, artifact: Structure, given: Any, number: int) -> Structure:
         """With a motif: in the place of its file, known residues as they are there, chains and numbers said."""
         one = given[number if len(given) > 1 else 0] if isinstance(given, list | tuple) and given else given
-        return one.complete(artifact) if isinstance(one, Motif | Symmetric) else artifact
+        return one.complete(artifact) if isinstance(one, Motif | Symmetric | Peptide) else artifact
 
     @property
     def givens(self) -> Mapping[str, str]:
@@ -223,6 +246,8 @@ class Proteins(Domain):
             "contig": 'with pdb: what is kept and made, "10-20/A16-35/10-20", "A1-150/0 70" beside a target',
             "hotspots": "with a target: residues that a binder shall touch, A45,A49",
             "symmetry": "C2, C3, ..., D2, ..., T, O or I: each chain has `length` residues, or those of a contig",
+            "cyclic": "true: chains are closed, their last residue joined to their first; 7 residues or more",
+            "hand": "L or D: the hand of all residues that are made",
         }
 
     def given(self, n: int, seed: int = 0, **said: Any) -> Any:
@@ -333,7 +358,9 @@ class Proteins(Domain):
 
     def constrain(self, prediction: State, t: float, **cond: Any) -> State:
         """Predicted chains with overlapping residues moved apart."""
-        return {**prediction, "pos": untangle(prediction["pos"], cond["mask"])}
+        mask, ring = cond["mask"], cond.get("ring")
+        rings = None if ring is None else Rings.of(mask, cond.get("index"), ring)
+        return {**prediction, "pos": untangle(prediction["pos"], mask, rings=rings)}
 
     def finish(self, artifacts: list[Structure]) -> list[Structure]:
         return artifacts if self.relaxation is None else self.relaxation(artifacts)

@@ -72,10 +72,13 @@ def backbone_from_frames(pos: Tensor, rot: Tensor) -> Tensor:
     return torch.stack([nitrogen, pos, carbon, oxygen], dim=-2)
 
 
-def place_oxygen(n: Tensor, ca: Tensor, c: Tensor, *, follow: Tensor | None = None) -> Tensor:
+def place_oxygen(
+    n: Tensor, ca: Tensor, c: Tensor, *, follow: Tensor | None = None, after: Tensor | None = None
+) -> Tensor:
     """Carbonyl oxygens `[..., N, 3]` of a chain from its N, CA, C, each `[..., N, 3]`, angstrom.
 
     `follow`, bool `[..., N - 1]`, says which residues are followed by one of their chain; by default all but the last.
+    `after` `[..., N, 3]` are the N of the residues that follow, where the last has one too (`follow` is as long then).
 
     O is trans to the next CA: in the plane of CA, C and the next N, at the ideal angle CA-C-O, on the side away from N.
     Where the chain ends or is broken (C-N > 2 A) the plane is the one of psi = 140 degrees.
@@ -85,12 +88,13 @@ def place_oxygen(n: Tensor, ca: Tensor, c: Tensor, *, follow: Tensor | None = No
     up = unit(up - (up * back).sum(-1, keepdim=True) * back)  # psi = 0 points along `up`
     across = torch.linalg.cross(back, up)
     side = math.cos(_LAST_PSI) * up + math.sin(_LAST_PSI) * across
-    if ca.shape[-2] > 1:
-        bond = n[..., 1:, :] - c[..., :-1, :]
-        flat = bond - (bond * back[..., :-1, :]).sum(-1, keepdim=True) * back[..., :-1, :]
+    after = n[..., 1:, :] if after is None else after
+    if count := after.shape[-2]:
+        bond, towards = after - c[..., :count, :], back[..., :count, :]
+        flat = bond - (bond * towards).sum(-1, keepdim=True) * towards
         joined = (bond.norm(dim=-1, keepdim=True) < BREAK) & (flat.norm(dim=-1, keepdim=True) > 1e-3)
         joined = joined if follow is None else joined & follow[..., None]
-        side = torch.cat([torch.where(joined, unit(flat), side[..., :-1, :]), side[..., -1:, :]], dim=-2)
+        side = torch.cat([torch.where(joined, unit(flat), side[..., :count, :]), side[..., count:, :]], dim=-2)
     angle = math.radians(CA_C_O)
     return c + C_O * (math.cos(angle) * back - math.sin(angle) * side)
 

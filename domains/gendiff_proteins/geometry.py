@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .frames import NM, ideal_atoms, place_oxygen
+from .networks import Rings, shifted
 
 State = dict[str, Tensor]
 
@@ -86,8 +87,8 @@ def hydrogen_bond_loss(prediction: State, x0: State, t: Tensor, mask: Tensor, *,
     return total / t.to(total).clamp_min(floor).square()
 
 
-def polar_distances(state: State, follow: Tensor | None = None) -> Tensor:
+def polar_distances(state: State, follow: Tensor | None = None, rings: Rings | None = None) -> Tensor:
     """The distances from N (rows) to O (columns) of ideal residues, `[B, N, N]`, nm; `follow` as of `place_oxygen`."""
     n, ca, c = (part / NM for part in atoms(state).unbind(2))
-    oxygen = place_oxygen(n, ca, c, follow=follow)
+    oxygen = place_oxygen(n, ca, c, follow=follow, after=None if rings is None else shifted(n, 1, rings))
     return NM * length(n[:, :, None] - oxygen[:, None])

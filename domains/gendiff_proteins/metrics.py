@@ -28,6 +28,7 @@ from gendiff.evaluation.measures import between, between_pools, each, mean, pool
 
 from . import bonding
 from .bonding import joined as _joined
+from .contacts import contact_order
 from .frames import C_N, C_N_CA, CA_C_N, CA_CA, N_CA_C, dihedral
 from .structure import Structure
 
@@ -36,6 +37,7 @@ Statistic = Callable[[np.ndarray], float]
 SHARE = (0.0, 1.0)
 
 CLASH = 3.6  # a CA-CA distance below this, more than two residues apart, is a clash
+TWIST = 30.0  # degrees; a peptide farther than this from both cis and trans is twisted
 ATOM_CLASH = 2.5  # two backbone atoms nearer than this, in residues that are no neighbours, clash
 
 
@@ -111,6 +113,21 @@ def atom_clashes(structure: Structure) -> int:
 
     pairs = KDTree(structure.backbone.reshape(-1, 3)).query_pairs(ATOM_CLASH, output_type="ndarray")
     return int((np.abs(pairs[:, 0] // 4 - pairs[:, 1] // 4) > 1).sum())
+
+
+def omegas(structure: Structure) -> np.ndarray:
+    """omega of the peptide bond before each residue, `[N]`, NaN where the chain begins or is broken."""
+    omega = np.full(len(structure), np.nan)
+    _, ca, c, _ = structure.backbone.swapaxes(0, 1)
+    omega[1:] = np.where(_joined(structure), _torsion(ca[:-1], c[:-1], structure.backbone[1:, 0], ca[1:]), np.nan)
+    return omega
+
+
+def peptides(structure: Structure) -> dict[str, int]:
+    """How many peptide bonds are trans and cis, omega within 30 degrees of 180 and 0, and how many are twisted."""
+    omega = np.abs(omegas(structure))
+    trans, cis = int((omega >= 180 - TWIST).sum()), int((omega <= TWIST).sum())
+    return {"trans": trans, "cis": cis, "twisted": int(np.isfinite(omega).sum()) - trans - cis}
 
 
 def secondary_structure(structure: Structure) -> str:
@@ -311,6 +328,11 @@ def _negative(values: np.ndarray) -> float:
     return _mean(values < 0)
 
 
+def _twisted(omega: np.ndarray) -> float:
+    omega = np.abs(omega)
+    return _mean((omega > TWIST) & (omega < 180 - TWIST))
+
+
 def _cis(omega: np.ndarray) -> float:
     return _mean(np.abs(omega) < 90)
 
@@ -384,6 +406,11 @@ cis_share = _bonded(
     within=SHARE,
     about="Share of peptides with |omega| < 90 degrees; 0.003 to 0.005 of real ones, most before proline.",
 )  # fmt: skip
+twisted_share = _bonded(
+    "twisted_share", "omega", _twisted, better="lower",
+    within=SHARE,
+    about="Share of peptides with omega more than 30 degrees from both cis and trans. Real ones: below 0.001.",
+)  # fmt: skip
 clash_share = pooled(
     "ca_clash_share", clashing, _mean, better="lower",
     within=SHARE,
@@ -425,6 +452,11 @@ strand = _lettered(
     "Share of residues in strands by CA alone (P-SEA). Extended chains without a partner count; see `hbond_strand`.",
 )  # fmt: skip
 radius_ratio = mean("rg_ratio", ratio_of, about="Mean of Rg / (2.2 N^0.38). Sees size alone, no packing.")
+contact_orders = mean(
+    "backbone_contact_order", contact_order,
+    within=SHARE,
+    about="Mean relative contact order (Plaxco et al. 1998) of N, CA, C and O alone, within 6 A. Sees no energy.",
+)  # fmt: skip
 ramachandran_divergence = Measure(
     "ramachandran_jsd", _summed_divergence, partial(each, ramachandran_of), unit="bit", better="lower",
     about="Jensen-Shannon divergence of (phi, psi) to the reference. Sees no order along the chain.",
@@ -443,7 +475,7 @@ turn_distance = between_pools(
 
 MEASURES = (
     step_share, step_deviation, bond_deviation, bond_share, carbonyl_angle_sd, amide_angle_sd, residue_angle_sd,
-    angle_bias, omega_deviation, cis_share, chain_breaks, clash_share, atom_clash_rate, right_handed, left_handed,
-    negative_phi, hbond_helix, hbond_strand, helix, strand, radius_ratio, ramachandran_divergence, radius_distance,
-    turn_distance,
+    angle_bias, omega_deviation, cis_share, twisted_share, chain_breaks, clash_share, atom_clash_rate, right_handed,
+    left_handed, negative_phi, hbond_helix, hbond_strand, helix, strand, radius_ratio, contact_orders,
+    ramachandran_divergence, radius_distance, turn_distance,
 )  # fmt: skip

@@ -130,16 +130,16 @@ class Motif:
         backbone[places] = own.backbone
         side = self.sides()
         keep, chain_of = self.keep.numpy(), self.chain_of
-        letters = list(sample.sequence)
+        letters, hands = list(sample.sequence), list(sample.hands)
         numbers = [str(place - self.starts[chain] + 1) for place, chain in enumerate(chain_of)]
-        for place, letter, number in zip(places, own.sequence, own.numbers, strict=True):
-            letters[place] = letter
+        for place, letter, hand, number in zip(places, own.sequence, own.hands, own.numbers, strict=True):
+            letters[place], hands[place] = letter, hand
             if keep[chain_of == chain_of[place]].all():
                 numbers[place] = number
         ids = tuple(self.chains[chain] for chain in chain_of)
         return replace(
             sample, backbone=backbone, sequence="".join(letters), numbers=tuple(numbers), chains=ids,
-            known=self.origins, side=side,
+            known=self.origins, side=side, hands="".join(hands),
         )  # fmt: skip
 
     def sides(self) -> np.ndarray | None:
@@ -243,6 +243,7 @@ def scaffolds(
         tuple(chain for part in parts for chain in part.chains),
         structure.name,
         side=np.concatenate([part.sides for part in parts]),
+        hands="".join(part.hands for part in parts),
     )
     spots = hot(structure, known, hotspots)
     fixed = whole_chains(asked)

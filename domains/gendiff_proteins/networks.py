@@ -107,52 +107,105 @@ class Transition(nn.Module):
         nn.init.zeros_(self.down.weight)
         nn.init.zeros_(self.down.bias)
 
-    def forward(self, h: Tensor, mask: Tensor, index: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, mask: Tensor, index: Tensor | Rings | None = None) -> Tensor:
         seen = h * mask[..., None]
         if index is None:
             near = self.along(seen.transpose(1, 2)).transpose(1, 2)
         else:  # the same sum, over residues of the same chain alone
             reach = self.along.kernel_size[0] // 2
             near = self.along.bias + sum(  # type: ignore[operator]
-                weight * shifted(seen, k) * follows(index, k)[..., None]
+                weight * shifted(seen, k, index) * follows(index, k)[..., None]
                 for k, weight in zip(range(-reach, reach + 1), self.along.weight[:, 0].unbind(1), strict=True)
             )
         gate, value = self.up(h + near).chunk(2, -1)
         return self.down(functional.silu(gate) * value)
 
 
-def shifted(x: Tensor, offset: int) -> Tensor:
-    """`y[:, i] = x[:, i + offset]`, zeros beyond the ends."""
+class Rings(NamedTuple):
+    """Places along chains of which some are closed, the last residue joined to the first: all int64 [B, N].
+
+    It stands wherever an `index` does. `index` counts along the chains, `first` is where a residue's chain begins, and
+    `size` how many residues are in its ring; 0 is an open chain's.
+    """
+
+    index: Tensor
+    first: Tensor
+    size: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor, index: Tensor | None, ring: Tensor) -> Rings:
+        """With `ring`, bool [B, N]: the residues whose chain is closed."""
+        place = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+        index = place if index is None else index
+        chain = Layout.of(mask, index, torch.float64)
+        size = (chain.left + chain.right + 1).long()
+        return cls(index, place - chain.left.long(), torch.where(ring & mask, size, 0))
+
+    def places(self, offset: int) -> Tensor:
+        """Where the residue so many places on stands, `[B, N]`; outside of 0 to N - 1 where there is none."""
+        on = torch.arange(self.index.shape[1], device=self.index.device) + offset
+        return torch.where(self.size > 0, self.first + (on - self.first) % self.size.clamp_min(1), on)
+
+
+def shifted(x: Tensor, offset: int, index: Tensor | Rings | None = None) -> Tensor:
+    """`y[:, i] = x[:, i + offset]`, zeros beyond the ends; around the ring in chains that are closed."""
     if not offset:
         return x
+    if isinstance(index, Rings):
+        there, n = index.places(offset), x.shape[1]
+        y = x[torch.arange(len(x), device=x.device)[:, None], there.clamp(0, n - 1)]
+        return y * ((there >= 0) & (there < n)).view(*there.shape, *[1] * (x.ndim - 2))
     pad = torch.zeros_like(x[:, : abs(offset)])
     return torch.cat([x[:, offset:], pad], 1) if offset > 0 else torch.cat([pad, x[:, :offset]], 1)
 
 
-def follows(index: Tensor, offset: int) -> Tensor:
+def follows(index: Tensor | Rings, offset: int) -> Tensor:
     """`[B, N]` bool: the residue `offset` places on is that one of the same chain."""
+    if isinstance(index, Rings):
+        return follows(index.index, offset) | (index.size > 0)
     n = index.shape[1]
     place = torch.arange(n, device=index.device) + offset
     return (shifted(index, offset) - index == offset) & (place >= 0) & (place < n)
 
 
+def steps_between(index: Tensor | Rings | None, like: Tensor) -> Tensor:
+    """How many residues j is on from i, int64 `[B or 1, N, N]`, i by row; around a ring the shorter way.
+
+    Without an index, along one chain of the residues of `like` [B, N, ...]. Half way round a ring is -size/2.
+    """
+    if isinstance(index, Rings):
+        on, half = steps_between(index.index, like), index.size[..., None] // 2
+        same = (index.first[:, None] == index.first[..., None]) & (half > 0)
+        return torch.where(same, (on + half) % index.size[..., None].clamp_min(1) - half, on)
+    place = torch.arange(like.shape[1], device=like.device)[None] if index is None else index
+    return place[:, None] - place[:, :, None]
+
+
 class Layout(NamedTuple):
-    """Where residues stand along their chains: `relative` [B or 1, N, N], from 0; `left` and `right` [B, N]."""
+    """Where residues stand along their chains: `relative` [B or 1, N, N], from 0; `left` and `right` [B, N].
+
+    A ring has no ends: each of its residues has as many others on its left as on its right.
+    """
 
     relative: Tensor
     left: Tensor
     right: Tensor
 
     @classmethod
-    def of(cls, mask: Tensor, index: Tensor | None, dtype: torch.dtype) -> Layout:
+    def of(cls, mask: Tensor, index: Tensor | Rings | None, dtype: torch.dtype) -> Layout:
         """Of one chain in each row; with `index` [B, N] of chains, whose numbers leap where a chain begins."""
+        if isinstance(index, Rings):
+            chain, ring = cls.of(mask, index.index, dtype), index.size > 0
+            middle = (index.size - 1).to(dtype) / 2
+            left, right = (torch.where(ring, middle, end) for end in (chain.left, chain.right))
+            return cls(steps_between(index, mask).clamp(-_REACH, _REACH) + _REACH, left, right)
         b, n = mask.shape
         place = torch.arange(n, device=mask.device)
         count = mask.sum(1, keepdim=True)
         if index is None:
-            relative = (place[None] - place[:, None]).clamp(-_REACH, _REACH)[None] + _REACH
+            relative = steps_between(None, mask).clamp(-_REACH, _REACH) + _REACH
             return cls(relative, place.to(dtype).expand(b, n), (count - 1 - place).to(dtype))
-        relative = (index[:, None] - index[:, :, None]).clamp(-_REACH, _REACH) + _REACH
+        relative = steps_between(index, mask).clamp(-_REACH, _REACH) + _REACH
         leap = torch.ones(b, n + 1, dtype=torch.bool, device=mask.device)
         leap[:, 1:n] = (index[:, 1:] - index[:, :-1] > _REACH) | (place[1:] == count)
         first = torch.where(leap[:, :n], place, 0).cummax(1).values
@@ -160,7 +213,9 @@ class Layout(NamedTuple):
         return cls(relative, (place - first).to(dtype), (last - place).to(dtype))
 
 
-def neighbour_features(pos: Tensor, rot: Tensor, mask: Tensor, t: Tensor, index: Tensor | None = None) -> Tensor:
+def neighbour_features(
+    pos: Tensor, rot: Tensor, mask: Tensor, t: Tensor, index: Tensor | Rings | None = None
+) -> Tensor:
     """What residue i sees of its neighbours along the chain, `[B, N, 62]`, all invariant.
 
     The places (nm, own frame) and orientations of i-2, i-1, i+1, i+2, and the errors of both peptide bonds in units of
@@ -170,9 +225,9 @@ def neighbour_features(pos: Tensor, rot: Tensor, mask: Tensor, t: Tensor, index:
     scale = 1.0 / (t + 0.03)[:, None]
     features = []
     for offset in (-2, -1, 1, 2):
-        seen = shifted(mask, offset) if index is None else shifted(mask, offset) & follows(index, offset)
+        seen = shifted(mask, offset) if index is None else shifted(mask, offset, index) & follows(index, offset)
         there = seen.to(pos.dtype)[..., None]
-        other, turn = shifted(pos, offset) - pos, rot.mT @ shifted(rot, offset)
+        other, turn = shifted(pos, offset, index) - pos, rot.mT @ shifted(rot, offset, index)
         towards = (rot.mT @ other[..., None]).squeeze(-1)
         features += [2 * towards * there, turn.flatten(2) * there]
         if abs(offset) == 1:
@@ -194,14 +249,13 @@ def bell(exponent: Tensor) -> Tensor:
     return torch.exp(exponent.clamp_min(-40.0))
 
 
-def crowding_features(pos: Tensor, rot: Tensor, mask: Tensor, index: Tensor | None = None) -> Tensor:
+def crowding_features(pos: Tensor, rot: Tensor, mask: Tensor, index: Tensor | Rings | None = None) -> Tensor:
     """What crowds residue i, `[B, N, 12]`: how many CA beyond the next two along the chain, and which way they lie.
 
     Sums of exp(-d^2 / 2 s^2) and of the vectors it weights (own frame), s = 0.15, 0.3, 0.6 nm: enough to see a clash in
     the frames of this block and to know the way out of it.
     """
-    place = torch.arange(pos.shape[1], device=pos.device)[None] if index is None else index
-    pairs = mask[:, :, None] & mask[:, None] & ((place[:, :, None] - place[:, None]).abs() > 2)
+    pairs = mask[:, :, None] & mask[:, None] & (steps_between(index, pos).abs() > 2)
     distance2 = (pos[:, None] - pos[:, :, None]).square().sum(-1)
     features = []
     for scale in _CROWDS:
@@ -252,7 +306,7 @@ class Block(nn.Module):
         mask: Tensor,
         t: Tensor,
         about: Tensor,
-        index: Tensor | None = None,
+        index: Tensor | Rings | None = None,
     ) -> tuple[Tensor, Tensor]:
         with full_precision(h):
             near = [neighbour_features(pos, rot, mask, t, index), crowding_features(pos, rot, mask, index)]
@@ -281,7 +335,8 @@ class FrameNetwork(nn.Module):
 
     Input: `x = {"pos": [B, N, 3] nm, "rot": [B, N, 3, 3]}`, `t` [B], `mask` [B, N] bool, conditions by name, and
     `index` [B, N], the places of residues along chains, with a leap of more than 32 where another chain begins; without
-    it all are one chain. Output:
+    it all are one chain; `ring` [B, N] bool, the residues whose chain is closed, its last joined to its first. What is
+    put out then turns with the numbering of a ring. Output:
     `{"pos": [B, N, 3], "rot": [B, N, 3]}`, a global velocity (nm) and a rotation vector in each residue's own frame.
     """
 
@@ -318,7 +373,7 @@ class FrameNetwork(nn.Module):
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
-        return self.asked.embed({name: value for name, value in cond.items() if name != "index"})
+        return self.asked.embed({name: value for name, value in cond.items() if name not in ("index", "ring")})
 
     def forward(
         self,
@@ -329,6 +384,7 @@ class FrameNetwork(nn.Module):
         to: Tensor | None = None,
         guidance: Tensor | None = None,
         index: Tensor | None = None,
+        ring: Tensor | None = None,
         **cond: Any,
     ) -> State:
         pos, rot = x["pos"], x["rot"]
@@ -339,7 +395,8 @@ class FrameNetwork(nn.Module):
         count = real.sum(1, keepdim=True)
         pos = (pos - (pos * real).sum(1, keepdim=True) / count) * real
         rot = torch.where(mask[..., None, None], rot, torch.eye(3, dtype=rot.dtype, device=rot.device))
-        relative, left, right = Layout.of(mask, index, pos.dtype)
+        along = index if ring is None else Rings.of(mask, index, ring)
+        relative, left, right = Layout.of(mask, along, pos.dtype)
         ends = torch.cat([waves(left, 32, 200.0), waves(right, 32, 200.0)], -1)
         about = self.about(torch.cat([waves(1000 * t, 48, 10_000.0), waves(count[:, 0, 0], 16, 1000.0)], -1))
         if self.jumps is not None:
@@ -355,7 +412,7 @@ class FrameNetwork(nn.Module):
         kappa = self.kappa(t)[:, None, None]
         now, turned = pos, rot
         for block in self.blocks:
-            h, move = block(h, now, turned, pair, relative, mask, t, about, index)
+            h, move = block(h, now, turned, pair, relative, mask, t, about, along)
             with full_precision(pos):
                 move = move.to(pos.dtype) * real
                 velocity = velocity - (turned @ move[..., :3, None]).squeeze(-1)

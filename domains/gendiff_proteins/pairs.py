@@ -40,6 +40,7 @@ from .networks import (
     LOCAL,
     Block,
     Layout,
+    Rings,
     bell,
     follows,
     full_precision,
@@ -67,12 +68,19 @@ def radial(pos: Tensor) -> Tensor:
     return bell(-((distance[..., None] - centres) * (_RADII / 2.2)).square())
 
 
-def polar(frames: State, follow: Tensor) -> Tensor:
+def polar(frames: State, follow: Tensor, rings: Rings | None = None) -> Tensor:
     """Distances from N of the row to O of the column, then from O to N, as bumps: `[B, N, N, 16]`."""
-    far, pos = polar_distances(frames, follow), frames["pos"]
+    far, pos = polar_distances(frames, follow, rings), frames["pos"]
     centres = torch.linspace(0.25, 0.81, _POLAR, dtype=pos.dtype, device=pos.device)
     bumps = bell(-((far[..., None] - centres) / 0.08).square())
     return torch.cat([bumps, bumps.transpose(1, 2)], -1)
+
+
+def bonded_pairs(frames: State, mask: Tensor, index: Tensor | Rings | None) -> Tensor:
+    """`polar`, with O placed by the residues that follow."""
+    if isinstance(index, Rings):
+        return polar(frames, shifted(mask, 1, index) & follows(index, 1), index)
+    return polar(frames, mask[:, 1:] & (mask[:, :-1] if index is None else follows(index, 1)[:, :-1]))
 
 
 class Around(nn.Module):
@@ -85,17 +93,17 @@ class Around(nn.Module):
         super().__init__()
         self.weigh = nn.Conv2d(channels, channels, 2 * _ACROSS + 1, padding=_ACROSS, groups=channels)
 
-    def forward(self, z: Tensor, mask: Tensor, index: Tensor | None) -> Tensor:
+    def forward(self, z: Tensor, mask: Tensor, index: Tensor | Rings | None) -> Tensor:
         z = z * (mask[:, :, None] & mask[:, None])[..., None]
         if index is None:
             with full_precision(z):  # processors are slow to differentiate it in bfloat16
                 return self.weigh(z.to(self.weigh.weight.dtype).movedim(-1, 1)).movedim(1, -1)
         steps = range(-_ACROSS, _ACROSS + 1)
-        rows = [shifted(z, a) * follows(index, a)[:, :, None, None] for a in steps]
+        rows = [shifted(z, a, index) * follows(index, a)[:, :, None, None] for a in steps]
         total = torch.zeros_like(z) + self.weigh.bias  # type: ignore[operator]
         for a, row in zip(steps, rows, strict=True):
             for b in steps:
-                seen = shifted(row.transpose(1, 2), b).transpose(1, 2) * follows(index, b)[:, None, :, None]
+                seen = shifted(row.transpose(1, 2), b, index).transpose(1, 2) * follows(index, b)[:, None, :, None]
                 total = total + self.weigh.weight[:, 0, a + _ACROSS, b + _ACROSS] * seen
         return total
 
@@ -115,11 +123,12 @@ class PairUpdate(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, h: Tensor, e: Tensor, frames: State, mask: Tensor, index: Tensor | None = None) -> Tensor:
+    def forward(
+        self, h: Tensor, e: Tensor, frames: State, mask: Tensor, index: Tensor | Rings | None = None
+    ) -> Tensor:
         row, column = self.ends(F.layer_norm(h, h.shape[-1:])).chunk(2, -1)
         with full_precision(h):
-            follow = mask[:, 1:] & mask[:, :-1] if index is None else mask[:, 1:] & follows(index, 1)[:, :-1]
-            near, bonded = radial(frames["pos"]), polar(frames, follow)
+            near, bonded = radial(frames["pos"]), bonded_pairs(frames, mask, index)
         z = self.norm(e) + row[:, :, None] + column[:, None] + self.near(near.to(h.dtype))
         z = F.silu(z + self.polar(bonded.to(h.dtype)))
         real = mask.to(z.dtype)
@@ -149,7 +158,7 @@ class PairFrameNetwork(nn.Module):
 
     Input: `x = {"pos": [B, N, 3] nm, "rot": [B, N, 3, 3]}` and, with a plan, classes "structure" [B, N] (3 is masked)
     and "pairing" [B, N (N - 1)/2] (3 is masked), with a sequence [B, N] (20 is masked); `t` [B], `mask` [B, N] bool,
-    `index` as of `FrameNetwork`, `template` {"keep": [B, N] bool, "pos": [B, N, 3], "rot": [B, N, 3, 3]}, conditions
+    `index` and `ring` as of `FrameNetwork`, `template` {"keep": [B, N] bool, "pos": [B, N, 3], "rot": [B, N, 3, 3]}, conditions
     by name. Output: `{"pos": [B, N, 3], "rot": [B, N, 3]}`, as of
     `FrameNetwork`, and logits `{"structure": [B, N, 3], "pairing": [B, P, 3], "sequence": [B, N, 20]}`; beside them
     "distogram", [B, P, 24] logits.
@@ -223,7 +232,7 @@ class PairFrameNetwork(nn.Module):
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
-        return self.asked.embed({name: value for name, value in cond.items() if name not in ("index", "template")})
+        return self.asked.embed({name: value for name, value in cond.items() if name not in ("index", "ring", "template")})
 
     def forward(
         self,
@@ -233,6 +242,7 @@ class PairFrameNetwork(nn.Module):
         mask: Tensor | None = None,
         previous: State | None = None,
         index: Tensor | None = None,
+        ring: Tensor | None = None,
         template: State | None = None,
         **cond: Any,
     ) -> Sided:
@@ -244,7 +254,8 @@ class PairFrameNetwork(nn.Module):
         count = real.sum(1, keepdim=True)
         pos = (pos - (pos * real).sum(1, keepdim=True) / count) * real
         rot = torch.where(mask[..., None, None], rot, torch.eye(3, dtype=rot.dtype, device=rot.device))
-        relative, left, right = Layout.of(mask, index, pos.dtype)
+        along = index if ring is None else Rings.of(mask, index, ring)
+        relative, left, right = Layout.of(mask, along, pos.dtype)
         ends = torch.cat([waves(left, 32, 200.0), waves(right, 32, 200.0)], -1)
         about = self.about(torch.cat([waves(1000 * t, 48, 10_000.0), waves(count[:, 0, 0], 16, 1000.0)], -1))
         told = self.asked.add(about, cond)
@@ -268,8 +279,8 @@ class PairFrameNetwork(nn.Module):
         now, turned = pos, rot
         for number, block in enumerate(self.blocks):
             if number % self.every == 1 % self.every and number // self.every < len(self.updates):
-                e = e + self.updates[number // self.every](h, e, {"pos": now, "rot": turned}, mask, index)
-            h, move = block(h, now, turned, e, relative, mask, t, about, index)
+                e = e + self.updates[number // self.every](h, e, {"pos": now, "rot": turned}, mask, along)
+            h, move = block(h, now, turned, e, relative, mask, t, about, along)
             with full_precision(pos):
                 move = move.to(pos.dtype) * real
                 velocity = velocity - (turned @ move[..., :3, None]).squeeze(-1)

@@ -1,7 +1,8 @@
 """Residues from the text of PDB and mmCIF files, read line by line.
 
 A reader turns its format into rows, one an atom of the first model; `Collector` puts rows together to residues and
-keeps N, CA, C, O of each, so memory follows the file's residues, not its atoms. What a row says is taken as it stands:
+keeps the heavy atoms whose names are those of the twenty (`atoms.ATOM37`); hydrogens are counted, other atoms named.
+What a row says is taken as it stands:
 
     chain       column 22 of PDB; columns 21 and 22 where a file has chain ids of two letters; auth_asym_id of mmCIF
     number      columns 23-26, decimal or hybrid-36 (A000 is 10000), and the insertion code; auth_seq_id
@@ -23,9 +24,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from .atoms import ATOM37, BACKBONE
 from .names import long_names, parents
 
-WANTED = {"N": "N", "CA": "C", "C": "C", "O": "O", "OXT": "O", "OT1": "O"}
+ENDS = ("OT1", "OT2", "OXT")  # what an O at the end of a chain may be called
+WANTED = {**{name: name[0] for name in (*ATOM37, *ENDS)}, "SE": "SE"}
+"""The names that are kept, and their elements."""
+TELLING = (*BACKBONE, "OXT", "OT1")
+"""Given again, they begin a copy of their residue; a stray row of a side chain does not."""
 MOST_TROUBLES = 100_000
 UNREADABLE = "?"  # begins a number that is none
 Point = tuple[float, float, float]
@@ -52,7 +58,10 @@ class Row(NamedTuple):
 
 @dataclass(slots=True)
 class Residue:
-    """One residue: the wanted atoms by location (letter, residue name), each with element, place and occupancy."""
+    """One residue: the wanted atoms by location (letter, residue name), each with element, place and occupancy.
+
+    `hydrogens` counts rows of hydrogen or deuterium, `foreign` names the atoms that none of the twenty has.
+    """
 
     chain: str
     part: int  # how many ends of chains the file gave before it
@@ -61,6 +70,13 @@ class Residue:
     locations: dict[tuple[str, str], dict[str, tuple[str, Point | None, float]]] = field(default_factory=dict)
     hetero: bool = True
     seen: set[Mark] = field(default_factory=set)
+    hydrogens: int = 0
+    foreign: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has, apart from those that were given twice."""
+        return sum(map(len, self.locations.values())) + self.hydrogens + len(self.foreign)
 
     @property
     def label(self) -> str:
@@ -71,22 +87,24 @@ class Residue:
         """How many alternative locations it has."""
         return sum(letter != "" for letter, _ in self.locations)
 
-    def chosen(self) -> tuple[str, dict[str, Point | None]]:
-        """Name and atoms of the location with the highest mean occupancy, a tie to the first letter.
+    def chosen(self) -> Chosen:
+        """The location with the highest mean occupancy of its backbone, then of its side chain; a tie to the first.
 
         A location that lacks N, CA or C is taken only where each lacks one.
         O at the end of a chain may be called OXT or OT1. A calcium ion called CA is no alpha carbon.
         """
 
-        def occupancy(key: tuple[str, str]) -> float:
-            values = [value for _, _, value in self.locations[key].values()]
+        def occupancy(key: tuple[str, str], backbone: bool) -> float:
+            own = self.locations[key].items()
+            values = [value for atom, (_, _, value) in own if (atom in BACKBONE or atom in ENDS) == backbone]
             return round(sum(values) / max(len(values), 1), 4)
 
         def atoms_of(key: tuple[str, str]) -> dict[str, tuple[str, Point | None, float]]:
             return {**self.locations.get(("", key[1]), {}), **self.locations.get(key, {})}
 
-        def order(key: tuple[str, str]) -> tuple[bool, float, tuple[str, str]]:
-            return not {"N", "CA", "C"} <= atoms_of(key).keys(), -occupancy(key), key
+        def order(key: tuple[str, str]) -> tuple[bool, float, float, tuple[str, str]]:
+            lacks = not {"N", "CA", "C"} <= atoms_of(key).keys()
+            return lacks, -occupancy(key, True), -occupancy(key, False), key
 
         best = min((key for key in self.locations if key[0]), key=order, default=("", self.name))
         atoms = atoms_of(best)
@@ -96,11 +114,23 @@ class Residue:
             for atom, (element, at, _) in atoms.items()
             if known or element == WANTED[atom] or (not element and best[1] != atom)
         }
-        for other in ("OT1", "OXT"):
-            at = sound.pop(other, None)
-            if at is not None:
-                sound.setdefault("O", at)
-        return best[1], sound
+        ends = [at for at in (sound.pop(other, None) for other in ENDS) if at is not None]
+        backbone = {atom: at for atom, at in sound.items() if atom in BACKBONE}
+        if ends and "O" not in backbone:
+            backbone["O"] = ends.pop(0)
+        side = {atom: at for atom, at in sound.items() if atom not in BACKBONE}
+        if ends:
+            side["OXT"] = ends[0]
+        return Chosen(best[1], backbone, side, len(atoms))
+
+
+class Chosen(NamedTuple):
+    """The location of a residue that counts: its name, its atoms N, CA, C, O, its others, and its number of rows."""
+
+    name: str
+    backbone: dict[str, Point | None]
+    side: dict[str, Point | None]
+    rows: int
 
 
 @dataclass
@@ -130,7 +160,7 @@ class Collector:
         mark = (row.alternative, row.name, row.atom)
         if row.atom in WANTED or not residue.seen:
             if mark in residue.seen:
-                if self._run is not None:
+                if self._run is not None and mark not in self._run and row.atom in TELLING:
                     residue = self._copy(residue, row)
                 elif row.number.startswith(UNREADABLE):
                     self._last = residue = self._new(row)
@@ -144,6 +174,10 @@ class Collector:
         atoms = residue.locations.setdefault((row.alternative, row.name), {})
         if row.atom in WANTED:
             atoms[row.atom] = (row.element, row.at, row.occupancy)
+        elif is_hydrogen(row):
+            residue.hydrogens += 1
+        else:
+            residue.foreign.append(row.atom)
 
     def _residue(self, row: Row) -> Residue:
         """The residue of a row: the one before it, an earlier one at the same place, or a new one.
@@ -181,6 +215,11 @@ class Collector:
         return copy
 
 
+def is_hydrogen(row: Row) -> bool:
+    """Is this a hydrogen or deuterium, by its element, or, where that is missing, by its name?"""
+    return row.element in ("H", "D") or (not row.element and row.atom.lstrip("0123456789")[:1] in ("H", "D"))
+
+
 @dataclass
 class Parsed:
     """What a file holds: residues of its first model, and what was seen beside them.
@@ -189,11 +228,17 @@ class Parsed:
         residues: of the first model, in the order of the file.
         models: how many models have atoms.
         notes: what was odd, in a sentence each.
+        rows: of atoms, in the first model.
+        twice: those of them that give an atom again.
+        unread: those of which not even the residue can be read.
     """
 
     residues: list[Residue]
     models: int
     notes: tuple[str, ...] = ()
+    rows: int = 0
+    twice: int = 0
+    unread: int = 0
 
 
 @dataclass
@@ -278,7 +323,7 @@ def parse_pdb(raw: bytes) -> Parsed:
     """
     double = two_letter_chains(raw)
     collector, troubles = Collector(), Troubles()
-    models, open_, atoms, usable = 0, False, 0, 0
+    models, open_, atoms, rows, usable = 0, False, 0, 0, 0
     for place, line in enumerate(text_lines(raw), start=1):
         record = line[:6]
         if record.startswith("ATOM") or record == "HETATM":
@@ -287,6 +332,7 @@ def parse_pdb(raw: bytes) -> Parsed:
             atoms += 1
             if models > 1:
                 continue
+            rows += 1
             atom = line[12:16].strip()
             at = point(line[30:38], line[38:46], line[46:54])
             if len(line.rstrip()) < 27 or not atom:
@@ -320,7 +366,8 @@ def parse_pdb(raw: bytes) -> Parsed:
         raise Damaged("")
     if not usable:
         raise Damaged("; ".join(troubles.notes()))
-    return Parsed(collector.found, models, tuple(troubles.notes() + _twice(collector)))
+    notes, twice = tuple(troubles.notes() + _twice(collector)), collector.twice.total()
+    return Parsed(collector.found, models, notes, rows, twice, troubles.count["too few columns"])
 
 
 def _twice(collector: Collector) -> list[str]:
@@ -410,7 +457,7 @@ class AtomSites:
         self.models: set[str] = set()
         self.last_asym = ""
         self.first: str | None = None
-        self.usable = 0
+        self.rows = self.usable = 0
 
     @staticmethod
     def pick(values: Sequence[str], places: Sequence[int]) -> str:
@@ -432,6 +479,7 @@ class AtomSites:
             self.collector.close()
         if model != self.first:
             return
+        self.rows += 1
         asym = pick(values, self.asym)
         if asym != self.last_asym:
             self.last_asym = asym
@@ -464,7 +512,10 @@ class AtomSites:
         if not self.usable:
             raise Damaged("; ".join(self.troubles.notes()) or "the _atom_site table has no rows")
         notes = self.troubles.notes() + _twice(self.collector)
-        return Parsed(self.collector.found, max(len(self.models), 1), tuple(notes))
+        unread, twice = self.troubles.count["too few values"], self.collector.twice.total()
+        return Parsed(
+            self.collector.found, max(len(self.models), 1), tuple(notes), self.rows + unread, twice, unread
+        )  # fmt: skip
 
 
 def parse_mmcif(lines: Iterable[str], block: str | None = None) -> tuple[Parsed | None, list[str], list[str]]:

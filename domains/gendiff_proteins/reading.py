@@ -9,6 +9,10 @@ cannot be read, or with bonds no residue has (glued columns, atoms at the origin
 counted. A calcium ion is no CA. Residues in the file = kept + dropped + skipped. A file that gives no residue is an
 error.
 
+Side chains come with their residue: every heavy atom whose name its letter has, the selenium of MSE as SD. Hydrogens
+are counted, and what a modified residue has beyond its parent (the phosphate of SEP) is named. A side-chain atom
+without a place costs nothing but itself. Every row of an atom is counted once, kept or by the reason why not.
+
 PDB, mmCIF and BinaryCIF, plain or gzipped; `LIMIT` bounds what a compressed file may unfold to. BinaryCIF carries no
 checksum: a flipped bit in its packed columns can read as another, plausible backbone (29 of 800 single flips did).
 """
@@ -20,6 +24,7 @@ import math
 import re
 import zlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -28,14 +33,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from .atoms import ATOMS_OF, OTHER_NAMES, PLACE, SIDE
 from .binary import parse_binary
 from .frames import BREAK, place_oxygen
 from .names import STANDARD, parents
-from .parsing import UNREADABLE, Damaged, Parsed, Point, Residue, clean, parse_mmcif, parse_pdb, text_lines
+from .parsing import UNREADABLE, Chosen, Damaged, Parsed, Point, Residue, clean, parse_mmcif, parse_pdb, text_lines
 from .structure import Structure, StructureError
 
 LIMIT = 256 * 2**20  # bytes of text, unpacked: 2.5 million atoms of mmCIF
 FAR = 1e5  # angstrom; no coordinate is farther out
+REACH = 10.0  # angstrom from CA to the end of a side chain; that of an arginine reaches 7.5
 _PDB, _CIF = (".pdb", ".ent", ".pdb1"), (".cif", ".mmcif")
 SUFFIXES = (*_PDB, *_CIF, ".bcif")
 UNREAD = (".mmtf", ".bin", ".pdbqt", ".gro", ".xyz", ".pqr")  # structures, in formats that are not read
@@ -49,6 +56,9 @@ class Report:
     `dropped` names residues by reason, `skipped` counts what is no amino acid, `altlocs`, `parents` and `placed` name
     the residues of which one location was chosen, that stand under their parent's letter, and whose O was placed;
     `renamed` says which chains were given another id, and why `notes` says what the file's rows lacked.
+
+    `rows` counts the atoms of the first model; `atoms` says what became of them, "kept" or why not, and adds up to it.
+    `foreign` names the atoms that the letter of their residue has not.
     """
 
     path: str
@@ -63,6 +73,9 @@ class Report:
     breaks: tuple[str, ...] = ()
     renamed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    rows: int = 0
+    atoms: dict[str, int] = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
 
     @property
     def residues(self) -> int:
@@ -81,9 +94,11 @@ class Report:
             ("O placed", self.placed),
             ("chain breaks", self.breaks),
             ("chains renamed", self.renamed),
+            ("atoms that their letter has not", self.foreign),
             ("of note", self.notes),
         )
         lines += [f"  {what}: {_some(names)}" for what, names in parts if names]
+        lines.append("  atoms: " + ", ".join(f"{count} {what}" for what, count in self.atoms.items()))
         return "\n".join(lines)
 
 
@@ -195,8 +210,16 @@ class _Found(NamedTuple):
     """A residue with its chosen location."""
 
     residue: Residue
-    name: str
-    atoms: dict[str, Point | None]
+    chosen: Chosen
+
+    @property
+    def name(self) -> str:
+        return self.chosen.name
+
+    @property
+    def atoms(self) -> dict[str, Point | None]:
+        """N, CA, C and O, those that are there."""
+        return self.chosen.backbone
 
     @property
     def label(self) -> str:
@@ -225,17 +248,19 @@ def _fault(found: _Found) -> str:
 def _assemble(path: Path, parsed: Parsed, notes: list[str]) -> tuple[Structure, Report]:
     known = parents()
     dropped: dict[str, list[_Found]] = {}
-    skipped: Counter[str] = Counter()
+    skipped, atoms = Counter[str](), Counter({"kept": 0})
     kept: list[_Found] = []
-    every = [_Found(residue, *residue.chosen()) for residue in parsed.residues]
+    every = [_Found(residue, residue.chosen()) for residue in parsed.residues]
     for place, found in enumerate(every):
         acid = found.name in known or {"N", "CA", "C"} <= found.atoms.keys()
         if not acid or (found.residue.hetero and not _bonded(every, place)):  # an amino acid may be a ligand
             skipped[found.name or "unnamed"] += 1
+            atoms["of what is no amino acid"] += found.residue.rows
             continue
         fault = _fault(found)
         if fault:
             dropped.setdefault(fault, []).append(found)
+            atoms["of residues that were dropped"] += found.residue.rows
         else:
             kept.append(found)
     if not kept:
@@ -245,13 +270,17 @@ def _assemble(path: Path, parsed: Parsed, notes: list[str]) -> tuple[Structure, 
     for place, found in enumerate(kept):
         oxygen[place] = found.atoms.get("O", oxygen[place])
     chains, renamed = _chains(kept, frozenset(Structure(np.concatenate([core, oxygen[:, None]], 1)).breaks))
+    letters = "".join(known.get(found.name, "X") for found in kept)
+    side, foreign = _side_chains(kept, letters, atoms)
     structure = Structure(
         np.concatenate([core, oxygen[:, None]], 1),
-        "".join(known.get(found.name, "X") for found in kept),
+        letters,
         tuple(found.residue.number for found in kept),
         chains,
         name=clean_path(entry(path)),
+        side=side,
     )
+    atoms.update({"given twice": parsed.twice, "in rows that cannot be read": parsed.unread})
     breaks = [b for b in structure.breaks if chains[b] == chains[b + 1]]
     return structure, Report(
         path=clean_path(path),
@@ -266,7 +295,51 @@ def _assemble(path: Path, parsed: Parsed, notes: list[str]) -> tuple[Structure, 
         breaks=tuple(f"{kept[b].label} to {kept[b + 1].label}" for b in breaks),
         renamed=renamed,
         notes=(*notes, *parsed.notes),
+        rows=parsed.rows,
+        atoms={what: count for what, count in atoms.items() if count},
+        foreign=foreign,
     )
+
+
+def _side_chains(kept: list[_Found], letters: str, atoms: Counter[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """The heavy atoms of residues beside N, CA, C and O, `[N, 33, 3]` or None, and the names that were left out.
+
+    `atoms` is told what became of every row of these residues.
+    """
+    side = np.full((len(kept), len(SIDE), 3), np.nan) if any(found.chosen.side for found in kept) else None
+    named: list[str] = []
+    for i, (found, letter) in enumerate(zip(kept, letters, strict=True)):
+        own, chosen = found.residue, found.chosen
+        mine = _own_names(chosen.side, letter)
+        placed = {name: at for atom, name in mine.items() if (at := chosen.side[atom]) and _near(at, found)}
+        for name, at in placed.items():
+            assert side is not None
+            side[i, PLACE[name]] = at
+        odd = [*own.foreign, *(atom for atom in chosen.side if atom not in mine)]
+        counts = {
+            "kept": len(chosen.backbone) + len(placed),
+            "hydrogens": own.hydrogens,
+            "at another location": own.rows - own.hydrogens - len(own.foreign) - chosen.rows,
+            "without a place": len(mine) - len(placed),
+        }
+        atoms.update(counts)
+        atoms["that their letter has not"] += own.rows - sum(counts.values())
+        if odd:
+            named.append(f"{found.label}: {' '.join(map(clean, dict.fromkeys(odd)))}")
+    return side, tuple(named)
+
+
+def _own_names(atoms: Iterable[str], letter: str) -> dict[str, str]:
+    """Which of these names of a file are atoms of a residue of this letter, and how these are called in `SIDE`."""
+    names, other = {*ATOMS_OF.get(letter, ()), "OXT"}, OTHER_NAMES.get(letter, {})
+    called = {atom: other.get(atom, atom) for atom in atoms}
+    return {atom: name for atom, name in called.items() if name in names and (atom == name or name not in called)}
+
+
+def _near(at: Point, found: _Found) -> bool:
+    """May an atom of this residue be there?"""
+    alpha = found.atoms["CA"]
+    return alpha is not None and math.dist(at, alpha) < REACH  # False for what is not finite
 
 
 def _chains(kept: list[_Found], breaks: frozenset[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:

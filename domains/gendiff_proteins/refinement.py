@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -94,9 +95,7 @@ def rebuilt(model: Generation, structure: Structure, n: int = 1, **how: Any) -> 
     for k, count in reversed(missing):
         numbers[k + 1 : k + 1] = [str(int(structure.numbers[k]) + 1 + j) for j in range(count)]
     made = Relaxation()(model.sample(n, given=motif, **how))
-    return [
-        Structure(one.backbone, one.sequence, tuple(numbers), one.chains, structure.name, one.known) for one in made
-    ]
+    return [replace(one, numbers=tuple(numbers), name=structure.name) for one in made]
 
 
 def contig_of(structure: Structure) -> Contig:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -90,7 +90,7 @@ class Relaxation:
               looks=at_least(1))  # fmt: skip
 
     def __call__(self, structures: Sequence[Structure]) -> list[Structure]:
-        """Relaxed structures; names, sequences and numbers stay.
+        """Relaxed structures; names, sequences and numbers stay, side chains go with the frames of their residues.
 
         Residues of one chain are joined where a bond is, and where their numbers follow each other. What is `known` of
         a structure is held where it is.
@@ -98,7 +98,7 @@ class Relaxation:
         if not any(len(s) for s in structures):
             return list(structures)
         backbones = self.relaxed(structures)
-        return [replace(s, backbone=backbone) for s, backbone in zip(structures, backbones, strict=True)]
+        return [s.moved(backbone) for s, backbone in zip(structures, backbones, strict=True)]
 
     def relaxed(self, structures: Sequence[Structure]) -> list[np.ndarray]:
         """Backbones [N, 4, 3]; all residues of all chains lie in one row."""

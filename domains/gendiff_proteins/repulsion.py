@@ -3,7 +3,8 @@
 Two CA more than two residues apart never come closer than about 3.8 A in real chains, but a prediction made from much
 noise is an average of folds, and averages overlap. `untangle` imposes what every clean chain obeys, as position-based
 dynamics does (Müller et al. 2007): alternately, each overlapping pair is pushed apart by half its overlap each, and
-each CA-CA step is brought back to its length. It commutes with rotation, translation and padding.
+each CA-CA step is brought back to its length. It commutes with rotation, translation and padding. A closed chain has
+one step more, from its last residue to its first, which is mended after the others.
 
 Most pairs never meet. Where values can be looked at without waiting for a device, pushes are summed over a list of
 neighbours (Verlet 1967): the pairs nearer than d + s when the list was made. No other pair can come nearer than d
@@ -17,10 +18,14 @@ from torch import Tensor
 
 from gendiff.guidance.wrappers import at_hand
 
+from .networks import Rings, steps_between
+
 SKIN = 0.2  # nm by which pairs in the list may be farther apart than an overlap
 
 
-def untangle(pos: Tensor, mask: Tensor, *, distance: float = 0.39, rounds: int = 10) -> Tensor:
+def untangle(
+    pos: Tensor, mask: Tensor, *, distance: float = 0.39, rounds: int = 10, rings: Rings | None = None
+) -> Tensor:
     """CA positions with overlaps removed as far as the chain allows.
 
     Args:
@@ -28,16 +33,17 @@ def untangle(pos: Tensor, mask: Tensor, *, distance: float = 0.39, rounds: int =
         mask: `[B, N]` bool, True where real.
         distance: closer than this, in nm, is an overlap.
         rounds: of pushing and mending.
+        rings: which chains are closed.
 
     Returns:
         Positions `[B, N, 3]`; chains without overlap are returned as they are.
     """
-    place = torch.arange(pos.shape[1], device=pos.device)
-    pairs = mask[:, :, None] & mask[:, None] & ((place[:, None] - place).abs() > 2)
+    pairs = mask[:, :, None] & mask[:, None] & (steps_between(rings, pos).abs() > 2)
     half = 0.5 * (mask[:, 1:] & mask[:, :-1])[..., None].to(pos.dtype)
     want = half * (pos[:, 1:] - pos[:, :-1]).norm(dim=-1, keepdim=True)
     parities = [(slice(odd, -1, 2), slice(odd + 1, None, 2), half[:, odd::2], want[:, odd::2]) for odd in (0, 1)]
     push = (Listed if at_hand(pos) else Every)(pairs, distance)
+    closure = None if rings is None else Closure(pos, rings)
     for _ in range(rounds):
         pos = pos + push(pos)
         for left, right, share, length in parities:  # steps of one parity share no residue
@@ -45,7 +51,27 @@ def untangle(pos: Tensor, mask: Tensor, *, distance: float = 0.39, rounds: int =
             mend = (share - length / step.norm(dim=-1, keepdim=True).clamp_min(1e-3)) * step
             pos[:, left].add_(mend)
             pos[:, right].sub_(mend)
+        pos = pos if closure is None else closure(pos)
     return pos
+
+
+class Closure:
+    """The steps from the last residues of closed chains to their first, brought back to their length."""
+
+    def __init__(self, pos: Tensor, rings: Rings) -> None:
+        place = torch.arange(pos.shape[1], device=pos.device)
+        self.last = ((rings.size > 0) & (place == rings.first + rings.size - 1))[..., None]
+        self.first = rings.first[..., None].expand(pos.shape)
+        self.length = self.step(pos).norm(dim=-1, keepdim=True)
+
+    def step(self, pos: Tensor) -> Tensor:
+        """From each residue to the first of its chain, `[B, N, 3]`."""
+        return pos.gather(1, self.first) - pos
+
+    def __call__(self, pos: Tensor) -> Tensor:
+        step = self.step(pos)
+        mend = torch.where(self.last, (0.5 - 0.5 * self.length / step.norm(dim=-1, keepdim=True).clamp_min(1e-3)) * step, 0)
+        return pos + mend - torch.zeros_like(pos).scatter_add(1, self.first, mend)
 
 
 class Every:

@@ -126,8 +126,9 @@ class Backbones(Chains):
 
 @lru_cache(maxsize=8)
 def _read(path: Path, size: int, changed: int) -> tuple[Structure, Report]:
-    """`load`, once for the chains of a file that are asked for together."""
-    return load(path)
+    """`load`, once for the chains of a file that are asked for together; side chains are not what networks see."""
+    structure, report = load(path)
+    return replace(structure, side=None), report
 
 
 @lru_cache(maxsize=4)

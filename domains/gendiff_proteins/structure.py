@@ -4,6 +4,8 @@
 ("A52A"); several pieces may be joined, `structure["A16-35", "A52-71"]`; a chain id alone is the whole chain. Where an
 id that ends in a digit leaves two readings, a colon ends it: `structure["A1:2-9"]`. Numbers that a range spans and the
 chain lacks are left out with a warning: antibody numbering has such gaps without a break.
+
+Side chains are kept where a file has them, and nothing is stored where none has: a network makes N, CA, C, O alone.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ from functools import cached_property
 from itertools import islice, pairwise
 
 import numpy as np
+import torch
 
 from gendiff.errors import GendiffError, nearest
 
-from .frames import BREAK
+from .atoms import ATOM37, BACKBONE, SIDE, allowed
+from .frames import BREAK, frames_from_backbone
 
-ATOMS = ("N", "CA", "C", "O")
+ATOMS = BACKBONE
 FAR_CA = 4.2  # a longer CA-CA is a chain break
+_OTHER = str.maketrans("LD", "DL")
 
 _NUMBER = r"(-?\d+)([A-Za-z]?)"
 _RANGE = re.compile(rf":?{_NUMBER}(?:-{_NUMBER})?")
@@ -45,7 +50,7 @@ def _ends(first: str, code: str | None, last: str | None, last_code: str | None)
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """The backbone of one or more chains.
+    """The backbone of one or more chains, and what side chains are known.
 
     Args:
         backbone: N, CA, C, O of every residue, `[N, 4, 3]`, angstrom.
@@ -55,9 +60,14 @@ class Structure:
         name: where it came from.
         known: of a design, where each residue that was given comes from, "A163" by chain and number of its file; ""
             for those that were made. Empty means that all were.
+        cyclic: the ids of chains that are closed: a peptide bond joins C of the last residue to N of the first.
+        hands: L or D of every residue, as it is named; empty means all L. What atoms say is `side_chains.chirality`.
+        side: the other heavy atoms, `[N, 33, 3]`, angstrom, in the order of `atoms.SIDE` (atom37 without N, CA, C, O),
+            NaN where a residue lacks one; None where none has any.
 
     Raises:
-        StructureError: lengths that differ, or coordinates that are not finite.
+        StructureError: lengths that differ, coordinates that are not finite, closed chains that are not there or have
+            less than three residues, a hand that is neither, or an atom that no residue of its letter has.
     """
 
     backbone: np.ndarray
@@ -66,6 +76,9 @@ class Structure:
     chains: tuple[str, ...] = ()
     name: str = field(default="")
     known: tuple[str, ...] = ()
+    side: np.ndarray | None = None
+    cyclic: tuple[str, ...] = ()
+    hands: str = ""
 
     def __post_init__(self) -> None:
         backbone = np.asarray(self.backbone, dtype=np.float64)
@@ -80,16 +93,53 @@ class Structure:
         set_(self, "numbers", tuple(self.numbers) or tuple(str(i + 1) for i in range(size)))
         set_(self, "chains", tuple(self.chains) or ("A",) * size)
         set_(self, "known", tuple(self.known))
-        for what in ("sequence", "numbers", "chains", *(("known",) if self.known else ())):
+        set_(self, "cyclic", tuple(self.cyclic))
+        set_(self, "hands", self.hands or "L" * size)
+        for what in ("sequence", "numbers", "chains", "hands", *(("known",) if self.known else ())):
             if len(getattr(self, what)) != size:
                 raise StructureError(f"{len(getattr(self, what))} {what} for {size} residues", "one per residue")
+        self._closed()
+        set_(self, "side", None if self.side is None else self._checked(np.asarray(self.side, dtype=np.float64)))
+
+    def _closed(self) -> None:
+        """Refuses closed chains that are not there, and hands that are neither."""
+        for chain in self.cyclic:
+            if self.chains.count(chain) < 3:
+                raise StructureError(
+                    f"the closed chain {chain!r} with {self.chains.count(chain)} residues",
+                    f"three or more, in one of {', '.join(dict.fromkeys(self.chains)) or 'no chains'}",
+                    "replace(structure, cyclic=())",
+                )
+        if odd := set(self.hands) - {"L", "D"}:
+            raise StructureError(f"the hand {min(odd)!r}", "L or D for every residue", 'hands="L" * len(structure)')
+
+    def _checked(self, side: np.ndarray) -> np.ndarray | None:
+        """These other atoms, if they fit; None if there are none."""
+        if side.shape != (len(self), len(SIDE), 3):
+            raise StructureError(f"side atoms of shape {side.shape}", f"[{len(self)}, 33, 3]: the order of atoms.SIDE")
+        there = ~np.isnan(side).all(-1)
+        if not np.isfinite(side[there]).all():
+            raise StructureError("side atoms with coordinates that are not finite", "three numbers, or three NaN")
+        wrong = np.argwhere(there & ~allowed(self.sequence))
+        if len(wrong):
+            i, k = wrong[0]
+            at = f"{self.chains[i]}{self.numbers[i]}"
+            raise StructureError(
+                f"an atom {SIDE[k]} in residue {at}, whose letter is {self.sequence[i]}",
+                "atoms of its own kind, or none",
+                "replace(structure, sequence=letters, side=None)",
+            )
+        return side if there.any() else None
 
     def __len__(self) -> int:
         return len(self.backbone)
 
     def __repr__(self) -> str:
         ids = list(dict.fromkeys(self.chains))
-        return f"<Structure {self.name or 'unnamed'}: {len(self)} residues, chains {', '.join(ids) or 'none'}>"
+        closed = f", closed {', '.join(self.cyclic)}" if self.cyclic else ""
+        mirrored = f", {self.hands.count('D')} of them D" if "D" in self.hands else ""
+        name, chains = self.name or "unnamed", ", ".join(ids) or "none"
+        return f"<Structure {name}: {len(self)} residues{mirrored}, chains {chains}{closed}>"
 
     @property
     def ca(self) -> np.ndarray:
@@ -106,9 +156,17 @@ class Structure:
         other = np.array([a != b for a, b in zip(self.chains, self.chains[1:], strict=False)])
         return tuple(np.flatnonzero((bond > BREAK) | (step > FAR_CA) | other).tolist())
 
+    @cached_property
+    def closures(self) -> tuple[tuple[int, int], ...]:
+        """Of each closed chain the indices of its last and its first residue."""
+        back = self.chains[::-1]
+        return tuple((len(self) - 1 - back.index(chain), self.chains.index(chain)) for chain in self.cyclic)
+
     def take(self, index: np.ndarray | list[int] | slice) -> Structure:
-        """The residues at these indices, in this order."""
+        """The residues at these indices, in this order; a chain stays closed if it is taken whole, as it stands."""
         places = np.arange(len(self))[index]
+        own, taken = np.array(self.chains), np.array([self.chains[i] for i in places])
+        closed = [c for c in self.cyclic if np.array_equal(places[taken == c], np.flatnonzero(own == c))]
         return replace(
             self,
             backbone=self.backbone[places],
@@ -116,7 +174,39 @@ class Structure:
             numbers=tuple(self.numbers[i] for i in places),
             chains=tuple(self.chains[i] for i in places),
             known=tuple(self.known[i] for i in places) if self.known else (),
+            side=None if self.side is None else self.side[places],
+            cyclic=tuple(closed),
+            hands="".join(self.hands[i] for i in places),
         )
+
+    def turned(self, by: int) -> Structure:
+        """One closed chain whose residues begin so many places on; they keep their numbers."""
+        order = np.roll(np.arange(len(self)), -by)
+        return replace(self.take(order), cyclic=self.cyclic)
+
+    @property
+    def sides(self) -> np.ndarray:
+        """The other atoms `[N, 33, 3]`, angstrom; NaN everywhere where there are none."""
+        return np.full((len(self), len(SIDE), 3), np.nan) if self.side is None else self.side
+
+    @property
+    def atom37(self) -> np.ndarray:
+        """Every heavy atom `[N, 37, 3]`, angstrom, in AlphaFold's order (`atoms.ATOM37`); NaN where there is none."""
+        both = np.concatenate([self.backbone, self.sides], 1)
+        return both[:, [(*ATOMS, *SIDE).index(name) for name in ATOM37]]
+
+    def moved(self, backbone: np.ndarray) -> Structure:
+        """The same residues with other backbones `[N, 4, 3]`.
+
+        The other atoms go with the frame of their residue, and stay to the last digit where its backbone does.
+        """
+        if self.side is None:
+            return replace(self, backbone=backbone)
+        (old, turned), (new, turn) = (frames_from_backbone(torch.from_numpy(x)) for x in (self.backbone, backbone))
+        inside = (torch.from_numpy(self.side) - old[:, None]) @ turned
+        side = (inside @ turn.mT + new[:, None]).numpy()
+        still = (self.backbone == backbone).all((1, 2))
+        return replace(self, backbone=backbone, side=np.where(still[:, None, None], self.side, side))
 
     @property
     def mapping(self) -> list[dict[str, str]]:
@@ -133,8 +223,10 @@ class Structure:
         return [self.take(slice(a, b)) for a, b in pairwise(edges) if b > a]
 
     def mirrored(self) -> Structure:
-        """The mirror image (x to -x): no protein, but the test of every metric that claims to see handedness."""
-        return replace(self, backbone=self.backbone * np.array([-1.0, 1.0, 1.0]))
+        """The mirror image (x to -x), whose residues are of the other hand; that of the mirror image is the structure itself."""
+        across = np.array([-1.0, 1.0, 1.0])
+        side, hands = None if self.side is None else self.side * across, self.hands.translate(_OTHER)
+        return replace(self, backbone=self.backbone * across, side=side, hands=hands)
 
     def __getitem__(self, what: str | tuple[str, ...]) -> Structure:
         return self.take([i for piece in ((what,) if isinstance(what, str) else what) for i in self._select(piece)])

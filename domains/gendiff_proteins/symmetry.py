@@ -135,19 +135,22 @@ class Symmetric:
         size = len(sample) // self.count
         first = sample.take(slice(0, size))
         rotations, atoms, letters = group(self.group), first.backbone, list(first.sequence)
+        hands = list(first.hands)
         known: tuple[str, ...] = ()
+        side = None if self.motif is None else self.motif.sides()
         if self.motif is not None:
             places, own = list(self.motif.places), self.motif.structure
             off = (own.backbone[:, :3] - atoms[places, :3]).mean((0, 1))
             atoms = atoms + rotations.mean(0) @ off  # along the axis, if there is one: about it nothing is free
             atoms[places] = own.backbone
-            for place, letter in zip(places, own.sequence, strict=True):
-                letters[place] = letter
+            for place, letter, hand in zip(places, own.sequence, own.hands, strict=True):
+                letters[place], hands[place] = letter, hand
             known = self.motif.origins * self.count
         ids = [one for one in free_ids(self.count, ()) for _ in range(size)]
         return Structure(
             np.concatenate([atoms @ g.T for g in rotations]), "".join(letters) * self.count,
             tuple(map(str, range(1, size + 1))) * self.count, tuple(ids), sample.name, known,
+            side=None if side is None else np.concatenate([side @ g.T for g in rotations]), hands="".join(hands) * self.count,
         )  # fmt: skip
 
     def state(self) -> tuple[dict[str, Tensor], Tensor]:

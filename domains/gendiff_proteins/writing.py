@@ -1,18 +1,20 @@
 """Writing PDB and mmCIF that open as a cartoon: N, CA, C, O of every residue, models one after the other.
 
-A residue of unknown type is written as GLY, the residue that has these atoms and no more; a remark says so. PDB has
-columns of fixed width: what does not fit is refused, and mmCIF takes it.
+Side chains follow where a structure has them, in the order of the PDB; a remark counts the residues. A residue of
+unknown type is written as GLY, the residue that has N, CA, C, O and no more. PDB has columns of fixed width: what does
+not fit is refused, and mmCIF takes it.
 """
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from .atoms import ATOMS_OF, PLACE
 from .structure import ATOMS, Structure, StructureError
 
 THREE = dict(
@@ -44,7 +46,8 @@ THREE = dict(
         strict=True,
     )
 )
-_NOTE = "BACKBONE ONLY; RESIDUES OF UNKNOWN TYPE ARE WRITTEN AS GLY"
+_GLY = "RESIDUES OF UNKNOWN TYPE ARE WRITTEN AS GLY"
+_NAMES = {letter: (*names, "OXT") for letter, names in ATOMS_OF.items()}
 
 
 def write(structures: Structure | Sequence[Structure], path: str | Path, *, remarks: Sequence[str] = ()) -> None:
@@ -85,12 +88,32 @@ def _split(number: str) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
+def _note(model: Structure) -> str:
+    """What a file says of its atoms."""
+    if model.side is None:
+        return f"BACKBONE ONLY; {_GLY}"
+    count = int(np.isfinite(model.side).any((1, 2)).sum())
+    return f"SIDE CHAINS OF {count}; {_GLY}"
+
+
+def _atoms(model: Structure, i: int) -> Iterator[tuple[str, np.ndarray]]:
+    """The atoms of a residue, each with its name: N, CA, C, O, the side chain, OXT."""
+    yield from zip(ATOMS, model.backbone[i], strict=True)
+    if model.side is not None:
+        for name in _NAMES.get(model.sequence[i], ("OXT",)):
+            at = model.side[i, PLACE[name]]
+            if np.isfinite(at[0]):
+                yield name, at
+
+
 def _fits(models: Sequence[Structure]) -> None:
     reason = ""
     for model in models:
-        if 4 * len(model) + len(set(model.chains)) > 99_999:
-            reason = f"{4 * len(model)} atoms; PDB numbers up to 99,999"
-        elif np.abs(model.backbone).max() >= 1e4 - 1e-3 or model.backbone.min() <= -1e3 + 1e-3:
+        every = [model.backbone, *(() if model.side is None else (model.side,))]
+        count = sum(int(np.isfinite(atoms[..., 0]).sum()) for atoms in every)
+        if count + len(set(model.chains)) > 99_999:
+            reason = f"{count} atoms; PDB numbers up to 99,999"
+        elif max(np.nanmax(x) for x in every) >= 1e4 - 1e-3 or min(np.nanmin(x) for x in every) <= -1e3 + 1e-3:
             reason = "coordinates too wide for PDB's 8 columns (-999.999 to 9999.999)"
         elif any(len(chain) != 1 for chain in model.chains):
             reason = f"the chain id {max(model.chains, key=len)!r}; PDB has one letter"
@@ -103,7 +126,7 @@ def _fits(models: Sequence[Structure]) -> None:
 def to_pdb(models: Sequence[Structure], remarks: Sequence[str] = ()) -> str:
     """PDB text of these models. Raises `StructureError` for what the format cannot hold."""
     _fits(models)
-    lines = [f"REMARK   1 {_NOTE}"]
+    lines = [f"REMARK   1 {_note(models[0])}"]
     if models[0].name:
         lines.append(f"REMARK   1 NAME {_plain(models[0].name)}"[:80])
     lines += [f"REMARK 999 {part}" for remark in remarks for part in textwrap.wrap(_plain(remark), 69)]
@@ -113,7 +136,7 @@ def to_pdb(models: Sequence[Structure], remarks: Sequence[str] = ()) -> str:
         serial = 0
         for i, (letter, number, chain) in enumerate(zip(model.sequence, model.numbers, model.chains, strict=True)):
             (value, code), name = _split(number), THREE.get(letter, "GLY")
-            for atom, (x, y, z) in zip(ATOMS, model.backbone[i], strict=True):
+            for atom, (x, y, z) in _atoms(model, i):
                 serial += 1
                 lines.append(
                     f"ATOM  {serial:5d}  {atom:<3s} {name} {chain}{value:4d}{code or ' '}   "
@@ -155,7 +178,8 @@ def to_mmcif(models: Sequence[Structure], remarks: Sequence[str] = ()) -> str:
     """mmCIF text of these models."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", models[0].name) or "gendiff"
     entities = {chain: k for k, chain in enumerate(dict.fromkeys(c for model in models for c in model.chains), start=1)}
-    lines = [f"data_{name}", f"_entry.id {name}", f"_struct.title '{_NOTE.lower()}'"]
+    lines = [f"data_{name}", f"_entry.id {name}", f"_struct.entry_id {name}"]
+    lines.append(f"_struct.title '{_note(models[0]).lower()}'")
     if remarks:
         lines += [
             "_struct.pdbx_descriptor",
@@ -165,6 +189,7 @@ def to_mmcif(models: Sequence[Structure], remarks: Sequence[str] = ()) -> str:
     lines += ["loop_", "_entity.id", "_entity.type", *(f"{k} polymer" for k in entities.values())]
     lines += ["loop_", "_entity_poly.entity_id", "_entity_poly.type"]
     lines += [f"{k} 'polypeptide(L)'" for k in entities.values()]
+    lines += _residues(models, entities)
     lines += ["loop_", *(f"_atom_site.{column}" for column in _COLUMNS)]
     serial = 0
     for k, model in enumerate(models, start=1):
@@ -172,13 +197,36 @@ def to_mmcif(models: Sequence[Structure], remarks: Sequence[str] = ()) -> str:
         for i, (letter, number, chain) in enumerate(zip(model.sequence, model.numbers, model.chains, strict=True)):
             (value, code), residue, chain_id = _split(number), THREE.get(letter, "GLY"), _quoted(chain)
             place[chain] = place.get(chain, 0) + 1
-            for atom, (x, y, z) in zip(ATOMS, model.backbone[i], strict=True):
+            for atom, (x, y, z) in _atoms(model, i):
                 serial += 1
                 lines.append(
                     f"ATOM {serial} {atom[0]} {atom} . {residue} {chain_id} {entities[chain]} {place[chain]} "
                     f"{code or '?'} {x:.3f} {y:.3f} {z:.3f} 1.00 0.00 {value} {residue} {chain_id} {atom} {k}"
                 )
     return "\n".join([*lines, "#", ""])
+
+
+_SCHEME = (
+    *("asym_id", "entity_id", "seq_id", "mon_id", "ndb_seq_num", "pdb_seq_num", "auth_seq_num", "pdb_mon_id"),
+    *("auth_mon_id", "pdb_strand_id", "pdb_ins_code", "hetero"),
+)
+
+
+def _residues(models: Sequence[Structure], entities: Mapping[str, int]) -> list[str]:
+    """The tables that list the residues of each chain, as the model with most of them has it: mkdssp reads by them."""
+    chains, entries, scheme = [], [], []
+    for chain, entity in entities.items():
+        model = max(models, key=lambda model: model.chains.count(chain))
+        word = _quoted(chain)
+        chains.append(f"{word} {entity}")
+        places = [i for i, own in enumerate(model.chains) if own == chain]
+        for seq, i in enumerate(places, start=1):
+            (value, code), name = _split(model.numbers[i]), THREE.get(model.sequence[i], "GLY")
+            entries.append(f"{entity} {seq} {name} n")
+            scheme.append(f"{word} {entity} {seq} {name} {seq} {value} {value} {name} {name} {word} {code or '.'} n")
+    lines = ["loop_", "_struct_asym.id", "_struct_asym.entity_id", *chains]
+    lines += ["loop_", *(f"_entity_poly_seq.{column}" for column in ("entity_id", "num", "mon_id", "hetero")), *entries]
+    return [*lines, "loop_", *(f"_pdbx_poly_seq_scheme.{column}" for column in _SCHEME), *scheme]
 
 
 def _quoted(word: str) -> str:
