@@ -169,7 +169,7 @@ PROTEINS: list[tuple[str, str, str, str, tuple[str, ...]]] = [
     (
         "what is known, as noisy as the rest",
         "gendiff/guidance/given.py",
-        "if s <= 0 or self.shown else",
+        "if s <= 0 or self.shown is True else",
         "if s <= 0 else",
         KNOWN,
     ),

@@ -59,6 +59,7 @@ On `Centered` spaces a part is known up to a shift: what is replaced is the diff
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -85,14 +86,15 @@ class Given:
         keep: bool [B, *sites] (or by part, or anything that broadcasts to the state): what is known. For bundles
             one of elements is enough: of a part on pairs, those are then known whose two elements are.
         shown: Whether what is known is there clean from the first step on, for a denoiser that was trained so
-            (`training.known`), instead of as noisy as the rest. It then takes one pass of the grid.
+            (`training.known`), instead of as noisy as the rest; or this by part, False of those that are not named.
+            All shown, it takes one pass of the grid.
         passes: How often each step of the grid is walked, to reconcile the rest with what is known; one is enough for
             a denoiser that is told what is known (`training.KnownSites`).
     """
 
     x0: State
     keep: Any
-    shown: bool = False
+    shown: bool | Mapping[str, bool] = False
     passes: int = 10
 
     def __post_init__(self) -> None:
@@ -105,12 +107,14 @@ class Given:
     def put(self, process: Process, x: State, s: float, noise: Noise) -> State:
         """x_s with its known sites replaced by a fresh noising of the known values; exact at s = 0."""
         own = Given(self.x0, process.space.spread(self.keep), self.shown, self.passes).at(x)
-        known = own.x0 if s <= 0 or self.shown else process.noise(own.x0, s, noise)
+        known = own.x0 if s <= 0 or self.shown is True else process.noise(own.x0, s, noise)
+        if s > 0 and isinstance(self.shown, Mapping) and isinstance(known, dict) and isinstance(own.x0, dict):
+            known = {name: own.x0[name] if self.shown.get(name) else part for name, part in known.items()}
         return process.space.where(own.keep, settled(process.space, own.keep, known, x), x)
 
     def paced(self, solver: Solver) -> Solver:
         """The solver on a grid that walks each step as often as this needs."""
-        return solver if self.shown or self.passes == 1 else with_resampling(solver, self.passes)
+        return solver if self.shown is True or self.passes == 1 else with_resampling(solver, self.passes)
 
     def at(self, x: State) -> Given:
         """The same in the dtypes, on the device and of the samples of a state, whose shapes it must fit.

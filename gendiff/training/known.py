@@ -30,12 +30,17 @@ from gendiff.spaces import State
 class Known:
     """Draws what is known of the samples of a batch, and shows it in the state, or tells it as conditions."""
 
-    def __call__(self, process: Joint, x0: State, noise: Noise) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """By part, of those of which anything is shown: where, bool [B] or [B, *sites], and what is shown there."""
+    def __call__(
+        self, process: Joint, x0: State, noise: Noise, mask: Tensor | None = None
+    ) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """By part, of those of which anything is shown: where, bool [B] or [B, *sites], and what is shown there.
+
+        `mask` is bool [B, *sites], True where real.
+        """
         return {}
 
     def told(self, x0: State, mask: Tensor | None, noise: Noise) -> Mapping[str, Any]:
-        """Conditions by name, beside those of the examples; `mask` is bool [B, *sites], True where real."""
+        """Conditions by name, beside those of the examples."""
         return {}
 
 
@@ -57,7 +62,9 @@ class KnownParts(Known):
     def __post_init__(self) -> None:
         check(self, share=SHARE, level=SHARE)
 
-    def __call__(self, process: Joint, x0: State, noise: Noise) -> dict[str, tuple[Tensor, Tensor]]:
+    def __call__(
+        self, process: Joint, x0: State, noise: Noise, mask: Tensor | None = None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         own = noise.fork(f"known {','.join(self.parts)}")
         keep, found = own.uniform((len(own.index),)) < self.share, {}
         for name in self.parts:
@@ -113,10 +120,12 @@ def template(keep: Tensor, parts: State) -> dict[str, Tensor]:
     return {"keep": keep, **{name: torch.where(per_site(keep, x), x, torch.zeros_like(x)) for name, x in parts.items()}}
 
 
-def shown(ways: tuple[Known, ...], process: Joint, x0: State, x: State, noise: Noise) -> State:
+def shown(
+    ways: tuple[Known, ...], process: Joint, x0: State, x: State, noise: Noise, mask: Tensor | None = None
+) -> State:
     """x_t with what any of the ways draws shown as it is clean."""
     for way in ways:
-        for name, (keep, seen) in way(process, x0, noise).items():
+        for name, (keep, seen) in way(process, x0, noise, mask).items():
             x = {**x, name: torch.where(per_site(keep, x[name]), seen, x[name])}
     return x
 

@@ -239,8 +239,8 @@ def denoising_loss(
     x0 = widened(x0)
     x = noised(process, x0, t, noise.fork("forward"), objective.coupling if coupling is None else coupling, cond)
     if objective.known:
-        x = shown(objective.known, process, x0, x, noise)
         mask = cond.get("mask")
+        x = shown(objective.known, process, x0, x, noise, mask)
         cond = {**cond, **{k: v for way in objective.known for k, v in way.told(x0, mask, noise).items()}}
     own = auxiliary or {}
     objective.expect(own)
