@@ -6,6 +6,7 @@
     python benchmarks/designs.py symmetry MODEL   oligomers of every group: error, clashes between chains, contacts
     python benchmarks/designs.py complexes MODEL  binders to targets of BM5, with hotspots and with shuffled ones
     python benchmarks/designs.py motifs MODEL     the single motifs of Genie 2's copy of RFdiffusion's set
+    python benchmarks/designs.py cyclic MODEL     closed chains and mirror images: closures, clashes, hands
     python benchmarks/designs.py repair MODEL     noise of .6 A taken off; ensembles "2 A" away
     python benchmarks/designs.py sequences MODEL  letters for held-back backbones, ProteinMPNN beside
 
@@ -40,10 +41,12 @@ from gendiff_proteins import (
     Backbones,
     Contig,
     Motif,
+    Peptide,
     Relaxation,
     Structure,
     Symmetric,
     Topology,
+    hands_seen,
     load,
     log_likelihood,
     marginals,
@@ -52,6 +55,7 @@ from gendiff_proteins import (
     scaffold,
     scaffolds,
     varied,
+    write,
 )
 from gendiff_proteins import metrics as m
 from gendiff_proteins.bonding import secondary_structure
@@ -286,8 +290,9 @@ def around(
 
 def states_of(model: gendiff.Model, many: Sequence[Motif], args: argparse.Namespace) -> list[dict[str, torch.Tensor]]:
     """The states of samples, without padding."""
-    x, _ = model.states(len(many), given=list(many), seed=args.seed, batch=10, **told(args))
-    return [{name: x[name][k, : one.length] for name in ("pos", "rot")} for k, one in enumerate(many)]
+    found: list[Any] = []
+    model.states(len(many), given=list(many), seed=args.seed, batch=10, arrived=found.extend, **told(args))
+    return found
 
 
 def motifs(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
@@ -393,9 +398,81 @@ def repair(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
     }  # fmt: skip
 
 
+RINGS = {"10 to 30 residues": (10, 30), "40 to 60 residues": (40, 60)}
+
+
+def closing(chains: Sequence[Structure]) -> Numbers:
+    """Of closed chains the bonds from C of the last residue to N of the first; and clashes, bonds and phi of all."""
+    ends = [one.closures[0] for one in chains if one.cyclic]
+    bond = [
+        float(np.linalg.norm(one.backbone[last, 2] - one.backbone[first, 0]))
+        for one, (last, first) in zip([one for one in chains if one.cyclic], ends, strict=True)
+    ]
+    every = [m.bonds([one])["C-N"] for one in chains]
+    phi = [t[np.isfinite(t)] for t in (m.torsions(one)[0] for one in chains)]
+    out: Numbers = {
+        "C-N within .05 A": interval([(int((abs(b - 1.33) < 0.05).sum()), len(b)) for b in every], share),
+        "chains without breaks": interval([(m.breaks_of(one)[0] == 0, 1) for one in chains], share),
+        "atom pairs below 2.5 A, a residue": interval([(m.atom_clashes(one), len(one)) for one in chains], share),
+        "chains without clashes": interval([(m.atom_clashes(one) == 0, 1) for one in chains], share),
+        "omega within 30 of 180": share([(m.peptides(one)["trans"], sum(m.peptides(one).values())) for one in chains]),
+        "phi below 0": interval([(int((t < 0).sum()), len(t)) for t in phi], share),
+        "Rg over expected": float(m.radii(chains).mean()),
+        **{name: share([(secondary_structure(s).count(name[0].upper().replace("S", "E")), len(s)) for s in chains])
+           for name in ("helix", "strand")},
+    }  # fmt: skip
+    if bond:
+        within = {limit: [(abs(b - 1.33) < limit, 1) for b in bond] for limit in (0.05, 0.1)}
+        out["closures within .05 A of 1.33"] = interval(within[0.05], share)
+        out["closures within .1 A"] = interval(within[0.1], share)
+        out["closures, median and worst, A"] = [float(np.median(bond)), max(bond, key=lambda b: abs(b - 1.33))]
+        out["omega of the closure within 30 of 180"] = float(np.mean([abs(m.omegas(one)[0]) > 150 for one in chains]))
+    return out
+
+
+def hands(chains: Sequence[Structure], asked_: str) -> Numbers:
+    """What files say of the hand that was asked for, and of the closure, and what the atoms say."""
+    back = []
+    with tempfile.TemporaryDirectory() as folder:
+        for k, one in enumerate(chains):
+            for suffix in (".pdb", ".cif"):
+                write(one, Path(folder) / f"{k}{suffix}")
+                back.append(load(Path(folder) / f"{k}{suffix}")[0])
+    seen = [hands_seen(one).upper() for one in chains]
+    other = {"L": "D", "D": "L"}[asked_]
+    return {
+        "residues read back as asked": share([(one.hands.count(asked_), len(one)) for one in back]),
+        "chains read back closed": float(np.mean([bool(one.cyclic) for one in back])),
+        "residues by phi": share([(s.count(asked_), s.count(asked_) + s.count(other)) for s in seen]),
+        "chains by the majority of phi": float(np.mean([s.count(asked_) > s.count(other) for s in seen])),
+    }
+
+
+def cyclic(model: gendiff.Model, args: argparse.Namespace) -> Numbers:
+    """Closed chains, raw and finished, open ones of the same lengths beside; half as many of D residues."""
+    found: Numbers = {"n of each": args.n}
+    for name, (low, high) in RINGS.items():
+        lengths = [int(k) for k in np.random.default_rng(args.seed).integers(low, high + 1, args.n)]
+        how = {"length": lengths, "seed": args.seed, "batch": 16, **told(args)}
+        since = time.process_time()
+        raw = model.sample(args.n, given=Peptide(), **how)
+        seconds = (time.process_time() - since) / args.n
+        finished = Relaxation()(raw)
+        open_ = model.sample(args.n, given=Peptide(cyclic=False), **how)
+        mirrored = Relaxation()(model.sample(args.n, given=Peptide(hand="D"), **how))
+        found[name] = {
+            "mean length": float(np.mean(lengths)), "seconds a design": seconds,
+            "raw": closing(raw), "finished": closing(finished),
+            "open chains, raw": closing(open_), "open chains, finished": closing(Relaxation()(open_)),
+            "hands of L": hands(finished, "L"), "hands of D": hands(mirrored, "D"), "finished, D": closing(mirrored),
+        }  # fmt: skip
+        print(name, found[name], flush=True)
+    return found
+
+
 WHAT: dict[str, Callable[[gendiff.Model, argparse.Namespace], Numbers]] = {
     "backbones": backbones, "dying": dying, "asked": asked, "symmetry": symmetry, "complexes": complexes,
-    "motifs": motifs, "sequences": sequences, "repair": repair,
+    "motifs": motifs, "sequences": sequences, "repair": repair, "cyclic": cyclic,
 }  # fmt: skip
 
 

@@ -95,8 +95,6 @@ def v3000(molecule: Molecule) -> str:
 
 def aromatic(molecule: Molecule) -> str:
     """A record whose aromatic bonds are of type 4, as PyMOL writes them."""
-    from rdkit import Chem
-
     own = molecule.to_rdkit()
     lines = to_mol(molecule).split("\n")
     for k, (i, j, _) in enumerate(molecule.bonds.tolist()):
@@ -114,7 +112,9 @@ def protein(seed: int) -> str:
     for k, ((name, residue), (x, y, z)) in enumerate(zip(names, at.tolist(), strict=False)):
         record = "ATOM  " if residue == "GLY" else "HETATM"
         place = f"{x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00"
-        lines.append(f"{record}{9000 + k:5d} {name} {residue:>3} B{k // 3 + 1:4d}    {place}{'':10}{name.strip()[0]:>2}")
+        lines.append(
+            f"{record}{9000 + k:5d} {name} {residue:>3} B{k // 3 + 1:4d}    {place}{'':10}{name.strip()[0]:>2}"
+        )
     return "\n".join([*lines, ""])
 
 
@@ -221,7 +221,12 @@ def main() -> None:
             os.dup2(sink.fileno(), sys.stderr.fileno())
         for kind in args.formats:
             chosen = made[kind]
-            rng, outcomes, tally, since = np.random.default_rng(args.seed), Counter[str](), Counter[str](), time.process_time()
+            rng, outcomes, tally, since = (
+                np.random.default_rng(args.seed),
+                Counter[str](),
+                Counter[str](),
+                time.process_time(),
+            )
             for i in range(args.n):
                 name, raw = chosen[i % len(chosen)]
                 packed = i % 8 == 7

@@ -3,7 +3,7 @@
     python benchmarks/qm9.py train runs/qm9                                        # 20 minutes, one thread, any load
     python benchmarks/qm9.py train runs/qm9 --resume                               # if it was stopped
     python benchmarks/qm9.py sample runs/qm9 --eta 1 --temperature 1 0.5 --seed 2 --n 500 --out samples.npz
-    python benchmarks/qm9.py judge samples.npz --results benchmarks/results/qm9.json  # needs rdkit, nothing of gendiff
+    python benchmarks/qm9.py judge samples.npz --results benchmarks/results/qm9.json  # needs rdkit, no network
 
 `sample --eta 0 0.5 1 --below 0.5 1` compares churns too. Sizes are drawn as training has them, in no order. Of each way
 of sampling, with Wilson's interval:
@@ -26,13 +26,11 @@ import argparse
 import json
 import math
 import sys
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-VALENCES = {1: 1, 6: 4, 7: 3, 8: 2}
 STEPS = 4000  # 20 minutes of one thread of an AVX-512 processor with nothing beside it
 
 
@@ -98,89 +96,40 @@ def sample(args: argparse.Namespace) -> None:
     np.savez_compressed(args.out, **arrays)
 
 
-def wilson(right: list[bool]) -> dict[str, float]:
+def unpack(own: dict[str, np.ndarray]) -> list[Any]:
+    """The molecules of such arrays."""
+    from gendiff_molecules import Molecule
+
+    atoms, ties = own["offset"], own["bond_offset"]
+    rows = zip(atoms, atoms[1:], ties, ties[1:], strict=False)
+    return [Molecule(own["z"][a:b], own["pos"][a:b], own["bonds"][c:d]) for a, b, c, d in rows]
+
+
+def share(own: Any) -> dict[str, float]:
     """A share, and its interval of 95 %."""
-    n, k, z = len(right), sum(right), 1.96
-    if not n:
+    if not own.n:
         return {"share": math.nan, "n": 0}
-    middle, half = (k + z * z / 2) / (n + z * z), z * math.sqrt(k * (n - k) / n + z * z / 4) / (n + z * z)
-    return {"share": round(k / n, 4), "low": round(middle - half, 4), "high": round(middle + half, 4), "n": n}
-
-
-def judged(z: np.ndarray, pos: np.ndarray, bonds: np.ndarray) -> dict[str, Any]:
-    """One molecule by RDKit."""
-    from rdkit import Chem, RDLogger  # type: ignore[import-not-found]  # the judge's own environment
-    from rdkit.Geometry import Point3D  # type: ignore[import-not-found]
-
-    RDLogger.DisableLog("rdApp.*")
-    built, place = Chem.RWMol(), Chem.Conformer(len(z))
-    for k, number in enumerate(z):
-        atom = Chem.Atom(int(number))
-        atom.SetNoImplicit(True)
-        built.AddAtom(atom)
-        place.SetAtomPosition(k, Point3D(*map(float, pos[k])))
-    orders = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
-    for i, j, order in bonds.tolist():
-        built.AddBond(i, j, orders[order])
-    built.AddConformer(place)
-    said: dict[str, Any] = {"connected": len(Chem.GetMolFrags(built)) == 1, "smiles": "", "hands": []}
-    used = np.zeros(len(z))
-    np.add.at(used, bonds[:, 0], bonds[:, 2])
-    np.add.at(used, bonds[:, 1], bonds[:, 2])
-    whole = all(VALENCES[int(n)] == u for n, u in zip(z, used, strict=True))
-    try:
-        Chem.SanitizeMol(built)
-    except Chem.MolSanitizeException:
-        return {**said, "valid": False, "good": False}
-    Chem.AssignStereochemistryFrom3D(built)
-    hands = [code for _, code in Chem.FindMolChiralCenters(built, useLegacyImplementation=False) if code in "RS"]
-    smiles = Chem.MolToSmiles(Chem.RemoveHs(built), isomericSmiles=False) if whole else ""
-    return {**said, "valid": True, "good": said["connected"] and whole, "smiles": smiles, "hands": hands}
-
-
-def lengths(molecules: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[tuple[int, int, int], np.ndarray]:
-    """Bond lengths in angstrom by the two elements and the order."""
-    found = defaultdict(list)
-    for z, pos, bonds in molecules:
-        for i, j, order in bonds.tolist():
-            a, b = sorted((int(z[i]), int(z[j])))
-            found[a, b, order].append(float(np.linalg.norm(pos[i] - pos[j])))
-    return {kind: np.sort(values) for kind, values in found.items()}
-
-
-def apart(mine: dict[Any, np.ndarray], theirs: dict[Any, np.ndarray]) -> float:
-    """Wasserstein-1 by quantiles, the mean over kinds weighted by how often data have them."""
-    q = (np.arange(200) + 0.5) / 200
-    both = [kind for kind in theirs if kind in mine and min(len(mine[kind]), len(theirs[kind])) >= 20]
-    far = [float(np.abs(np.quantile(mine[kind], q) - np.quantile(theirs[kind], q)).mean()) for kind in both]
-    return round(float(np.average(far, weights=[len(theirs[kind]) for kind in both])), 4) if both else math.nan
+    return {"share": round(own.value, 4), "low": round(own.low, 4), "high": round(own.high, 4), "n": own.n}
 
 
 def judge(args: argparse.Namespace) -> None:
     """The table, printed and written."""
+    from gendiff_molecules.measures import summary
+
     data = np.load(args.samples)
     rows: dict[str, Any] = {}
-    reference = None
+    reference: list[Any] = []
     for name in dict.fromkeys(key.rpartition("/")[0] for key in data):
-        own = {key: data[f"{name}/{key}"] for key in ("offset", "z", "pos", "bond_offset", "bonds")}
-        atoms, ties = own["offset"], own["bond_offset"]
-        each = [
-            (own["z"][a:b], own["pos"][a:b], own["bonds"][c:d])
-            for a, b, c, d in zip(atoms, atoms[1:], ties, ties[1:], strict=False)
-        ]
-        found = [judged(*molecule) for molecule in each]
-        found = [{**said, "both": said["valid"] and said["connected"]} for said in found]
-        good = [m for m, said in zip(each, found, strict=True) if said["good"]]
-        smiles = [said["smiles"] for said in found if said["good"]]
-        reference = lengths(good) if reference is None else reference
+        each = unpack({key: data[f"{name}/{key}"] for key in ("offset", "z", "pos", "bond_offset", "bonds")})
+        reference = reference or each
+        told = summary(each, reference)
         rows[name] = {
-            **{word: wilson([bool(said[word]) for said in found]) for word in ("valid", "connected", "both", "good")},
-            "unique": round(len(set(smiles)) / max(len(smiles), 1), 4),
-            "lengths": apart(lengths(good), reference),
-            "right": wilson([hand == "R" for said in found if said["good"] for hand in said["hands"]]),
+            **{word: share(own) for word, own in told.shares.items()},
+            "unique": round(told.unique, 4),
+            "lengths": round(told.distances["lengths"], 4),
         }
         shares = {word: rows[name][word]["share"] for word in ("valid", "connected", "both", "good", "right")}
-        words = ", ".join(f"{word} {share:.3f}" for word, share in shares.items())
+        words = ", ".join(f"{word} {value:.3f}" for word, value in shares.items())
         print(f"{name:44} {words}, unique {rows[name]['unique']:.3f}, lengths {rows[name]['lengths']:.4f}", flush=True)
     if args.results:
         said = json.loads(args.run.read_text()) if args.run else {}

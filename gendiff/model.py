@@ -359,9 +359,11 @@ class Model(Generation):
         return write_whole(path, serialise(weights, metadata=metadata))
 
 
-RESERVED = frozenset(
-    ("x", "t", "to", "mask", "previous", "embedded", "side", "control", "all", "executor", "chunk", "threads", "device")
-) | {"data", "halves", "judges"}
+RESERVED = (
+    frozenset(("x", "t", "to", "mask", "previous", "embedded", "side", "control", "template"))
+    | frozenset(("all", "executor", "chunk", "threads", "device"))
+    | {"data", "halves", "judges"}
+)
 """What the core itself tells a network by name, what training calls all conditions, and arguments of `draw` and of
 `gendiff_recipes.evaluate`, which take what is asked beside their own."""
 

@@ -10,6 +10,8 @@ SEQUENCES = ("tests/domains/test_proteins_sequences.py",)
 REFINED = ("tests/domains/test_proteins_refinement.py",)
 SIDE_CHAINS = ("tests/domains/test_proteins_side_chains.py",)
 KNOWN = ("tests/core/test_known.py",)
+TEMPLATES = ("tests/domains/test_proteins_templates.py",)
+CYCLIC = ("tests/domains/test_proteins_cyclic.py",)
 
 PROTEINS: list[tuple[str, str, str, str, tuple[str, ...]]] = [
     (
@@ -242,5 +244,117 @@ PROTEINS: list[tuple[str, str, str, str, tuple[str, ...]]] = [
         "& ~bound & ~bridge",
         "& ~bound",
         SIDE_CHAINS,
+    ),
+    (
+        "half way round a ring that is nearer than it is",
+        f"{HOME}/networks.py",
+        "half = steps_between(index.along, like), index.size[..., None] // 2",
+        "half = steps_between(index.along, like), index.size[..., None] // 3",
+        CYCLIC,
+    ),
+    (
+        "residues of a ring that stand from its beginning to its end",
+        f"{HOME}/networks.py",
+        "left, right = (torch.where(ring, others, end) for end in (chain.left, chain.right))",
+        "left, right = chain.left, chain.right",
+        CYCLIC,
+    ),
+    (
+        "an O at the end of a ring that is placed as at the end of a chain",
+        f"{HOME}/pairs.py",
+        "return polar(frames, shifted(mask, 1, index) & follows(index, 1), index)",
+        "return polar(frames, (shifted(mask, 1, index) & follows(index, 1))[:, :-1])",
+        CYCLIC,
+    ),
+    (
+        "a window over the square of pairs that ends with the numbering",
+        f"{HOME}/pairs.py",
+        "rows = [shifted(z, a, index) * follows(index, a)[:, :, None, None]",
+        "rows = [shifted(z, a) * follows(index, a)[:, :, None, None]",
+        CYCLIC,
+    ),
+    (
+        "a closure that is not mended",
+        f"{HOME}/repulsion.py",
+        "pos = pos if closure is None else closure(pos)",
+        "pos = pos if closure is None else pos",
+        CYCLIC,
+    ),
+    (
+        "ends that are relaxed apart",
+        f"{HOME}/relaxation.py",
+        "apart &= (low != start) | (high != last)",
+        "apart &= low >= 0",
+        CYCLIC,
+    ),
+    (
+        "a ring that a file of another chain's bond closes",
+        f"{HOME}/reading.py",
+        "Link(own[0].chain, own[-1].number, own[0].number) in links",
+        "any(own[0].chain == link.chain for link in links)",
+        CYCLIC,
+    ),
+    (
+        "D peptides with the coordinates of L",
+        f"{HOME}/peptides.py",
+        'made = sample.mirrored() if self.hand == "D" else sample',
+        "made = replace(sample, hands=self.hand * len(sample))",
+        CYCLIC,
+    ),
+    (
+        "a class asked in turn beside what is known",
+        "gendiff/generation.py",
+        "turn = given is None and start is None",
+        "turn = True",
+        PLANNED,
+    ),
+    (
+        "a window over pairs that goes on in the next chain",
+        f"{HOME}/pairs.py",
+        "rows = [shifted(z, a, index) * follows(index, a)[:, :, None, None] for a in steps]",
+        "rows = [shifted(z, a, index) for a in steps]",
+        TEMPLATES,
+    ),
+    (
+        "a template that is told among residues of which one is known",
+        f"{HOME}/pairs.py",
+        "return (keep[:, :, None] & keep[:, None])[..., None]",
+        "return (keep[:, :, None] | keep[:, None])[..., None]",
+        TEMPLATES,
+    ),
+    (
+        "an oxygen placed by the next chain",
+        f"{HOME}/frames.py",
+        "joined if follow is None else joined & follow[..., None]",
+        "joined",
+        TEMPLATES,
+    ),
+    (
+        "known sites in padding",
+        "gendiff/training/known.py",
+        "keep = (inside.any(-1) & real).to(like.device)",
+        "keep = inside.any(-1).to(like.device)",
+        KNOWN,
+    ),
+    (
+        "runs of known sites that never reach the end",
+        "gendiff/training/known.py",
+        "start = (u[:, 3:] * (total - size + 1)).floor()",
+        "start = (u[:, 3:] * (total - size)).floor()",
+        KNOWN,
+    ),
+    (
+        "templates that take ten passes",
+        f"{HOME}/planned.py",
+        "return replace(given, passes=1), {**what",
+        "return given, {**what",
+        TEMPLATES,
+    ),
+    (
+        "steps even in time and not in what the parts decide",
+        "gendiff/sampling/grids/continuous.py",
+        "low, high = (middle, high) if f(middle) < value else (low, middle)",
+        "low, high = value, value",
+        ("tests/core/test_times.py",),
     ),
 ]

@@ -8,6 +8,8 @@ from .motif import scaffold as scaffold
 from .motif import scaffolds as scaffolds
 from .networks import FrameNetwork as FrameNetwork
 from .pairs import PairFrameNetwork as PairFrameNetwork
+from .peptides import Peptide as Peptide
+from .peptides import hands_seen as hands_seen
 from .planned import PlannedProteins as PlannedProteins
 from .ranking import rank as rank
 from .ranking import write_ranking as write_ranking

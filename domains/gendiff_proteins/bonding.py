@@ -13,17 +13,20 @@ and each N-H keeps its two best. With the bonds written d -> a:
     strand E   residues of two or more bridges in a row (a ladder), also across a bulge of at most 1 and 4 residues;
                B those of a lone bridge
 
-None of it sees a mirror image. A proline gives no bond; where the sequence is unknown (X), every N-H does.
+None of it sees a mirror image. A proline gives no bond; where the sequence is unknown (X), every N-H does. Around a
+closed chain bonds, bridges and letters go on: they are those of three numberings, each where it is not cut. Beside
+other chains only its hydrogen bonds do.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from .structure import Structure
+from .frames import BREAK
+from .structure import FAR_CA, Structure
 
 CUTOFF = -0.5  # kcal/mol
 _CHARGES = 27.888  # 332 x 0.42 x 0.20
@@ -38,6 +41,35 @@ def joined(structure: Structure) -> np.ndarray:
     return whole
 
 
+def closures(structure: Structure) -> np.ndarray:
+    """The closures of chains that are bonds, as `Structure.breaks` has them: [M, 2], last and first residue."""
+    pairs = np.array(structure.closures, dtype=np.int64).reshape(-1, 2)
+    last, first = pairs.T
+    bond = np.linalg.norm(structure.backbone[first, 0] - structure.backbone[last, 2], axis=-1)
+    step = np.linalg.norm(structure.ca[first] - structure.ca[last], axis=-1)
+    return pairs[(bond <= BREAK) & (step <= FAR_CA)]
+
+
+def links(structure: Structure) -> np.ndarray:
+    """The pairs of residues that a peptide bond joins, [M, 2], in the order of the chain; closures come last."""
+    first = np.flatnonzero(joined(structure))
+    return np.concatenate([np.stack([first, first + 1], 1), closures(structure)])
+
+
+def places_between(structure: Structure, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """How many places residues i and j are from each other, in a closed chain the shorter way round."""
+    apart = np.abs(i - j)
+    for last, first in structure.closures:
+        ours = (np.minimum(i, j) >= first) & (np.maximum(i, j) <= last)
+        apart = np.where(ours, np.minimum(apart, last - first + 1 - apart), apart)
+    return apart
+
+
+def one_ring(structure: Structure) -> bool:
+    """Is this one unbroken chain whose last residue is bonded to its first?"""
+    return len(closures(structure)) == len(set(structure.chains)) == 1 and not structure.breaks
+
+
 def energies(structure: Structure) -> np.ndarray:
     """E(d, a) in kcal/mol, `[N, N]`: donors by row, acceptors by column; 0 where there can be no bond."""
     n, ca, c, o = structure.backbone.swapaxes(0, 1)
@@ -45,12 +77,16 @@ def energies(structure: Structure) -> np.ndarray:
     found = np.zeros((size, size))
     if size < 2:
         return found
-    gives = np.concatenate([[False], joined(structure)]) & np.array([letter != "P" for letter in structure.sequence])
-    back = c[:-1] - o[:-1]
+    gives = np.concatenate([[False], joined(structure)])
+    before, after = np.arange(size) - 1, np.arange(size) + 1
+    for last, first in closures(structure):
+        gives[first], before[first], after[last] = True, last, first
+    gives &= np.array([letter != "P" for letter in structure.sequence])
+    back = (c - o)[before[gives]]
     hydrogen = n.copy()
-    hydrogen[1:] += back / np.maximum(np.linalg.norm(back, axis=-1, keepdims=True), 1e-6)
+    hydrogen[gives] += back / np.maximum(np.linalg.norm(back, axis=-1, keepdims=True), 1e-6)
     donor, acceptor = np.nonzero(_apart(ca, ca) < _NEAR)
-    kept = gives[donor] & (donor != acceptor) & (donor != acceptor + 1)
+    kept = gives[donor] & (donor != acceptor) & (donor != after[acceptor])
     donor, acceptor = donor[kept], acceptor[kept]
 
     def far(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -80,6 +116,15 @@ def hydrogen_bonds(structure: Structure) -> np.ndarray:
     return bonds
 
 
+def cuts(structure: Structure, bonds: np.ndarray) -> dict[int, tuple[Structure, np.ndarray]]:
+    """A ring opened at three places, by where: its residues from there on, and their bonds."""
+    size = len(structure)
+    return {
+        cut: (replace(structure.turned(cut), cyclic=()), np.roll(bonds, (-cut, -cut), (0, 1)))
+        for cut in (0, size // 3, 2 * size // 3)
+    }
+
+
 @dataclass
 class Ladder:
     """Bridges in a row: the residues of its two strands, in the order of the chain."""
@@ -93,6 +138,12 @@ def bridges(structure: Structure, bonds: np.ndarray | None = None) -> np.ndarray
     """The bridges of a structure, int8 `[N, N]`, symmetric: 0 none, 1 antiparallel, 2 parallel."""
     b = hydrogen_bonds(structure) if bonds is None else bonds
     size = len(structure)
+    if one_ring(structure):
+        found = np.zeros((size, size), np.int8)
+        for cut, (turned, own) in cuts(structure, b).items():
+            found = np.maximum(found, np.roll(bridges(turned, own), (cut, cut), (0, 1)))
+        i, j = np.indices(found.shape)
+        return found * (places_between(structure, i, j) > 2)
     found = np.zeros((size, size), np.int8)
     if size < 6:
         return found
@@ -164,6 +215,19 @@ def secondary_structure(structure: Structure) -> str:
     Where patterns overlap, H goes before E, and I before H, as mkdssp 4 has it.
     """
     bonds, size = hydrogen_bonds(structure), len(structure)
+    if not one_ring(structure):
+        return opened(structure, bonds)
+    place, rows = np.arange(size), []
+    for cut, (turned, own) in cuts(structure, bonds).items():
+        away = (place - cut) % size
+        rows.append((np.minimum(away, size - 1 - away), np.roll(list(opened(turned, own)), cut)))
+    best = np.argmax([far for far, _ in rows], axis=0)  # where the chain is cut farthest away
+    return "".join(rows[k][1][i] for i, k in enumerate(best))
+
+
+def opened(structure: Structure, bonds: np.ndarray) -> str:
+    """`secondary_structure` of chains by their bonds, as if none were closed."""
+    size = len(structure)
     letters = np.full(size, "C")
     for ladder in ladders(structure, bonds):
         letter = "E" if len(ladder.first) > 1 else "B"

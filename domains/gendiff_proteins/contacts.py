@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from .atoms import SIDE
-from .bonding import joined
+from .bonding import closures, joined
 from .structure import ATOMS, Structure
 
 RADII = {"C": 1.70, "N": 1.55, "O": 1.52, "S": 1.80}
@@ -70,6 +70,8 @@ def overlaps(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     overlap = radii[a] + radii[b] - np.linalg.norm(atoms[i] - atoms[j], axis=-1)
     first, last = np.minimum(one, other), np.maximum(one, other)
     bound = (last == first) | ((last == first + 1) & np.append(joined(structure), False)[first])
+    for end, start in closures(structure):
+        bound |= (first == start) & (last == end)
     bridge = (kinds[a] == "S") & (kinds[b] == "S")
     kept = (overlap >= OVERLAP) & ~bound & ~bridge
     return i[kept], j[kept], overlap[kept]

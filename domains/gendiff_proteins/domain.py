@@ -117,7 +117,11 @@ class Proteins(Domain):
         return self.encode_given(artifact)
 
     def encode_given(self, artifact: Structure) -> State:
-        """Frames of a chain that may be broken: a motif with gaps, or a damaged structure to start from."""
+        """The state of a chain that may be broken: a damaged structure to start from."""
+        return self.frames_of(artifact)
+
+    def frames_of(self, artifact: Structure) -> State:
+        """The frames of a chain that may be broken: a motif with gaps."""
         if len(artifact) > LONGEST:
             raise DataError(f"{artifact!r}", f"at most {LONGEST} residues")
         pos, rot = frames.frames_from_backbone(torch.from_numpy(artifact.backbone))
@@ -203,7 +207,7 @@ class Proteins(Domain):
         pos, keep = torch.zeros(len(motifs), most, 3), torch.zeros(len(motifs), most, dtype=torch.bool)
         rot = torch.eye(3).repeat(len(motifs), most, 1, 1)
         for k, one in enumerate(motifs):
-            known, own = self.encode_given(one.structure), list(one.places)
+            known, own = self.frames_of(one.structure), list(one.places)
             pos[k, own], rot[k, own], keep[k, own] = known["pos"], known["rot"], True
         told: dict[str, Any] = {**what, "length": lengths[0] if len(motifs) == 1 else lengths}
         if any(bool((one.index.diff() != 1).any()) for one in motifs):
@@ -251,11 +255,14 @@ class Proteins(Domain):
         }
 
     def given(self, n: int, seed: int = 0, **said: Any) -> Any:
-        """`Motif`s for n samples from pdb and contig, and hotspots; a `Symmetric` from symmetry.
+        """`Motif`s for n samples from pdb and contig, and hotspots; a `Symmetric` from symmetry; `Peptide`s from cyclic
+        and hand.
 
         Raises:
             RequestError: words that do not fit together; StructureError and ContigError for what the file has not.
         """
+        if said.keys() & {"cyclic", "hand"}:
+            return self.given_peptides(n, seed, **said)
         path, contig, spots, name = (said.get(key) for key in ("pdb", "contig", "hotspots", "symmetry"))
         if (path is None) != (contig is None):
             raise RequestError(
@@ -279,6 +286,18 @@ class Proteins(Domain):
         if len({one.length for one in many}) > 1 or len(many[0].starts) > 1:
             raise RequestError(f"symmetry={name} with the contig {words!r}", "one chain of one length", "")
         return Symmetric(str(name), many[0].length, motif=many[0])
+
+    def given_peptides(self, n: int, seed: int, *, cyclic: Any = False, hand: Any = "L", **said: Any) -> Any:
+        """A `Peptide`, or with pdb and contig n of them."""
+        if "symmetry" in said:
+            raise RequestError(
+                f"symmetry={said['symmetry']} with closed chains or a hand", "one of them", 'symmetry="C3" alone'
+            )
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        kind = Peptide(None, words.get(str(cyclic).lower(), cyclic), str(hand).upper())  # type: ignore[arg-type]
+        if not said:
+            return kind
+        return [replace(kind, motif=motif) for motif in self.given(n, seed, **said)]
 
     def with_nothing(self, x0: State, keep: State) -> tuple[State, State]:
         """What is known and where, [B, ...] by part, with the parts that are not in it, of which nothing is."""

@@ -1,8 +1,8 @@
 """What can be measured on backbones without any trained model.
 
 Every function takes a list of `Structure` and pools over it; angles in degrees, lengths in angstrom. Steps, bonds and
-torsions are never taken across a chain break. The signs matter: distances, P-SEA's distance rule and hydrogen bonds
-cannot see a mirror image, while `handedness` and `negative_phi` flip with it.
+torsions are never taken across a chain break, and go on around a closed chain. The signs matter: distances, P-SEA's
+distance rule and hydrogen bonds cannot see a mirror image, while `handedness` and `negative_phi` flip with it.
 
 Measures that start with `ca_` read CA atoms alone: extended chains that pair with nothing count as strands there, and
 atoms other than CA may overlap freely. `hbond_` and `atom_` measures read N, CA, C and O. Samples of `Proteins` have
@@ -27,7 +27,7 @@ from gendiff.evaluation import Measure, wasserstein1
 from gendiff.evaluation.measures import between, between_pools, each, mean, pooled, share_within
 
 from . import bonding
-from .bonding import joined as _joined
+from .bonding import closures, links, places_between
 from .contacts import contact_order
 from .frames import C_N, C_N_CA, CA_C_N, CA_CA, N_CA_C, dihedral
 from .structure import Structure
@@ -62,16 +62,17 @@ def _torsion(*points: np.ndarray) -> np.ndarray:
 
 def steps(structures: Structures) -> np.ndarray:
     """All CA-CA distances along the chains."""
-    return _pool([np.linalg.norm(np.diff(s.ca, axis=0), axis=-1)[_joined(s)] for s in structures])
+    pairs = [(s.ca, links(s).T) for s in structures]
+    return _pool([np.linalg.norm(ca[j] - ca[i], axis=-1) for ca, (i, j) in pairs])
 
 
 def bonds(structures: Structures) -> dict[str, np.ndarray]:
     """The geometry between residues: lengths "C-N", angles "CA-C-N" and "C-N-CA", torsions "omega"; "N-CA-C" within."""
     found: dict[str, list[np.ndarray]] = {"C-N": [], "CA-C-N": [], "C-N-CA": [], "omega": [], "N-CA-C": []}
     for s in structures:
-        j = _joined(s)
+        i, j = links(s).T
         found["N-CA-C"].append(_angle(*s.backbone[:, :3].swapaxes(0, 1)))
-        (_, ca, c, _), (n1, ca1, _, _) = s.backbone[:-1][j].swapaxes(0, 1), s.backbone[1:][j].swapaxes(0, 1)
+        (_, ca, c, _), (n1, ca1, _, _) = s.backbone[i].swapaxes(0, 1), s.backbone[j].swapaxes(0, 1)
         found["C-N"].append(np.linalg.norm(n1 - c, axis=-1))
         found["CA-C-N"].append(_angle(ca, c, n1))
         found["C-N-CA"].append(_angle(c, n1, ca1))
@@ -83,28 +84,28 @@ def torsions(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
     """phi and psi of one structure, `[N]` each, NaN where the chain begins, ends or is broken."""
     n, ca, c, _ = structure.backbone.swapaxes(0, 1)
     phi, psi = np.full(len(structure), np.nan), np.full(len(structure), np.nan)
-    if len(structure) > 1:
-        joined = _joined(structure)
-        phi[1:] = np.where(joined, _torsion(c[:-1], n[1:], ca[1:], c[1:]), np.nan)
-        psi[:-1] = np.where(joined, _torsion(n[:-1], ca[:-1], c[:-1], n[1:]), np.nan)
+    i, j = links(structure).T
+    phi[j] = _torsion(c[i], n[j], ca[j], c[j])
+    psi[i] = _torsion(n[i], ca[i], c[i], n[j])
     return phi, psi
 
 
 def ca_torsions(structure: Structure) -> np.ndarray:
     """CA dihedrals i-1, i, i+1, i+2 at residue i, `[N]`, NaN where one is missing: +50 in a right-handed helix."""
     angles = np.full(len(structure), np.nan)
-    if len(structure) > 3:
-        ca, joined = structure.ca, _joined(structure)
-        whole = joined[:-2] & joined[1:-1] & joined[2:]
-        angles[1:-2] = np.where(whole, _torsion(ca[:-3], ca[1:-2], ca[2:-1], ca[3:]), np.nan)
+    after = dict(links(structure).tolist())
+    paths = [(a, b, c, after[c]) for a, b in after.items() if (c := after.get(b, -1)) in after]
+    if paths:
+        path = np.array(paths)
+        angles[path[:, 1]] = _torsion(*structure.ca[path].swapaxes(0, 1))
     return angles
 
 
 def clashing(structure: Structure) -> np.ndarray:
     """`[N]` bool: residues whose CA comes within 3.6 A of one more than two places away."""
     apart = np.linalg.norm(structure.ca[:, None] - structure.ca[None], axis=-1)
-    place = np.arange(len(structure))
-    return ((apart < CLASH) & (np.abs(place[:, None] - place[None]) > 2)).any(1)
+    i, j = np.indices(apart.shape)
+    return ((apart < CLASH) & (places_between(structure, i, j) > 2)).any(1)
 
 
 def atom_clashes(structure: Structure) -> int:
@@ -112,14 +113,15 @@ def atom_clashes(structure: Structure) -> int:
     from scipy.spatial import KDTree
 
     pairs = KDTree(structure.backbone.reshape(-1, 3)).query_pairs(ATOM_CLASH, output_type="ndarray")
-    return int((np.abs(pairs[:, 0] // 4 - pairs[:, 1] // 4) > 1).sum())
+    return int((places_between(structure, *(pairs // 4).T) > 1).sum())
 
 
 def omegas(structure: Structure) -> np.ndarray:
     """omega of the peptide bond before each residue, `[N]`, NaN where the chain begins or is broken."""
     omega = np.full(len(structure), np.nan)
     _, ca, c, _ = structure.backbone.swapaxes(0, 1)
-    omega[1:] = np.where(_joined(structure), _torsion(ca[:-1], c[:-1], structure.backbone[1:, 0], ca[1:]), np.nan)
+    i, j = links(structure).T
+    omega[j] = _torsion(ca[i], c[i], structure.backbone[j, 0], ca[j])
     return omega
 
 
@@ -133,7 +135,8 @@ def peptides(structure: Structure) -> dict[str, int]:
 def secondary_structure(structure: Structure) -> str:
     """One letter a residue: H helix, E strand, C else. P-SEA's rules (Labesse et al. 1997) with signed dihedrals.
 
-    Only CA atoms are read: hydrogen bonds are not seen, and a long extended piece is a strand without a partner. See
+    Only CA atoms are read: hydrogen bonds are not seen, a long extended piece is a strand without a partner, and runs
+    end where the numbering of a closed chain does. See
     `bonding.secondary_structure` for helices and strands by hydrogen bonds.
 
     Helix: CA dihedral 50 +- 20, or, for i+2..i+4 distances 5.5, 5.3, 6.4 (+-0.5, 0.5, 0.6) with a positive dihedral, in
@@ -253,8 +256,9 @@ def ramachandran_of(structure: Structure) -> np.ndarray:
 
 
 def breaks_of(structure: Structure) -> tuple[int, int]:
-    """Breaks within chains, and residues."""
-    return sum(structure.chains[b] == structure.chains[b + 1] for b in structure.breaks), len(structure)
+    """Breaks within chains, closures that are no bonds among them, and residues."""
+    unclosed = len(structure.cyclic) - len(closures(structure))
+    return sum(structure.chains[b] == structure.chains[b + 1] for b in structure.breaks) + unclosed, len(structure)
 
 
 def clashes_of(structure: Structure) -> tuple[int, int]:

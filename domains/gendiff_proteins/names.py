@@ -3,6 +3,7 @@
 The letters of modified residues are those of the Chemical Component Dictionary, as Biopython holds them. Before them
 come the names that force fields give to protonation states and termini: CYX is a cysteine of a disulfide bridge, GLH a
 protonated glutamate, HID, HIE and HIP are histidines, NALA and CALA the first and last residue of a chain in Amber.
+D residues have names of their own; glycine has one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ STANDARD = dict(
         strict=True,
     )
 )
+MIRRORED = {
+    "A": "DAL", "C": "DCY", "D": "DAS", "E": "DGL", "F": "DPN", "G": "GLY", "H": "DHI", "I": "DIL", "K": "DLY",
+    "L": "DLE", "M": "MED", "N": "DSG", "P": "DPR", "Q": "DGN", "R": "DAR", "S": "DSN", "T": "DTH", "V": "DVA",
+    "W": "DTR", "Y": "DTY",
+}  # fmt: skip
+"""The name of the D residue of each letter."""
+D_NAMES = {name: letter for letter, name in MIRRORED.items() if letter != "G"}
 _STATES = {
     "C": "CYX CYM CYSH CYS1 CYS2",
     "D": "ASH ASPH ASPP",
@@ -46,7 +54,7 @@ def parents() -> dict[str, str]:
     dictionary = {name.strip().upper(): letter if letter in LETTERS else "X" for name, letter in extended.items()}
     special = dict.fromkeys(("UNK", "ASX", "GLX", "SEC", "PYL"), "X")
     four = {name: letter for name, letter in TERMINI.items() if len(name) == 4}
-    return {**four, **special, **dictionary, **PROTONATION, **STANDARD}
+    return {**four, **special, **dictionary, **PROTONATION, **D_NAMES, **STANDARD}
 
 
 def long_names() -> frozenset[str]:

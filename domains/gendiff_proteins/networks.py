@@ -124,11 +124,11 @@ class Transition(nn.Module):
 class Rings(NamedTuple):
     """Places along chains of which some are closed, the last residue joined to the first: all int64 [B, N].
 
-    It stands wherever an `index` does. `index` counts along the chains, `first` is where a residue's chain begins, and
-    `size` how many residues are in its ring; 0 is an open chain's.
+    It stands wherever an `index` does. `along` counts along the chains, as that does, `first` is where a residue's
+    chain begins, and `size` how many residues are in its ring; 0 is an open chain's.
     """
 
-    index: Tensor
+    along: Tensor
     first: Tensor
     size: Tensor
 
@@ -143,7 +143,7 @@ class Rings(NamedTuple):
 
     def places(self, offset: int) -> Tensor:
         """Where the residue so many places on stands, `[B, N]`; outside of 0 to N - 1 where there is none."""
-        on = torch.arange(self.index.shape[1], device=self.index.device) + offset
+        on = torch.arange(self.along.shape[1], device=self.along.device) + offset
         return torch.where(self.size > 0, self.first + (on - self.first) % self.size.clamp_min(1), on)
 
 
@@ -162,7 +162,7 @@ def shifted(x: Tensor, offset: int, index: Tensor | Rings | None = None) -> Tens
 def follows(index: Tensor | Rings, offset: int) -> Tensor:
     """`[B, N]` bool: the residue `offset` places on is that one of the same chain."""
     if isinstance(index, Rings):
-        return follows(index.index, offset) | (index.size > 0)
+        return follows(index.along, offset) | (index.size > 0)
     n = index.shape[1]
     place = torch.arange(n, device=index.device) + offset
     return (shifted(index, offset) - index == offset) & (place >= 0) & (place < n)
@@ -174,7 +174,7 @@ def steps_between(index: Tensor | Rings | None, like: Tensor) -> Tensor:
     Without an index, along one chain of the residues of `like` [B, N, ...]. Half way round a ring is -size/2.
     """
     if isinstance(index, Rings):
-        on, half = steps_between(index.index, like), index.size[..., None] // 2
+        on, half = steps_between(index.along, like), index.size[..., None] // 2
         same = (index.first[:, None] == index.first[..., None]) & (half > 0)
         return torch.where(same, (on + half) % index.size[..., None].clamp_min(1) - half, on)
     place = torch.arange(like.shape[1], device=like.device)[None] if index is None else index
@@ -184,7 +184,7 @@ def steps_between(index: Tensor | Rings | None, like: Tensor) -> Tensor:
 class Layout(NamedTuple):
     """Where residues stand along their chains: `relative` [B or 1, N, N], from 0; `left` and `right` [B, N].
 
-    A ring has no ends: each of its residues has as many others on its left as on its right.
+    A ring has no ends: each of its residues has all others on its left, and on its right.
     """
 
     relative: Tensor
@@ -195,9 +195,9 @@ class Layout(NamedTuple):
     def of(cls, mask: Tensor, index: Tensor | Rings | None, dtype: torch.dtype) -> Layout:
         """Of one chain in each row; with `index` [B, N] of chains, whose numbers leap where a chain begins."""
         if isinstance(index, Rings):
-            chain, ring = cls.of(mask, index.index, dtype), index.size > 0
-            middle = (index.size - 1).to(dtype) / 2
-            left, right = (torch.where(ring, middle, end) for end in (chain.left, chain.right))
+            chain, ring = cls.of(mask, index.along, dtype), index.size > 0
+            others = (index.size - 1).to(dtype)
+            left, right = (torch.where(ring, others, end) for end in (chain.left, chain.right))
             return cls(steps_between(index, mask).clamp(-_REACH, _REACH) + _REACH, left, right)
         b, n = mask.shape
         place = torch.arange(n, device=mask.device)

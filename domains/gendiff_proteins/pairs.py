@@ -123,9 +123,7 @@ class PairUpdate(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(
-        self, h: Tensor, e: Tensor, frames: State, mask: Tensor, index: Tensor | Rings | None = None
-    ) -> Tensor:
+    def forward(self, h: Tensor, e: Tensor, frames: State, mask: Tensor, index: Tensor | Rings | None = None) -> Tensor:
         row, column = self.ends(F.layer_norm(h, h.shape[-1:])).chunk(2, -1)
         with full_precision(h):
             near, bonded = radial(frames["pos"]), bonded_pairs(frames, mask, index)
@@ -158,10 +156,10 @@ class PairFrameNetwork(nn.Module):
 
     Input: `x = {"pos": [B, N, 3] nm, "rot": [B, N, 3, 3]}` and, with a plan, classes "structure" [B, N] (3 is masked)
     and "pairing" [B, N (N - 1)/2] (3 is masked), with a sequence [B, N] (20 is masked); `t` [B], `mask` [B, N] bool,
-    `index` and `ring` as of `FrameNetwork`, `template` {"keep": [B, N] bool, "pos": [B, N, 3], "rot": [B, N, 3, 3]}, conditions
-    by name. Output: `{"pos": [B, N, 3], "rot": [B, N, 3]}`, as of
-    `FrameNetwork`, and logits `{"structure": [B, N, 3], "pairing": [B, P, 3], "sequence": [B, N, 20]}`; beside them
-    "distogram", [B, P, 24] logits.
+    `index` and `ring` as of `FrameNetwork`, `template` {"keep": [B, N] bool, "pos": [B, N, 3], "rot": [B, N, 3, 3]},
+    conditions by name. Output: `{"pos": [B, N, 3], "rot": [B, N, 3]}`, as of `FrameNetwork`, and
+    logits `{"structure": [B, N, 3], "pairing": [B, P, 3], "sequence": [B, N, 20]}`; beside them "distogram", [B, P, 24]
+    logits.
     """
 
     def __init__(
@@ -232,7 +230,9 @@ class PairFrameNetwork(nn.Module):
 
     def embed(self, cond: Mapping[str, Any]) -> dict[str, Any]:
         """What of the conditions depends neither on x nor on t, for the condition "embedded"."""
-        return self.asked.embed({name: value for name, value in cond.items() if name not in ("index", "ring", "template")})
+        return self.asked.embed(
+            {name: value for name, value in cond.items() if name not in ("index", "ring", "template")}
+        )
 
     def forward(
         self,

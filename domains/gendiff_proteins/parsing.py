@@ -12,6 +12,9 @@ What a row says is taken as it stands:
 An atom that is given again for the same chain, number and name belongs to another copy of its residue. A chain ends
 with a TER record, a model, or another label_asym_id under the same auth_asym_id. Rows without readable columns are
 counted, with the first line of each kind; the residue they belong to loses an atom and is then dropped by name.
+
+Bonds from a C to an N of the same chain are read from LINK records and _struct_conn, and which chains are a
+polypeptide(D) from _entity_poly, or a remark that `writing` leaves in PDB.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from .atoms import ATOM37, BACKBONE
@@ -220,6 +223,23 @@ def is_hydrogen(row: Row) -> bool:
     return row.element in ("H", "D") or (not row.element and row.atom.lstrip("0123456789")[:1] in ("H", "D"))
 
 
+class Link(NamedTuple):
+    """A bond from C of one residue of a chain to N of another, by their numbers."""
+
+    chain: str
+    carbon: str
+    nitrogen: str
+
+
+def link_of(ends: Sequence[tuple[str, str, str, str]]) -> Link | None:
+    """The bond between two atoms, each (name, chain, number, symmetry operator), if it is such a bond."""
+    if ends[0][0] != "C":
+        ends = ends[::-1]
+    (carbon, chain, here, one), (nitrogen, other, there, two) = ends
+    fits = (carbon, nitrogen) == ("C", "N") and chain == other and one == two
+    return Link(chain, here, there) if fits and UNREADABLE not in here + there else None
+
+
 @dataclass
 class Parsed:
     """What a file holds: residues of its first model, and what was seen beside them.
@@ -231,6 +251,8 @@ class Parsed:
         rows: of atoms, in the first model.
         twice: those of them that give an atom again.
         unread: those of which not even the residue can be read.
+        links: bonds from a C to an N of the same chain that the file names.
+        mirrored: chains that are a polypeptide(D).
     """
 
     residues: list[Residue]
@@ -239,6 +261,8 @@ class Parsed:
     rows: int = 0
     twice: int = 0
     unread: int = 0
+    links: tuple[Link, ...] = ()
+    mirrored: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -324,6 +348,8 @@ def parse_pdb(raw: bytes) -> Parsed:
     double = two_letter_chains(raw)
     collector, troubles = Collector(), Troubles()
     models, open_, atoms, rows, usable = 0, False, 0, 0, 0
+    links: list[Link | None] = []
+    mirrored: set[str] = set()
     for place, line in enumerate(text_lines(raw), start=1):
         record = line[:6]
         if record.startswith("ATOM") or record == "HETATM":
@@ -362,12 +388,33 @@ def parse_pdb(raw: bytes) -> Parsed:
         elif record.startswith(("ENDMDL", "MODEL")):
             open_ = False
             collector.close()
+        elif record == "LINK  ":
+            links.append(pdb_link(line, double))
+        elif line.startswith(_MIRRORED):
+            mirrored.add(clean(line[len(_MIRRORED) :].strip()))
     if not atoms:
         raise Damaged("")
     if not usable:
         raise Damaged("; ".join(troubles.notes()))
     notes, twice = tuple(troubles.notes() + _twice(collector)), collector.twice.total()
-    return Parsed(collector.found, models, notes, rows, twice, troubles.count["too few columns"])
+    return Parsed(
+        collector.found, models, notes, rows, twice, troubles.count["too few columns"],
+        tuple(link for link in links if link is not None), frozenset(mirrored),
+    )  # fmt: skip
+
+
+_MIRRORED = "REMARK   1 POLYPEPTIDE(D) CHAIN "
+
+
+def pdb_link(line: str, double: frozenset[str]) -> Link | None:
+    """The bond of a LINK record, if it is from a C to an N of the same chain."""
+    line, ends = line.rstrip("\n").ljust(72), []
+    for at, symmetry in ((12, line[59:65]), (42, line[66:72])):
+        pair = line[at + 8 : at + 10]
+        chain = clean((pair if pair in double else pair[1]).strip())
+        number = pdb_number(line[at + 10 : at + 14], line[at + 14])
+        ends.append((line[at : at + 4].strip(), chain, number, symmetry.strip()))
+    return link_of(ends)
 
 
 def _twice(collector: Collector) -> list[str]:
@@ -518,6 +565,69 @@ class AtomSites:
         )  # fmt: skip
 
 
+class SideTables:
+    """The rows of _struct_conn and _entity_poly, by data block: each a dict of its columns."""
+
+    WANTED = ("_struct_conn.", "_entity_poly.")
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[dict[str, str]]] = {}
+        self.single: dict[str, dict[str, str]] = {}  # given without a loop
+        self.heading = self.active = False
+        self.tags: list[str] = []
+        self.values: list[str] = []
+        self.tag = ""
+
+    def take(self, word: str, block: str) -> None:
+        """One word of the file."""
+        if _keyword(word):
+            self.values, self.tag, low = [], "", word.lower()
+            if low == "loop_":
+                self.heading, self.active, self.tags = True, False, []
+            elif not low.startswith("_"):
+                self.heading = self.active = False
+            elif self.heading:
+                self.tags.append(low)
+            else:
+                self.active, self.tag = False, low
+            return
+        if self.heading:
+            self.heading, self.active = False, bool(self.tags) and self.tags[0].startswith(self.WANTED)
+        if self.active:
+            self.values.append(word)
+            if len(self.values) == len(self.tags):
+                self.rows.setdefault(block, []).append(dict(zip(self.tags, self.values, strict=True)))
+                self.values = []
+        elif self.tag.startswith(self.WANTED):
+            self.single.setdefault(block, {})[self.tag] = word
+            self.tag = ""
+
+    def told(self, block: str) -> tuple[tuple[Link, ...], frozenset[str]]:
+        """The bonds and the chains of D residues of a data block."""
+        rows = [*self.rows.get(block, []), *([self.single[block]] if block in self.single else [])]
+        links = [cif_link(row) for row in rows if cif_value(row, "_struct_conn.conn_type_id").startswith("covale")]
+        poly = [row for row in rows if cif_value(row, "_entity_poly.type").lower() == "polypeptide(d)"]
+        chains = [chain for row in poly for chain in cif_value(row, "_entity_poly.pdbx_strand_id").split(",")]
+        return tuple(link for link in links if link is not None), frozenset(clean(c.strip()) for c in chains)
+
+
+def cif_value(row: dict[str, str], *names: str) -> str:
+    """The first of these columns with a value."""
+    return AtomSites.pick([row.get(name, ".") for name in names], range(len(names)))
+
+
+def cif_link(row: dict[str, str]) -> Link | None:
+    """The bond of a row of _struct_conn, if it is from a C to an N of the same chain."""
+    ends = []
+    for k in (1, 2):
+        own = f"_struct_conn.ptnr{k}_"
+        chain = clean(cif_value(row, f"{own}auth_asym_id", f"{own}label_asym_id"))
+        number = cif_value(row, f"{own}auth_seq_id", f"{own}label_seq_id")
+        code = cif_value(row, f"_struct_conn.pdbx_ptnr{k}_pdb_ins_code")
+        ends.append((cif_value(row, f"{own}label_atom_id"), chain, number + code, cif_value(row, f"{own}symmetry")))
+    return link_of(ends)
+
+
 def parse_mmcif(lines: Iterable[str], block: str | None = None) -> tuple[Parsed | None, list[str], list[str]]:
     """Residues of one data block of an mmCIF file.
 
@@ -538,7 +648,7 @@ def parse_mmcif(lines: Iterable[str], block: str | None = None) -> tuple[Parsed 
     tags: list[str] = []
     single: dict[str, str] = {}  # _atom_site given without a loop
     rest: list[str] = []
-    wanted, tag = False, ""
+    wanted, tag, beside = False, "", SideTables()
     for place, words in words_of(lines):
         if body and sites is not None and wanted:
             first = words[0]
@@ -552,6 +662,7 @@ def parse_mmcif(lines: Iterable[str], block: str | None = None) -> tuple[Parsed 
         elif not body and sites is not None and words[0].upper() in ("ATOM", "HETATM"):
             sites.troubles.add("atoms behind the end of their table", place)
         for word in words:
+            beside.take(word, every[-1] if every else "")
             if _keyword(word):
                 if body and sites is not None and rest:
                     sites.troubles.add("too few values", place)
@@ -594,4 +705,7 @@ def parse_mmcif(lines: Iterable[str], block: str | None = None) -> tuple[Parsed 
         sites = AtomSites(list(single))
         sites.add(list(single.values()), 0)
         with_atoms.append(every[-1] if every else "")
-    return (None if sites is None else sites.finish()), with_atoms, every
+    if sites is None:
+        return None, with_atoms, every
+    links, mirrored = beside.told(with_atoms[0] if block is None else block)
+    return replace(sites.finish(), links=links, mirrored=mirrored), with_atoms, every

@@ -77,18 +77,18 @@ class PlannedProteins(Proteins):
     def head(self) -> Heads:
         return Heads({**super().head.parts, **dict.fromkeys(self.classes, Logits())})
 
-    def encode(self, artifact: Structure) -> State:
-        """Frames as of `Proteins`, and the classes: of the plan those of the structure's hydrogen bonds.
+    def encode_given(self, artifact: Structure) -> State:
+        """Frames, and the classes: of the plan those of the structure's hydrogen bonds.
 
         Raises:
             DataError: a residue of an unknown kind, where the sequence is a part.
         """
-        state = super().encode(artifact)
-        if self.topology:
-            state |= planned(artifact)
-        if self.sequence:
-            state["sequence"] = lettered(artifact)
-        return state
+        return {**self.frames_of(artifact), **self.classes_of(artifact)}
+
+    def classes_of(self, artifact: Structure) -> State:
+        """The parts of a structure that are classes."""
+        found = planned(artifact) if self.topology else {}
+        return {**found, "sequence": lettered(artifact)} if self.sequence else found
 
     def decode(self, x: State) -> Structure:
         made = super().decode(x)
@@ -143,7 +143,7 @@ class PlannedProteins(Proteins):
         length, n = what.get("length"), len(given)
         if length is not None and length != n:
             raise RequestError(f"length={length!r} with a backbone of {n} residues", "one length", "no length=")
-        known = batched(self.encode_given(given))
+        known = batched(self.frames_of(given))
         x0, keep = self.with_nothing(known, dict.fromkeys(known, torch.ones(1, n, dtype=torch.bool)))
         told = {"index": [along(given, range(n), n)]} if given.breaks else {}
         return Given(x0, keep, shown=True), {**what, **told, "length": n}

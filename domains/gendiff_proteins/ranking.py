@@ -41,9 +41,11 @@ def faults(structure: Structure) -> float:
     """What a sound chain has none of, a residue: atom clashes, breaks, bonds C-N off by 0.1 A, left-handed helices.
 
     Side chains that are there clash too, with each other and with what was made around them. Of a left-handed helix
-    every residue counts, in runs of four or more. Whether a sequence folds so, it does not see.
+    every residue counts, in runs of four or more; of D residues it is a right-handed one. Whether a sequence folds so,
+    it does not see.
     """
-    left = metrics.runs(np.abs(metrics.ca_torsions(structure) + 50) < 20, 4).sum()
+    hand = np.array([1 if hand == "L" else -1 for hand in structure.hands])
+    left = metrics.runs(np.abs(hand * metrics.ca_torsions(structure) + 50) < 20, 4).sum()
     bonds = (np.abs(metrics.bonds([structure])["C-N"] - C_N) >= 0.1).sum()
     breaks = metrics.chain_breaks([structure]) * len(structure)
     clashes = metrics.atom_clashes(structure) + (0 if structure.side is None else side_clashes(structure))

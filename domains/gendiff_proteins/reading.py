@@ -36,8 +36,21 @@ import torch
 from .atoms import ATOMS_OF, OTHER_NAMES, PLACE, SIDE
 from .binary import parse_binary
 from .frames import BREAK, place_oxygen
-from .names import STANDARD, parents
-from .parsing import UNREADABLE, Chosen, Damaged, Parsed, Point, Residue, clean, parse_mmcif, parse_pdb, text_lines
+from .names import D_NAMES, STANDARD, parents
+from .parsing import (
+    UNREADABLE,
+    Chosen,
+    Damaged,
+    Link,
+    Parsed,
+    Point,
+    Residue,
+    clean,
+    parse_mmcif,
+    parse_pdb,
+    text_lines,
+)
+from .side_chains import chirality
 from .structure import Structure, StructureError
 
 LIMIT = 256 * 2**20  # bytes of text, unpacked: 2.5 million atoms of mmCIF
@@ -59,6 +72,9 @@ class Report:
 
     `rows` counts the atoms of the first model; `atoms` says what became of them, "kept" or why not, and adds up to it.
     `foreign` names the atoms that the letter of their residue has not.
+
+    `cyclic` names the chains that a bond of the file closes, from C of the last residue kept to N of the first,
+    `mirrored` the D residues, and `odd_hands` those whose CB says otherwise than their name.
     """
 
     path: str
@@ -76,6 +92,9 @@ class Report:
     rows: int = 0
     atoms: dict[str, int] = field(default_factory=dict)
     foreign: tuple[str, ...] = ()
+    cyclic: tuple[str, ...] = ()
+    mirrored: tuple[str, ...] = ()
+    odd_hands: tuple[str, ...] = ()
 
     @property
     def residues(self) -> int:
@@ -95,6 +114,9 @@ class Report:
             ("chain breaks", self.breaks),
             ("chains renamed", self.renamed),
             ("atoms that their letter has not", self.foreign),
+            ("chains closed", self.cyclic),
+            ("D residues", self.mirrored),
+            ("CB of the other hand", self.odd_hands),
             ("of note", self.notes),
         )
         lines += [f"  {what}: {_some(names)}" for what, names in parts if names]
@@ -279,7 +301,10 @@ def _assemble(path: Path, parsed: Parsed, notes: list[str]) -> tuple[Structure, 
         chains,
         name=clean_path(entry(path)),
         side=side,
+        cyclic=closed_chains(kept, chains, parsed.links),
+        hands="".join(_hand(found, parsed.mirrored) for found in kept),
     )
+    seen = chirality(structure)
     atoms.update({"given twice": parsed.twice, "in rows that cannot be read": parsed.unread})
     breaks = [b for b in structure.breaks if chains[b] == chains[b + 1]]
     return structure, Report(
@@ -290,15 +315,58 @@ def _assemble(path: Path, parsed: Parsed, notes: list[str]) -> tuple[Structure, 
         dropped={why: tuple(found.label for found in group) for why, group in dropped.items()},
         skipped=dict(skipped),
         altlocs=tuple(found.label for found in kept if found.residue.choices > 1),
-        parents=tuple(found.label for found in kept if found.name not in STANDARD),
+        parents=tuple(found.label for found in kept if found.name not in STANDARD and found.name not in D_NAMES),
         placed=tuple(found.label for found in kept if "O" not in found.atoms),
         breaks=tuple(f"{kept[b].label} to {kept[b + 1].label}" for b in breaks),
         renamed=renamed,
-        notes=(*notes, *parsed.notes),
+        notes=(*notes, *parsed.notes, *_of_hands(structure), *_of_links(structure, parsed.links)),
         rows=parsed.rows,
         atoms={what: count for what, count in atoms.items() if count},
         foreign=foreign,
+        cyclic=structure.cyclic,
+        mirrored=tuple(found.label for found in kept if found.name in D_NAMES),
+        odd_hands=tuple(
+            found.label for found, own, at in zip(kept, structure.hands, seen, strict=True) if at not in ("-", own)
+        ),
     )
+
+
+def _hand(found: _Found, mirrored: frozenset[str]) -> str:
+    """L or D by the name, and of a glycine by its chain."""
+    return "D" if found.name in D_NAMES or (found.name == "GLY" and found.residue.chain in mirrored) else "L"
+
+
+def _of_hands(structure: Structure) -> list[str]:
+    """A note for each chain of which some residues are D."""
+    notes = []
+    for chain in dict.fromkeys(structure.chains):
+        hands = [
+            h
+            for h, c, x in zip(structure.hands, structure.chains, structure.sequence, strict=True)
+            if c == chain and x != "G"
+        ]
+        if 0 < hands.count("D") < len(hands):
+            notes.append(f"chain {chain} mixes hands: {hands.count('D')} of {len(hands)} residues are D")
+    return notes
+
+
+def closed_chains(kept: list[_Found], chains: tuple[str, ...], links: tuple[Link, ...]) -> tuple[str, ...]:
+    """The chains whose last residue the file bonds to their first."""
+    closed = []
+    for chain in dict.fromkeys(chains):
+        own = [found.residue for found, name in zip(kept, chains, strict=True) if name == chain]
+        if len(own) > 2 and Link(own[0].chain, own[-1].number, own[0].number) in links:
+            closed.append(chain)
+    return tuple(closed)
+
+
+def _of_links(structure: Structure, links: tuple[Link, ...]) -> list[str]:
+    """A note for each bond of the file from a C to an N that neither follows the chain nor closes it."""
+    ends = zip(structure.chains, structure.numbers, structure.chains[1:], structure.numbers[1:], strict=False)
+    usual = {(a, i, j) for a, i, b, j in ends if a == b}
+    usual |= {(structure.chains[a], structure.numbers[a], structure.numbers[b]) for a, b in structure.closures}
+    odd = dict.fromkeys(link for link in links if tuple(link) not in usual)
+    return [f"a bond from C of {c}{i} to N of {c}{j} that closes no chain was left out" for c, i, j in odd]
 
 
 def _side_chains(kept: list[_Found], letters: str, atoms: Counter[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -405,10 +473,22 @@ def _nothing(path: Path, dropped: dict[str, list[_Found]], skipped: Counter[str]
 
 
 def _bonded(every: list[_Found], place: int) -> bool:
-    """Does a peptide bond join this residue to the one before or after it in the file?"""
+    """Does a peptide bond join this residue to the one before or after it in the file?
+
+    A D residue is also in the chain if it is in its row, by number and by the ends of chains.
+    """
     for a, b in ((place - 1, place), (place, place + 1)):
         if a >= 0 and b < len(every) and every[a].residue.chain == every[b].residue.chain:
+            if every[place].name in D_NAMES and _in_row(every[a].residue, every[b].residue):
+                return True
             carbon, nitrogen = every[a].atoms.get("C"), every[b].atoms.get("N")
             if carbon is not None and nitrogen is not None and math.dist(carbon, nitrogen) < BREAK:
                 return True
     return False
+
+
+def _in_row(one: Residue, other: Residue) -> bool:
+    """Do the numbers of two residues of one part of the file follow each other?"""
+    if one.part != other.part or re.fullmatch(r"-?\d+", one.number) is None:
+        return False
+    return other.number == str(int(one.number) + 1)

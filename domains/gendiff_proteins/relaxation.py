@@ -39,21 +39,21 @@ def opposite(a: float, b: float, degrees: float) -> float:
     return math.sqrt(a * a + b * b - 2 * a * b * math.cos(math.radians(degrees)))
 
 
-# first atom, second atom, residues between them, distance, width (angstrom)
+# first atom, second atom, of the same residue or of the one that follows, distance, width (angstrom)
 WITHIN = (
-    (N, CA, 0, N_CA, 0.02),
-    (CA, C, 0, CA_C, 0.02),
-    (C, OXYGEN, 0, C_O, 0.02),
-    (N, C, 0, opposite(N_CA, CA_C, N_CA_C), 0.05),
-    (CA, OXYGEN, 0, opposite(CA_C, C_O, CA_C_O), 0.03),
+    (N, CA, N_CA, 0.02),
+    (CA, C, CA_C, 0.02),
+    (C, OXYGEN, C_O, 0.02),
+    (N, C, opposite(N_CA, CA_C, N_CA_C), 0.05),
+    (CA, OXYGEN, opposite(CA_C, C_O, CA_C_O), 0.03),
 )
 BETWEEN = (
-    (C, N, 1, C_N, 0.02),
-    (CA, N, 1, opposite(CA_C, C_N, CA_C_N), 0.03),
-    (C, CA, 1, opposite(C_N, N_CA, C_N_CA), 0.03),
-    (OXYGEN, N, 1, opposite(C_O, C_N, 360 - CA_C_O - CA_C_N), 0.03),
-    (CA, CA, 1, CA_CA, 0.04),
-    (OXYGEN, CA, 1, 2.78, 0.08),
+    (C, N, C_N, 0.02),
+    (CA, N, opposite(CA_C, C_N, CA_C_N), 0.03),
+    (C, CA, opposite(C_N, N_CA, C_N_CA), 0.03),
+    (OXYGEN, N, opposite(C_O, C_N, 360 - CA_C_O - CA_C_N), 0.03),
+    (CA, CA, CA_CA, 0.04),
+    (OXYGEN, CA, 2.78, 0.08),
 )
 NEAREST = torch.full((4, 4), 3.1, dtype=torch.float64)
 """How near two atoms of residues that are no neighbours come, by their kinds."""
@@ -92,8 +92,8 @@ class Relaxation:
     def __call__(self, structures: Sequence[Structure]) -> list[Structure]:
         """Relaxed structures; names, sequences and numbers stay, side chains go with the frames of their residues.
 
-        Residues of one chain are joined where a bond is, and where their numbers follow each other. What is `known` of
-        a structure is held where it is.
+        Residues of one chain are joined where a bond is, and where their numbers follow each other, and the ends of a
+        closed chain however far apart they are. What is `known` of a structure is held where it is.
         """
         if not any(len(s) for s in structures):
             return list(structures)
@@ -109,10 +109,11 @@ class Relaxation:
         x = raw.clone()
         moment, square = torch.zeros_like(x), torch.zeros_like(x[..., :1])
         every = math.ceil(self.steps / self.looks)
-        near = self.near(x, bound)
+        rings = [s.closures for s in structures if len(s)]
+        near = self.near(x, bound, rings)
         for k in range(self.steps):
             if k and k % every == 0:
-                near = self.near(x, bound)
+                near = self.near(x, bound, rings)
             slope = self.slope(x, raw, springs, near)
             moment.lerp_(slope, 0.1)
             square.lerp_(slope.square().sum(-1, keepdim=True), 0.05)
@@ -121,15 +122,23 @@ class Relaxation:
             x = x - rate * step * free[:, None, None]
         return [part.numpy() for part in x.split(sizes)]
 
-    def near(self, x: Tensor, bound: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
-        """Pairs of atoms that may touch, of residues that are not bound to each other, and how near they may come."""
+    def near(
+        self, x: Tensor, bound: Sequence[np.ndarray], rings: Sequence[Sequence[tuple[int, int]]] = ()
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Pairs of atoms that may touch, of residues that are not bound to each other, and how near they may come.
+
+        `bound` and `rings` are of each chain which residues are joined to the next, and its closures.
+        """
         from scipy.spatial import KDTree
 
         found, first = [], 0
-        for part, joins in zip(x.split([len(joins) + 1 for joins in bound]), bound, strict=True):
+        parts = x.split([len(joins) + 1 for joins in bound])
+        for part, joins, closures in zip(parts, bound, rings or [()] * len(bound), strict=True):
             pairs = KDTree(part.reshape(-1, 3).numpy()).query_pairs(REACH, output_type="ndarray").astype(np.int64)
             low, high = np.sort(pairs // 4, axis=1).T
             apart = (high - low > 1) | ((high - low == 1) & ~np.append(joins, True)[low])
+            for last, start in closures:
+                apart &= (low != start) | (high != last)
             found.append(pairs[apart] + first)
             first += 4 * len(part)
         a, b = torch.from_numpy(np.concatenate(found)).unbind(1)
@@ -174,10 +183,13 @@ class Springs:
         first = np.cumsum([0, *(len(s) for s in structures)])
         residues = np.arange(first[-1])
         whole = np.concatenate([first[k] + np.flatnonzero(meant(s)) for k, s in enumerate(structures)])
+        ends = [first[k] + np.array(s.closures, dtype=np.int64).reshape(-1, 2) for k, s in enumerate(structures)]
+        last, start = np.concatenate(ends).T
+        joins = np.append(whole, last), np.append(whole + 1, start)
         rows = []
-        for kinds, at in ((WITHIN, residues), (BETWEEN, whole)):
-            for one, other, step, length, width in kinds:
-                rows.append((4 * at + one, 4 * (at + step) + other, np.full(len(at), length), np.full(len(at), width)))
+        for kinds, (at, there) in ((WITHIN, (residues, residues)), (BETWEEN, joins)):
+            for one, other, length, width in kinds:
+                rows.append((4 * at + one, 4 * there + other, np.full(len(at), length), np.full(len(at), width)))
         a, b, length, width = (torch.from_numpy(np.concatenate(column)) for column in zip(*rows, strict=True))
         bonds = [np.argwhere(hydrogen_bonds(s)) + first[k] for k, s in enumerate(structures)]
         donor, acceptor = torch.from_numpy(np.concatenate(bonds)).unbind(1)

@@ -70,7 +70,9 @@ class Closure:
 
     def __call__(self, pos: Tensor) -> Tensor:
         step = self.step(pos)
-        mend = torch.where(self.last, (0.5 - 0.5 * self.length / step.norm(dim=-1, keepdim=True).clamp_min(1e-3)) * step, 0)
+        mend = torch.where(
+            self.last, (0.5 - 0.5 * self.length / step.norm(dim=-1, keepdim=True).clamp_min(1e-3)) * step, 0
+        )
         return pos + mend - torch.zeros_like(pos).scatter_add(1, self.first, mend)
 
 

@@ -223,7 +223,7 @@ class Structure:
         return [self.take(slice(a, b)) for a, b in pairwise(edges) if b > a]
 
     def mirrored(self) -> Structure:
-        """The mirror image (x to -x), whose residues are of the other hand; that of the mirror image is the structure itself."""
+        """The mirror image (x to -x), whose residues are of the other hand; twice, it is the structure itself."""
         across = np.array([-1.0, 1.0, 1.0])
         side, hands = None if self.side is None else self.side * across, self.hands.translate(_OTHER)
         return replace(self, backbone=self.backbone * across, side=side, hands=hands)

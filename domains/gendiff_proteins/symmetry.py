@@ -150,7 +150,8 @@ class Symmetric:
         return Structure(
             np.concatenate([atoms @ g.T for g in rotations]), "".join(letters) * self.count,
             tuple(map(str, range(1, size + 1))) * self.count, tuple(ids), sample.name, known,
-            side=None if side is None else np.concatenate([side @ g.T for g in rotations]), hands="".join(hands) * self.count,
+            side=None if side is None else np.concatenate([side @ g.T for g in rotations]),
+            hands="".join(hands) * self.count,
         )  # fmt: skip
 
     def state(self) -> tuple[dict[str, Tensor], Tensor]:

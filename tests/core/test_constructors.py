@@ -69,6 +69,7 @@ def required(kind: str) -> dict[str, Any]:
         "Discrete": {"betas": (0.1, 0.2)},
         "Fixed": {"times": (1.0, 0.0)},
         "Geodesic": {"on": gendiff.Torus()},
+        "Given": {"x0": torch.zeros(1, 2), "keep": torch.ones(1, 2, dtype=torch.bool)},
         "Interval": {"low": 0.1, "high": 0.3},
         "Levels": {"sigmas": (2.0, 1.0)},
         "Noise": {"seed": 0, "index": torch.arange(3)},
@@ -309,7 +310,6 @@ def test_fields_of_another_kind_are_refused(kind: Any, name: str) -> None:
     more = {
         "PosteriorMean": {"denoiser": required("Guided")["denoiser"], "measured": required("Likelihood")["measured"]},
         "FittedTimes": {"tables": (), "otherwise": gendiff.LinearGrid()},
-        "Given": {"x0": torch.zeros(1, 2), "keep": torch.ones(1, 2, dtype=torch.bool)},
     }
     arguments = more.get(kind.__name__) or required(kind.__name__)
     with pytest.raises(GendiffError):

@@ -360,7 +360,8 @@ def test_structures_check_what_they_hold() -> None:
 def test_gzip_and_report_text(zoo: tuple[Path, list[Row]]) -> None:
     _, report = load(zoo[0] / "parser_zoo/gemmi/tests/1pfe.cif.gz")
     text = str(report)
-    assert "under the parent's letter: 6" in text and "chain breaks" in text and "model 1 of 1" in text
+    assert "under the parent's letter: 4" in text and "D residues: 2 (B1 DSN, B5 DSN)" in text
+    assert "chain B mixes hands" in text and "chain breaks" in text and "model 1 of 1" in text
 
 
 def test_an_independent_parser_reads_what_is_written(tmp_path) -> None:

@@ -219,7 +219,8 @@ def test_ranking_puts_the_broken_and_the_left_handed_last(tmp_path) -> None:
     helix = turned(HELIX)
     moved = helix.backbone.copy()
     moved[12:] += 1.0
-    chains = [Structure(moved, name="broken"), helix.mirrored(), Structure(helix.backbone, name="whole")]
+    left = Structure(helix.mirrored().backbone)  # the mirror image, said to be of L residues
+    chains = [Structure(moved, name="broken"), left, Structure(helix.backbone, name="whole")]
     rows = write_ranking(chains, tmp_path / "rank.csv")
     assert [row["index"] for row in rows] == [2, 0, 1] and [row["rank"] for row in rows] == [1, 2, 3]
     assert rows == rank(chains) and rows[0]["name"] == "whole" and rows[0]["faults"] == 0

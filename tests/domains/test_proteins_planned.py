@@ -109,6 +109,25 @@ def test_a_topology_asked_is_in_every_state_of_the_plan(model: gendiff.Model) ->
         model.sample(1, given=topology, length=30)
 
 
+def test_nothing_is_asked_in_turn_beside_what_is_known(model: gendiff.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a sheet that is known "alpha" was asked, the first fold of the turn: the order of classes decided."""
+    seen: list[list[int]] = []
+    forward = model.denoiser.network.forward
+
+    def watched(*args: object, **cond: torch.Tensor) -> object:
+        seen.append(cond["fold"].tolist())
+        return forward(*args, **cond)
+
+    monkeypatch.setattr(model.denoiser.network, "forward", watched)
+    nothing, asked = [4, 4], [1, 1]  # of alpha, beta, mixed, coil
+    topology = Topology(HAIRPIN, pairs=((1, 2, "antiparallel"),))
+    model.sample(2, given=topology, steps=1)
+    model.sample(2, given=topology, steps=1, fold="beta")
+    model.sample(2, start=bundle(), strength=0.5, steps=1)
+    model.sample(2, length=32, steps=1)
+    assert seen == [nothing, asked, nothing, [0, 1]]
+
+
 def test_a_backbone_is_given_back_with_a_sequence(model: gendiff.Model) -> None:
     one = bundle()
     for sample in model.sample(2, given=one, sampler=Euler(3)):

@@ -1,0 +1,18 @@
+"""Molecules for gendiff: atoms and bonds of whole orders in space, drawn, read and written without losing any."""
+
+from .domain import Molecules as Molecules
+from .fragments import Fragment as Fragment
+from .fragments import KnownAtoms as KnownAtoms
+from .fragments import fragment as fragment
+from .molecule import VALENCES as VALENCES
+from .molecule import Labels as Labels
+from .molecule import Molecule as Molecule
+from .molecule import MoleculeError as MoleculeError
+from .networks import MoleculeNetwork as MoleculeNetwork
+from .reading import Report as Report
+from .reading import load as load
+from .reading import read as read
+from .sources import QM7 as QM7
+from .sources import QM9 as QM9
+from .sources import MoleculeFiles as MoleculeFiles
+from .writing import write as write

@@ -1,0 +1,322 @@
+r"""Molecules as a domain: positions, kinds of atoms, and bonds of whole orders, drawn together.
+
+    pos    positions, centred, 1.4 A to the unit                 Gaussian, straight path          head Velocity
+    atom   kinds: an element with a formal charge, "C", "N+"     Absorbing                        head Logits
+    bond   none, single, double or triple, of every pair         Absorbing(sites=Pairs())         head Logits
+
+Kinds join element and charge, so that no charge is drawn for an element that cannot bear it; both classes are churned
+below t = .5: a site forgets what it shows, as often as the clock says, and is decided anew among its neighbours. Beside
+the losses of parts stand two of what the parts must be together,
+
+    valence    |sum_j E[order_ij] - sum_j order_ij|, the mean over atoms
+    lengths    (|r_i - r_j| - true)^2 / max(t, .1)^2 of pairs nearer than 2.9 A, bonds and angles, for t < .7
+
+How many atoms there are is told; unasked it is drawn from training's counts. Hydrogens are atoms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gendiff import (
+    Absorbing,
+    Adams,
+    Centered,
+    Condition,
+    Domain,
+    Examples,
+    Gaussian,
+    Given,
+    Heads,
+    Joint,
+    Linear,
+    Logits,
+    Measurement,
+    Request,
+    Velocity,
+)
+from gendiff.errors import DataError, RequestError, nearest
+from gendiff.evaluation import Judge, Measure, Observer
+from gendiff.evaluation.measures import each
+from gendiff.sampling.solvers import Solver
+from gendiff.spaces import Pairs, map_state, pair_index, to_pairs, to_square
+from gendiff.training import Auxiliary, Term, template
+
+from .fragments import Fragment
+from .judges import gfn2, posebusters_judge
+from .measures import MEASURES
+from .molecule import NUMBERS, SYMBOLS, Molecule
+from .networks import LARGEST, ORDERS, UNIT, MoleculeNetwork
+from .reading import read
+from .sources import QM9, MoleculeSource
+from .writing import write
+
+State = dict[str, Tensor]
+GOLDEN = (5**0.5 - 1) / 2
+
+
+@dataclass(frozen=True)
+class Molecules(Domain):
+    """Small molecules with their bonds.
+
+    Args:
+        source: Where examples come from.
+        kinds: The kinds of atoms, "C", "N+", "O-"; `fit` finds them.
+        counts: How many training molecules have 0, 1, 2, ... atoms; `fit` finds them.
+        asked: What may be asked beside what the source says, by name: a condition of a property.
+        templates: Whether networks are told what is known of positions.
+        eta: How much classes are churned below t = `below`.
+        below: See there.
+    """
+
+    name: ClassVar[str] = "molecules"
+    ragged: ClassVar[bool] = True
+
+    source: MoleculeSource = field(default_factory=QM9)
+    kinds: tuple[str, ...] = ("H", "C", "N", "O")
+    counts: tuple[int, ...] = (*(0,) * 18, 1)
+    asked: Mapping[str, Condition] = field(default_factory=dict)
+    templates: bool = False
+    eta: float = 1.0
+    below: float = 0.5
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds:
+            if kind_of(kind)[0] not in NUMBERS:
+                raise DataError(f"the kind of atoms {kind!r}", 'an element and a charge, "C", "N+", "O-", "Ca+2"')
+        if len(set(self.kinds)) != len(self.kinds) or not self.kinds:
+            raise DataError(f"the kinds {self.kinds}", "at least one, each once")
+
+    @property
+    def conditions(self) -> Mapping[str, Condition]:
+        return {**self.source.conditions, **self.asked}
+
+    @property
+    def process(self) -> Joint:
+        atom = Absorbing(len(self.kinds), eta=self.eta, below=self.below)
+        bond = Absorbing(ORDERS, eta=self.eta, below=self.below, sites=Pairs())
+        return Joint(pos=Gaussian(Linear(), Centered()), atom=atom, bond=bond)
+
+    @property
+    def head(self) -> Heads:
+        return Heads(pos=Velocity(), atom=Logits(), bond=Logits())
+
+    def fit(self, artifacts: Sequence[Molecule]) -> Molecules:
+        found = {kind: None for one in artifacts for kind in kinds_of(one)}
+        counts = np.bincount([len(one) for one in artifacts]).tolist()
+        kinds = sorted(found, key=lambda kind: (NUMBERS[kind_of(kind)[0]], kind_of(kind)[1]))
+        return replace(self, kinds=tuple(kinds), counts=tuple(counts))
+
+    def encode(self, artifact: Molecule) -> State:
+        """A state, positions centred.
+
+        Raises:
+            DataError: An element or charge that no training molecule had, with the atom; implied hydrogens; too many
+                atoms; a molecule in several pieces.
+        """
+        if artifact.implied:
+            raise DataError(f"{artifact!r} leaves hydrogens out", "hydrogens as atoms", "molecule.with_hydrogens()")
+        if len(artifact) > LARGEST:
+            raise DataError(f"{artifact!r}", f"at most {LARGEST} atoms")
+        pos = torch.from_numpy(artifact.positions - artifact.positions.mean(0)).float() / UNIT
+        bonds = torch.from_numpy(artifact.orders.copy())
+        return {"pos": pos, "atom": self.numbers(artifact), "bond": to_pairs(bonds[None])[0]}
+
+    def encode_given(self, artifact: Molecule) -> State:
+        return self.encode(artifact)
+
+    def numbers(self, artifact: Molecule) -> Tensor:
+        """The kinds of its atoms, int64 [N].
+
+        Raises:
+            DataError: For an atom that is of none.
+        """
+        own = kinds_of(artifact)
+        odd = next((k for k, kind in enumerate(own) if kind not in self.kinds), None)
+        if odd is not None:
+            raise DataError(f"{artifact!r}: atom {odd + 1} is {own[odd]}", f"one of {', '.join(self.kinds)}")
+        return torch.tensor([self.kinds.index(kind) for kind in own])
+
+    def decode(self, x: State) -> Molecule:
+        n = len(x["atom"])
+        kinds = [kind_of(self.kinds[k]) for k in x["atom"].tolist()]
+        square = to_square(x["bond"][None], n)[0].cpu().numpy()
+        i, j = np.nonzero(np.triu(square))
+        return Molecule(
+            np.array([NUMBERS[symbol] for symbol, _ in kinds]),
+            UNIT * x["pos"].double().cpu().numpy(),
+            np.column_stack([i, j, square[i, j]]),
+            np.array([charge for _, charge in kinds]),
+            name="sample",
+        )
+
+    def request(
+        self, n: int, *args: Any, atoms: int | Sequence[int] | None = None, template: State | None = None, **what: Any
+    ) -> Request:
+        """n molecules. `atoms` is a number, or a list of n; without it they are as in training.
+
+        Raises:
+            RequestError: A number out of range, an unknown keyword, with the nearest.
+        """
+        own = self.conditions
+        unknown = [name for name in what if name not in own]
+        if args or unknown:
+            got = f"Molecules was asked for {unknown[0]!r}" if unknown else f"Molecules got {args[0]!r} without a name"
+            hint = nearest(unknown[0], ("atoms", *own)) if unknown else ""
+            takes = "".join(f", {name} ({condition.describe()})" for name, condition in own.items())
+            raise RequestError(got, f"It takes atoms{takes}.{hint}", "atoms=18")
+        sizes = [atoms] * n if isinstance(atoms, int) else list(self.preview(n)["atoms"] if atoms is None else atoms)
+        if len(sizes) != n:
+            raise RequestError(f"atoms has {len(sizes)} values for {n} samples", f"one number, or {n}", "atoms=18")
+        wrong = [k for k in sizes if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= LARGEST]
+        if wrong:
+            raise RequestError(f"atoms={wrong[0]!r}", f"whole numbers from 1 to {LARGEST}", "atoms=18")
+        most = max(sizes)
+        pairs = torch.empty(n, Pairs().count(most), dtype=torch.int64)
+        like = {"pos": torch.empty(n, most, 3), "atom": torch.empty(n, most, dtype=torch.int64), "bond": pairs}
+        told: dict[str, Any] = {"mask": torch.arange(most)[None] < torch.tensor(sizes)[:, None]}
+        if template is not None:
+            told["template"] = map_state(lambda x: x.expand(n, *x.shape[1:]), template)
+        return Request(like, {**told, **self.encode_conditions(n, sites=(most,), lengths=sizes, **what)})
+
+    def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
+        """A `Fragment` tells which atoms are known, with the bonds among them, and how many there are.
+
+        Raises:
+            RequestError: Another number of atoms than the fragment's.
+        """
+        if not isinstance(given, Fragment):
+            return super().known(given, what)
+        n, size = given.atoms, len(given.molecule)
+        if what.get("atoms") not in (None, n):
+            raise RequestError(f"atoms={what['atoms']!r} with a fragment in {n} atoms", "no atoms=", "")
+        pos = torch.zeros(n, 3)
+        pos[:size] = torch.from_numpy(given.molecule.positions - given.molecule.positions.mean(0)).float() / UNIT
+        atom = torch.zeros(n, dtype=torch.int64)
+        atom[:size] = self.numbers(given.molecule)
+        bonds = torch.zeros(n, n, dtype=torch.int64)
+        bonds[:size, :size] = torch.from_numpy(given.molecule.orders.copy())
+        keep = torch.arange(n) < size
+        both = to_pairs((keep[:, None] & keep)[None]) & torch.from_numpy(given.closed(n))[None]
+        x0 = {"pos": pos[None], "atom": atom[None], "bond": to_pairs(bonds[None])}
+        by_part = {"pos": keep[None], "atom": keep[None], "bond": both}
+        told = {"template": template(keep[None], {"pos": pos[None]})} if self.templates else {}
+        shown = {"atom": True, "bond": True}
+        return Given(x0, by_part, shown, passes=1 if self.templates else 10), {**what, **told, "atoms": n}
+
+    def completed(self, artifact: Molecule, given: Any, number: int) -> Molecule:
+        """Around a fragment: in its place, its atoms exactly where they were."""
+        return given.complete(artifact) if isinstance(given, Fragment) else artifact
+
+    def size_of(self, artifact: Molecule) -> dict[str, Any]:
+        return {"atoms": len(artifact)}
+
+    def size_for(self, sites: int) -> dict[str, Any]:
+        return {"atoms": sites}
+
+    def preview(self, n: int) -> dict[str, Any]:
+        """Numbers of atoms as training has them; the i-th is the same whatever n."""
+        sizes = np.repeat(np.arange(len(self.counts)), self.counts)
+        return {"atoms": [int(sizes[int((i + 1) * GOLDEN % 1 * len(sizes))]) for i in range(n)]}
+
+    def network(  # type: ignore[override]
+        self,
+        *,
+        width: int = 160,
+        pair: int = 64,
+        depth: int = 6,
+        heads: int = 8,
+        vectors: int = 32,
+        triangle: int = 16,
+        parity: bool = True,
+        previous: bool = True,
+    ) -> nn.Module:
+        """A `MoleculeNetwork`, whose arguments these are."""
+        return MoleculeNetwork(
+            len(self.kinds), width, pair, depth, heads, vectors, triangle, parity=parity, previous=previous,
+            templates=self.templates, conditions=self.conditions,
+        )  # fmt: skip
+
+    def dataset(self, split: str, root: Path | None = None) -> Examples:
+        return self.source.load(split, root)
+
+    def sampler(self) -> Solver:
+        return Adams(50, noise_scale={"pos": 1.0, "atom": 0.5, "bond": 0.5})
+
+    @property
+    def auxiliary(self) -> dict[str, Auxiliary]:
+        return {
+            "valence": Auxiliary(self.valence, Term(0.1)),
+            "lengths": Auxiliary(self.lengths, Term(1.0, window=(0.0, 0.7))),
+        }
+
+    def valence(self, prediction: State, x0: State, t: Any, **cond: Any) -> Tensor:
+        """How far expected valences are off, the mean over atoms, [B]."""
+        n = x0["atom"].shape[1]
+        expected = (prediction["bond"].exp() * torch.arange(ORDERS, device=x0["bond"].device)).sum(-1)
+        off = to_square(expected - x0["bond"].to(expected.dtype), n)
+        real = cond["mask"].to(expected.dtype)
+        return ((off * real[:, None]).sum(2).abs() * real).sum(1) / real.sum(1)
+
+    def lengths(self, prediction: State, x0: State, t: Any, **cond: Any) -> Tensor:
+        """How far bonds and angles are off, by the distances of near pairs, squared, over max(t, .1)^2, [B]."""
+        n, mask = x0["atom"].shape[1], cond["mask"]
+        i, j = pair_index(n, mask.device)
+        far = [((s["pos"][:, i] - s["pos"][:, j]).square().sum(-1) + 1e-8).sqrt() for s in (prediction, x0)]
+        near = ((far[1] < 2.9 / UNIT) & mask[:, i] & mask[:, j]).to(far[0].dtype)
+        error = ((far[0] - far[1]).square() * near).sum(1) / near.sum(1).clamp_min(1)
+        return error / t.to(error).clamp_min(0.1).square()
+
+    def metrics(self) -> dict[str, Measure]:
+        return dict(MEASURES)
+
+    def judges(self) -> Mapping[str, Callable[[Examples, Examples], Judge]]:
+        """PoseBusters and GFN2-xTB, of the packages posebusters and tblite."""
+        return {"posebusters": posebusters_judge, "gfn2": gfn2}
+
+    def observed(self) -> Mapping[str, Observer]:
+        """The properties that are computed from a molecule alone, of those that may be asked for."""
+        from functools import partial
+
+        from .measures import describe
+
+        known: dict[str, Observer] = {"logp": partial(each, lambda one: describe(one).logp)}
+        return {name: f for name, f in known.items() if name in self.conditions}
+
+    def read(self, path: str | Path) -> Molecule:
+        """The first molecule of a file."""
+        return read(path)[0]
+
+    def write(self, artifact: Molecule, path: str | Path, *, remarks: Sequence[str] = ()) -> None:
+        """To SDF, MOL, XYZ, PDB or SMILES, by the suffix; `remarks` (seed, model, request) are data fields."""
+        write(artifact, path, properties={f"gendiff_{k + 1}": text for k, text in enumerate(remarks)})
+
+    @property
+    def suffix(self) -> str:
+        return ".sdf"
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return (".sdf", ".mol", ".mol2", ".xyz", ".pdb", ".smi")
+
+
+def kinds_of(molecule: Molecule) -> list[str]:
+    """The kind of each atom: "C", "N+", "O-", "Ca+2"."""
+    pairs = zip(molecule.elements.tolist(), molecule.charges.tolist(), strict=True)
+    return [SYMBOLS[z] + ("" if not q else f"{'+' if q > 0 else '-'}{abs(q) if abs(q) > 1 else ''}") for z, q in pairs]
+
+
+def kind_of(kind: str) -> tuple[str, int]:
+    """The symbol and the charge of a kind."""
+    for sign, factor in (("+", 1), ("-", -1)):
+        symbol, found, size = kind.partition(sign)
+        if found:
+            return symbol, factor * (int(size) if size.isdecimal() else 1)
+    return kind, 0
