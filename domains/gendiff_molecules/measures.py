@@ -32,6 +32,7 @@ from .molecule import Molecule
 from .toolkit import chem, quiet
 
 LEAST = 20  # of a kind, in both sets, to be compared
+FEW = 20  # molecules, of which fewer have no kind so often
 _QUANTILES = (np.arange(200) + 0.5) / 200
 _BINS = 72  # of a torsion's circle
 
@@ -266,8 +267,11 @@ def _flag(name: str, about: str) -> Measure:
     )  # fmt: skip
 
 
-def _distance(name: str, compare: Callable[[Descriptions, Descriptions], float], unit: str, about: str) -> Measure:
-    return Measure(name, compare, descriptions, unit=unit, better="lower", within=(0.0, math.inf), about=about)
+def _distance(
+    name: str, compare: Callable[[Descriptions, Descriptions], float], unit: str, about: str, least: int = 1
+) -> Measure:
+    told = {"unit": unit, "better": "lower", "within": (0.0, math.inf), "about": about, "least": least}
+    return Measure(name, compare, descriptions, **told)  # type: ignore[arg-type]
 
 
 MEASURES: Mapping[str, Measure] = {
@@ -286,20 +290,20 @@ MEASURES: Mapping[str, Measure] = {
         ),
         _distance(
             "bond_lengths_w1", partial(_pools_apart, "lengths", None), "A",
-            "By elements and order, of good ones. Sees no angle and no kind that is rare.",
+            "By elements and order, of good ones. Sees no angle and no kind that is rare.", FEW,
         ),
         _distance(
             "bond_angles_w1", partial(_pools_apart, "angles", None), "deg",
-            "By the three elements, of good ones. Sees no torsion.",
+            "By the three elements, of good ones. Sees no torsion.", FEW,
         ),
         _distance(
             "torsions_w1", partial(_pools_apart, "torsions", circular_w1), "deg",
-            "On the circle, with signs, by four heavy elements and the middle order, of good ones.",
+            "On the circle, with signs, by four heavy elements and the middle order, of good ones.", FEW,
         ),
         _distance("rings_apart", _rings_apart, "", "Rings of each size a molecule, off by a share of the real ones."),
         _distance("ring_count_w1", partial(_numbers_apart, _ring_count), "rings", "Number of rings. Sees no size."),
         Measure(
-            "right_handed", _right, descriptions, against="nothing", within=(0.0, 1.0),
+            "right_handed", _right, descriptions, against="nothing", within=(0.0, 1.0), least=FEW,
             about="Of the centres that are R or S, the share R: 1 minus that of the mirror images.",
         ),
         _distance("logp_w1", partial(_numbers_apart, attrgetter("logp")), "", "Crippen's logP, from the graph alone."),

@@ -136,7 +136,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
         return math.nan, math.nan
     scale = 1 + Z**2 / n
     middle, half = share + Z**2 / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+    low, high = max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+    return min(low, share), max(high, share)  # which rounding may have passed
 
 
 def each(describe: Callable[[Any], Any], artifacts: Sequence[Any]) -> list[Any]:

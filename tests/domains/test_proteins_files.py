@@ -364,6 +364,15 @@ def test_gzip_and_report_text(zoo: tuple[Path, list[Row]]) -> None:
     assert "chain B mixes hands" in text and "chain breaks" in text and "model 1 of 1" in text
 
 
+def test_a_predicted_ring_is_closed_and_its_wrong_hands_are_told(zoo: tuple[Path, list[Row]]) -> None:
+    found, report = load(next(zoo[0].rglob("7ubd_from_af3.cif")))
+    assert found.cyclic == report.cyclic == ("A",)
+    last, first = found.closures[0]
+    assert np.linalg.norm(found.backbone[last, 2] - found.backbone[first, 0]) == pytest.approx(1.387, abs=1e-3)
+    assert report.mirrored[:2] == ("A1 DAL", "A2 DPR") and found.hands[:2] == "DD"
+    assert report.odd_hands == ("A4 DVA", "A6 DPR", "A8 DVA")  # AlphaFold 3 built these as L residues
+
+
 def test_an_independent_parser_reads_what_is_written(tmp_path) -> None:
     from Bio.PDB.MMCIFParser import MMCIFParser
     from Bio.PDB.PDBParser import PDBParser
