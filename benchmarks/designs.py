@@ -282,7 +282,7 @@ def around(
         drawn = []
         for k, motif in enumerate(many):
             reward = Reward(lambda x0, motif=motif: -motif.misfit(x0), 2.0)
-            solver = FeynmanKac(replace(model.sampler, **told(args)), reward, 16)
+            solver = FeynmanKac(replace(model.sampler, **told(args)), reward, 16)  # type: ignore[type-var]
             drawn += model.sample(1, length=motif.length, sampler=solver, seed=args.seed + k)
     off = [motif.rmsd(one) for motif, one in zip(many, drawn, strict=True)]
     return [motif.complete(one) for motif, one in zip(many, drawn, strict=True)], off

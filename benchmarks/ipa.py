@@ -76,16 +76,18 @@ def differs(path: str) -> float:
 def memory(path: str, plain: bool, length: int) -> dict[str, float]:
     """MB with the model loaded, and the most while one chain is drawn, of a process of its own."""
     code = f"""
-import resource, sys
+import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import torch, gendiff, ipa
 torch.set_num_threads(1)
 model = gendiff.load({path!r})
 if {plain}: ipa.plainly(model)
 model.sample(1, length=40, steps=2)
-loaded = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+def told(key):
+    return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith(key))
+loaded = told("VmRSS")
 model.sample(1, length={length}, steps=2)
-print(loaded, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(loaded, told("VmHWM"))  # of this program alone: ru_maxrss has its parent's too
 """
     out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
     return dict(zip(("loaded", "most"), map(float, out.stdout.split()), strict=True))

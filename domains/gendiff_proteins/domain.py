@@ -61,13 +61,12 @@ from .reading import read
 from .relaxation import Relaxation
 from .repulsion import untangle
 from .sources import FOLDS, Backbones, Chains, fold
-from .structure import Structure
+from .structure import LONGEST, SHORTEST, Structure
 from .symmetry import Symmetric
 from .writing import write
 
 State = dict[str, Tensor]
 
-SHORTEST, LONGEST = 4, 1024
 LARGEST = 4096  # residues of several chains together
 GOLDEN = (math.sqrt(5) - 1) / 2
 

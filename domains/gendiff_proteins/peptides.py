@@ -40,7 +40,7 @@ from .frames import BREAK, place_oxygen
 from .metrics import torsions
 from .motif import Motif
 from .side_chains import chirality
-from .structure import Structure
+from .structure import LONGEST, SHORTEST, Structure
 
 SHORTEST_RING = 7  # residues: the two neighbours on either side that networks see are others, and so are theirs
 
@@ -151,8 +151,6 @@ def check_length(length: Any, cyclic: bool) -> None:
     Raises:
         RequestError: less than 7 residues of a closed chain, 4 of an open one, more than 1024, or no whole number.
     """
-    from .domain import LONGEST, SHORTEST
-
     least = SHORTEST_RING if cyclic else SHORTEST
     if type(length) is not int or not least <= length <= LONGEST:
         kind = "a closed chain" if cyclic else "a chain"

@@ -25,6 +25,7 @@ from .atoms import ATOM37, BACKBONE, SIDE, allowed
 from .frames import BREAK, frames_from_backbone
 
 ATOMS = BACKBONE
+SHORTEST, LONGEST = 4, 1024  # residues of a chain
 FAR_CA = 4.2  # a longer CA-CA is a chain break
 _OTHER = str.maketrans("LD", "DL")
 

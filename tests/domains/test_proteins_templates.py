@@ -65,6 +65,7 @@ def test_the_square_of_pairs_is_a_window_that_ends_with_chains_and_padding() -> 
         apart = layer(z, mask, index)
         alone = layer(z[:, :4, :4], mask[:, :4], None)
         torch.testing.assert_close(apart[:, :4, :4], alone, rtol=0, atol=1e-12)
+    assert layer.weigh.bias is not None
     i, j, by_hand = 3, 6, layer.weigh.bias.detach().clone()  # rows of the first chain, columns of the second
     for a in range(-2, 3):
         for b in range(-2, 3):
