@@ -330,13 +330,6 @@ PROTEINS: list[tuple[str, str, str, str, tuple[str, ...]]] = [
         TEMPLATES,
     ),
     (
-        "known sites in padding",
-        "gendiff/training/known.py",
-        "keep = (inside.any(-1) & real).to(like.device)",
-        "keep = inside.any(-1).to(like.device)",
-        KNOWN,
-    ),
-    (
         "runs of known sites that never reach the end",
         "gendiff/training/known.py",
         "start = (u[:, 3:] * (total - size + 1)).floor()",

@@ -111,7 +111,7 @@ class KnownSites(Known):
         used = (torch.arange(self.runs) < runs) & (u[:, :1] < self.share)
         place = torch.arange(sites)[None, :, None]
         inside = (place >= start[:, None]) & (place < (start + size)[:, None]) & used[:, None]
-        keep = (inside.any(-1) & real).to(like.device)
+        keep = inside.any(-1).to(like.device)
         return {self.name: template(keep, {name: x0[name] for name in self.parts})}
 
 
