@@ -98,8 +98,9 @@ def test_a_measurement_is_met(model: Model) -> None:
     measured = Measurement(Average(2, (1,)), low)
     for x in model.sample(3, kind="flat", given=measured, sampler=Euler(12), batch=2):
         assert distance(Average(2, (1,))(x[None]), low) < 0.02
-    near = model.sample(2, given=Measurement(Average(2, (1,)), low, method=DPS(0.2)), sampler=Euler(40), guidance=1.5)
-    far = model.sample(2, sampler=Euler(40), guidance=1.5)
+    told = {"kind": "flat", "sampler": Euler(40), "guidance": 1.5}
+    near = model.sample(2, given=Measurement(Average(2, (1,)), low, method=DPS(0.2)), **told)
+    far = model.sample(2, **told)
     for x, y in zip(near, far, strict=True):
         assert (Average(2, (1,))(x[None]) - low).norm() < 0.6 * (Average(2, (1,))(y[None]) - low).norm()
 
