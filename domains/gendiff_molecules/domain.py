@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,7 +52,7 @@ from gendiff.training import Auxiliary, Term, template
 
 from .fragments import Fragment
 from .judges import gfn2, posebusters_judge
-from .measures import MEASURES
+from .measures import MEASURES, describe
 from .molecule import NUMBERS, SYMBOLS, Molecule
 from .networks import LARGEST, ORDERS, UNIT, MoleculeNetwork
 from .reading import read
@@ -119,7 +120,7 @@ class Molecules(Domain):
 
         Raises:
             DataError: An element or charge that no training molecule had, with the atom; implied hydrogens; too many
-                atoms; a molecule in several pieces.
+                atoms.
         """
         if artifact.implied:
             raise DataError(f"{artifact!r} leaves hydrogens out", "hydrogens as atoms", "molecule.with_hydrogens()")
@@ -128,9 +129,6 @@ class Molecules(Domain):
         pos = torch.from_numpy(artifact.positions - artifact.positions.mean(0)).float() / UNIT
         bonds = torch.from_numpy(artifact.orders.copy())
         return {"pos": pos, "atom": self.numbers(artifact), "bond": to_pairs(bonds[None])[0]}
-
-    def encode_given(self, artifact: Molecule) -> State:
-        return self.encode(artifact)
 
     def numbers(self, artifact: Molecule) -> Tensor:
         """The kinds of its atoms, int64 [N].
@@ -283,10 +281,6 @@ class Molecules(Domain):
 
     def observed(self) -> Mapping[str, Observer]:
         """The properties that are computed from a molecule alone, of those that may be asked for."""
-        from functools import partial
-
-        from .measures import describe
-
         known: dict[str, Observer] = {"logp": partial(each, lambda one: describe(one).logp)}
         return {name: f for name, f in known.items() if name in self.conditions}
 

@@ -67,7 +67,7 @@ import torch
 from torch import Tensor
 
 from gendiff.denoisers import rows_of
-from gendiff.errors import SamplerError, at_least, check
+from gendiff.errors import SamplerError, at_least, check, nearest
 from gendiff.guidance.operators import boolean, fitting
 from gendiff.guidance.wrappers import finite
 from gendiff.processes import Process, pick
@@ -99,6 +99,13 @@ class Given:
 
     def __post_init__(self) -> None:
         check(self, passes=at_least(1))
+        names = list(self.x0) if isinstance(self.x0, dict) else []
+        for name in self.shown if isinstance(self.shown, Mapping) else ():
+            if name not in names:
+                raise SamplerError(
+                    f"Given got shown={dict(self.shown)!r} and no part {name!r}",  # type: ignore[arg-type]
+                    f"names among {', '.join(names) or 'none: it is no bundle'}.{nearest(name, names)}",
+                )
         boolean(self)
         for part in tensors(self.x0):
             if not isinstance(part, Tensor):

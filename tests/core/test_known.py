@@ -9,7 +9,7 @@ import torch
 
 import gendiff
 from gendiff import Absorbing, Gaussian, Given, Heads, Joint, Linear, Logits, Velocity
-from gendiff.errors import RecipeError
+from gendiff.errors import RecipeError, SamplerError
 from gendiff.random import Noise
 from gendiff.sampling import sample
 from gendiff.sampling.solvers import Euler
@@ -147,3 +147,17 @@ def test_steps_are_walked_as_often_as_what_is_known_says() -> None:
     assert Given(x0, keep, shown=True).paced(Euler(4)).evaluations(process) == 4
     with pytest.raises(RecipeError, match="passes"):
         Given(x0, keep, passes=0)
+
+
+def test_parts_are_shown_by_name_and_the_others_are_as_noisy_as_the_rest() -> None:
+    denoiser, network, x0 = bundle(200)
+    given = Given(x0, {k: torch.ones(200, 5, dtype=torch.bool) for k in x0}, shown={"b": True}, passes=1)
+    like = {"a": torch.empty(200, 5, 1), "b": torch.empty(200, 5, dtype=torch.int64)}
+    with torch.no_grad():
+        out = sample(denoiser, like, solver=Euler(2), noise=Noise.of(0, 200), given=given)
+    middle = network.seen[1]  # t = 1/2
+    assert bool((middle["b"] == x0["b"]).all())
+    assert float((middle["a"] - 0.5 * x0["a"]).std()) == pytest.approx(0.5, rel=0.1)
+    assert bool((out["a"] == x0["a"]).all())
+    with pytest.raises(SamplerError, match="no part 'c'"):
+        Given(x0, given.keep, shown={"c": True})

@@ -81,6 +81,8 @@ def test_each_part_of_a_bundle_has_its_share_of_the_steps() -> None:
     assert early >= 20  # half of the steps decide the classes, where even times would have a quarter
     only = EvenParts({"pos": 2.0, "kind": 0.0})(Joint(parts), 8)
     assert only == pytest.approx(LinearGrid()(Joint(parts), 8), abs=1e-12)
+    nested = EvenParts({"b.pos": 0.0, "b.kind": 0.0})(Joint(a=Joint(parts), b=Joint(parts)), 40)
+    assert nested == pytest.approx(times, abs=1e-12)  # parts of one name in two bundles are two
     with pytest.raises(SamplerError, match=r"'kinds'.*pos, kind.*Did you mean .kind"):
         EvenParts({"kinds": 1.0})(Joint(parts), 8)
     with pytest.raises(SamplerError, match="all 0"):

@@ -121,7 +121,7 @@ class EvenParts(Grid):
     are decided a few at a time. k of masked classes is the share that is masked. With one part it is even in its k.
 
     Args:
-        weights: Of parts by name; 1 where a part is not named.
+        weights: Of parts by name, "a.pos" of a bundle in a bundle; 1 where a part is not named.
 
     Raises:
         SamplerError: For names of parts that there are not, and weights that are all 0.
@@ -151,10 +151,12 @@ class EvenParts(Grid):
 
 
 def flat(parts: Any, name: str = "") -> dict[str, Leaf]:
-    """Leaves by name, those of bundles in bundles by theirs."""
+    """Leaves by name, those of bundles in bundles by the names on the way, "a.pos"."""
     if not isinstance(parts, dict):
         return {name: parts}
-    return {key: leaf for own, part in parts.items() for key, leaf in flat(part, own).items()}
+    return {
+        key: leaf for own, part in parts.items() for key, leaf in flat(part, f"{name}.{own}" if name else own).items()
+    }
 
 
 def halved(f: Callable[[float], float], value: float) -> float:
