@@ -23,6 +23,7 @@ from gendiff.processes import Joint
 from gendiff.random import Noise
 from gendiff.spaces import State, pair_index
 from gendiff.training import Known, template
+from gendiff.training.couplings import turn
 
 from .molecule import Molecule
 from .toolkit import chem
@@ -65,25 +66,23 @@ class Fragment:
         """A sample in the place of what is known, its known atoms exactly where they were."""
         size, there = len(self.molecule), self.molecule.positions
         here = sample.positions[:size]
-        turn, shift = superposed(here, there)
-        positions = sample.positions @ turn.T + shift
+        rotation, shift = superposed(here, there)
+        positions = sample.positions @ rotation.T + shift
         positions[:size] = there
         return sample.moved(positions)
 
     def rmsd(self, sample: Molecule) -> float:
         """How far the known atoms of a sample are off after superposition, angstrom; a mirror image does not fit."""
         here, there = sample.positions[: len(self.molecule)], self.molecule.positions
-        turn, shift = superposed(here, there)
-        return float(np.sqrt(((here @ turn.T + shift - there) ** 2).sum(-1).mean()))
+        rotation, shift = superposed(here, there)
+        return float(np.sqrt(((here @ rotation.T + shift - there) ** 2).sum(-1).mean()))
 
 
 def superposed(here: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The proper rotation R and shift c with R x + c nearest to y (Kabsch 1976)."""
     a, b = here.mean(0), there.mean(0)
-    u, _, vt = np.linalg.svd((here - a).T @ (there - b))
-    sign = np.sign(np.linalg.det(u @ vt)) or 1.0
-    turn = vt.T @ np.diag([1.0, 1.0, sign]) @ u.T
-    return turn, b - turn @ a
+    rotation = turn(*(torch.from_numpy(x)[None] for x in (here - a, there - b)))[0].numpy().T
+    return rotation, b - rotation @ a
 
 
 def fragment(molecule: Molecule, pattern: str | Sequence[int], atoms: int) -> Fragment:

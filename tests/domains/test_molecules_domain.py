@@ -212,6 +212,10 @@ def test_what_is_known_is_there_with_its_bonds_and_hand(folder: Path, templates:
         kept = one.take(range(len(core.molecule)))
         assert np.array_equal(kept.bonds, core.molecule.bonds) and kept.symbols == core.molecule.symbols
         assert core.rmsd(one) < 1e-6
+    spin = exp_so3(torch.tensor([0.5, 1.0, -2.0], dtype=torch.float64)).numpy()
+    elsewhere = made[0].moved(made[0].positions @ spin.T + 3.0)
+    assert core.rmsd(elsewhere) < 1e-6 and core.rmsd(made[0].mirrored()) > 0.1
+    np.testing.assert_allclose(core.complete(elsewhere).positions, made[0].positions, atol=1e-6)
 
 
 def test_two_pieces_may_be_joined_and_wrong_fragments_are_answered(domain: Molecules) -> None:
