@@ -29,7 +29,7 @@ import unicodedata
 import warnings
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -72,6 +72,35 @@ def unsealed(path: str | Path) -> Path:
             "a file that knows all that its model needs: a fitted domain, with the classes of its source",
         )
     return Path(path)
+
+
+def content(path: Path, limit: int, what: str, refuse: Callable[..., DataError]) -> bytes:
+    """What a file of text holds, unpacked if it is gzipped whatever its name; at most `limit` bytes are taken from it.
+
+    Args:
+        path: The file.
+        limit: Of bytes, unpacked.
+        what: What is expected, "a PDB or mmCIF file".
+        refuse: Makes the error, of the path, the reason, what is expected, and perhaps a fix.
+
+    Raises:
+        DataError: That of `refuse`: no such file, one that cannot be read or unpacked, too long, empty.
+    """
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            raw = (gzip.GzipFile(fileobj=file) if packed else file).read(limit + 1)
+    except FileNotFoundError:
+        raise refuse(path, "there is no such file", what) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise refuse(path, f"it cannot be read ({error})", "a plain or gzipped file") from error
+    if len(raw) > limit:
+        size = f"more than {limit / 2**20:.0f} MiB" + (" after unpacking" if packed else "")
+        raise refuse(path, size, f"{what}, not an archive", f"load(path, limit={4 * limit})")
+    if not raw or raw.isspace():
+        raise refuse(path, "the file is empty", what)
+    return raw
 
 
 def data_root(root: str | Path | None = None) -> Path:

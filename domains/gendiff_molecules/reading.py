@@ -20,9 +20,7 @@ plain or gzipped; `LIMIT` bounds what a compressed file may unfold to.
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -30,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from gendiff.errors import nearest, printable
+from gendiff.files import content
 
 from .ctab import parse_sdf
 from .ligands import parse_pdb
@@ -208,20 +207,7 @@ def _refuse(path: Path, reason: str, hint: str, fix: str = "") -> MoleculeError:
 
 
 def _content(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            raw = (gzip.GzipFile(fileobj=file) if packed else file).read(limit + 1)
-    except FileNotFoundError:
-        raise _refuse(path, "there is no such file", "a file of molecules") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise _refuse(path, f"it cannot be read ({error})", "a plain or gzipped file") from error
-    if len(raw) > limit:
-        size = f"more than {limit / 2**20:.0f} MiB" + (" after unpacking" if packed else "")
-        raise _refuse(path, size, "molecules, not an archive", f"load(path, limit={4 * limit})")
-    if not raw or raw.isspace():
-        raise _refuse(path, "the file is empty", "at least one molecule")
+    raw = content(path, limit, "a file of molecules", _refuse)
     if b"\x00" in raw[:4096]:
         raise _refuse(path, "binary data", "text")
     return raw

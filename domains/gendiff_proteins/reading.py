@@ -19,10 +19,8 @@ checksum: a flipped bit in its packed columns can read as another, plausible bac
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -32,6 +30,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+
+from gendiff.files import content
 
 from .atoms import ATOMS_OF, OTHER_NAMES, PLACE, SIDE
 from .binary import parse_binary
@@ -170,20 +170,7 @@ def _content(path: Path, limit: int) -> bytes:
     if name.endswith((".mmtf", ".bin")):
         fix = "convert it, or fetch the entry as .cif; the PDB no longer serves MMTF"
         raise _refuse(path, "a binary format that is not read", "a PDB, mmCIF or BinaryCIF file", fix)
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            raw = (gzip.GzipFile(fileobj=file) if packed else file).read(limit + 1)
-    except FileNotFoundError:
-        raise _refuse(path, "there is no such file", "a PDB or mmCIF file") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise _refuse(path, f"it cannot be read ({error})", "a plain or gzipped file") from error
-    if len(raw) > limit:
-        size = f"more than {limit / 2**20:.0f} MiB" + (" after unpacking" if packed else "")
-        raise _refuse(path, size, "a structure, not an archive", f"load(path, limit={4 * limit})")
-    if not raw or raw.isspace():
-        raise _refuse(path, "the file is empty", "a PDB or mmCIF file")
+    raw = content(path, limit, "a PDB or mmCIF file", _refuse)
     if b"\x00" in raw[:4096] and not name.endswith(".bcif"):
         raise _refuse(path, "binary data", "text of PDB or mmCIF, or BinaryCIF with the suffix .bcif")
     return raw
