@@ -105,7 +105,11 @@ class Examples(Sequence[Example]):
     @property
     def artifacts(self) -> Sequence[Any]:
         """The artifacts alone: a list, or one at a time where the examples are made when asked for."""
-        return [item.artifact for item in self.items] if isinstance(self.items, tuple) else Artifacts(self.items)
+        if isinstance(self.items, tuple):
+            return [item.artifact for item in self.items]
+        if isinstance(self.items, Made) and type(self.items).artifact is Made.artifact:  # values are artifacts
+            return self.items.values if isinstance(self.items.values, Sequence) else Artifacts(self.items)
+        return Artifacts(self.items)
 
     @property
     def conds(self) -> Sequence[Mapping[str, Any]]:

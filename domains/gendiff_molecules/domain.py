@@ -56,7 +56,7 @@ from .measures import MEASURES, describe
 from .molecule import NUMBERS, SYMBOLS, Molecule
 from .networks import LARGEST, ORDERS, UNIT, MoleculeNetwork
 from .reading import read
-from .sources import QM9, MoleculeSource
+from .sources import QM9, MoleculeSource, census
 from .writing import write
 
 State = dict[str, Tensor]
@@ -110,10 +110,9 @@ class Molecules(Domain):
         return Heads(pos=Velocity(), atom=Logits(), bond=Logits())
 
     def fit(self, artifacts: Sequence[Molecule]) -> Molecules:
-        found = {kind: None for one in artifacts for kind in kinds_of(one)}
-        counts = np.bincount([len(one) for one in artifacts]).tolist()
-        kinds = sorted(found, key=lambda kind: (NUMBERS[kind_of(kind)[0]], kind_of(kind)[1]))
-        return replace(self, kinds=tuple(kinds), counts=tuple(counts))
+        found, counts = census(artifacts)
+        kinds = [kind_named(z, q) for z, q in sorted(found)]
+        return replace(self, kinds=tuple(kinds), counts=tuple(counts.tolist()))
 
     def encode(self, artifact: Molecule) -> State:
         """A state, positions centred.
@@ -303,8 +302,12 @@ class Molecules(Domain):
 
 def kinds_of(molecule: Molecule) -> list[str]:
     """The kind of each atom: "C", "N+", "O-", "Ca+2"."""
-    pairs = zip(molecule.elements.tolist(), molecule.charges.tolist(), strict=True)
-    return [SYMBOLS[z] + ("" if not q else f"{'+' if q > 0 else '-'}{abs(q) if abs(q) > 1 else ''}") for z, q in pairs]
+    return [kind_named(*pair) for pair in zip(molecule.elements.tolist(), molecule.charges.tolist(), strict=True)]
+
+
+def kind_named(z: int, charge: int) -> str:
+    """The kind of an element with a charge: "C", "N+", "O-", "Ca+2"."""
+    return SYMBOLS[z] + ("" if not charge else f"{'+' if charge > 0 else '-'}{abs(charge) if abs(charge) > 1 else ''}")
 
 
 def kind_of(kind: str) -> tuple[str, int]:

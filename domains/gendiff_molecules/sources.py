@@ -121,6 +121,24 @@ def pack(molecules: Iterable[Molecule], names: Iterable[str] = ()) -> Packed:
     )
 
 
+def census(molecules: Sequence[Molecule]) -> tuple[set[tuple[int, int]], np.ndarray]:
+    """The pairs of element and charge that molecules have, and how many of them have 0, 1, 2, ... atoms.
+
+    Packed ones are counted where they lie, without being made.
+    """
+    if isinstance(molecules, Lazy) and isinstance(molecules.make, Packed):
+        packed, rows = molecules.make, np.asarray(molecules.keys)
+        sizes = np.diff(packed.offset)
+        wanted = np.repeat(np.isin(np.arange(len(packed)), rows), sizes)
+        codes = np.unique(packed.elements.astype(np.int64)[wanted] * 512 + packed.charges[wanted] + 256)
+        pairs = np.stack([codes // 512, codes % 512 - 256], 1)
+        counts = np.bincount(sizes[rows])
+    else:
+        pairs = np.array([pair for one in molecules for pair in zip(one.elements, one.charges, strict=True)])
+        counts = np.bincount([len(one) for one in molecules])
+    return {(int(z), int(q)) for z, q in np.unique(pairs, axis=0)}, counts
+
+
 def _number(value: object) -> float:
     """A property as a number; NaN for what is none."""
     return float(value) if isinstance(value, int | float | np.number) else math.nan

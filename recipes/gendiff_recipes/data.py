@@ -31,7 +31,7 @@ from gendiff.executors import leave_signals
 from gendiff.spaces import State, leaves, tensors
 
 WINDOW = 16
-MOST = 2**27
+MOST = 2**28
 """Bytes of encoded states that are kept in memory."""
 RETURNED = [0.0]  # when memory was last given back
 
