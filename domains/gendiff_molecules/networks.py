@@ -28,7 +28,7 @@ from gendiff.conditions import Condition
 from gendiff.errors import RequestError
 from gendiff.nn import FourierTime
 from gendiff.nn.embeddings import Asked, whole
-from gendiff.spaces import pair_index, to_pairs, to_square
+from gendiff.spaces import pair_index, to_pairs
 
 State = dict[str, Tensor]
 
@@ -51,6 +51,42 @@ def apart(pos: Tensor, i: Tensor, j: Tensor) -> Tensor:
     return ((pos[:, i] - pos[:, j]).square().sum(-1) + 1e-6).sqrt()
 
 
+class Incidence:
+    """Which atoms i < j each of P pairs joins, as index and as matrices, whose products are faster than gathers.
+
+    Attributes:
+        i, j: `[P]`, as `pair_index` has them.
+        both: `[P, N]`, 1 at i and at j.
+        signed: `[P, N]`, 1 at i and -1 at j.
+        place: `[N N]`, the pair of every entry of a matrix, 0 on its diagonal.
+        real: `[B, P, 1]`, 1 where both atoms are real.
+        square: `[B, N, N, 1]`, 1 where both are real and differ.
+        root: `[B, 1, 1]`, the root of how many atoms are real.
+        hidden: `[B, 1, 1, N]`, added to the logits of attention: nothing looks at what is no atom.
+    """
+
+    def __init__(self, mask: Tensor, dtype: torch.dtype) -> None:
+        n, device = mask.shape[1], mask.device
+        self.i, self.j = pair_index(n, device)
+        eye = torch.eye(n, device=device, dtype=dtype)
+        self.both, self.signed = eye[self.i] + eye[self.j], eye[self.i] - eye[self.j]
+        k = torch.arange(n, device=device)
+        low, high = torch.minimum(k[:, None], k), torch.maximum(k[:, None], k)
+        self.place = torch.where(low == high, 0, high * (high - 1) // 2 + low).flatten()
+        self.off = (1 - eye)[..., None]
+        self.real = (mask[:, self.i] & mask[:, self.j])[..., None].to(dtype)
+        self.square = (mask[:, :, None] & mask[:, None])[..., None].to(dtype) * self.off
+        self.root = mask.sum(1).to(dtype)[:, None, None].sqrt()
+        self.hidden = torch.where(mask, 0.0, -1e4).to(dtype)[:, None, None]
+
+    def matrix(self, pairs: Tensor) -> Tensor:
+        """[B, P, C] as symmetric matrices [B, N, N, C]; what is on diagonals means nothing."""
+        if not pairs.shape[1]:
+            return pairs.new_zeros(len(pairs), 1, 1, pairs.shape[-1])
+        n = self.both.shape[1]
+        return pairs.index_select(1, self.place).unflatten(1, (n, n))
+
+
 def full_precision(like: Tensor) -> torch.autocast:
     """No autocast inside: geometry keeps the dtype of the points."""
     return torch.autocast(like.device.type, enabled=False)
@@ -70,13 +106,12 @@ class Pairs(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, h: Tensor, e: Tensor, near: Tensor, real: Tensor) -> Tensor:
-        n, (i, j) = h.shape[1], pair_index(h.shape[1], h.device)
+    def forward(self, h: Tensor, e: Tensor, near: Tensor, at: Incidence) -> Tensor:
         ends = self.ends(F.layer_norm(h, h.shape[-1:]))
-        z = F.silu(self.norm(e) + ends[:, i] + ends[:, j] + self.near(near.to(h.dtype)))
-        a, b = (to_square(self.sides(z), n) * real).movedim(-1, 1).chunk(2, 1)
+        z = F.silu(self.norm(e).to(ends.dtype) + at.both.to(ends.dtype) @ ends + self.near(near.to(ends.dtype)))
+        a, b = (at.matrix(self.sides(z)) * at.square.to(z.dtype)).movedim(-1, 1).chunk(2, 1)
         closed = a @ b
-        closed = to_pairs((closed + closed.mT).movedim(1, -1)) / real.sum((1, 2, 3))[:, None, None] ** 0.25
+        closed = to_pairs((closed + closed.mT).movedim(1, -1)) / at.root.to(closed.dtype)
         return self.down(F.silu(self.up(z))) + self.out(self.around(closed))
 
 
@@ -97,24 +132,28 @@ class Block(nn.Module):
             nn.init.zeros_(last.bias)
 
     def forward(
-        self, h: Tensor, v: Tensor, e: Tensor, r: Tensor, about: Tensor, mask: Tensor
+        self, h: Tensor, v: Tensor, e: Tensor, r: Tensor, about: Tensor, at: Incidence
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        n, width = h.shape[1], h.shape[-1]
+        width = h.shape[-1]
         a, b, c, d = self.told(about)[:, None].chunk(4, -1)
         with full_precision(h):
-            away = r[:, :, None] - r[:, None]
+            away = r.index_select(1, at.i) - r.index_select(1, at.j)
             length = (away.square().sum(-1, keepdim=True) + 1e-6).sqrt()
-            near, away = radial(to_pairs(length)[..., 0]), away / (1 + length)
-        real = (mask[:, :, None] & mask[:, None])[..., None].to(h.dtype)
-        e = e + self.pairs(h, e, near, real)
-        bias = to_square(self.bias(e), n).movedim(-1, 1).masked_fill(~mask[:, None, None], -1e4)
+            near, away = radial(length[..., 0]), away / (1 + length)
+        e = e + self.pairs(h, e, near, at)
+        bias = self.bias(e)
+        bias = (at.matrix(bias) * at.off.to(bias.dtype)).movedim(-1, 1) + at.hidden.to(bias.dtype)
         seen = self.qkv(F.layer_norm(h, (width,)) * (1 + b) + a)
         q, k, w = seen.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         h = h + self.out(F.scaled_dot_product_attention(q, k, w, bias.to(q.dtype)).transpose(1, 2).flatten(2))
-        h = h + self.summed((to_square(self.give(F.silu(e)), n) * real).sum(2) / 4)
-        push = to_square(self.push(e), n) * real
+        given = self.give(F.silu(e))
+        given = given * at.real.to(given.dtype)
+        h = h + self.summed(at.both.to(given.dtype).mT @ given / 4)
+        push = self.push(e)
+        push = (push * at.real.to(push.dtype)).to(v.dtype)
         with full_precision(h):
-            v = v + torch.einsum("bijc,bijx->bixc", push.to(v.dtype), away) / 4
+            pushed = (away[..., None] * push[:, :, None]).flatten(2)
+            v = v + (at.signed.to(v.dtype).mT @ pushed).view_as(v) / 4
         one, two = (part / (1 + part.square().sum(2, keepdim=True)).sqrt() for part in self.turn(v).chunk(2, -1))
         inner = torch.cat([(x * y).sum(2) for x, y in ((one, one), (two, two), (one, two))], -1)
         gates = self.down(F.silu(self.up(torch.cat([F.layer_norm(h, (width,)) * (1 + d) + c, inner.to(h.dtype)], -1))))
@@ -220,9 +259,9 @@ class MoleculeNetwork(nn.Module):
             h, e = h + self.atom_before(previous["atom"].exp().to(h.dtype)), e + self.pair_before(before.to(e.dtype))
         if self.known is not None and template is not None:
             h, v, e = self.recognised(h, v, e, template)
-        r, velocity = start, torch.zeros_like(start)
+        r, velocity, at = start, torch.zeros_like(start), Incidence(mask, start.dtype)
         for block in self.blocks:
-            h, v, e, move = block(h, v, e, r, about, mask)
+            h, v, e, move = block(h, v, e, r, about, at)
             velocity = velocity + move
             r = start - t[:, None, None] * velocity
         return {"pos": velocity, "atom": self.atoms(self.norms[0](h)), "bond": self.bonds(self.norms[1](e))}
