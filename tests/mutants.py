@@ -21,7 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from mutants_proteins import PROTEINS  # noqa: E402 - beside this file, which may be loaded from anywhere
+from mutants_molecules import MOLECULES  # noqa: E402 - beside this file, which may be loaded from anywhere
+from mutants_proteins import PROTEINS  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -949,7 +950,7 @@ MUTANTS: list[Mutant] = [
         "counted = padded[0] >= 0",
         ("tests/core/test_measures.py",),
     ),
-    *(Mutant(*one) for one in PROTEINS),
+    *(Mutant(*one) for one in (*PROTEINS, *MOLECULES)),
 ]
 
 

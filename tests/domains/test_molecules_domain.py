@@ -31,6 +31,7 @@ from gendiff_molecules import (
     write,
 )
 from gendiff_molecules.domain import kind_of, kinds_of
+from gendiff_molecules.sources import census
 
 SMILES = ["CCO", "C[C@H](N)C(=O)O", "c1ccccc1O", "C[N+](C)(C)C", "CC(=O)[O-]", "N#CC1CC1", "OC1CCCCC1", "CN=C=O",
           "C[C@@H](F)O", "c1ccncc1", "CC(C)=O", "O=C1CCCN1"]  # fmt: skip
@@ -80,6 +81,14 @@ def test_kinds_join_elements_and_charges(domain: Molecules) -> None:
         Molecules(kinds=("C", "Xx"))
     with pytest.raises(DataError, match="each once"):
         Molecules(kinds=("C", "C"))
+
+
+def test_packed_molecules_are_counted_as_made_ones_are(domain: Molecules) -> None:
+    packed = domain.dataset("train").artifacts
+    kinds, counts = census(packed)
+    other, same = census(list(packed))
+    assert kinds == other and {(6, 0), (7, 1), (8, -1)} <= kinds and counts.tolist() == same.tolist()
+    assert counts.sum() == len(packed) and census(packed[:1])[1].sum() == 1
 
 
 def test_what_is_encoded_comes_back_with_its_stereochemistry(domain: Molecules) -> None:

@@ -186,3 +186,10 @@ def test_labels_survive_an_sdf_on_chiral_molecules_of_qm9(count: int, data_root:
         mirror = one.mirrored().labels()
         assert mirror.bonds == labels.bonds
         assert mirror.centres == {k: swap[v] for k, v in labels.centres.items()}
+
+
+def test_atoms_are_taken_in_the_order_they_are_named_in() -> None:
+    chain = Molecule(np.array([6, 7, 8, 1]), np.arange(12.0).reshape(4, 3), np.array([[0, 1, 1], [1, 2, 2], [2, 3, 1]]))
+    part = chain.take([2, 3, 1])
+    assert part.symbols == ("O", "H", "N") and part.bonds.tolist() == [[0, 1, 1], [0, 2, 2]]
+    assert part.positions[0].tolist() == chain.positions[2].tolist()
