@@ -14,15 +14,22 @@ OBJECTIVE = Objective(parts={"atom": 0.3, "bond": 2.0}, known=(KnownAtoms(0.2),)
 TIMES = Mixed(LogitNormal(-0.3, 1.0), Uniform(1e-3), 0.5)
 
 
+def shares(domain: Molecules) -> dict[str, float]:
+    """Of examples: nothing is asked of most, and of the others each thing is left out by itself, so that any of them
+    may be asked alone."""
+    return {"all": 0.6, **dict.fromkeys(domain.conditions, 0.3)}
+
+
 def qm9() -> Recipe:
     """Molecules of QM9 (nine heavy atoms at most); logP, rings and energies may be asked. Two hours on a core."""
+    domain = Molecules(source=QM9(), templates=True)
     return Recipe(
         "molecules.qm9",
-        Molecules(source=QM9(), templates=True),
+        domain,
         network={"width": 160, "pair": 64, "depth": 6},
         times=TIMES,
         objective=OBJECTIVE,
-        drop=0.3,
+        drop=shares(domain),
         ema=0.999,
         optimizer=Optimizer(lr=1e-3, weight_decay=1e-4, warmup=300, decay=0.6),
         trainer=Trainer(steps=100_000, minutes=120, batch=64, show=2000, samples=12),
@@ -33,7 +40,9 @@ def qm7() -> Recipe:
     """Molecules of QM7, sulfur among them: a smaller set, forty minutes on a core."""
     plain = qm9()
     domain = Molecules(source=QM7(), templates=True)
-    return replace(plain, name="molecules.qm7", domain=domain, trainer=replace(plain.trainer, minutes=40))
+    return replace(
+        plain, name="molecules.qm7", domain=domain, drop=shares(domain), trainer=replace(plain.trainer, minutes=40)
+    )
 
 
 def folder(path: str, *, ask: str = "", hydrogens: Literal["add", "keep"] = "add") -> Recipe:
@@ -46,8 +55,8 @@ def folder(path: str, *, ask: str = "", hydrogens: Literal["add", "keep"] = "add
     """
     asked = tuple(word.strip() for word in ask.split(",") if word.strip())
     source = MoleculeFiles(str(home_of(path)), hydrogens=hydrogens, asks=asked)
-    plain = qm9()
+    plain, domain = qm9(), Molecules(source=source, templates=True)
     return replace(
-        plain, name="molecules.folder", domain=Molecules(source=source, templates=True), ema=0.995,
+        plain, name="molecules.folder", domain=domain, drop=shares(domain), ema=0.995,
         trainer=replace(plain.trainer, minutes=60),
     )  # fmt: skip
