@@ -36,7 +36,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from gendiff.errors import DataError, nearest
+from gendiff.errors import DataError, GendiffError, nearest
 
 LEAST, RATIO = 2**28, 200  # bytes a small file may unpack to; bytes per byte on disk for a large one
 BROKEN = (
@@ -74,7 +74,7 @@ def unsealed(path: str | Path) -> Path:
     return Path(path)
 
 
-def content(path: Path, limit: int, what: str, refuse: Callable[..., DataError]) -> bytes:
+def content(path: Path, limit: int, what: str, refuse: Callable[..., GendiffError]) -> bytes:
     """What a file of text holds, unpacked if it is gzipped whatever its name; at most `limit` bytes are taken from it.
 
     Args:
@@ -84,7 +84,7 @@ def content(path: Path, limit: int, what: str, refuse: Callable[..., DataError])
         refuse: Makes the error, of the path, the reason, what is expected, and perhaps a fix.
 
     Raises:
-        DataError: That of `refuse`: no such file, one that cannot be read or unpacked, too long, empty.
+        GendiffError: That of `refuse`: no such file, one that cannot be read or unpacked, too long, empty.
     """
     try:
         with path.open("rb") as file:

@@ -1,5 +1,7 @@
 """Molecules for gendiff: atoms and bonds of whole orders in space, drawn, read and written without losing any."""
 
+from .baselines import MoleculeEGNN as MoleculeEGNN
+from .baselines import MoleculeTransformer as MoleculeTransformer
 from .domain import Molecules as Molecules
 from .fragments import Fragment as Fragment
 from .fragments import KnownAtoms as KnownAtoms

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -46,10 +46,12 @@ from gendiff import (
 from gendiff.errors import DataError, RequestError, nearest
 from gendiff.evaluation import Judge, Measure, Observer
 from gendiff.evaluation.measures import each
+from gendiff.random import Noise
 from gendiff.sampling.solvers import Solver
-from gendiff.spaces import Pairs, map_state, pair_index, to_pairs, to_square
+from gendiff.spaces import SO3, Pairs, map_state, pair_index, to_pairs, to_square
 from gendiff.training import Auxiliary, Term, template
 
+from .baselines import MoleculeEGNN, MoleculeTransformer
 from .fragments import Fragment
 from .judges import gfn2, posebusters_judge
 from .measures import MEASURES, describe
@@ -75,6 +77,7 @@ class Molecules(Domain):
         templates: Whether networks are told what is known of positions.
         eta: How much classes are churned below t = `below`.
         below: See there.
+        turned: Whether training turns molecules at random, for networks that are not equivariant.
     """
 
     name: ClassVar[str] = "molecules"
@@ -87,6 +90,7 @@ class Molecules(Domain):
     templates: bool = False
     eta: float = 1.0
     below: float = 0.5
+    turned: bool = False
 
     def __post_init__(self) -> None:
         for kind in self.kinds:
@@ -226,6 +230,7 @@ class Molecules(Domain):
     def network(  # type: ignore[override]
         self,
         *,
+        design: Literal["vectors", "egnn", "transformer"] = "vectors",
         width: int = 160,
         pair: int = 64,
         depth: int = 6,
@@ -235,11 +240,40 @@ class Molecules(Domain):
         parity: bool = True,
         previous: bool = True,
     ) -> nn.Module:
-        """A `MoleculeNetwork`, whose arguments these are."""
-        return MoleculeNetwork(
-            len(self.kinds), width, pair, depth, heads, vectors, triangle, parity=parity, previous=previous,
-            templates=self.templates, conditions=self.conditions,
-        )  # fmt: skip
+        """A network of molecules.
+
+        Args:
+            design: "vectors" is `MoleculeNetwork`; "egnn" `MoleculeEGNN`, "transformer" `MoleculeTransformer`, which
+                take of the rest what they know.
+            width, pair, depth, heads, vectors, triangle, parity, previous: Theirs.
+
+        Raises:
+            RequestError: Another design.
+        """
+        told: dict[str, Any] = {"previous": previous, "templates": self.templates, "conditions": self.conditions}
+        size = len(self.kinds), width, pair, depth
+        if design == "vectors":
+            return MoleculeNetwork(*size, heads, vectors, triangle, parity=parity, **told)
+        if design == "egnn":
+            return MoleculeEGNN(*size, **told)
+        if design == "transformer":
+            return MoleculeTransformer(*size, heads, **told)
+        raise RequestError(f"the design {design!r} of a network", '"vectors", "egnn" or "transformer"')
+
+    def augment(self, x: State, noise: Noise) -> State:
+        """Each molecule turned at random, if `turned`."""
+        if not self.turned:
+            return x
+        spin = SO3().random(x["pos"].new_empty(len(x["pos"]), 1, 3, 3), noise.fork("turned"))
+        return {**x, "pos": x["pos"] @ spin[:, 0].mT.to(x["pos"])}
+
+    def variants(self, artifact: Molecule) -> Sequence[Molecule]:
+        """The molecule itself.
+
+        Raises:
+            RequestError: If they are turned, in more ways than can be listed.
+        """
+        return super().variants(artifact) if self.turned else [artifact]
 
     def dataset(self, split: str, root: Path | None = None) -> Examples:
         return self.source.load(split, root)
