@@ -81,11 +81,29 @@ def taken_rows(own: Domain, other: Domain, name: str, theirs: Tensor) -> tuple[T
     return torch.stack(table), tuple(i for i, row in enumerate(wanted) if row not in place)
 
 
+def taken_names(
+    mine: tuple[int, tuple[str, ...]], theirs: tuple[int, tuple[str, ...]], weight: Tensor, value: Tensor
+) -> Tensor | None:
+    """A weight along whose axis things are named, from another's, name by name; None if they do not fit.
+
+    What only the own one has stays as it is.
+    """
+    axis, names = mine
+    place = {name: i for i, name in enumerate(theirs[1])}
+    rest = [list(one.shape[:axis]) + list(one.shape[axis + 1 :]) for one in (weight, value)]
+    both = [i for i, name in enumerate(names) if name in place]
+    if axis != theirs[0] or rest[0] != rest[1] or not both:
+        return None
+    index = torch.tensor([place[names[i]] for i in both])
+    return value.index_copy(axis, torch.tensor(both), weight.index_select(axis, index).to(value))
+
+
 @torch.no_grad()
 def begin(own: Domain, network: nn.Module, other: Domain, source: nn.Module) -> Begun:
     """Copies into a network, of a domain, the weights of another that fit it."""
     mine, weights = network.state_dict(), source.state_dict()
     tables, theirs = row_tables(own, network), row_tables(other, source)
+    named = own.vocabulary(network), other.vocabulary(source)
     taken, new, rows, classes = [], [], {}, {}
     for name, value in mine.items():
         label = tables.get(name)
@@ -99,6 +117,13 @@ def begin(own: Domain, network: nn.Module, other: Domain, source: nn.Module) -> 
             if missing:
                 rows[name] = missing
                 classes[label] = tuple(own.conditions[label].rows[i] for i in missing)
+        elif name in weights and name in named[0] and name in named[1]:
+            found = taken_names(named[0][name], named[1][name], weights[name], value)
+            if found is None:
+                new.append(name)
+                continue
+            value.copy_(found)
+            taken.append(name)
         elif name in weights and weights[name].shape == value.shape and label == theirs.get(name):
             value.copy_(weights[name])
             taken.append(name)

@@ -497,6 +497,13 @@ class Domain(ABC):
         """The share of a state's numbers that lie far beyond what an artifact can show, so that `decode` cuts them."""
         return 0.0
 
+    def vocabulary(self, network: nn.Module) -> Mapping[str, tuple[int, tuple[str, ...]]]:
+        """Which weights of its network have an axis of named things: by a weight's name, the axis and their names.
+
+        A network that begins from another's takes those of the same name, wherever they stand: kinds of atoms.
+        """
+        return {}
+
     def fit(self, artifacts: Sequence[Any]) -> Domain:
         """The same domain with statistics taken from training artifacts."""
         return self

@@ -57,8 +57,10 @@ from .judges import gfn2, posebusters_judge
 from .measures import MEASURES, describe
 from .molecule import NUMBERS, SYMBOLS, Molecule
 from .networks import LARGEST, ORDERS, UNIT, MoleculeNetwork
+from .pocket import Pocket, Settling
 from .reading import read
 from .sources import QM9, MoleculeSource, census
+from .surroundings import Surroundings
 from .writing import write
 
 State = dict[str, Tensor]
@@ -78,6 +80,7 @@ class Molecules(Domain):
         eta: How much classes are churned below t = `below`.
         below: See there.
         turned: Whether training turns molecules at random, for networks that are not equivariant.
+        settling: Moves what was made in a pocket until it does not clash; None leaves it where it is.
     """
 
     name: ClassVar[str] = "molecules"
@@ -91,6 +94,7 @@ class Molecules(Domain):
     eta: float = 1.0
     below: float = 0.5
     turned: bool = False
+    settling: Settling | None = field(default_factory=Settling)
 
     def __post_init__(self) -> None:
         for kind in self.kinds:
@@ -193,6 +197,8 @@ class Molecules(Domain):
         Raises:
             RequestError: Another number of atoms than the fragment's.
         """
+        if isinstance(given, Pocket):
+            return self.around(given, what)
         if not isinstance(given, Fragment):
             return super().known(given, what)
         n, size = given.atoms, len(given.molecule)
@@ -213,8 +219,33 @@ class Molecules(Domain):
         return Given(x0, by_part, shown, passes=1 if self.templates else 10), {**what, **told, "atoms": n}
 
     def completed(self, artifact: Molecule, given: Any, number: int) -> Molecule:
-        """Around a fragment: in its place, its atoms exactly where they were."""
+        """In the place of a fragment, its atoms exactly where they were; in the frame of a pocket, settled there."""
+        if isinstance(given, Pocket):
+            inside = artifact.moved(artifact.positions + given.centre)
+            return inside if self.settling is None else self.settling(inside, given)
         return given.complete(artifact) if isinstance(given, Fragment) else artifact
+
+    def around(self, pocket: Pocket, what: Mapping[str, Any]) -> tuple[Given, dict[str, Any]]:
+        """In a pocket nothing of a molecule is known but what surrounds it.
+
+        Raises:
+            RequestError: A model that was not trained in pockets; no number of atoms.
+        """
+        name = next((name for name, own in self.conditions.items() if isinstance(own, Surroundings)), "")
+        if not name:
+            raise RequestError("a pocket for a model that was not trained in pockets", "molecules.pockets", "")
+        atoms = what.get("atoms")
+        if atoms is None:
+            raise RequestError("a pocket without a number of atoms", "atoms=, with hydrogens", "atoms=20")
+        most = max(atoms) if isinstance(atoms, Sequence) else atoms
+        pairs = Pairs().count(most)
+        x0 = {
+            "pos": torch.zeros(1, most, 3),
+            "atom": torch.zeros(1, most, dtype=torch.int64),
+            "bond": torch.zeros(1, pairs, dtype=torch.int64),
+        }
+        keep = {part: torch.zeros(1, pairs if part == "bond" else most, dtype=torch.bool) for part in x0}
+        return Given(x0, keep, passes=1), {**what, name: pocket}
 
     def size_of(self, artifact: Molecule) -> dict[str, Any]:
         return {"atoms": len(artifact)}
@@ -259,6 +290,12 @@ class Molecules(Domain):
         if design == "transformer":
             return MoleculeTransformer(*size, heads, **told)
         raise RequestError(f"the design {design!r} of a network", '"vectors", "egnn" or "transformer"')
+
+    def vocabulary(self, network: nn.Module) -> Mapping[str, tuple[int, tuple[str, ...]]]:
+        """The kinds of atoms, and what is masked, of the tables and layers that stand for them."""
+        axes = {"atom.weight": 0, "atoms.weight": 0, "atoms.bias": 0, "atom_before.weight": 1}
+        told = {name: (axis, self.kinds) for name, axis in axes.items() if name in network.state_dict()}
+        return {**told, "atom.weight": (0, (*self.kinds, "masked"))}
 
     def augment(self, x: State, noise: Noise) -> State:
         """Each molecule turned at random, if `turned`."""

@@ -12,7 +12,8 @@ r_k = x_t - t sum of the moves so far, and d_ij = |r_i - r_j|,
 The cross product makes a third vector of two and changes sign under reflections, unlike them: with it (`parity`) the
 network is equivariant under rotations and sees mirror images, without it under reflections too, and is blind to them.
 The raw output is a velocity of positions, logits of atoms and of bonds. What is known of a molecule, a template, is
-seen pair by pair, by distance and direction, in the axes of x_t and wherever it lies. Units: of the state.
+seen pair by pair, by distance and direction, in the axes of x_t and wherever it lies. A pocket, where the conditions
+have one (`Surroundings`), is looked at before every second block. Units: of the state.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from gendiff.errors import RequestError
 from gendiff.nn import FourierTime
 from gendiff.nn.embeddings import Asked, whole
 from gendiff.spaces import pair_index, to_pairs
+
+from .surroundings import PocketView, Surroundings
 
 State = dict[str, Tensor]
 
@@ -223,7 +226,11 @@ class MoleculeNetwork(nn.Module):
         for told in (self.known, self.known_pairs, self.known_vectors):
             if told is not None:
                 nn.init.zeros_(told.weight)
+        self.pocket = next((name for name, own in (conditions or {}).items() if isinstance(own, Surroundings)), "")
         self.blocks = nn.ModuleList(Block(width, pair, triangle, heads, vectors, parity) for _ in range(depth))
+        self.views = nn.ModuleList(
+            PocketView(width, 48, vectors, RADII) for _ in range((depth + 1) // 2 if self.pocket else 0)
+        )
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(pair)])
         self.atoms, self.bonds = nn.Linear(width, kinds), nn.Linear(pair, ORDERS)
 
@@ -260,7 +267,10 @@ class MoleculeNetwork(nn.Module):
         if self.known is not None and template is not None:
             h, v, e = self.recognised(h, v, e, template)
         r, velocity, at = start, torch.zeros_like(start), Incidence(mask, start.dtype)
-        for block in self.blocks:
+        around = cond.get(self.pocket) if self.pocket else None
+        for k, block in enumerate(self.blocks):
+            if around is not None and k % 2 == 0:
+                h, v = self.views[k // 2](h, v, r, around, radial)
             h, v, e, move = block(h, v, e, r, about, at)
             velocity = velocity + move
             r = start - t[:, None, None] * velocity

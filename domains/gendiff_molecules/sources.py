@@ -144,7 +144,12 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float | np.number) else math.nan
 
 
-def _checked(split: str) -> str:
+def checked_split(split: str) -> str:
+    """The split.
+
+    Raises:
+        DataError: If it is neither "train" nor "test".
+    """
     if split not in ("train", "test"):
         raise DataError(f"the split {split!r}", '"train" or "test"')
     return split
@@ -175,7 +180,7 @@ class _PackedSource(MoleculeSource):
         return {**super().conditions, **{name: Number(_UNITS[name]) for name in self.known}}
 
     def load(self, split: str, root: Path | None = None) -> Examples:
-        test = _checked(split) == "test"
+        test = checked_split(split) == "test"
         path = data_file(self.file, root, f"the packed molecules of {self.called}")
         packed = _open(path, stamp(path), self.called, ("logp", "n_rings", *self.known))
         rows = np.flatnonzero((np.arange(len(packed)) % HELD == 0) == test)
@@ -282,7 +287,7 @@ class MoleculeFiles(MoleculeSource):
         return {**super().conditions, **{name: Number() for name in self.asks}}
 
     def load(self, split: str, root: Path | None = None) -> Examples:
-        test = _checked(split) == "test"
+        test = checked_split(split) == "test"
         home = Path(self.folder) if root is None or Path(self.folder).is_absolute() else Path(root) / self.folder
         home = unsealed(home)
         paths, rejected, others = _listed(home)

@@ -1,0 +1,249 @@
+r"""Pockets of proteins: heavy atoms around the place where a ligand lies or shall lie.
+
+Files of users are PDB, read by RDKit; water and hydrogens are left out.
+
+    clash-free(m)  <=>  |r_i - q_j| >= .75 (radius_i + radius_j)  for heavy atoms i of m and j of the pocket
+
+is PoseBusters' bound (Buttenschoen et al. 2024); `Settling` moves a molecule as a rigid body until it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from gendiff.errors import NOT_NEGATIVE, DataError, at_least, check, printable
+
+from .molecule import SYMBOLS, Molecule
+from .toolkit import chem, quiet
+
+RADII = {6: 1.7, 7: 1.55, 8: 1.52, 9: 1.47, 15: 1.8, 16: 1.8, 17: 1.75, 35: 1.85, 53: 1.98}
+"""Van der Waals radii in angstrom (Bondi 1964); 1.8 for others."""
+
+WORDS = ("atoms", "residues", "chains", "numbers")
+WATER = ("HOH", "WAT", "DOD")
+RESIDUES = (
+    "ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE",
+    "LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Pocket:
+    """Heavy atoms of a protein around a place.
+
+    Args:
+        elements: `[M]` atomic numbers, no hydrogen.
+        positions: `[M, 3]` angstrom.
+        atoms: Names of atoms, "CA", "OD1".
+        residues: Names of their residues, "ASP".
+        chains: Of each.
+        numbers: Of residues, with insertion codes, "365", "52A".
+        centre: `[3]` angstrom, where the middle of a ligand is or shall be.
+        name: Of the pocket.
+
+    Raises:
+        DataError: Columns of different lengths, no atoms, hydrogens, positions that are not finite.
+    """
+
+    elements: np.ndarray
+    positions: np.ndarray
+    atoms: tuple[str, ...]
+    residues: tuple[str, ...]
+    chains: tuple[str, ...]
+    numbers: tuple[str, ...]
+    centre: np.ndarray
+    name: str = "pocket"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "elements", np.asarray(self.elements, np.int64).reshape(-1))
+        object.__setattr__(self, "positions", np.asarray(self.positions, np.float64).reshape(-1, 3))
+        object.__setattr__(self, "centre", np.asarray(self.centre, np.float64).reshape(3))
+        sizes = {
+            len(getattr(self, name)) for name in ("elements", "positions", "atoms", "residues", "chains", "numbers")
+        }
+        if len(sizes) > 1 or not len(self.elements):
+            raise DataError(f"a pocket with columns of {sorted(sizes)} atoms", "one entry an atom, one atom at least")
+        if not np.isfinite(self.positions).all() or not np.isfinite(self.centre).all():
+            raise DataError("a pocket with positions that are not finite", "angstrom")
+        if self.elements.min() < 2:
+            raise DataError("a pocket with hydrogens", "heavy atoms", "Leave hydrogens out: read_pocket does")
+
+    def __len__(self) -> int:
+        return len(self.elements)
+
+    def __repr__(self) -> str:
+        residues = len(set(zip(self.chains, self.numbers, strict=True)))
+        return f"<Pocket {self.name}: {len(self)} atoms of {residues} residues>"
+
+    def at(self, centre: Molecule | Sequence[float] | np.ndarray) -> Pocket:
+        """The same with another centre: a place, or the middle of a molecule's atoms."""
+        place = centre.positions.mean(0) if isinstance(centre, Molecule) else np.asarray(centre, np.float64)
+        return replace(self, centre=place)
+
+    def within(self, radius: float) -> Pocket:
+        """The atoms nearer to the centre, in angstrom; the nearest one at least."""
+        far = np.linalg.norm(self.positions - self.centre, axis=-1)
+        return self.take(np.flatnonzero(far <= max(radius, float(far.min()))))
+
+    def take(self, rows: np.ndarray) -> Pocket:
+        """These atoms."""
+        words = {
+            name: tuple(getattr(self, name)[k] for k in rows) for name in ("atoms", "residues", "chains", "numbers")
+        }
+        return replace(self, elements=self.elements[rows], positions=self.positions[rows], **words)
+
+    def moved(self, rotation: np.ndarray, shift: np.ndarray) -> Pocket:
+        """Turned about the origin, then shifted."""
+        return replace(self, positions=self.positions @ rotation.T + shift, centre=rotation @ self.centre + shift)
+
+    @cached_property
+    def radii(self) -> np.ndarray:
+        """Van der Waals radii, `[M]` angstrom."""
+        return radii(self.elements)
+
+    def overlap(self, molecule: Molecule) -> float:
+        """By how much the worst pair of heavy atoms is too near, angstrom; 0 or less is clash-free."""
+        heavy = molecule.elements > 1
+        far = np.linalg.norm(molecule.positions[heavy][:, None] - self.positions, axis=-1)
+        return float((0.75 * (radii(molecule.elements[heavy])[:, None] + self.radii) - far).max())
+
+    def contacts(self, molecule: Molecule, reach: float = 4.5) -> float:
+        """Pocket atoms within reach of a heavy atom, the mean over the molecule's heavy atoms."""
+        heavy = molecule.positions[molecule.elements > 1]
+        return float((np.linalg.norm(heavy[:, None] - self.positions, axis=-1) < reach).sum(1).mean())
+
+    def pdb(self) -> str:
+        """The pocket as PDB."""
+        lines = []
+        for k in range(len(self)):
+            symbol = SYMBOLS[int(self.elements[k])].upper()
+            name = self.atoms[k][:4]
+            padded = name.ljust(4) if len(symbol) == 2 or len(name) == 4 else f" {name:<3}"
+            digits = self.numbers[k].rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+            code = self.numbers[k][len(digits) :][:1] or " "
+            x, y, z = self.positions[k]
+            kind = "ATOM  " if self.residues[k] in RESIDUES else "HETATM"
+            lines.append(
+                f"{kind}{(k + 1) % 100000:5d} {padded} {self.residues[k][:3]:>3} {self.chains[k][:1] or ' '}"
+                f"{digits[-4:]:>4}{code}   {x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00          {symbol:>2}"
+            )
+        return "\n".join([*lines, "END", ""])
+
+
+def radii(elements: np.ndarray) -> np.ndarray:
+    """Van der Waals radii of elements, angstrom."""
+    return np.array([RADII.get(int(z), 1.8) for z in elements])
+
+
+def read_pocket(
+    path: str | Path,
+    *,
+    ligand: Molecule | str | None = None,
+    centre: Sequence[float] | None = None,
+    radius: float = 10.0,
+) -> Pocket:
+    """The pocket of a protein in a PDB file: whole residues with a heavy atom near its ligand, or near a place.
+
+    Args:
+        path: A PDB file; of alternate locations the first is taken, water and hydrogens are left out.
+        ligand: A molecule in the protein's frame, or the name of a residue of the file, "STI", which is left out.
+        centre: Instead, where the ligand shall lie, angstrom.
+        radius: How near is near, angstrom.
+
+    Raises:
+        DataError: No place, both, no such residue, nothing near, a file that cannot be read.
+    """
+    path = Path(path)
+    if (ligand is None) == (centre is None):
+        raise DataError(
+            f"the pocket of {printable(str(path))} without its ligand's place"
+            if ligand is None
+            else "a ligand and a centre",
+            "where the ligand lies: one of both",
+            'read_pocket(path, ligand=read("ligand.sdf")[0]), ligand="STI", or centre=(x, y, z)',
+        )
+    if not radius > 0:
+        raise DataError(f"radius={radius!r}", "a positive number of angstrom")
+    if not path.is_file():
+        raise DataError(f"there is no file {printable(str(path))}", "a PDB file")
+    with quiet():
+        mol = chem().MolFromPDBFile(str(path), sanitize=False, removeHs=False, proximityBonding=False)
+    if mol is None or not mol.GetNumAtoms():
+        raise DataError(f"{printable(str(path))} holds no atoms that RDKit reads", "a PDB file")
+    info = [atom.GetPDBResidueInfo() for atom in mol.GetAtoms()]
+    elements = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+    words = [
+        (one.GetName().strip(), one.GetResidueName().strip(), one.GetChainId().strip(),
+         f"{one.GetResidueNumber()}{one.GetInsertionCode().strip()}") for one in info
+    ]  # fmt: skip
+    places = mol.GetConformer().GetPositions()
+    own = np.array([isinstance(ligand, str) and residue == ligand for _, residue, _, _ in words], dtype=bool)
+    if isinstance(ligand, str) and not own.any():
+        others = sorted({residue for _, residue, _, _ in words if residue not in RESIDUES and residue not in WATER})
+        raise DataError(f"{printable(str(path))} has no residue {ligand!r}", f"one of {', '.join(others) or 'none'}")
+    spots = ligand.positions if isinstance(ligand, Molecule) else places[own] if own.any() else np.array([centre])
+    heavy = (elements > 1) & ~own & np.array([residue not in WATER for _, residue, _, _ in words])
+    near = (np.linalg.norm(places[:, None] - spots, axis=-1).min(1) <= radius) & heavy
+    if not near.any():
+        raise DataError(
+            f"no atom of {printable(str(path))} is within {radius:g} A of the ligand", "a ligand in the protein's frame"
+        )
+    kept = {words[k][1:] for k in np.flatnonzero(near)}
+    rows = [k for k in np.flatnonzero(heavy) if words[k][1:] in kept]
+    columns = list(zip(*(words[k] for k in rows), strict=True))
+    return Pocket(elements[rows], places[rows], *columns, centre=spots.mean(0), name=path.stem)
+
+
+@dataclass(frozen=True)
+class Settling:
+    """Moves a molecule as a rigid body until it does not clash with a pocket, as little as it takes.
+
+    Args:
+        steps: At most.
+        margin: Beyond PoseBusters' bound, angstrom.
+        hold: Of a spring that holds every atom where it was, in units of the force of one overlap.
+    """
+
+    steps: int = 200
+    margin: float = 0.1
+    hold: float = 0.002
+
+    def __post_init__(self) -> None:
+        check(self, steps=at_least(1), margin=NOT_NEGATIVE, hold=NOT_NEGATIVE)
+
+    def __call__(self, molecule: Molecule, pocket: Pocket) -> Molecule:
+        """The molecule in its new place."""
+        heavy = molecule.elements > 1
+        bound = 0.75 * (radii(molecule.elements[heavy])[:, None] + pocket.radii) + self.margin
+        start = molecule.positions
+        middle = start[heavy].mean(0)
+        body, rotation, shift = start[heavy] - middle, np.eye(3), np.zeros(3)
+        spread = max(float((body**2).sum(-1).mean()), 0.5)
+        for _ in range(self.steps):
+            now = body @ rotation.T
+            away = now[:, None] + middle + shift - pocket.positions
+            far = np.maximum(np.linalg.norm(away, axis=-1), 1e-6)
+            over = np.maximum(bound - far, 0)
+            if not over.any():
+                break
+            force = (over / far)[..., None] * away
+            force = force.sum(1) - self.hold * (now + shift - body)
+            shift = shift + 0.3 * force.mean(0) * len(now) / max((over > 0).sum(), 1)
+            torque = np.cross(now, force).mean(0) * len(now) / max((over > 0).sum(), 1)
+            rotation = _turn(0.3 * torque / spread) @ rotation
+        return molecule.moved((start - middle) @ rotation.T + middle + shift)
+
+
+def _turn(vector: np.ndarray) -> np.ndarray:
+    """The rotation by a vector (Rodrigues)."""
+    angle = float(np.linalg.norm(vector))
+    if angle < 1e-12:
+        return np.eye(3)
+    x, y, z = vector / angle
+    skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + np.sin(angle) * skew + (1 - np.cos(angle)) * skew @ skew
