@@ -2,7 +2,10 @@
 
 from .baselines import MoleculeEGNN as MoleculeEGNN
 from .baselines import MoleculeTransformer as MoleculeTransformer
+from .complexes import Complex as Complex
 from .complexes import PocketLigands as PocketLigands
+from .complexes import load_complexes as load_complexes
+from .complexes import read_complex as read_complex
 from .domain import Molecules as Molecules
 from .fragments import Fragment as Fragment
 from .fragments import KnownAtoms as KnownAtoms
@@ -14,7 +17,7 @@ from .molecule import MoleculeError as MoleculeError
 from .networks import MoleculeNetwork as MoleculeNetwork
 from .pocket import Pocket as Pocket
 from .pocket import Settling as Settling
-from .pocket import read_pocket as read_pocket
+from .pocket_files import read_pocket as read_pocket
 from .reading import Report as Report
 from .reading import load as load
 from .reading import read as read

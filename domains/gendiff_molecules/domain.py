@@ -12,6 +12,10 @@ the losses of parts stand two of what the parts must be together,
     lengths    (|r_i - r_j| - true)^2 / max(t, .1)^2 of pairs nearer than 2.9 A, bonds and angles, for t < .7
 
 How many atoms there are is told; unasked it is drawn from training's counts. Hydrogens are atoms.
+
+In pockets (`placed`) positions are not centred: their origin is the centre of the pocket, as it is told, so that where a
+molecule lies is drawn too. `model.sample(8, given=pocket, atoms=24)` gives molecules in the pocket's own frame, after
+`settling` (`finished=False` leaves them where they were drawn); `given=fragment(..., pocket=pocket)` grows one there.
 """
 
 from __future__ import annotations
@@ -80,6 +84,7 @@ class Molecules(Domain):
         eta: How much classes are churned below t = `below`.
         below: See there.
         turned: Whether training turns molecules at random, for networks that are not equivariant.
+        placed: Whether positions are told from the centre of a pocket, rather than from their own middle.
         settling: Moves what was made in a pocket until it does not clash; None leaves it where it is.
     """
 
@@ -94,6 +99,7 @@ class Molecules(Domain):
     eta: float = 1.0
     below: float = 0.5
     turned: bool = False
+    placed: bool = False
     settling: Settling | None = field(default_factory=Settling)
 
     def __post_init__(self) -> None:
@@ -111,7 +117,8 @@ class Molecules(Domain):
     def process(self) -> Joint:
         atom = Absorbing(len(self.kinds), eta=self.eta, below=self.below)
         bond = Absorbing(ORDERS, eta=self.eta, below=self.below, sites=Pairs())
-        return Joint(pos=Gaussian(Linear(), Centered()), atom=atom, bond=bond)
+        pos = Gaussian(Linear()) if self.placed else Gaussian(Linear(), Centered())
+        return Joint(pos=pos, atom=atom, bond=bond)
 
     @property
     def head(self) -> Heads:
@@ -123,7 +130,7 @@ class Molecules(Domain):
         return replace(self, kinds=tuple(kinds), counts=tuple(counts.tolist()))
 
     def encode(self, artifact: Molecule) -> State:
-        """A state, positions centred.
+        """A state, positions centred, or `placed` as they are: around the centre of a pocket.
 
         Raises:
             DataError: An element or charge that no training molecule had, with the atom; implied hydrogens; too many
@@ -133,7 +140,7 @@ class Molecules(Domain):
             raise DataError(f"{artifact!r} leaves hydrogens out", "hydrogens as atoms", "molecule.with_hydrogens()")
         if len(artifact) > LARGEST:
             raise DataError(f"{artifact!r}", f"at most {LARGEST} atoms")
-        pos = torch.from_numpy(artifact.positions - artifact.positions.mean(0)).float() / UNIT
+        pos = torch.from_numpy(artifact.positions - (0 if self.placed else artifact.positions.mean(0))).float() / UNIT
         bonds = torch.from_numpy(artifact.orders.copy())
         return {"pos": pos, "atom": self.numbers(artifact), "bond": to_pairs(bonds[None])[0]}
 

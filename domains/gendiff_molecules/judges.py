@@ -28,7 +28,8 @@ from gendiff.evaluation import Judge, Measure
 from gendiff.evaluation.measures import share
 
 from .molecule import Molecule, MoleculeError
-from .toolkit import quiet
+from .pocket import Pocket
+from .toolkit import chem, quiet
 
 HARTREE = 627.509474  # kcal/mol
 BOHR = 0.529177210903  # angstrom
@@ -79,18 +80,34 @@ def _buster() -> Any:
     return PoseBusters(config="mol_fast", max_workers=0)
 
 
-def _busted(molecule: Molecule) -> Busted:
+def _busted(molecule: Molecule, buster: Any = None, around: Any = None) -> Busted:
     try:
         mol = molecule.to_rdkit()
     except MoleculeError as error:
         return Busted(False, reason=error.got)
     try:
         with quiet():
-            row = _buster().bust(mol_pred=mol).iloc[0]
+            row = (buster or _buster()).bust(mol_pred=mol, mol_cond=around).iloc[0]
     except Exception as error:  # noqa: BLE001 - whatever it fails by, the molecule has not passed
         return Busted(False, reason=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     failed = tuple(str(name) for name, passed in row.items() if not bool(passed))
     return Busted(not failed, failed)
+
+
+def posed(molecules: Sequence[Molecule], pocket: Pocket) -> list[Busted]:
+    """The tests `dock_fast` of PoseBusters on molecules in a pocket: those of `mol_fast`, and the place: not far away,
+    no clashes and no overlap of volumes with protein, cofactors and metals.
+
+    Raises:
+        DataError: if the package is not installed.
+    """
+    _needs("posebusters", "posebusters")
+    from posebusters import PoseBusters  # type: ignore[import-not-found]
+
+    with quiet():
+        around = chem().MolFromPDBBlock(pocket.pdb(), sanitize=False, proximityBonding=False)
+    buster = PoseBusters(config="dock_fast", max_workers=0)
+    return [_busted(molecule, buster, around) for molecule in molecules]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 r"""Pockets of proteins: heavy atoms around the place where a ligand lies or shall lie.
 
-Files of users are PDB, read by RDKit; water and hydrogens are left out.
-
     clash-free(m)  <=>  |r_i - q_j| >= .75 (radius_i + radius_j)  for heavy atoms i of m and j of the pocket
 
 is PoseBusters' bound (Buttenschoen et al. 2024); `Settling` moves a molecule as a rigid body until it is kept.
@@ -9,23 +7,23 @@ is PoseBusters' bound (Buttenschoen et al. 2024); `Settling` moves a molecule as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase, digits
 
 import numpy as np
 
-from gendiff.errors import NOT_NEGATIVE, DataError, at_least, check, printable
+from gendiff.errors import NOT_NEGATIVE, DataError, at_least, check
 
 from .molecule import SYMBOLS, Molecule
-from .toolkit import chem, quiet
 
-RADII = {6: 1.7, 7: 1.55, 8: 1.52, 9: 1.47, 15: 1.8, 16: 1.8, 17: 1.75, 35: 1.85, 53: 1.98}
-"""Van der Waals radii in angstrom (Bondi 1964); 1.8 for others."""
+RADII = {6: 1.7, 7: 1.6, 8: 1.55, 9: 1.5, 15: 1.95, 16: 1.8, 17: 1.8, 35: 1.9, 53: 2.1}
+"""Van der Waals radii in angstrom, those of RDKit, which PoseBusters takes; 1.8 for others."""
 
+NUMBER = re.compile(r"(-?\d{1,4})([A-Za-z]?)")
 WORDS = ("atoms", "residues", "chains", "numbers")
-WATER = ("HOH", "WAT", "DOD")
 RESIDUES = (
     "ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE",
     "LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL",
@@ -63,9 +61,9 @@ class Pocket:
         object.__setattr__(self, "elements", np.asarray(self.elements, np.int64).reshape(-1))
         object.__setattr__(self, "positions", np.asarray(self.positions, np.float64).reshape(-1, 3))
         object.__setattr__(self, "centre", np.asarray(self.centre, np.float64).reshape(3))
-        sizes = {
-            len(getattr(self, name)) for name in ("elements", "positions", "atoms", "residues", "chains", "numbers")
-        }
+        for name in WORDS:
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        sizes = {len(getattr(self, name)) for name in ("elements", "positions", *WORDS)}
         if len(sizes) > 1 or not len(self.elements):
             raise DataError(f"a pocket with columns of {sorted(sizes)} atoms", "one entry an atom, one atom at least")
         if not np.isfinite(self.positions).all() or not np.isfinite(self.centre).all():
@@ -92,9 +90,7 @@ class Pocket:
 
     def take(self, rows: np.ndarray) -> Pocket:
         """These atoms."""
-        words = {
-            name: tuple(getattr(self, name)[k] for k in rows) for name in ("atoms", "residues", "chains", "numbers")
-        }
+        words = {name: tuple(getattr(self, name)[k] for k in rows) for name in WORDS}
         return replace(self, elements=self.elements[rows], positions=self.positions[rows], **words)
 
     def moved(self, rotation: np.ndarray, shift: np.ndarray) -> Pocket:
@@ -118,19 +114,30 @@ class Pocket:
         return float((np.linalg.norm(heavy[:, None] - self.positions, axis=-1) < reach).sum(1).mean())
 
     def pdb(self) -> str:
-        """The pocket as PDB."""
+        """The pocket as PDB, in its own frame. Chains of longer names are called A, B, ... in their order.
+
+        Raises:
+            DataError: What the columns of PDB cannot hold: more than 62 chains, numbers of five digits, far positions.
+        """
+        names = tuple(dict.fromkeys(self.chains))
+        letters = dict(zip(names, ascii_uppercase + ascii_lowercase + digits, strict=False))
+        if max(map(len, names)) <= 1:
+            letters = {name: name or " " for name in names}
+        fits = len(letters) == len(names) and max(map(len, self.residues)) <= 3 and max(map(len, self.atoms)) <= 4
+        numbers = [NUMBER.fullmatch(one) for one in self.numbers]
+        if not fits or None in numbers or not ((self.positions > -999) & (self.positions < 9999)).all():
+            raise DataError(
+                f"{self!r} does not fit the columns of PDB", "62 chains, numbers up to 9999, from -999 to 9999 A"
+            )
         lines = []
-        for k in range(len(self)):
-            symbol = SYMBOLS[int(self.elements[k])].upper()
-            name = self.atoms[k][:4]
+        for k, number in enumerate(numbers):
+            symbol, name = SYMBOLS[int(self.elements[k])].upper(), self.atoms[k]
             padded = name.ljust(4) if len(symbol) == 2 or len(name) == 4 else f" {name:<3}"
-            digits = self.numbers[k].rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-            code = self.numbers[k][len(digits) :][:1] or " "
             x, y, z = self.positions[k]
             kind = "ATOM  " if self.residues[k] in RESIDUES else "HETATM"
             lines.append(
-                f"{kind}{(k + 1) % 100000:5d} {padded} {self.residues[k][:3]:>3} {self.chains[k][:1] or ' '}"
-                f"{digits[-4:]:>4}{code}   {x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00          {symbol:>2}"
+                f"{kind}{(k + 1) % 100000:5d} {padded} {self.residues[k]:>3} {letters[self.chains[k]]}"
+                f"{number[1]:>4}{number[2] or ' '}   {x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00          {symbol:>2}"  # type: ignore[index]
             )
         return "\n".join([*lines, "END", ""])
 
@@ -138,65 +145,6 @@ class Pocket:
 def radii(elements: np.ndarray) -> np.ndarray:
     """Van der Waals radii of elements, angstrom."""
     return np.array([RADII.get(int(z), 1.8) for z in elements])
-
-
-def read_pocket(
-    path: str | Path,
-    *,
-    ligand: Molecule | str | None = None,
-    centre: Sequence[float] | None = None,
-    radius: float = 10.0,
-) -> Pocket:
-    """The pocket of a protein in a PDB file: whole residues with a heavy atom near its ligand, or near a place.
-
-    Args:
-        path: A PDB file; of alternate locations the first is taken, water and hydrogens are left out.
-        ligand: A molecule in the protein's frame, or the name of a residue of the file, "STI", which is left out.
-        centre: Instead, where the ligand shall lie, angstrom.
-        radius: How near is near, angstrom.
-
-    Raises:
-        DataError: No place, both, no such residue, nothing near, a file that cannot be read.
-    """
-    path = Path(path)
-    if (ligand is None) == (centre is None):
-        raise DataError(
-            f"the pocket of {printable(str(path))} without its ligand's place"
-            if ligand is None
-            else "a ligand and a centre",
-            "where the ligand lies: one of both",
-            'read_pocket(path, ligand=read("ligand.sdf")[0]), ligand="STI", or centre=(x, y, z)',
-        )
-    if not radius > 0:
-        raise DataError(f"radius={radius!r}", "a positive number of angstrom")
-    if not path.is_file():
-        raise DataError(f"there is no file {printable(str(path))}", "a PDB file")
-    with quiet():
-        mol = chem().MolFromPDBFile(str(path), sanitize=False, removeHs=False, proximityBonding=False)
-    if mol is None or not mol.GetNumAtoms():
-        raise DataError(f"{printable(str(path))} holds no atoms that RDKit reads", "a PDB file")
-    info = [atom.GetPDBResidueInfo() for atom in mol.GetAtoms()]
-    elements = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
-    words = [
-        (one.GetName().strip(), one.GetResidueName().strip(), one.GetChainId().strip(),
-         f"{one.GetResidueNumber()}{one.GetInsertionCode().strip()}") for one in info
-    ]  # fmt: skip
-    places = mol.GetConformer().GetPositions()
-    own = np.array([isinstance(ligand, str) and residue == ligand for _, residue, _, _ in words], dtype=bool)
-    if isinstance(ligand, str) and not own.any():
-        others = sorted({residue for _, residue, _, _ in words if residue not in RESIDUES and residue not in WATER})
-        raise DataError(f"{printable(str(path))} has no residue {ligand!r}", f"one of {', '.join(others) or 'none'}")
-    spots = ligand.positions if isinstance(ligand, Molecule) else places[own] if own.any() else np.array([centre])
-    heavy = (elements > 1) & ~own & np.array([residue not in WATER for _, residue, _, _ in words])
-    near = (np.linalg.norm(places[:, None] - spots, axis=-1).min(1) <= radius) & heavy
-    if not near.any():
-        raise DataError(
-            f"no atom of {printable(str(path))} is within {radius:g} A of the ligand", "a ligand in the protein's frame"
-        )
-    kept = {words[k][1:] for k in np.flatnonzero(near)}
-    rows = [k for k in np.flatnonzero(heavy) if words[k][1:] in kept]
-    columns = list(zip(*(words[k] for k in rows), strict=True))
-    return Pocket(elements[rows], places[rows], *columns, centre=spots.mean(0), name=path.stem)
 
 
 @dataclass(frozen=True)
