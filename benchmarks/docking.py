@@ -61,22 +61,27 @@ def vina(ligand: Molecule, pocket: Pocket, exhaustiveness: int, box: float, seed
         home = Path(folder)
         (home / "pocket.pdb").write_text(pocket.pdb())
         write(ligand, home / "ligand.sdf")
-        quietly = {"cwd": home, "capture_output": True, "check": False}
-        subprocess.run(["obabel", "pocket.pdb", "-xr", "-p", "7.4", "-O", "pocket.pdbqt"], **quietly)
-        subprocess.run(["obabel", "ligand.sdf", "-O", "ligand.pdbqt"], **quietly)
+        quietly = {
+            "cwd": home,
+            "capture_output": True,
+        }
+        subprocess.run(["obabel", "pocket.pdb", "-xr", "-p", "7.4", "-O", "pocket.pdbqt"], check=False, **quietly)
+        subprocess.run(["obabel", "ligand.sdf", "-O", "ligand.pdbqt"], check=False, **quietly)
         command = ["vina", "--receptor", "pocket.pdbqt", "--ligand", "ligand.pdbqt", "--out", "out.pdbqt", "--cpu", "1",
                    "--exhaustiveness", str(exhaustiveness), "--seed", str(seed + 1), "--num_modes", "1"]  # fmt: skip
         for axis, value in zip("xyz", pocket.centre, strict=True):
             command += [f"--center_{axis}", f"{value:.3f}", f"--size_{axis}", f"{box:g}"]
-        subprocess.run(command, **quietly)
+        subprocess.run(command, check=False, **quietly)
         if not (home / "out.pdbqt").exists():
             return None
-        before, after = ([line for line in (home / name).read_text().splitlines() if line.startswith(("ATOM", "HETATM"))]
-                         for name in ("ligand.pdbqt", "out.pdbqt"))  # fmt: skip
-        place = [
-            np.array([[float(line[k : k + 8]) for k in (30, 38, 46)] for line in lines]) for lines in (before, after)
-        ]
-        return carried(ligand, place[0], place[1][: len(before)])
+        before, after = (placed((home / name).read_text()) for name in ("ligand.pdbqt", "out.pdbqt"))
+        return carried(ligand, before, after[: len(before)])
+
+
+def placed(text: str) -> np.ndarray:
+    """The positions of the atoms of a PDBQT file, `[N, 3]`."""
+    lines = [line for line in text.splitlines() if line.startswith(("ATOM", "HETATM"))]
+    return np.array([[float(line[k : k + 8]) for k in (30, 38, 46)] for line in lines])
 
 
 def carried(ligand: Molecule, before: np.ndarray, after: np.ndarray) -> Molecule:
@@ -138,8 +143,8 @@ def main() -> None:
                 rows[name].append({"valid": busted.passed, "rmsd": rmsd(pose, given), "why": list(busted.failed)})
             rows["gendiff"][-1]["best of 9"] = min(rmsd(own.molecule, given) for own in poses)
             rows["gendiff"][-1]["seconds"], rows["vina"][-1]["seconds"] = spent, wall
-            print(one.name, given.name, {n: (v[-1]["valid"], round(v[-1]["rmsd"], 2), v[-1]["why"]) for n, v in rows.items()},
-                  round(spent, 1), round(wall, 1), flush=True)  # fmt: skip
+            last = {name: (own[-1]["valid"], round(own[-1]["rmsd"], 2), own[-1]["why"]) for name, own in rows.items()}
+            print(one.name, given.name, last, round(spent, 1), round(wall, 1), flush=True)
     result: dict[str, Any] = {"command": sys.argv[1:]}
     for name, own in rows.items():
         result[name] = {

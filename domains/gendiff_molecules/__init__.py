@@ -2,6 +2,8 @@
 
 from .baselines import MoleculeEGNN as MoleculeEGNN
 from .baselines import MoleculeTransformer as MoleculeTransformer
+from .choosing import Chosen as Chosen
+from .choosing import sound as sound
 from .complexes import Complex as Complex
 from .complexes import PocketLigands as PocketLigands
 from .complexes import load_complexes as load_complexes
@@ -16,11 +18,11 @@ from .molecule import Molecule as Molecule
 from .molecule import MoleculeError as MoleculeError
 from .networks import MoleculeNetwork as MoleculeNetwork
 from .pocket import Pocket as Pocket
-from .pocket import Settling as Settling
 from .pocket_files import read_pocket as read_pocket
 from .reading import Report as Report
 from .reading import load as load
 from .reading import read as read
+from .settling import Settling as Settling
 from .sources import QM7 as QM7
 from .sources import QM9 as QM9
 from .sources import MoleculeFiles as MoleculeFiles

@@ -28,7 +28,7 @@ from gendiff.errors import RequestError
 from gendiff.nn import FourierTime
 from gendiff.nn.embeddings import Asked, whole
 
-from .networks import LARGEST, ORDERS, RADII, Incidence, State, apart, full_precision, radial
+from .networks import LARGEST, ORDERS, RADII, Incidence, State, apart, full_precision, radial, tally
 
 
 class _Told(nn.Module):
@@ -52,6 +52,7 @@ class _Told(nn.Module):
         self.size = nn.Embedding(LARGEST + 1, width)
         self.atom, self.bond = nn.Embedding(kinds + 1, width), nn.Embedding(ORDERS + 1, pair)
         self.near = nn.Linear(RADII, pair)
+        self.kinds, self.tally = kinds, nn.Linear(kinds + ORDERS + 2, width, bias=False)
         self.asked = Asked(width, conditions)
         if self.asked.gives("tokens"):
             raise RequestError(f"{type(self).__name__} got a condition that gives tokens", "vectors and fields", "")
@@ -78,9 +79,8 @@ class _Told(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The states of atoms and of pairs, and what is said of the whole [B, width]."""
         start = x["pos"]
-        told = self.asked.add(
-            self.time(t) + self.size(at.root[:, 0, 0].square().round().long().clamp_max(LARGEST)), cond
-        )
+        about = self.time(t) + self.size(mask.sum(1).clamp_max(LARGEST)) + self.tally(tally(x, at, mask, self.kinds))
+        told = self.asked.add(about, cond)
         about = F.silu(told.vector)
         with full_precision(start):
             seen = radial(apart(start, at.i, at.j))

@@ -247,8 +247,9 @@ class Docking:
             {"params": [at], "lr": 0.1}, {"params": [spin], "lr": 0.06}, {"params": [torsions], "lr": 0.1}
         ])  # fmt: skip
         for k in range(self.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = group.setdefault("first", group["lr"]) if k < self.steps // 2 else group["first"] * 0.3
+            if k == self.steps // 2:
+                for group in optimizer.param_groups:
+                    group["lr"] *= 0.3
             steep = min(1.0, 10 ** (2 * (k / (0.6 * self.steps) - 1))) if soft else 1.0
             x = moving.positions(at, turn @ exp_so3(spin), torsions)[:, scoring.heavy]
             strayed = (at.norm(dim=-1) - 2 * self.box).clamp_min(0).square()

@@ -13,9 +13,9 @@ the losses of parts stand two of what the parts must be together,
 
 How many atoms there are is told; unasked it is drawn from training's counts. Hydrogens are atoms.
 
-In pockets (`placed`) positions are not centred: their origin is the centre of the pocket, as it is told, so that where a
-molecule lies is drawn too. `model.sample(8, given=pocket, atoms=24)` gives molecules in the pocket's own frame, after
-`settling` (`finished=False` leaves them where they were drawn); `given=fragment(..., pocket=pocket)` grows one there.
+In pockets (`placed`) positions are not centred: their origin is the centre of the pocket, as it is told, so that where
+a molecule lies is drawn too. `model.sample(8, given=pocket, atoms=24)` gives molecules in the pocket's own frame, after
+`settling`; `given=fragment(..., pocket=pocket)` grows one around atoms that stay where they are.
 """
 
 from __future__ import annotations
@@ -61,8 +61,10 @@ from .judges import gfn2, posebusters_judge
 from .measures import MEASURES, describe
 from .molecule import NUMBERS, SYMBOLS, Molecule
 from .networks import LARGEST, ORDERS, UNIT, MoleculeNetwork
-from .pocket import Pocket, Settling
-from .reading import read
+from .pocket import Pocket
+from .pocket_files import read_pocket
+from .reading import SUFFIXES, read
+from .settling import Settling
 from .sources import QM9, MoleculeSource, census
 from .surroundings import Surroundings
 from .writing import write
@@ -199,60 +201,100 @@ class Molecules(Domain):
         return Request(like, {**told, **self.encode_conditions(n, sites=(most,), lengths=sizes, **what)})
 
     def known(self, given: Any, what: Mapping[str, Any]) -> tuple[Given | Measurement, dict[str, Any]]:
-        """A `Fragment` tells which atoms are known, with the bonds among them, and how many there are.
+        """A `Fragment` tells which atoms are known, with the bonds among them, and how many there are; a `Pocket`, or a
+        list with one for each sample, what surrounds them.
 
         Raises:
-            RequestError: Another number of atoms than the fragment's.
+            RequestError: Another number of atoms than the fragment's, a pocket without a number of atoms, or for a
+                model that was not trained in pockets.
         """
-        if isinstance(given, Pocket):
+        if isinstance(given, Pocket) or (isinstance(given, list) and given and isinstance(given[0], Pocket)):
             return self.around(given, what)
         if not isinstance(given, Fragment):
             return super().known(given, what)
         n, size = given.atoms, len(given.molecule)
         if what.get("atoms") not in (None, n):
             raise RequestError(f"atoms={what['atoms']!r} with a fragment in {n} atoms", "no atoms=", "")
-        pos = torch.zeros(n, 3)
-        pos[:size] = torch.from_numpy(given.molecule.positions - given.molecule.positions.mean(0)).float() / UNIT
-        atom = torch.zeros(n, dtype=torch.int64)
-        atom[:size] = self.numbers(given.molecule)
+        if given.pocket is not None and not self.placed:
+            raise RequestError("a fragment in a pocket for a model that centres molecules", "molecules.pockets", "")
+        around = {} if given.pocket is None else {self.surroundings: given.pocket}
+        middle = given.molecule.positions.mean(0) if given.pocket is None else given.pocket.centre
+        x0 = blank(n)
+        x0["pos"][0, :size] = torch.from_numpy(given.molecule.positions - middle).float() / UNIT
+        x0["atom"][0, :size] = self.numbers(given.molecule)
         bonds = torch.zeros(n, n, dtype=torch.int64)
         bonds[:size, :size] = torch.from_numpy(given.molecule.orders.copy())
         keep = torch.arange(n) < size
         both = to_pairs((keep[:, None] & keep)[None]) & torch.from_numpy(given.closed(n))[None]
-        x0 = {"pos": pos[None], "atom": atom[None], "bond": to_pairs(bonds[None])}
+        x0["bond"] = to_pairs(bonds[None])
         by_part = {"pos": keep[None], "atom": keep[None], "bond": both}
-        told = {"template": template(keep[None], {"pos": pos[None]})} if self.templates else {}
+        told = {"template": template(keep[None], {"pos": x0["pos"]})} if self.templates else {}
         shown = {"atom": True, "bond": True}
-        return Given(x0, by_part, shown, passes=1 if self.templates else 10), {**what, **told, "atoms": n}
+        passes = 1 if self.templates else 10
+        return Given(x0, by_part, shown, passes), {**what, **told, **around, "atoms": n}
 
-    def completed(self, artifact: Molecule, given: Any, number: int) -> Molecule:
-        """In the place of a fragment, its atoms exactly where they were; in the frame of a pocket, settled there."""
-        if isinstance(given, Pocket):
-            inside = artifact.moved(artifact.positions + given.centre)
-            return inside if self.settling is None else self.settling(inside, given)
-        return given.complete(artifact) if isinstance(given, Fragment) else artifact
-
-    def around(self, pocket: Pocket, what: Mapping[str, Any]) -> tuple[Given, dict[str, Any]]:
-        """In a pocket nothing of a molecule is known but what surrounds it.
+    @property
+    def surroundings(self) -> str:
+        """The name of the condition that is a pocket.
 
         Raises:
-            RequestError: A model that was not trained in pockets; no number of atoms.
+            RequestError: If there is none.
         """
         name = next((name for name, own in self.conditions.items() if isinstance(own, Surroundings)), "")
         if not name:
             raise RequestError("a pocket for a model that was not trained in pockets", "molecules.pockets", "")
-        atoms = what.get("atoms")
-        if atoms is None:
+        return name
+
+    def around(self, pocket: Pocket | list[Pocket], what: Mapping[str, Any]) -> tuple[Given, dict[str, Any]]:
+        """In a pocket nothing of a molecule is known but what surrounds it."""
+        name, atoms = self.surroundings, what.get("atoms")
+        if atoms is None and isinstance(pocket, Pocket):
             raise RequestError("a pocket without a number of atoms", "atoms=, with hydrogens", "atoms=20")
-        most = max(atoms) if isinstance(atoms, Sequence) else atoms
-        pairs = Pairs().count(most)
-        x0 = {
-            "pos": torch.zeros(1, most, 3),
-            "atom": torch.zeros(1, most, dtype=torch.int64),
-            "bond": torch.zeros(1, pairs, dtype=torch.int64),
+        atoms = self.preview(len(pocket))["atoms"] if atoms is None else atoms
+        x0 = blank(atoms if isinstance(atoms, int) else max(atoms))
+        nothing = {part: torch.zeros(1, x.shape[1], dtype=torch.bool) for part, x in x0.items()}
+        return Given(x0, nothing, passes=1), {**what, "atoms": atoms, name: pocket}
+
+    @property
+    def givens(self) -> Mapping[str, str]:
+        if not any(isinstance(own, Surroundings) for own in self.conditions.values()):
+            return {}
+        return {
+            "protein": "a PDB or mmCIF file in whose pocket molecules are made",
+            "ligand": "with protein: the residue that marks the place, STI or STI_A_201, or a file of a molecule there",
+            "centre": "with protein, instead: the place, x,y,z in angstrom",
         }
-        keep = {part: torch.zeros(1, pairs if part == "bond" else most, dtype=torch.bool) for part in x0}
-        return Given(x0, keep, passes=1), {**what, name: pocket}
+
+    def given(self, n: int, seed: int = 0, **said: Any) -> Any:
+        """The pocket of protein and ligand, or protein and centre, for each of n samples.
+
+        Raises:
+            RequestError: A place without a protein, a centre that is no three numbers; DataError and MoleculeError for
+                what files have not.
+        """
+        path, ligand, centre = (said.get(word) for word in ("protein", "ligand", "centre"))
+        if path is None:
+            raise RequestError(f"{', '.join(said)} without a protein", "a PDB or mmCIF file", "protein=1iep.pdb")
+        if centre is not None:
+            words = centre.split(",") if isinstance(centre, str) else centre
+            try:
+                centre = tuple(float(word) for word in words)
+            except (TypeError, ValueError):
+                raise RequestError(f"centre={centre!r}", "three numbers of angstrom", "centre=15.6,53.4,15.5") from None
+        if isinstance(ligand, str) and ligand.lower().removesuffix(".gz").endswith(SUFFIXES):
+            ligand = self.read(ligand)
+        return [read_pocket(path, ligand=ligand, centre=centre)] * n
+
+    def completed(self, artifact: Molecule, given: Any, number: int) -> Molecule:
+        """Around a fragment its atoms exactly where they were; in a pocket in its frame, and settled there."""
+        pocket = given[number] if isinstance(given, list) else given
+        if isinstance(given, Fragment):
+            middle = 0.0 if given.pocket is None else given.pocket.centre
+            return given.complete(artifact.moved(artifact.positions + middle))
+        if not isinstance(pocket, Pocket):
+            return artifact
+        inside = artifact.moved(artifact.positions + pocket.centre)
+        return inside if self.settling is None else self.settling(inside, pocket)
 
     def size_of(self, artifact: Molecule) -> dict[str, Any]:
         return {"atoms": len(artifact)}
@@ -302,7 +344,11 @@ class Molecules(Domain):
         """The kinds of atoms, and what is masked, of the tables and layers that stand for them."""
         axes = {"atom.weight": 0, "atoms.weight": 0, "atoms.bias": 0, "atom_before.weight": 1}
         told = {name: (axis, self.kinds) for name, axis in axes.items() if name in network.state_dict()}
-        return {**told, "atom.weight": (0, (*self.kinds, "masked"))}
+        orders = ("no bond", "single", "double", "triple", "masked bond")
+        counted = (
+            {"tally.weight": (1, (*self.kinds, "masked", *orders))} if "tally.weight" in network.state_dict() else {}
+        )
+        return {**told, **counted, "atom.weight": (0, (*self.kinds, "masked"))}
 
     def augment(self, x: State, noise: Noise) -> State:
         """Each molecule turned at random, if `turned`."""
@@ -376,6 +422,15 @@ class Molecules(Domain):
     @property
     def suffixes(self) -> tuple[str, ...]:
         return (".sdf", ".mol", ".mol2", ".xyz", ".pdb", ".smi")
+
+
+def blank(n: int) -> State:
+    """A state of n atoms of which nothing is known, with a batch axis of 1."""
+    return {
+        "pos": torch.zeros(1, n, 3),
+        "atom": torch.zeros(1, n, dtype=torch.int64),
+        "bond": torch.zeros(1, Pairs().count(n), dtype=torch.int64),
+    }
 
 
 def kinds_of(molecule: Molecule) -> list[str]:

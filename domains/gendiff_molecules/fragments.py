@@ -2,6 +2,7 @@
 
     core = fragment(molecule, "c1ccccc1", atoms=18)        # the atoms that a SMARTS pattern matches, and no hydrogens
     model.sample(8, given=core)
+    model.sample(8, given=fragment(molecule, "c1ccccc1", atoms=30, pocket=pocket))       where it lies in a pocket
 
 Scaffolds, linkers (two pieces) and cores are all this. Known atoms come first, exactly where they were and with the
 bonds they have to each other; what else they bind is made. In training, `KnownAtoms` shows the like: the k atoms that
@@ -26,6 +27,7 @@ from gendiff.training import Known, template
 from gendiff.training.couplings import turn
 
 from .molecule import Molecule
+from .pocket import Pocket
 from .toolkit import chem
 
 
@@ -36,6 +38,7 @@ class Fragment:
     Args:
         molecule: The known atoms, with the bonds among them.
         atoms: Of the whole molecule.
+        pocket: In whose frame the known atoms lie, where the rest is made in a pocket.
 
     Raises:
         RequestError: Fewer atoms than are known.
@@ -43,6 +46,7 @@ class Fragment:
 
     molecule: Molecule
     atoms: int
+    pocket: Pocket | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.atoms, int) or self.atoms < len(self.molecule):
@@ -85,13 +89,14 @@ def superposed(here: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndar
     return rotation, b - rotation @ a
 
 
-def fragment(molecule: Molecule, pattern: str | Sequence[int], atoms: int) -> Fragment:
+def fragment(molecule: Molecule, pattern: str | Sequence[int], atoms: int, *, pocket: Pocket | None = None) -> Fragment:
     """The atoms of a molecule that a SMARTS pattern matches first, or that are named, counted from 0.
 
     Args:
         molecule: Where they are.
         pattern: SMARTS, or the atoms.
         atoms: Of the molecules to be made.
+        pocket: In whose frame the molecule lies, where the rest is made in a pocket.
 
     Raises:
         RequestError: A pattern that cannot be read or matches nothing; atoms that there are not.
@@ -108,7 +113,7 @@ def fragment(molecule: Molecule, pattern: str | Sequence[int], atoms: int) -> Fr
         wrong = [k for k in match if not 0 <= k < len(molecule)]
         if wrong or len(set(match)) != len(match) or not match:
             raise RequestError(f"the atoms {list(match)}", f"different ones from 0 to {len(molecule) - 1}")
-    return Fragment(molecule.take(list(match)), atoms)
+    return Fragment(molecule.take(list(match)), atoms, pocket)
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,14 @@ def _busted(molecule: Molecule, buster: Any = None, around: Any = None) -> Buste
     return Busted(not failed, failed)
 
 
-def posed(molecules: Sequence[Molecule], pocket: Pocket) -> list[Busted]:
+def posed(molecules: Sequence[Molecule], pocket: Pocket, *, energy: bool = False) -> list[Busted]:
     """The tests `dock_fast` of PoseBusters on molecules in a pocket: those of `mol_fast`, and the place: not far away,
     no clashes and no overlap of volumes with protein, cofactors and metals.
+
+    Args:
+        molecules: In the pocket's frame.
+        pocket: Where.
+        energy: Whether the internal energy is tested too, against 50 conformers, a second each: the tests `dock`.
 
     Raises:
         DataError: if the package is not installed.
@@ -106,7 +111,7 @@ def posed(molecules: Sequence[Molecule], pocket: Pocket) -> list[Busted]:
 
     with quiet():
         around = chem().MolFromPDBBlock(pocket.pdb(), sanitize=False, proximityBonding=False)
-    buster = PoseBusters(config="dock_fast", max_workers=0)
+    buster = PoseBusters(config="dock" if energy else "dock_fast", max_workers=0)
     return [_busted(molecule, buster, around) for molecule in molecules]
 
 

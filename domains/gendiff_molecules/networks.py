@@ -54,6 +54,17 @@ def apart(pos: Tensor, i: Tensor, j: Tensor) -> Tensor:
     return ((pos[:, i] - pos[:, j]).square().sum(-1) + 1e-6).sqrt()
 
 
+def tally(x: State, at: Incidence, mask: Tensor, kinds: int) -> Tensor:
+    """How many real atoms show each kind, and real pairs each order, masked ones too, over eight: [B, kinds + 6].
+
+    Attention averages and cannot count; that a molecule has nine heavy atoms at most is seen by this.
+    """
+    dtype = x["pos"].dtype
+    atoms = (F.one_hot(x["atom"], kinds + 1).to(dtype) * mask[..., None]).sum(1)
+    bonds = (F.one_hot(x["bond"], ORDERS + 1).to(dtype) * at.real).sum(1)
+    return torch.cat([atoms, bonds], -1) / 8
+
+
 class Incidence:
     """Which atoms i < j each of P pairs joins, as index and as matrices, whose products are faster than gathers.
 
@@ -215,6 +226,8 @@ class MoleculeNetwork(nn.Module):
         self.size = nn.Embedding(LARGEST + 1, width)
         self.atom, self.bond = nn.Embedding(kinds + 1, width), nn.Embedding(ORDERS + 1, pair)
         self.near, self.first = nn.Linear(RADII, pair), nn.Linear(width, vectors)
+        self.kinds, self.tally = kinds, nn.Linear(kinds + ORDERS + 2, width, bias=False)
+        nn.init.zeros_(self.tally.weight)
         self.asked = Asked(width, conditions)
         if self.asked.gives("tokens"):
             raise RequestError("MoleculeNetwork got a condition that gives tokens", "vectors and fields", "")
@@ -252,7 +265,8 @@ class MoleculeNetwork(nn.Module):
         i, j = pair_index(n, start.device)
         mask = torch.ones_like(x["atom"], dtype=torch.bool) if mask is None else mask
         t = t.to(start.dtype).expand(len(start))
-        about = self.time(t) + self.size(mask.sum(1).clamp_max(LARGEST))
+        at = Incidence(mask, start.dtype)
+        about = self.time(t) + self.size(mask.sum(1).clamp_max(LARGEST)) + self.tally(tally(x, at, mask, self.kinds))
         told = self.asked.add(about, cond)
         about = F.silu(told.vector)
         with full_precision(start):
@@ -266,7 +280,7 @@ class MoleculeNetwork(nn.Module):
             h, e = h + self.atom_before(previous["atom"].exp().to(h.dtype)), e + self.pair_before(before.to(e.dtype))
         if self.known is not None and template is not None:
             h, v, e = self.recognised(h, v, e, template)
-        r, velocity, at = start, torch.zeros_like(start), Incidence(mask, start.dtype)
+        r, velocity = start, torch.zeros_like(start)
         around = cond.get(self.pocket) if self.pocket else None
         for k, block in enumerate(self.blocks):
             if around is not None and k % 2 == 0:

@@ -2,7 +2,8 @@ r"""Pockets of proteins: heavy atoms around the place where a ligand lies or sha
 
     clash-free(m)  <=>  |r_i - q_j| >= .75 (radius_i + radius_j)  for heavy atoms i of m and j of the pocket
 
-is PoseBusters' bound (Buttenschoen et al. 2024); `Settling` moves a molecule as a rigid body until it is kept.
+is PoseBusters' bound (Buttenschoen et al. 2024). See `settling` for what moves a molecule until it is kept, and
+`pocket_files` for reading.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from string import ascii_lowercase, ascii_uppercase, digits
 
 import numpy as np
 
-from gendiff.errors import NOT_NEGATIVE, DataError, at_least, check
+from gendiff.errors import DataError
 
 from .molecule import SYMBOLS, Molecule
 
@@ -145,53 +146,3 @@ class Pocket:
 def radii(elements: np.ndarray) -> np.ndarray:
     """Van der Waals radii of elements, angstrom."""
     return np.array([RADII.get(int(z), 1.8) for z in elements])
-
-
-@dataclass(frozen=True)
-class Settling:
-    """Moves a molecule as a rigid body until it does not clash with a pocket, as little as it takes.
-
-    Args:
-        steps: At most.
-        margin: Beyond PoseBusters' bound, angstrom.
-        hold: Of a spring that holds every atom where it was, in units of the force of one overlap.
-    """
-
-    steps: int = 200
-    margin: float = 0.1
-    hold: float = 0.002
-
-    def __post_init__(self) -> None:
-        check(self, steps=at_least(1), margin=NOT_NEGATIVE, hold=NOT_NEGATIVE)
-
-    def __call__(self, molecule: Molecule, pocket: Pocket) -> Molecule:
-        """The molecule in its new place."""
-        heavy = molecule.elements > 1
-        bound = 0.75 * (radii(molecule.elements[heavy])[:, None] + pocket.radii) + self.margin
-        start = molecule.positions
-        middle = start[heavy].mean(0)
-        body, rotation, shift = start[heavy] - middle, np.eye(3), np.zeros(3)
-        spread = max(float((body**2).sum(-1).mean()), 0.5)
-        for _ in range(self.steps):
-            now = body @ rotation.T
-            away = now[:, None] + middle + shift - pocket.positions
-            far = np.maximum(np.linalg.norm(away, axis=-1), 1e-6)
-            over = np.maximum(bound - far, 0)
-            if not over.any():
-                break
-            force = (over / far)[..., None] * away
-            force = force.sum(1) - self.hold * (now + shift - body)
-            shift = shift + 0.3 * force.mean(0) * len(now) / max((over > 0).sum(), 1)
-            torque = np.cross(now, force).mean(0) * len(now) / max((over > 0).sum(), 1)
-            rotation = _turn(0.3 * torque / spread) @ rotation
-        return molecule.moved((start - middle) @ rotation.T + middle + shift)
-
-
-def _turn(vector: np.ndarray) -> np.ndarray:
-    """The rotation by a vector (Rodrigues)."""
-    angle = float(np.linalg.norm(vector))
-    if angle < 1e-12:
-        return np.eye(3)
-    x, y, z = vector / angle
-    skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + np.sin(angle) * skew + (1 - np.cos(angle)) * skew @ skew

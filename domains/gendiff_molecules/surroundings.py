@@ -56,7 +56,7 @@ class Surroundings(Condition):
             return {"pos": torch.zeros(0, 3), "kind": torch.zeros(0, 3, dtype=torch.int64), "mask": empty.bool()}
         if not hasattr(value, "centre") or not hasattr(value, "residues"):
             raise RequestError(
-                f"{type(value).__name__} as a pocket", "a Pocket", 'pocket=read_pocket("protein.pdb", ...)'
+                f"{type(value).__name__} as a pocket", "a Pocket", 'model.sample(8, given=read_pocket("1iep.pdb", ...))'
             )
         near = value.within(self.radius)
         pos = torch.from_numpy(near.positions - near.centre).float() / UNIT

@@ -46,8 +46,13 @@ def qm7() -> Recipe:
 
 
 def pockets() -> Recipe:
-    """Molecules and pieces of them in pockets of proteins, up to 16 heavy atoms. An hour on a core, begun from QM9's."""
-    plain, domain = qm9(), Molecules(source=PocketLigands(), templates=True)
+    """Molecules and pieces of them in pockets of proteins, up to 16 heavy atoms. An hour on a core.
+
+    gendiff train molecules.pockets --from MODEL, one of molecules.qm9, begins with what that model knows. With
+    domain.placed=true domain.source.scatter=0.5 where a molecule lies is drawn, too, and known atoms may grow in a
+    pocket; otherwise the middle of a molecule is the centre of the pocket.
+    """
+    plain, domain = qm9(), Molecules(source=PocketLigands(), templates=True, eta=4.0)
     told = {"all": 0.1, **dict.fromkeys(domain.conditions, 0.5), "pocket": 0.0}
     return replace(
         plain, name="molecules.pockets", domain=domain, drop=told, ema=0.998,
