@@ -163,6 +163,8 @@ def drawn(molecules: Sequence[Molecule], captions: Sequence[str] = (), columns: 
             mol.RemoveAllConformers()
             chem().FastFindRings(mol)
             rdDepictor.Compute2DCoords(mol)
+            if not why:  # Kekule bonds, and wedges where the positions have a hand
+                mol = rdMolDraw2D.PrepareMolForDrawing(mol, kekulize=True, addChiralHs=False, wedgeBonds=True)
         flat.append(mol)
         words.append(captions[k] if captions else (f"{one.formula}: {why}"[:60] if why else one.formula))
     count = -(-len(flat) // columns)

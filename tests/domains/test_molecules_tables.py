@@ -74,6 +74,7 @@ def test_files_hold_the_same_rows_whatever_names_say(some: list[Molecule], tmp_p
 def test_drawings_differ_and_what_is_not_sound_is_drawn_with_its_reason(some: list[Molecule]) -> None:
     first, second = drawn([some[0]]), drawn([some[2]])
     assert first.startswith("<?xml") and first != second and first.count("<path") > 2
+    assert drawn([some[1]]) != drawn([some[1].mirrored()])  # a wedge for a dash
     both = drawn([some[0], broken(some[1])])
     assert both.count("<path") > first.count("<path")
     assert drawn([Molecule(np.array([8]), np.zeros((1, 3)))])
