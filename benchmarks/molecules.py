@@ -32,7 +32,7 @@ from gendiff_molecules import QM9, Molecule, fragment
 from gendiff_molecules.judges import posebusters, released, shuffled
 from gendiff_molecules.measures import describe, graphs, share_of, summary
 
-NOISE = (("pos", 1.0), ("atom", 0.5), ("bond", 0.5))  # as `Molecules.sampler` has them
+NOISE = (("pos", 1.0), ("atom", 0.5), ("bond", 0.25))  # as `Molecules.sampler` has them
 
 
 def scale(text: str) -> tuple[str, float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 HOME = "domains/gendiff_molecules"
 DOMAIN = ("tests/domains/test_molecules_domain.py",)
 MOLECULE = ("tests/domains/test_molecules_molecule.py",)
+TORSIONS = ("tests/domains/test_molecules_torsions.py",)
+TABLES = ("tests/domains/test_molecules_tables.py",)
 MEASURES = ("tests/domains/test_molecules_measures.py",)
 
 MOLECULES: list[tuple[str, str, str, str, tuple[str, ...]]] = [
@@ -119,5 +121,61 @@ MOLECULES: list[tuple[str, str, str, str, tuple[str, ...]]] = [
         "new[places] = np.arange(len(places))",
         "new[np.sort(places)] = np.arange(len(places))",
         MOLECULE,
+    ),
+    (
+        "kinds that are counted at padding too",
+        f"{HOME}/networks.py",
+        "kinds + 1).to(dtype) * mask[..., None]).sum(1)",
+        "kinds + 1).to(dtype)).sum(1)",
+        DOMAIN,
+    ),
+    (
+        "weights of kinds by their places",
+        "gendiff/adaptation.py",
+        "index = torch.tensor([place[names[i]] for i in both])",
+        "index = torch.tensor(both)",
+        DOMAIN,
+    ),
+    (
+        "a torsion that turns the other side",
+        f"{HOME}/torsions.py",
+        "out.append((*ends, mask if ends == (i, j) else ~mask))",
+        "out.append((*ends, ~mask if ends == (i, j) else mask))",
+        TORSIONS,
+    ),
+    (
+        "a pose's middle that is every atom's",
+        f"{HOME}/torsions.py",
+        "middle = x[:, self.root].mean(1, keepdim=True)",
+        "middle = x.mean(1, keepdim=True) + 0 * x[:, self.root[:1]]",
+        TORSIONS,
+    ),
+    (
+        "hydrogen bonds of every pair",
+        f"{HOME}/docking.py",
+        "bond = (a.gives[:, None] & b.takes) | (a.takes[:, None] & b.gives)",
+        "bond = (a.gives[:, None] | b.takes) | (a.takes[:, None] & b.gives)",
+        TORSIONS,
+    ),
+    (
+        "poses ranked the worst first",
+        f"{HOME}/docking.py",
+        "for k in scores.argsort().tolist():",
+        "for k in scores.argsort(descending=True).tolist():",
+        TORSIONS,
+    ),
+    (
+        "what is not sound ranked first",
+        f"{HOME}/tables.py",
+        'return not own["sound"], sum(off)',
+        'return bool(own["sound"]), sum(off)',
+        TABLES,
+    ),
+    (
+        "drawings without wedges",
+        f"{HOME}/tables.py",
+        "addChiralHs=False, wedgeBonds=True",
+        "addChiralHs=False, wedgeBonds=False",
+        TABLES,
     ),
 ]

@@ -98,7 +98,7 @@ class Molecules(Domain):
     counts: tuple[int, ...] = (*(0,) * 18, 1)
     asked: Mapping[str, Condition] = field(default_factory=dict)
     templates: bool = False
-    eta: float = 1.0
+    eta: float = 3.0
     below: float = 0.5
     turned: bool = False
     placed: bool = False
@@ -369,7 +369,7 @@ class Molecules(Domain):
         return self.source.load(split, root)
 
     def sampler(self) -> Solver:
-        return Adams(50, noise_scale={"pos": 1.0, "atom": 0.5, "bond": 0.5})
+        return Adams(50, noise_scale={"pos": 1.0, "atom": 0.5, "bond": 0.25})
 
     @property
     def auxiliary(self) -> dict[str, Auxiliary]:

@@ -90,8 +90,8 @@ def _busted(molecule: Molecule, buster: Any = None, around: Any = None) -> Buste
             row = (buster or _buster()).bust(mol_pred=mol, mol_cond=around).iloc[0]
     except Exception as error:  # noqa: BLE001 - whatever it fails by, the molecule has not passed
         return Busted(False, reason=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-    failed = tuple(str(name) for name, passed in row.items() if not bool(passed))
-    return Busted(not failed, failed)
+    failed = tuple(str(name) for name, passed in row.items() if passed != passed or not bool(passed))
+    return Busted(not failed, failed)  # a test that could not be made is NaN, and is not passed
 
 
 def posed(molecules: Sequence[Molecule], pocket: Pocket, *, energy: bool = False) -> list[Busted]:

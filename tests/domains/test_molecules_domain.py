@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 import gendiff
+from gendiff.adaptation import begin
 from gendiff.domain import collate
 from gendiff.errors import DataError, RequestError
 from gendiff.random import Noise
@@ -31,6 +33,7 @@ from gendiff_molecules import (
     write,
 )
 from gendiff_molecules.domain import kind_of, kinds_of
+from gendiff_molecules.networks import Incidence, tally
 from gendiff_molecules.sources import census
 
 SMILES = ["CCO", "C[C@H](N)C(=O)O", "c1ccccc1O", "C[N+](C)(C)C", "CC(=O)[O-]", "N#CC1CC1", "OC1CCCCC1", "CN=C=O",
@@ -242,3 +245,38 @@ def test_two_pieces_may_be_joined_and_wrong_fragments_are_answered(domain: Molec
         Fragment(phenol, 5)
     with pytest.raises(RequestError, match="from 0 to"):
         fragment(phenol, [99], 20)
+
+
+def test_weights_of_kinds_are_taken_by_name(domain: Molecules) -> None:
+    other = replace(domain, kinds=("O", "S", "H", "C"))
+    source, fresh = (randomised(MoleculeNetwork(len(one.kinds), 32, 16, 2, 4, 8, 4), seed)
+                     for one, seed in ((domain, 1), (other, 2)))  # fmt: skip
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
+    begun = begin(other, fresh, domain, source)
+    named = set(other.vocabulary(fresh))
+    assert named == {"atom.weight", "atoms.weight", "atoms.bias", "atom_before.weight", "tally.weight"}
+    assert named <= set(begun.taken) and not begun.new
+    mine, theirs = fresh.state_dict(), source.state_dict()
+    for k, kind in enumerate(other.kinds):
+        for name in ("atom.weight", "atoms.weight", "atoms.bias"):
+            own = before[name][k] if kind == "S" else theirs[name][domain.kinds.index(kind)]
+            assert torch.equal(mine[name][k], own)
+        if kind != "S":
+            assert torch.equal(
+                mine["atom_before.weight"][:, k], theirs["atom_before.weight"][:, domain.kinds.index(kind)]
+            )
+            assert torch.equal(mine["tally.weight"][:, k], theirs["tally.weight"][:, domain.kinds.index(kind)])
+    assert torch.equal(mine["atom.weight"][-1], theirs["atom.weight"][-1])  # what is masked
+    assert torch.equal(mine["tally.weight"][:, -6:], theirs["tally.weight"][:, -6:])
+
+
+def test_what_is_shown_is_counted(domain: Molecules) -> None:
+    x, mask = batch_of(domain)
+    told = tally(x, Incidence(mask, torch.float64), mask, len(domain.kinds)) * 8
+    k = len(domain.kinds)
+    for row, real in enumerate(mask.sum(1).tolist()):
+        counts = torch.bincount(x["atom"][row][mask[row]], minlength=k + 1).double()
+        assert torch.equal(told[row, : k + 1], counts) and told[row, k + 1 :].sum() == real * (real - 1) / 2
+        one = domain.decode({name: part[row, : real * (real - 1) // 2 if name == "bond" else real]
+                             for name, part in x.items()})  # fmt: skip
+        assert told[row, k + 2 : k + 5].tolist() == [(one.bonds[:, 2] == order).sum() for order in (1, 2, 3)]

@@ -61,6 +61,7 @@ def test_a_pose_keeps_lengths_angles_and_hands_and_is_read_back(ligand: Molecule
         before, after = (np.linalg.norm(own.positions[a] - own.positions[b], axis=-1) for own in (ligand, moved))
         np.testing.assert_allclose(before, after, atol=1e-9)
     assert moved.labels() == ligand.labels()
+    np.testing.assert_allclose(x[moving.root].mean(0), pose[0][0].numpy(), atol=1e-9)
     c, turn, torsions = moving.pose(x)
     np.testing.assert_allclose(
         moving.positions(torch.zeros_like(c), turn, torsions)[0].numpy().std(0), x.std(0), atol=1e-6
@@ -119,6 +120,8 @@ def test_the_score_is_vina_s_at_a_distance(ligand: Molecule) -> None:
     assert float(terms(torch.tensor([[8.1]]), own, other)) == 0
     ethane = ligand_types(Molecule(np.array([6]), np.zeros((1, 3))))[1]
     carbon = pocket_types(Pocket([6], [[0.0, 0, 0]], ("CB",), ("LEU",), ("A",), ("1",), np.zeros(3)))
+    near = -0.035579 * np.exp(-(((2.9 - 3.6) / 0.5) ** 2)) - 0.005156 * np.exp(-(((2.9 - 3.6 - 3) / 2) ** 2))
+    assert float(terms(torch.tensor([[2.9]]), ethane, other)) == pytest.approx(near + 0.840245 * 0.7**2, abs=1e-6)
     plain = -0.035579 * np.exp(-((0.4 / 0.5) ** 2)) - 0.005156 * np.exp(-((2.6 / 2) ** 2))
     assert float(terms(torch.tensor([[4.2]]), ethane, carbon)) == pytest.approx(plain - 0.035069, abs=1e-6)
 
