@@ -592,12 +592,21 @@ class Domain(ABC):
         """
         raise RequestError(f"{type(self).__name__} was told {', '.join(said)}", "nothing that is known of samples", "")
 
+    def implied(self, what: Mapping[str, Any]) -> Any:
+        """What is known of samples by what is asked of them, in the words of `completed`; None, as by default, where
+        states hold all of it. Of side chains that are asked for on a backbone it is the backbone.
+
+        Args:
+            what: What is asked, by name.
+        """
+        return None
+
     def completed(self, artifact: Any, given: Any, number: int) -> Any:
         """A decoded sample with what is known put back as it was, where a state does not hold all of it.
 
         Args:
             artifact: As it was decoded.
-            given: What `sample` was given, in the domain's own words.
+            given: What `sample` was given, in the domain's own words, or what `implied` says.
             number: Of the sample among all that were asked for.
         """
         return artifact

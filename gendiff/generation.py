@@ -76,7 +76,7 @@ def decoded(states: Callable[Concatenate[Generation, P], States]) -> Callable[Co
         artifacts: list[Any] = []
         report: Any = kwargs.get("arrived")
         raw: Any = kwargs.get("raw")
-        given: Any = kwargs.get("given")
+        given: Any = self.domain.implied(kwargs) if kwargs.get("given") is None else kwargs["given"]
 
         def decode(singles: list[State]) -> None:
             new = [self.domain.decode(x) for x in singles]
@@ -304,7 +304,7 @@ class Generation:
         n, batch = int(n), int(batch)
         if plan is not None:
             what = with_plan(n, plan, what, self.domain.conditions)
-        said_known = given
+        said_known = self.domain.implied(what) if given is None else given
         if given is not None:
             given, what = self.domain.known(given, what)
         starts = list(start) if isinstance(start, list | tuple) else [] if start is None else [start]

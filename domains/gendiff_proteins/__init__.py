@@ -7,6 +7,14 @@ from .motif import Motif as Motif
 from .motif import scaffold as scaffold
 from .motif import scaffolds as scaffolds
 from .networks import FrameNetwork as FrameNetwork
+from .packing import Chis as Chis
+from .packing import GivenBackbone as GivenBackbone
+from .packing import KnownTorsions as KnownTorsions
+from .packing import Packing as Packing
+from .packing import SideChains as SideChains
+from .packing_network import PackingNetwork as PackingNetwork
+from .packing_sources import AtomicStructures as AtomicStructures
+from .packing_sources import SideChainFiles as SideChainFiles
 from .pairs import PairFrameNetwork as PairFrameNetwork
 from .peptides import Peptide as Peptide
 from .peptides import hands_seen as hands_seen

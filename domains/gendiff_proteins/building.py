@@ -84,7 +84,7 @@ class Tables(NamedTuple):
         place: [21, 10, 3]: where it is in its group.
         step: [21, 4, 3]: the end of each torsion in its group.
         turn: [21, 4, 3, 3]: the next group's frame in this one's.
-        count: int64 [21]: torsions.
+        chis: int64 [21]: how many torsions.
         twice: bool [21, 4]: those that repeat every half turn.
         slot: int64 [21, 10]: the places of its atoms in `SIDE`.
         sulfur: bool [21, 10].
@@ -94,7 +94,7 @@ class Tables(NamedTuple):
     place: Tensor
     step: Tensor
     turn: Tensor
-    count: Tensor
+    chis: Tensor
     twice: Tensor
     slot: Tensor
     sulfur: Tensor
@@ -184,7 +184,7 @@ class Torsions(NamedTuple):
 
 def torsions(structure: Structure, *, known: bool = False) -> Torsions:
     """The torsions of a structure by its letters; with `known`, of the residues all of whose atoms are there."""
-    count = TABLES.count[lettered(structure.sequence)].numpy()
+    count = TABLES.chis[lettered(structure.sequence)].numpy()
     if known:
         count = np.where(whole(structure), count, 0)
     residue = np.repeat(np.arange(len(count)), count)
@@ -196,8 +196,9 @@ def whole(structure: Structure) -> np.ndarray:
     """bool [N]: the residues of which every atom of the side chain is there; glycines are."""
     letters = lettered(structure.sequence)
     wanted = (TABLES.group >= 0)[letters].numpy()
-    there = np.isfinite(structure.sides).all(-1)
-    return (there[np.arange(len(letters))[:, None], TABLES.slot[letters].numpy()] | ~wanted).all(1)
+    there = np.isfinite(structure.sides[..., 0])
+    own = np.take_along_axis(there, TABLES.slot[letters].numpy(), 1)
+    return np.all(np.logical_or(own, ~wanted), axis=1)
 
 
 def angles(structure: Structure) -> np.ndarray:

@@ -212,6 +212,9 @@ class Latent(Domain):
     def given(self, n: int, seed: int = 0, **said: Any) -> Any:
         return self.domain.given(n, seed, **said)
 
+    def implied(self, what: Mapping[str, Any]) -> Any:
+        return self.domain.implied(what)
+
     def completed(self, artifact: Any, given: Any, number: int) -> Any:
         return self.domain.completed(artifact, given, number)
 

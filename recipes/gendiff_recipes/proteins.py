@@ -10,7 +10,18 @@ from gendiff.errors import DataError
 from gendiff.sampling.grids import EvenParts
 from gendiff.sampling.solvers import DDPM, Adams
 from gendiff.training import KnownParts, KnownSites, LogitNormal, Mixed, Objective, Output, Shortcut, Uniform
-from gendiff_proteins import Backbones, Ideal, PlannedProteins, Proteins, Relaxation, Structures
+from gendiff_proteins import (
+    AtomicStructures,
+    Backbones,
+    Ideal,
+    KnownTorsions,
+    PlannedProteins,
+    Proteins,
+    Relaxation,
+    SideChainFiles,
+    SideChains,
+    Structures,
+)
 
 from .fewstep import student
 from .recipe import Optimizer, Recipe, Trainer, home_of, table_of
@@ -115,6 +126,33 @@ def inverse_folding() -> Recipe:
         trainer=Trainer(steps=100_000, minutes=60, batch=8, show=0),
         sampler=Adams(20, noise_scale={"pos": 1.0, "rot": 1.0, "sequence": 0.2}),
     )
+
+
+def side_chains() -> Recipe:
+    """Side chains on given backbones: twenty minutes on a core. See benchmarks/results/packing.json."""
+    return Recipe(
+        "proteins.side_chains",
+        SideChains(source=AtomicStructures()),
+        network={"width": 96, "depth": 4, "edge": 48, "near": 20, "dropout": 0.1},
+        times=Mixed(LogitNormal(0.5, 1.0), Uniform(1e-3), 0.3),
+        objective=Objective(weighting=Output(0.1), known=(KnownTorsions(0.3),)),
+        drop=0.0,
+        ema=0.995,
+        optimizer=Optimizer(lr=1.5e-3, weight_decay=1e-3, warmup=100, decay=0.6),
+        trainer=Trainer(steps=100_000, minutes=20, batch=4, show=0),
+        sampler=DDPM(20, noise_scale=0.4),
+    )
+
+
+def side_chains_folder(path: str) -> Recipe:
+    """Side chains of your own structures: gendiff train proteins.side_chains_folder PATH (PDB, mmCIF).
+
+    Args:
+        path: The folder; proteins that are alike are held out together.
+    """
+    plain = side_chains()
+    domain = SideChains(source=SideChainFiles(str(home_of(path))))
+    return replace(plain, name="proteins.side_chains_folder", domain=domain)
 
 
 def backbones_shortcut() -> Recipe:

@@ -71,7 +71,7 @@ def domain(folder: Path) -> SideChains:
 
 @pytest.fixture(scope="module")
 def model(domain: SideChains) -> gendiff.Model:
-    made = gendiff.Model.new(domain, width=16, depth=2, edge=8, near=6)
+    made = gendiff.Model.new(domain, width=16, depth=2, edge=8, near=12)
     randomised(made.denoiser.network, 3)
     return made
 
@@ -87,17 +87,17 @@ def lysozyme() -> Structure:
 def test_every_atom_of_a_letter_has_a_place_and_a_group() -> None:
     for k, letter in enumerate(LETTERS):
         own = TABLES.group[k]
-        assert int((own >= 0).sum()) == len(ATOMS_OF[letter]) and int(TABLES.count[k]) == len(CHI.get(letter, ()))
+        assert int((own >= 0).sum()) == len(ATOMS_OF[letter]) and int(TABLES.chis[k]) == len(CHI.get(letter, ()))
         assert int(own.max()) == len(CHI.get(letter, ())) or letter in "G"
         bits = TABLES.twice[k].nonzero().flatten().tolist()
         assert bits == ([SYMMETRIC[letter] - 1] if letter in SYMMETRIC else [])
-    assert int(TABLES.count[len(LETTERS)]) == 0
+    assert int(TABLES.chis[len(LETTERS)]) == 0
 
 
 def test_torsions_come_back_from_what_is_built() -> None:
     chi = np.random.default_rng(0).uniform(-math.pi, math.pi, (len(EVERY), 4))
     one = packed(helix(EVERY), chi)
-    found, count = angles(one), TABLES.count[lettered(EVERY)].numpy()
+    found, count = angles(one), TABLES.chis[lettered(EVERY)].numpy()
     assert np.array_equal(np.isfinite(found), np.arange(4) < count[:, None])
     assert np.nanmax(np.abs(wrapped(found - chi))) < 1e-9 and whole(one).all()
     again = packed(helix(EVERY), found)
@@ -147,7 +147,7 @@ def test_alike_atoms_are_one_point_of_the_circle() -> None:
 
 def test_a_state_has_the_torsions_that_are_known_and_no_more(domain: SideChains) -> None:
     one = drawn()
-    assert len(domain.encode(one)["chi"]) == int(TABLES.count[lettered(EVERY)].sum())
+    assert len(domain.encode(one)["chi"]) == int(TABLES.chis[lettered(EVERY)].sum())
     side = one.sides.copy()
     side[EVERY.index("K"), PLACE["NZ"]] = np.nan
     assert len(domain.encode(replace(one, side=side))["chi"]) == len(domain.encode(one)["chi"]) - 4
@@ -158,7 +158,8 @@ def test_a_state_has_the_torsions_that_are_known_and_no_more(domain: SideChains)
 
 
 def test_the_domain_keeps_its_contract(domain: SideChains) -> None:
-    check_domain(domain, requests=[{"backbone": drawn("ARNDCEFY")}, {"backbone": [drawn(EVERY[k:]) for k in range(8)]}])
+    assert len(domain.dataset("train")) == 7
+    check_domain(domain, requests=[{"backbone": drawn("ARNDCEFY")}, {"backbone": [drawn(EVERY[k:]) for k in range(7)]}])
     check_domain(domain)
 
 
@@ -198,7 +199,7 @@ def test_the_network_sees_what_side_chains_do(domain: SideChains, model: gendiff
     chi = angles(one)
     chi[2, 0] += 1.0
     which, apart = torsions(one), (put_out(domain, model, packed(one, chi)) - put_out(domain, model, one))[0].abs()
-    assert float(apart[which.residue != 2].max()) > 1e-4
+    assert float(apart[which.residue != 2].max()) > 1e-6
 
 
 def test_samples_are_the_structure_with_its_side_chains(model: gendiff.Model) -> None:
@@ -210,6 +211,8 @@ def test_samples_are_the_structure_with_its_side_chains(model: gendiff.Model) ->
     assert np.nanmax(np.abs(found[0].sides - found[1].sides)) > 0.5
     (third,) = model.sample(3, given=one, sampler=Euler(3), seed=4, batch=1)[2:]
     np.testing.assert_allclose(np.nan_to_num(third.sides), np.nan_to_num(found[2].sides), atol=1e-3)
+    (asked,) = model.sample(1, backbone=one, sampler=Euler(3), seed=4)  # asked for by name is given
+    np.testing.assert_allclose(np.nan_to_num(asked.sides), np.nan_to_num(found[0].sides), atol=1e-3)
     two = model.sample(2, given=[drawn("ARND"), drawn("EFGHIK")], sampler=Euler(2))
     assert [len(x) for x in two] == [4, 6]
 
@@ -221,16 +224,17 @@ def test_what_is_held_stays_to_the_bit(model: gendiff.Model) -> None:
     assert kept.sum() == 9
     made, again = model.sample(2, given=asked, sampler=Euler(3), seed=1)
     assert np.array_equal(made.sides[kept], one.sides[kept], equal_nan=True)
-    many = (TABLES.count[lettered(EVERY)] > 0).numpy()
+    many = (TABLES.chis[lettered(EVERY)] > 0).numpy()
     assert (np.nanmax(np.abs(made.sides - one.sides), (1, 2), initial=0)[~kept & many] > 0.01).all()
     assert np.nanmax(np.abs(made.sides - again.sides)) > 0.5
-    state, mask = model.sample_states(1, given=asked, sampler=Euler(3), seed=1)
+    state, _ = model.states(1, given=asked, sampler=Euler(3), seed=1)
     known, keep = asked.known
     torch.testing.assert_close(state[0]["chi"][0][keep], known[keep], atol=1e-6, rtol=0)
 
 
 def test_what_is_shown_in_training_is_told_and_costs_nothing(domain: SideChains, model: gendiff.Model) -> None:
     x0, mask = collate([domain.encode(drawn(EVERY[:k])) for k in (24, 12, 18)], True, None, domain.process.space)
+    assert mask is not None
     way, noise = KnownTorsions(1.0, 0.2, 0.6), Noise.of(3, 3)
     keep = way.told(x0, mask, noise)["held"]
     shown, values = way(domain.process, x0, noise, mask)["chi"]
@@ -242,7 +246,7 @@ def test_what_is_shown_in_training_is_told_and_costs_nothing(domain: SideChains,
     everything = Objective(known=(KnownTorsions(1.0, 1.0, 1.0),))
     t = torch.tensor([0.3, 0.5, 0.9], dtype=torch.float64)
     loss = denoising_loss(model.denoiser, x0, t, noise, objective=everything, mask=mask, backbone=cond)["loss"]
-    assert float(loss.detach().abs().max()) == 0
+    assert float(loss.detach().abs().max()) < 1e-10
     some = denoising_loss(model.denoiser, x0, t, noise, mask=mask, backbone=cond)["loss"]
     assert float(some.detach().min()) > 0.1
 
@@ -250,7 +254,7 @@ def test_what_is_shown_in_training_is_told_and_costs_nothing(domain: SideChains,
 def test_wrong_askings_are_answered(model: gendiff.Model, tmp_path: Path) -> None:
     one = drawn()
     with pytest.raises(RequestError, match="got no backbone"):
-        model.sample(1)
+        model.domain.request(1)
     with pytest.raises(RequestError, match="lacks atoms"):
         Packing(replace(one, side=None), ("A2",))
     with pytest.raises(RequestError, match="D residue A1"):
@@ -261,6 +265,8 @@ def test_wrong_askings_are_answered(model: gendiff.Model, tmp_path: Path) -> Non
         model.sample(1, given=one, backbone=one)
     with pytest.raises(RequestError, match="of type str"):
         model.sample(1, backbone="1aki.pdb")
+    with pytest.raises(RequestError, match="2 backbones for 3 samples"):
+        model.sample(3, backbone=[one, one])
     with pytest.raises(RequestError, match="pdb"):
         model.domain.given(1, held="A1")
     with pytest.raises(RequestError, match="without a backbone"):
@@ -270,7 +276,7 @@ def test_wrong_askings_are_answered(model: gendiff.Model, tmp_path: Path) -> Non
 def test_a_file_is_packed_and_written(model: gendiff.Model, folder: Path, tmp_path: Path) -> None:
     asked = model.domain.given(1, pdb=str(folder / "0.pdb"), held="A1-4,A9")
     (made,) = model.sample(1, given=asked, sampler=Euler(2))
-    model.domain.write(made, tmp_path / "made.pdb", remarks=["seed 0"])
+    SideChains().write(made, tmp_path / "made.pdb", remarks=["seed 0"])
     again = read(tmp_path / "made.pdb")
     np.testing.assert_allclose(np.nan_to_num(again.sides), np.nan_to_num(made.sides), atol=1e-3)
 
