@@ -13,6 +13,9 @@ a crystal structure, so RMSD has their error. Needs rdkit, posebusters, and the 
 GENDIFF_DATA names the data folder. Numbers go to benchmarks/results/docking.json.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportOperatorIssue=false, reportUnhashable=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import argparse

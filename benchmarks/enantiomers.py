@@ -11,6 +11,9 @@ makes cannot prefer a hand. Judged: of the good samples with one labelled centre
 interval; of those whose centre is of that kind, the same. One thread each. GENDIFF_DATA names the data folder.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportOperatorIssue=false, reportUnhashable=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import argparse

@@ -14,6 +14,9 @@ largest ring system of test molecules, heavy atoms alone, in molecules of their 
 tblite; GENDIFF_DATA names the data folder. Numbers go to benchmarks/results/molecules_*.json, one entry a model.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportOperatorIssue=false, reportUnhashable=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import argparse

@@ -10,6 +10,9 @@ with its churn and its solver. Alternating, medians of the ratios. Then the peak
 molecules, and of one that samples 1,024. GENDIFF_DATA names the data folder; results/molecules_speed.json.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportOperatorIssue=false, reportUnhashable=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import argparse

@@ -1,5 +1,8 @@
 """Pockets and complexes: files read and written in their own frame, pieces of ligands, splits by cluster of protein."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportOperatorIssue=false, reportUnhashable=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import gzip

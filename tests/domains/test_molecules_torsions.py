@@ -1,5 +1,8 @@
 """Poses as rigid bodies with torsions, and the score and the search on them."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportOperatorIssue=false, reportUnhashable=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import numpy as np
