@@ -165,6 +165,10 @@ def drawn(molecules: Sequence[Molecule], captions: Sequence[str] = (), columns: 
             rdDepictor.Compute2DCoords(mol)
             if not why:  # Kekule bonds, and wedges where the positions have a hand
                 mol = rdMolDraw2D.PrepareMolForDrawing(mol, kekulize=True, addChiralHs=False, wedgeBonds=True)
+            else:  # no two atoms of an odd graph in one place: a bond of no length cannot be drawn
+                place = mol.GetConformer()
+                for a, (x, y, _) in enumerate(place.GetPositions().tolist()):
+                    place.SetAtomPosition(a, (x + 0.1 * math.cos(2.4 * a), y + 0.1 * math.sin(2.4 * a), 0.0))
         flat.append(mol)
         words.append(captions[k] if captions else (f"{one.formula}: {why}"[:60] if why else one.formula))
     count = -(-len(flat) // columns)

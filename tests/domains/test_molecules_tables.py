@@ -78,6 +78,9 @@ def test_drawings_differ_and_what_is_not_sound_is_drawn_with_its_reason(some: li
     both = drawn([some[0], broken(some[1])])
     assert both.count("<path") > first.count("<path")
     assert drawn([Molecule(np.array([8]), np.zeros((1, 3)))])
+    n = 9
+    every = np.array([(i, j, 1 + (i + j) % 3) for i in range(n) for j in range(i + 1, n)])
+    assert drawn([Molecule(np.full(n, 6), np.random.default_rng(0).normal(size=(n, 3)), every)])  # no chemist's graph
     with pytest.raises(RequestError, match="0 molecules"):
         drawn([])
     with pytest.raises(RequestError, match="1 captions"):
