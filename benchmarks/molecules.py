@@ -185,7 +185,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     model = gendiff.load(args.model)
     row = {
-        "what": vars(args) | {"results": ""},
+        "what": vars(args) | {"results": "", "model": Path(args.model).name},
         **{"made": made, "asked": asked, "scaffolds": scaffolds}[args.what](args, model),
     }
     path = args.results / f"molecules_{args.what}.json"
